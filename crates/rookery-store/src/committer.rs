@@ -1,0 +1,347 @@
+//! The committer: the only caller of the engine's write path.
+//!
+//! Every batch of the store comes here, in the order its account's sequencer queued it. A group of batches is
+//! committed with one sync of the engine while the volumes with the group's bodies are synced beside it; when all
+//! are back, the group's changes become visible and its callers hear so. The next group is whatever has queued
+//! up meanwhile: there is no timer.
+//!
+//! Invariants:
+//! - Queue order is commit order, and order of becoming visible.
+//! - Nothing is acknowledged or shown before every sync of its group has returned.
+//! - After one failed sync nothing is acknowledged any more until the store is opened again.
+//! - A batch whose account has left this home (fence) is refused here.
+
+use crate::encoding::{Encoder, seal};
+use crate::keys;
+use crate::records::Locator;
+use crate::volume::{Volume, Volumes};
+use parking_lot::{Condvar, Mutex};
+use rookery_kv::engine::{Batch, Engine, Space};
+use rookery_types::{AccountId, ContentId, Epoch, MailboxId, Uid};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::oneshot;
+
+/// Octets of batches in a group, after which it is closed.
+const GROUP_OCTETS_MAX: usize = 1 << 20;
+/// Octets of batches that may wait; callers are slowed by waiting for their own batch, so this is never near.
+const QUEUE_MAX: usize = 1 << 20;
+
+/// Why a change was not made durable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// A write or sync failed; the store takes no more changes until it is opened again.
+    #[error("the store is read-only since a write failed: {0}")]
+    Poisoned(String),
+    /// The account's home is no longer here, or its epoch has changed.
+    #[error("the account's home is no longer here")]
+    Fenced,
+    /// The store is closing.
+    #[error("the store is closing")]
+    Closed,
+}
+
+/// A body that a batch brought: what to look at after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TailEntry {
+    pub(crate) mailbox: MailboxId,
+    pub(crate) uid: Uid,
+    pub(crate) content: ContentId,
+    pub(crate) locator: Locator,
+}
+
+/// Whether an account is still at home here; shared by its sequencer and the committer.
+#[derive(Debug, Default)]
+pub(crate) struct Fence(AtomicU64);
+
+impl Fence {
+    pub(crate) fn new(epoch: Epoch) -> Fence {
+        Fence(AtomicU64::new(epoch.0))
+    }
+
+    pub(crate) fn is(&self, epoch: Epoch) -> bool {
+        self.0.load(Ordering::Acquire) == epoch.0
+    }
+}
+
+/// A change on its way to the disk.
+#[derive(Default)]
+pub(crate) struct Pending {
+    pub(crate) batch: Batch,
+    pub(crate) fence: Option<(Arc<Fence>, Epoch)>,
+    /// The volumes its bodies are in.
+    pub(crate) volumes: Vec<Arc<Volume>>,
+    pub(crate) tail: Vec<TailEntry>,
+    /// By how much the octets in use of a volume change.
+    pub(crate) live: Vec<(u32, i64)>,
+    /// Makes the change visible.
+    pub(crate) publish: Option<Box<dyn FnOnce() + Send>>,
+    done: Option<oneshot::Sender<Result<(), CommitError>>>,
+}
+
+/// The end of a change on its way.
+#[derive(Debug)]
+pub(crate) struct Ticket(oneshot::Receiver<Result<(), CommitError>>);
+
+impl Ticket {
+    /// Returns when the change is durable and visible, or will never be.
+    pub(crate) async fn wait(self) -> Result<(), CommitError> {
+        self.0.await.unwrap_or(Err(CommitError::Closed))
+    }
+}
+
+struct Queue {
+    waiting: VecDeque<Pending>,
+    closing: bool,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    poisoned: AtomicBool,
+    poison: Mutex<Option<String>>,
+}
+
+/// The handle by which batches are queued.
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl Committer {
+    /// Starts the committer's two threads. `live`: the octets in use of each volume so far.
+    pub(crate) fn start(
+        engine: Arc<dyn Engine>,
+        volumes: Arc<Volumes>,
+        group: u64,
+        live: BTreeMap<u32, u64>,
+    ) -> std::io::Result<Committer> {
+        let queue = Mutex::new(Queue { waiting: VecDeque::new(), closing: false });
+        let shared =
+            Arc::new(Shared { queue, wake: Condvar::new(), poisoned: AtomicBool::new(false), poison: Mutex::new(None) });
+        let (to_syncer, requests) = std::sync::mpsc::channel::<Vec<Arc<Volume>>>();
+        let (answers, from_syncer) = std::sync::mpsc::channel();
+        let syncer = {
+            let volumes = volumes.clone();
+            move || {
+                for request in requests {
+                    let result = request.iter().try_for_each(|volume| volume.sync(volumes.files()));
+                    if answers.send(result).is_err() {
+                        return;
+                    }
+                }
+            }
+        };
+        let worker = Worker { shared: shared.clone(), engine, volumes, group, live, to_syncer, from_syncer };
+        let threads = vec![
+            std::thread::Builder::new().name("volume-sync".into()).spawn(syncer)?,
+            std::thread::Builder::new().name("committer".into()).spawn(move || worker.run())?,
+        ];
+        Ok(Committer { shared, threads: Mutex::new(threads) })
+    }
+
+    /// Queues a change. Called under the account's sequencer, so that queue order is the account's order.
+    pub(crate) fn queue(&self, mut pending: Pending) -> Ticket {
+        let (done, ticket) = oneshot::channel();
+        let mut queue = self.shared.queue.lock();
+        let refused = match self.poison() {
+            Some(error) => Some(error),
+            None if queue.closing || queue.waiting.len() >= QUEUE_MAX => Some(CommitError::Closed),
+            None => None,
+        };
+        match refused {
+            Some(error) => drop(done.send(Err(error))),
+            None => {
+                pending.done = Some(done);
+                queue.waiting.push_back(pending);
+                self.shared.wake.notify_one();
+            }
+        }
+        Ticket(ticket)
+    }
+
+    /// Why nothing can be written any more; `None` while all is well.
+    pub(crate) fn poison(&self) -> Option<CommitError> {
+        if !self.shared.poisoned.load(Ordering::Acquire) {
+            return None;
+        }
+        Some(CommitError::Poisoned(self.shared.poison.lock().clone().unwrap_or_default()))
+    }
+
+    /// Commits what is queued and ends the threads.
+    pub(crate) fn close(&self) {
+        self.shared.queue.lock().closing = true;
+        self.shared.wake.notify_all();
+        for thread in self.threads.lock().drain(..).rev() {
+            if thread.join().is_err() {
+                tracing::error!("a committer thread ended in a panic");
+            }
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    engine: Arc<dyn Engine>,
+    volumes: Arc<Volumes>,
+    group: u64,
+    live: BTreeMap<u32, u64>,
+    to_syncer: std::sync::mpsc::Sender<Vec<Arc<Volume>>>,
+    from_syncer: std::sync::mpsc::Receiver<Result<(), crate::volume::VolumeError>>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while let Some(group) = self.next_group() {
+            self.commit(group);
+        }
+    }
+
+    /// What has queued up, up to a group's size; `None` when the store closes and nothing is left.
+    fn next_group(&self) -> Option<Vec<Pending>> {
+        let mut queue = self.shared.queue.lock();
+        while queue.waiting.is_empty() {
+            if queue.closing {
+                return None;
+            }
+            self.shared.wake.wait(&mut queue);
+        }
+        let mut octets = 0;
+        let mut group = Vec::new();
+        while octets < GROUP_OCTETS_MAX {
+            let Some(pending) = queue.waiting.pop_front() else { break };
+            octets += pending.batch.octets();
+            group.push(pending);
+        }
+        Some(group)
+    }
+
+    fn commit(&mut self, group: Vec<Pending>) {
+        let (mut group, fenced): (Vec<Pending>, Vec<Pending>) = group
+            .into_iter()
+            .partition(|pending| pending.fence.as_ref().is_none_or(|(fence, epoch)| fence.is(*epoch)));
+        for pending in fenced {
+            answer(pending.done, Err(CommitError::Fenced));
+        }
+        match self.write(&mut group) {
+            Ok(()) => {
+                for mut pending in group {
+                    if let Some(publish) = pending.publish.take() {
+                        publish();
+                    }
+                    answer(pending.done, Ok(()));
+                }
+            }
+            Err(reason) => {
+                tracing::error!(reason, "a write failed; the store is read-only until it is started again");
+                *self.shared.poison.lock() = Some(reason.clone());
+                self.shared.poisoned.store(true, Ordering::Release);
+                let waiting = std::mem::take(&mut self.shared.queue.lock().waiting);
+                for pending in group.into_iter().chain(waiting) {
+                    answer(pending.done, Err(CommitError::Poisoned(reason.clone())));
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, group: &mut [Pending]) -> Result<(), String> {
+        let mut batch = Batch::new();
+        let mut volumes: Vec<Arc<Volume>> = Vec::new();
+        let mut tail = Vec::new();
+        let mut live: BTreeMap<u32, i64> = BTreeMap::new();
+        for pending in group.iter_mut() {
+            batch.append(std::mem::take(&mut pending.batch));
+            for volume in pending.volumes.drain(..) {
+                if !volumes.iter().any(|known| known.number == volume.number) {
+                    volumes.push(volume);
+                }
+            }
+            tail.append(&mut pending.tail);
+            for (volume, octets) in pending.live.drain(..) {
+                *live.entry(volume).or_default() += octets;
+            }
+        }
+        if batch.is_empty() && volumes.is_empty() {
+            return Ok(());
+        }
+        if !volumes.is_empty() {
+            self.volumes.mark(self.group).map_err(|e| describe(&e))?;
+            self.to_syncer.send(volumes.clone()).map_err(|_| "the volume sync thread is gone".to_string())?;
+        }
+        self.group += 1;
+        for (number, octets) in live {
+            let now = self.live.entry(number).or_default();
+            *now = now.saturating_add_signed(octets);
+            let key = keys::volume(number);
+            let mut record = Encoder::new(1);
+            record.varint(*now);
+            batch.put(Space::Meta, key.clone(), seal(Space::Meta, &key, record));
+        }
+        let mut record = Encoder::new(1);
+        record.u64(self.group);
+        batch.put(Space::Meta, keys::GROUP, seal(Space::Meta, keys::GROUP, record));
+        batch.put(Space::Meta, keys::TAIL, encode_tail(&tail));
+        let committed = self.engine.commit(batch).map_err(|e| describe(&e));
+        let synced = match volumes.is_empty() {
+            true => Ok(()),
+            false => match self.from_syncer.recv() {
+                Ok(result) => result.map_err(|e| describe(&e)),
+                Err(_) => Err("the volume sync thread is gone".to_string()),
+            },
+        };
+        committed.and(synced)
+    }
+}
+
+fn answer(done: Option<oneshot::Sender<Result<(), CommitError>>>, result: Result<(), CommitError>) {
+    if let Some(done) = done {
+        // Whoever asked may have gone; the change stands all the same.
+        let _ = done.send(result);
+    }
+}
+
+fn encode_tail(tail: &[TailEntry]) -> bytes::Bytes {
+    let mut e = Encoder::new(1);
+    e.varint(tail.len() as u64);
+    for entry in tail {
+        e.u64(entry.mailbox.account.get()).u32(entry.mailbox.number).u32(entry.uid.get()).raw(&entry.content.0);
+        e.u32(entry.locator.volume).u64(entry.locator.offset);
+    }
+    seal(Space::Meta, keys::TAIL, e)
+}
+
+pub(crate) fn decode_tail(value: &[u8]) -> Result<Vec<TailEntry>, crate::encoding::Damaged> {
+    crate::encoding::open(Space::Meta, keys::TAIL, value, |d| {
+        d.layout(1)?;
+        (0..d.count()?)
+            .map(|_| {
+                let account = AccountId::new(d.u64()?)?;
+                let number = d.u32()?;
+                Some(TailEntry {
+                    mailbox: MailboxId { account, number },
+                    uid: Uid::new(d.u32()?)?,
+                    content: ContentId(d.array()?),
+                    locator: Locator { volume: d.u32()?, offset: d.u64()? },
+                })
+            })
+            .collect()
+    })
+}
+
+/// An error with its causes, in one line for the operator.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,124 @@
+//! Where records stand. Every key of an account begins with its id, so an account is a few ranges.
+
+use rookery_types::{AccountId, ContentId, MailboxId, ModSeq, Uid};
+
+/// Settings of the whole store, in [`rookery_kv::engine::Space::Meta`].
+pub(crate) const STORE: &[u8] = b"store";
+/// The number of the last group of batches.
+pub(crate) const GROUP: &[u8] = b"group";
+/// The bodies that the last group brought: the only ones that can be missing after a crash.
+pub(crate) const TAIL: &[u8] = b"tail";
+/// Before a volume's number: how many of its octets are in use.
+pub(crate) const VOLUME: &[u8] = b"volume/";
+
+pub(crate) fn volume(number: u32) -> Vec<u8> {
+    [VOLUME, &number.to_be_bytes()].concat()
+}
+
+pub(crate) fn account(account: AccountId) -> [u8; 8] {
+    account.get().to_be_bytes()
+}
+
+fn with<const N: usize>(account_id: AccountId, rest: &[u8]) -> [u8; N] {
+    let mut key = [0; N];
+    let (head, tail) = key.split_at_mut(8);
+    head.copy_from_slice(&account(account_id));
+    tail.copy_from_slice(rest);
+    key
+}
+
+/// The account's own record.
+pub(crate) fn account_record(id: AccountId) -> [u8; 9] {
+    with(id, &[0])
+}
+
+/// Before the names the account's user subscribes to.
+pub(crate) fn subscriptions(id: AccountId) -> [u8; 9] {
+    with(id, &[1])
+}
+
+pub(crate) fn subscription(id: AccountId, name: &str) -> Vec<u8> {
+    [&subscriptions(id)[..], name.as_bytes()].concat()
+}
+
+fn mailbox_prefix(id: MailboxId) -> [u8; 12] {
+    with(id.account, &id.number.to_be_bytes())
+}
+
+/// What is set on a mailbox: name, rights, keywords.
+pub(crate) fn settings(id: MailboxId) -> Vec<u8> {
+    [&mailbox_prefix(id)[..], &[0]].concat()
+}
+
+/// What is counted of a mailbox.
+pub(crate) fn summary(id: MailboxId) -> Vec<u8> {
+    [&mailbox_prefix(id)[..], &[1]].concat()
+}
+
+/// Before all messages, or all tombstones, of a mailbox.
+pub(crate) fn mailbox(id: MailboxId) -> [u8; 12] {
+    mailbox_prefix(id)
+}
+
+/// A message's delta record, or the chunk that begins with its UID.
+pub(crate) fn message(id: MailboxId, uid: Uid) -> Vec<u8> {
+    [&mailbox_prefix(id)[..], &uid.get().to_be_bytes()].concat()
+}
+
+pub(crate) fn tombstone(id: MailboxId, modseq: ModSeq) -> Vec<u8> {
+    [&mailbox_prefix(id)[..], &modseq.get().to_be_bytes()].concat()
+}
+
+pub(crate) fn log(id: AccountId, modseq: ModSeq) -> [u8; 16] {
+    with(id, &modseq.get().to_be_bytes())
+}
+
+/// Where a content is and how often it is referred to.
+pub(crate) fn content(id: AccountId, content: ContentId) -> [u8; 25] {
+    let mut rest = [0; 17];
+    rest[..16].copy_from_slice(&content.0);
+    with(id, &rest)
+}
+
+/// What was found out about a content when it came.
+pub(crate) fn facts(id: AccountId, content: ContentId) -> [u8; 25] {
+    let mut key = self::content(id, content);
+    key[24] = 1;
+    key
+}
+
+/// The thread of a Message-ID.
+pub(crate) fn thread(id: AccountId, message_id: u64) -> [u8; 16] {
+    with(id, &message_id.to_be_bytes())
+}
+
+/// An expunged message, by the second of its expunge.
+pub(crate) fn expunged(id: MailboxId, unix_seconds: u32, uid: Uid) -> [u8; 20] {
+    let mut rest = [0; 12];
+    rest[..4].copy_from_slice(&unix_seconds.to_be_bytes());
+    rest[4..8].copy_from_slice(&id.number.to_be_bytes());
+    rest[8..].copy_from_slice(&uid.get().to_be_bytes());
+    with(id.account, &rest)
+}
+
+/// The UID at the end of a message's key.
+pub(crate) fn uid_of(key: &[u8]) -> Option<Uid> {
+    key.last_chunk::<4>().and_then(|octets| Uid::new(u32::from_be_bytes(*octets)))
+}
+
+/// The modseq at the end of a tombstone's or log entry's key.
+pub(crate) fn modseq_of(key: &[u8]) -> Option<ModSeq> {
+    key.last_chunk::<8>().and_then(|octets| ModSeq::new(u64::from_be_bytes(*octets)))
+}
+
+/// The mailbox at the beginning of a key.
+pub(crate) fn mailbox_of(key: &[u8]) -> Option<MailboxId> {
+    let account = AccountId::new(u64::from_be_bytes(*key.first_chunk::<8>()?))?;
+    let number = u32::from_be_bytes(*key.get(8..12)?.first_chunk::<4>()?);
+    Some(MailboxId { account, number })
+}
+
+/// The account at the beginning of a key.
+pub(crate) fn account_of(key: &[u8]) -> Option<AccountId> {
+    AccountId::new(u64::from_be_bytes(*key.first_chunk::<8>()?))
+}
