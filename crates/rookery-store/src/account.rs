@@ -94,7 +94,11 @@ impl Account {
 
     /// Makes a mailbox; its parents need not exist. Its ACL is that of the nearest mailbox above it, or all rights
     /// for the owner, or lookup and reading for anyone in a shared account.
-    pub async fn create(&self, path: &MailboxPath, special_use: Vec<SpecialUse>) -> Result<MailboxId, StoreError> {
+    pub async fn create(
+        &self,
+        path: &MailboxPath,
+        special_use: Vec<SpecialUse>,
+    ) -> Result<MailboxId, StoreError> {
         self.transact(|t| create_mailbox(t, self.cell.id, path, special_use)).await
     }
 
@@ -169,7 +173,11 @@ impl Account {
     }
 
     /// Sets what a mailbox is for. A use belongs to one mailbox of an account: any other loses it.
-    pub async fn set_special_use(&self, id: MailboxId, special_use: Vec<SpecialUse>) -> Result<(), StoreError> {
+    pub async fn set_special_use(
+        &self,
+        id: MailboxId,
+        special_use: Vec<SpecialUse>,
+    ) -> Result<(), StoreError> {
         self.transact(|t| {
             take_special_use(t, &special_use)?;
             set(t, id, |settings| settings.special_use = special_use)
@@ -178,7 +186,11 @@ impl Account {
     }
 
     /// Limits what the account may hold.
-    pub async fn set_limits(&self, octets_max: Option<u64>, messages_max: Option<u64>) -> Result<(), StoreError> {
+    pub async fn set_limits(
+        &self,
+        octets_max: Option<u64>,
+        messages_max: Option<u64>,
+    ) -> Result<(), StoreError> {
         self.transact(|t| {
             t.record.octets_max = octets_max;
             t.record.messages_max = messages_max;
@@ -279,11 +291,12 @@ pub(crate) fn set(
 }
 
 fn take_special_use(t: &mut Transaction<'_>, special_use: &[SpecialUse]) -> Result<(), StoreError> {
-    let has_one = |state: &&MailboxState| state.settings.special_use.iter().any(|one| special_use.contains(one));
+    let has_one =
+        |state: &&MailboxState| state.settings.special_use.iter().any(|one| special_use.contains(one));
     let losers: Vec<MailboxId> = t.mailboxes().filter(has_one).map(|state| state.id).collect();
-    losers
-        .into_iter()
-        .try_for_each(|id| set(t, id, |settings| settings.special_use.retain(|one| !special_use.contains(one))))
+    losers.into_iter().try_for_each(|id| {
+        set(t, id, |settings| settings.special_use.retain(|one| !special_use.contains(one)))
+    })
 }
 
 /// Stages a new mailbox.
@@ -345,11 +358,7 @@ fn inherited_acl(t: &Transaction<'_>, path: &MailboxPath) -> Acl {
     let mut acl = Acl::new();
     match &t.record.owner {
         Some(owner) => acl.set(Identifier::User(owner.clone()), false, Rights::ALL),
-        None => acl.set(
-            Identifier::Anyone,
-            false,
-            Rights::LOOKUP.union(Rights::READ).union(Rights::SEEN),
-        ),
+        None => acl.set(Identifier::Anyone, false, Rights::LOOKUP.union(Rights::READ).union(Rights::SEEN)),
     }
     acl
 }

@@ -17,7 +17,7 @@ use crate::sequencer::Transaction;
 use crate::store::{Store, now_unix};
 use crate::volume::{LargeBody, Placed};
 use bytes::Bytes;
-use rookery_kv::engine::Space;
+use rookery_kv::engine::{Engine, EngineError, Space};
 use rookery_mime::{Limits, Scanner};
 use rookery_types::{
     AccountId, ContentId, InternalDate, Keyword, MailboxId, SystemFlags, ThreadId, Uid, UidSet, UidValidity,
@@ -187,7 +187,9 @@ impl Account {
                     }
                 })
                 .await;
-            let Some((at, message)) = missing.and_then(|at| Some((at, messages.get(at)?))) else { return outcome };
+            let Some((at, message)) = missing.and_then(|at| Some((at, messages.get(at)?))) else {
+                return outcome;
+            };
             let body = message.body.place(&self.store, self.id())?;
             if let Some(place) = placed.get_mut(at) {
                 *place = Some(body);
@@ -228,7 +230,9 @@ fn first_missing(
 /// Whether an account may hold so much more.
 pub(crate) fn check_quota(record: &AccountRecord, octets: u64, messages: u64) -> Result<(), StoreError> {
     let over = |now: u64, more: u64, max: Option<u64>| max.is_some_and(|max| now.saturating_add(more) > max);
-    match over(record.octets, octets, record.octets_max) || over(record.messages, messages, record.messages_max) {
+    match over(record.octets, octets, record.octets_max)
+        || over(record.messages, messages, record.messages_max)
+    {
         true => Err(StoreError::OverQuota),
         false => Ok(()),
     }
@@ -284,7 +288,7 @@ fn refer(
     placed: Option<&Placed>,
 ) -> Result<(), StoreError> {
     let content = body.content();
-    let tail = |locator| TailEntry { mailbox, uid, content, locator };
+    let tail = |locator| TailEntry { batch: 0, mailbox, uid, content, locator };
     if let Some(mut record) = t.content(content)? {
         record.references = record.references.checked_add(1).ok_or(StoreError::Exhausted("references"))?;
         t.put_content(content, &record);
@@ -294,14 +298,40 @@ fn refer(
     }
     let placed = placed.ok_or(StoreError::NoContent)?;
     let thread = thread_of(t, account.id(), content, &body.0.facts.message_ids)?;
-    let record =
-        ContentRecord { locator: placed.locator, size: body.size(), stored: placed.stored, references: 1, thread };
+    let record = ContentRecord {
+        locator: placed.locator,
+        size: body.size(),
+        stored: placed.stored,
+        references: 1,
+        thread,
+    };
     t.put_content(content, &record);
     let key = keys::facts(account.id(), content);
     let value = body.0.facts.encode(&key);
     t.put(Space::Content, key.to_vec(), value);
     t.bring(placed, tail(placed.locator));
     Ok(())
+}
+
+fn thread_key(account: AccountId, message_id: &str) -> [u8; 16] {
+    let mut hash = [0; 8];
+    hash.copy_from_slice(&blake3::hash(message_id.as_bytes()).as_bytes()[..8]);
+    keys::thread(account, u64::from_le_bytes(hash))
+}
+
+/// The first thread record that a message's ids should have and do not.
+pub(crate) fn unknown_thread(
+    engine: &dyn Engine,
+    account: AccountId,
+    facts: &Facts,
+) -> Result<Option<[u8; 16]>, EngineError> {
+    for id in &facts.message_ids {
+        let key = thread_key(account, id);
+        if engine.get(Space::Thread, &key)?.is_none() {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
 }
 
 /// The thread of a message: that of the first of its Message-IDs that is known, or its own. All of them belong to it
@@ -315,9 +345,7 @@ fn thread_of(
     let mut thread = None;
     let mut unknown = Vec::new();
     for id in message_ids {
-        let mut hash = [0; 8];
-        hash.copy_from_slice(&blake3::hash(id.as_bytes()).as_bytes()[..8]);
-        let key = keys::thread(account, u64::from_le_bytes(hash));
+        let key = thread_key(account, id);
         match t.get(Space::Thread, &key)? {
             Some(value) if thread.is_none() => {
                 thread = Some(records::decode_thread(&key, &value).map_err(StoreError::Damaged)?);

@@ -42,7 +42,8 @@ pub(crate) async fn run(store: WeakStore, pause: Duration) {
     }
 }
 
-async fn round(store: &Store, cursor: &mut Option<AccountId>) -> Result<(), StoreError> {
+/// One look around.
+pub(crate) async fn round(store: &Store, cursor: &mut Option<AccountId>) -> Result<(), StoreError> {
     for account in store.loaded() {
         tend(&account).await?;
     }
@@ -93,7 +94,8 @@ async fn trim_log(account: &Account, floor: u64) -> Result<bool, StoreError> {
 
 /// Forgets, in some accounts after the cursor, what was expunged or deleted before the retention began.
 async fn forget_due(store: &Store, cursor: &mut Option<AccountId>) -> Result<(), StoreError> {
-    let before = now_unix().saturating_sub(u32::try_from(store.options().retention.as_secs()).unwrap_or(u32::MAX));
+    let before =
+        now_unix().saturating_sub(u32::try_from(store.options().retention.as_secs()).unwrap_or(u32::MAX));
     for _ in 0..ROUND_ACCOUNTS {
         let Some(id) = next_account(store, *cursor)? else {
             *cursor = None;
@@ -182,7 +184,8 @@ fn forget_mailbox(t: &mut Transaction<'_>, account: &Account, id: MailboxId) -> 
 /// Writes what lives in mostly dead volumes elsewhere, and removes the volumes.
 async fn compact(store: &Store) -> Result<(), StoreError> {
     let worker = store.clone();
-    let candidates = tokio::task::spawn_blocking(move || candidates(&worker)).await.map_err(|_| StoreError::CutOff)??;
+    let candidates =
+        tokio::task::spawn_blocking(move || candidates(&worker)).await.map_err(|_| StoreError::CutOff)??;
     let mut budget = COMPACT_ROUND_OCTETS;
     for number in candidates {
         if budget == 0 {

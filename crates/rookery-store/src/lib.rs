@@ -12,6 +12,7 @@
 mod account;
 mod append;
 mod background;
+pub mod check;
 mod committer;
 mod encoding;
 mod error;
@@ -32,7 +33,10 @@ pub use encoding::Damaged;
 pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
 pub use messages::{Difference, KeywordNumbers, Message, Messages};
-pub use records::{AccountRecord, AccountState, Change, ContentRecord, Facts, KINDS, Kind, Locator, LogEntry, Settings, Summary};
+pub use records::{
+    AccountRecord, AccountState, Change, ContentRecord, Facts, KINDS, Kind, Locator, LogEntry, Settings,
+    Summary,
+};
 pub use sequencer::{MailboxState, Tree};
 pub use store::{FORMAT, NewAccount, OpenError, Store, StoreOptions};
 pub use volume::VolumeError;

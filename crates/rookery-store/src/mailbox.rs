@@ -214,13 +214,25 @@ impl Mailbox {
 
     /// Moves messages: each slice leaves here and arrives there in one step. To another account, what has arrived
     /// durably is expunged here.
-    pub async fn r#move(&self, uids: &UidSet, to: &Account, mailbox: MailboxId) -> Result<Copied, StoreError> {
+    pub async fn r#move(
+        &self,
+        uids: &UidSet,
+        to: &Account,
+        mailbox: MailboxId,
+    ) -> Result<Copied, StoreError> {
         self.transfer(uids, to, mailbox, true).await
     }
 
-    async fn transfer(&self, uids: &UidSet, to: &Account, target: MailboxId, leave: bool) -> Result<Copied, StoreError> {
+    async fn transfer(
+        &self,
+        uids: &UidSet,
+        to: &Account,
+        target: MailboxId,
+        leave: bool,
+    ) -> Result<Copied, StoreError> {
         let state = to.tree().state(target).ok_or(StoreError::NoMailbox)?;
-        let mut copied = Copied { uid_validity: state.settings.uid_validity, from: Vec::new(), to: Vec::new() };
+        let mut copied =
+            Copied { uid_validity: state.settings.uid_validity, from: Vec::new(), to: Vec::new() };
         if to.id() != self.account.id() {
             return self.transfer_abroad(uids, to, target, leave, copied).await;
         }
@@ -266,7 +278,8 @@ impl Mailbox {
                 .await
                 .map_err(|_| StoreError::CutOff)??;
             let keywords = state.settings.keywords.clone();
-            let names = message.keywords.as_slice().iter().filter_map(|n| keywords.get(usize::from(*n)).cloned());
+            let names =
+                message.keywords.as_slice().iter().filter_map(|n| keywords.get(usize::from(*n)).cloned());
             let new = crate::append::NewMessage {
                 body,
                 flags: message.flags,
@@ -374,7 +387,11 @@ pub(crate) fn load_messages(t: &Transaction<'_>, id: MailboxId) -> Result<Messag
 }
 
 /// Numbers for the keywords of a change, giving new ones where the mailbox does not have them yet.
-fn keyword_numbers(t: &mut Transaction<'_>, id: MailboxId, change: &FlagChange) -> Result<Vec<u16>, StoreError> {
+fn keyword_numbers(
+    t: &mut Transaction<'_>,
+    id: MailboxId,
+    change: &FlagChange,
+) -> Result<Vec<u16>, StoreError> {
     match change {
         FlagChange::Set(list) | FlagChange::Add(list) => numbers_for(t, id, &list.keywords),
         FlagChange::Remove(list) => {
@@ -440,7 +457,8 @@ pub(crate) fn put_messages(
     let modseq = t.modseq;
     let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
     mailbox.summary.highest_modseq = modseq;
-    mailbox.summary.deltas = mailbox.summary.deltas.saturating_add(u32::try_from(changes.len()).unwrap_or(u32::MAX));
+    mailbox.summary.deltas =
+        mailbox.summary.deltas.saturating_add(u32::try_from(changes.len()).unwrap_or(u32::MAX));
     if let Some(messages) = &mailbox.messages {
         mailbox.messages = Some(messages.with(changes));
     }
@@ -507,7 +525,8 @@ fn copy_messages(
         let numbers = numbers_for(t, target, &names)?;
         if !moving {
             let mut content = t.content(message.content)?.ok_or(StoreError::NoContent)?;
-            content.references = content.references.checked_add(1).ok_or(StoreError::Exhausted("references"))?;
+            content.references =
+                content.references.checked_add(1).ok_or(StoreError::Exhausted("references"))?;
             t.put_content(message.content, &content);
         }
         // The counts of what is moved are taken off again when the originals go.

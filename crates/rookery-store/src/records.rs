@@ -7,8 +7,8 @@ use bytes::Bytes;
 use rookery_kv::engine::Space;
 use rookery_types::acl::{Acl, Identifier};
 use rookery_types::{
-    AccountId, ContentId, Epoch, InternalDate, Keyword, MailboxId, MailboxPath, ModSeq, NodeId, Rights, SpecialUse,
-    StoreId, SystemFlags, ThreadId, Uid, UidSet, UidValidity, UserName,
+    AccountId, ContentId, Epoch, InternalDate, Keyword, MailboxId, MailboxPath, ModSeq, NodeId, Rights,
+    SpecialUse, StoreId, SystemFlags, ThreadId, Uid, UidSet, UidValidity, UserName,
 };
 use std::sync::Arc;
 
@@ -183,7 +183,14 @@ impl Settings {
                 Some(n) => Some(u32::try_from(n).ok()?),
                 None => None,
             };
-            Some(Settings { path, uid_validity, special_use, acl, keywords: Arc::new(keywords), deleted_unix_seconds })
+            Some(Settings {
+                path,
+                uid_validity,
+                special_use,
+                acl,
+                keywords: Arc::new(keywords),
+                deleted_unix_seconds,
+            })
         })
     }
 }
@@ -269,7 +276,10 @@ impl Summary {
     pub(crate) fn encode(&self, id: MailboxId) -> Bytes {
         let mut e = Encoder::new(1);
         e.varint(self.uid_next.into()).varint(self.highest_modseq.get()).varint(self.exists.into());
-        e.varint(self.unseen.into()).varint(self.deleted.into()).varint(self.octets).varint(self.deleted_octets);
+        e.varint(self.unseen.into())
+            .varint(self.deleted.into())
+            .varint(self.octets)
+            .varint(self.deleted_octets);
         e.varint(self.deltas.into());
         seal(Space::Mailbox, &keys::summary(id), e)
     }
@@ -313,7 +323,16 @@ fn decode_message(d: &mut Decoder<'_>, uid: Uid) -> Option<Message> {
     let date = InternalDate::new(d.zigzag()?, i16::try_from(d.zigzag()?).ok()?)?;
     let saved_unix_seconds = d.u32()?;
     let size = d.varint32()?;
-    Some(Message { uid, size, modseq, date, saved_unix_seconds, flags, keywords, content: ContentId(d.array()?) })
+    Some(Message {
+        uid,
+        size,
+        modseq,
+        date,
+        saved_unix_seconds,
+        flags,
+        keywords,
+        content: ContentId(d.array()?),
+    })
 }
 
 /// A message's newest state, over what its chunk says; `None`: it is expunged.

@@ -10,16 +10,21 @@ use crate::records;
 use crate::sequencer::Transaction;
 use crate::store::Store;
 use rookery_kv::engine::Space;
-use rookery_types::{AccountId, ContentId};
+use rookery_types::{AccountId, ContentId, MailboxId};
+use std::collections::BTreeMap;
 
 /// Expunges messages whose octets never reached the disk. Their UIDs are not given again.
 pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> Result<(), StoreError> {
     let Some(account) = store.load_account(id)? else { return Ok(()) };
     let ticket = {
         let mut t = account.begin()?;
+        let mut doomed: BTreeMap<MailboxId, Vec<Message>> = BTreeMap::new();
         for entry in entries {
-            if let Some(message) = message_of(&t, entry)? {
-                expunge_messages(&mut t, entry.mailbox, std::slice::from_ref(&message), false)?;
+            doomed.entry(entry.mailbox).or_default().extend(message_of(&t, entry)?);
+        }
+        for (mailbox, messages) in doomed {
+            expunge_messages(&mut t, mailbox, &messages, false)?;
+            for message in messages {
                 release(&mut t, &account, message.content)?;
             }
         }
@@ -38,7 +43,11 @@ fn message_of(t: &Transaction<'_>, entry: &TailEntry) -> Result<Option<Message>,
 }
 
 /// Takes away one reference to a content, and the content with the last.
-pub(crate) fn release(t: &mut Transaction<'_>, account: &Account, content: ContentId) -> Result<(), StoreError> {
+pub(crate) fn release(
+    t: &mut Transaction<'_>,
+    account: &Account,
+    content: ContentId,
+) -> Result<(), StoreError> {
     let Some(mut record) = t.content(content)? else { return Ok(()) };
     record.references = record.references.saturating_sub(1);
     if record.references > 0 {

@@ -161,30 +161,45 @@ impl AccountCell {
         let mut subscriptions = BTreeMap::new();
         let mut failure = None;
         let prefix = keys::subscriptions(id);
-        snapshot.scan(Space::Account, &prefix, prefix_end(&prefix).as_deref(), false, &mut |key, value| {
-            let name = key.get(prefix.len()..).and_then(|name| std::str::from_utf8(name).ok()).map(str::to_string);
-            match (name, records::decode_subscription(key, value)) {
-                (Some(name), Ok(mailbox)) => drop(subscriptions.insert(name, mailbox)),
-                (_, Err(damaged)) => failure = Some(damaged),
-                (None, Ok(_)) => {
-                    let key = crate::encoding::hex(key);
-                    failure = Some(Damaged { space: Space::Account, key, what: "its name is not UTF-8" });
+        snapshot.scan(
+            Space::Account,
+            &prefix,
+            prefix_end(&prefix).as_deref(),
+            false,
+            &mut |key, value| {
+                let name = key
+                    .get(prefix.len()..)
+                    .and_then(|name| std::str::from_utf8(name).ok())
+                    .map(str::to_string);
+                match (name, records::decode_subscription(key, value)) {
+                    (Some(name), Ok(mailbox)) => drop(subscriptions.insert(name, mailbox)),
+                    (_, Err(damaged)) => failure = Some(damaged),
+                    (None, Ok(_)) => {
+                        let key = crate::encoding::hex(key);
+                        failure = Some(Damaged { space: Space::Account, key, what: "its name is not UTF-8" });
+                    }
                 }
-            }
-            failure.is_none()
-        })?;
+                failure.is_none()
+            },
+        )?;
         let mut parts: BTreeMap<u32, (Option<Settings>, Option<Summary>)> = BTreeMap::new();
         let prefix = keys::account(id);
-        snapshot.scan(Space::Mailbox, &prefix, prefix_end(&prefix).as_deref(), false, &mut |key, value| {
-            let Some(mailbox) = keys::mailbox_of(key) else { return true };
-            let part = parts.entry(mailbox.number).or_default();
-            let read = match key.last() {
-                Some(0) => Settings::decode(key, value).map(|settings| part.0 = Some(settings)),
-                _ => Summary::decode(key, value).map(|summary| part.1 = Some(summary)),
-            };
-            failure = read.err();
-            failure.is_none()
-        })?;
+        snapshot.scan(
+            Space::Mailbox,
+            &prefix,
+            prefix_end(&prefix).as_deref(),
+            false,
+            &mut |key, value| {
+                let Some(mailbox) = keys::mailbox_of(key) else { return true };
+                let part = parts.entry(mailbox.number).or_default();
+                let read = match key.last() {
+                    Some(0) => Settings::decode(key, value).map(|settings| part.0 = Some(settings)),
+                    _ => Summary::decode(key, value).map(|summary| part.1 = Some(summary)),
+                };
+                failure = read.err();
+                failure.is_none()
+            },
+        )?;
         if let Some(damaged) = failure {
             return Err(StoreError::Damaged(damaged));
         }
@@ -213,8 +228,13 @@ impl AccountCell {
         subscriptions: BTreeMap<String, Option<MailboxId>>,
         mailboxes: BTreeMap<u32, (Arc<MailboxCell>, Arc<MailboxState>)>,
     ) -> Arc<AccountCell> {
-        let sequencer =
-            Sequencer { record, subscriptions: Arc::new(subscriptions), mailboxes, overlay: Overlay::new(), queued: 0 };
+        let sequencer = Sequencer {
+            record,
+            subscriptions: Arc::new(subscriptions),
+            mailboxes,
+            overlay: Overlay::new(),
+            queued: 0,
+        };
         Arc::new(AccountCell {
             id,
             tree: ArcSwap::from_pointee(sequencer.tree()),
@@ -227,7 +247,10 @@ impl AccountCell {
     }
 
     /// Begins a change. Holds the account's lock until it is finished or dropped: do no waiting in between.
-    pub(crate) fn begin<'a>(self: &'a Arc<Self>, engine: &'a dyn Engine) -> Result<Transaction<'a>, StoreError> {
+    pub(crate) fn begin<'a>(
+        self: &'a Arc<Self>,
+        engine: &'a dyn Engine,
+    ) -> Result<Transaction<'a>, StoreError> {
         let mut sequencer = self.sequencer.lock();
         self.trim(&mut sequencer);
         let modseq = sequencer.record.modseq.next().ok_or(StoreError::Exhausted("modseqs"))?;
@@ -265,15 +288,16 @@ impl AccountCell {
 
     /// Whether nothing of it is on its way to the disk.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.sequencer.try_lock().is_some_and(|sequencer| sequencer.queued <= self.durable.load(Ordering::Acquire))
+        self.sequencer
+            .try_lock()
+            .is_some_and(|sequencer| sequencer.queued <= self.durable.load(Ordering::Acquire))
     }
 }
 
 impl Sequencer {
     fn tree(&self) -> Tree {
-        let visible = || {
-            self.mailboxes.values().filter(|(_, state)| state.settings.deleted_unix_seconds.is_none())
-        };
+        let visible =
+            || self.mailboxes.values().filter(|(_, state)| state.settings.deleted_unix_seconds.is_none());
         Tree {
             by_path: visible().map(|(cell, state)| (state.settings.path.clone(), cell.clone())).collect(),
             by_number: visible().map(|(cell, state)| (state.id.number, cell.clone())).collect(),
@@ -325,7 +349,9 @@ impl Transaction<'_> {
         let from = (space, Bytes::copy_from_slice(start));
         let inside = |key: &(Space, Bytes)| key.0 == space && end.is_none_or(|end| &key.1[..] < end);
         let mut over: BTreeMap<Bytes, Option<Bytes>> = BTreeMap::new();
-        for (key, (_, value)) in self.sequencer.overlay.range(from.clone()..).take_while(|(key, _)| inside(key)) {
+        for (key, (_, value)) in
+            self.sequencer.overlay.range(from.clone()..).take_while(|(key, _)| inside(key))
+        {
             over.insert(key.1.clone(), value.clone());
         }
         for (key, value) in self.writes.range(from..).take_while(|(key, _)| inside(key)) {
@@ -357,7 +383,12 @@ impl Transaction<'_> {
     }
 
     /// The last entry with `start <= key <= last` as this change sees it.
-    pub(crate) fn last_at(&self, space: Space, start: &[u8], last: &[u8]) -> Result<Option<(Bytes, Bytes)>, StoreError> {
+    pub(crate) fn last_at(
+        &self,
+        space: Space,
+        start: &[u8],
+        last: &[u8],
+    ) -> Result<Option<(Bytes, Bytes)>, StoreError> {
         let range = (space, Bytes::copy_from_slice(start))..=(space, Bytes::copy_from_slice(last));
         let over: BTreeMap<Bytes, Option<Bytes>> = self
             .sequencer

@@ -12,7 +12,9 @@ use crate::volume::{RecordKind, Volumes};
 use parking_lot::Mutex;
 use rookery_kv::engine::{Batch, Engine, EngineError, Space, prefix_end};
 use rookery_kv::files::FileLayer;
-use rookery_types::{AccountId, Epoch, MailboxId, MailboxPath, ModSeq, NodeId, SpecialUse, StoreId, UserName};
+use rookery_types::{
+    AccountId, Epoch, MailboxId, MailboxPath, ModSeq, NodeId, SpecialUse, StoreId, UserName,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -57,7 +59,9 @@ impl Default for StoreOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Written by a newer program.
-    #[error("the store has format {found}, and this program knows formats up to {FORMAT}; use a newer program")]
+    #[error(
+        "the store has format {found}, and this program knows formats up to {FORMAT}; use a newer program"
+    )]
     NewerFormat {
         /// The store's format.
         found: u32,
@@ -108,7 +112,10 @@ impl Identity {
         let (found, identity) = open(Space::Meta, keys::STORE, &value, |d| {
             d.layout(1)?;
             let format = d.u32()?;
-            Some((format, Identity { node: NodeId(d.u64()?), store: StoreId(d.array()?), secret: d.array()? }))
+            Some((
+                format,
+                Identity { node: NodeId(d.u64()?), store: StoreId(d.array()?), secret: d.array()? },
+            ))
         })?;
         match found <= FORMAT {
             true => Ok(Some(identity)),
@@ -218,6 +225,16 @@ impl Store {
     /// How it works.
     pub fn options(&self) -> &StoreOptions {
         &self.0.options
+    }
+
+    /// The engine, for a check of a store that nobody uses.
+    pub fn engine_for_check(&self) -> Arc<dyn Engine> {
+        self.0.engine.clone()
+    }
+
+    /// Does the background work that is due, now.
+    pub async fn tend_now(&self) -> Result<(), StoreError> {
+        crate::background::round(self, &mut None).await
     }
 
     pub(crate) fn engine(&self) -> &dyn Engine {
@@ -354,7 +371,8 @@ impl Store {
     pub(crate) fn shrink(&self) {
         let mut candidates = std::mem::take(&mut *self.0.closed.lock());
         candidates.retain(|(account, id)| account.upgrade().is_some_and(|cell| hot_octets(&cell, *id) > 0));
-        let sizes = candidates.iter().map(|(cell, id)| cell.upgrade().map_or(0, |cell| hot_octets(&cell, *id)));
+        let sizes =
+            candidates.iter().map(|(cell, id)| cell.upgrade().map_or(0, |cell| hot_octets(&cell, *id)));
         let mut octets: usize = sizes.sum();
         let mut kept = Vec::new();
         for (weak, id) in candidates {
@@ -371,7 +389,8 @@ impl Store {
 
     fn forget_messages(&self, cell: &Arc<AccountCell>, id: MailboxId) {
         let Ok(mut t) = cell.begin(self.engine()) else { return };
-        let open = cell.tree.load().by_number.get(&id.number).is_some_and(|m| m.openers.load(Ordering::Acquire) > 0);
+        let open =
+            cell.tree.load().by_number.get(&id.number).is_some_and(|m| m.openers.load(Ordering::Acquire) > 0);
         if let Some(mailbox) = t.change(id).filter(|_| !open) {
             mailbox.messages = None;
             // Publishing needs no waiting for: whoever opens the mailbox queues behind it.
@@ -382,12 +401,14 @@ impl Store {
     /// A crash may have left messages whose octets never reached the disk. They were never acknowledged or shown.
     fn drop_unwritten_tail(&self) -> Result<(), OpenError> {
         let Some(value) = self.engine().get(Space::Meta, keys::TAIL)? else { return Ok(()) };
+        let tail = decode_tail(&value)?;
+        let is_missing = |entry: &&TailEntry| {
+            self.volumes().verify(entry.locator, entry.mailbox.account, entry.content).is_err()
+        };
+        let torn: BTreeSet<u32> = tail.iter().filter(is_missing).map(|entry| entry.batch).collect();
         let mut missing: BTreeMap<AccountId, Vec<TailEntry>> = BTreeMap::new();
-        for entry in decode_tail(&value)? {
-            let account = entry.mailbox.account;
-            if self.volumes().verify(entry.locator, account, entry.content).is_err() {
-                missing.entry(account).or_default().push(entry);
-            }
+        for entry in tail.into_iter().filter(|entry| torn.contains(&entry.batch)) {
+            missing.entry(entry.mailbox.account).or_default().push(entry);
         }
         for (id, entries) in missing {
             tracing::warn!(account = %id, messages = entries.len(), "messages of an interrupted write are taken back");

@@ -11,11 +11,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 struct ModelMessage {
     body: Vec<u8>,
     flags: u8,
     keywords: Vec<String>,
+}
+
+impl std::fmt::Debug for ModelMessage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} octets, flags {:05b} {:?}", self.body.len(), self.flags, self.keywords)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +50,12 @@ impl Rng {
 }
 
 fn options() -> StoreOptions {
-    StoreOptions { background: None, volume_octets: 20_000, retention: Duration::ZERO, ..StoreOptions::default() }
+    StoreOptions {
+        background: None,
+        volume_octets: 20_000,
+        retention: Duration::ZERO,
+        ..StoreOptions::default()
+    }
 }
 
 fn open(disk: &SimDisk) -> Result<Store, rookery_store::OpenError> {
@@ -208,7 +219,12 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
             }
             if let Ok(id) = result {
                 let validity = account.tree().state(id).unwrap().settings.uid_validity.get();
-                let fresh = ModelMailbox { uid_validity: validity, uid_next: 1, messages: BTreeMap::new(), highest_modseq: 1 };
+                let fresh = ModelMailbox {
+                    uid_validity: validity,
+                    uid_next: 1,
+                    messages: BTreeMap::new(),
+                    highest_modseq: 1,
+                };
                 next.insert(new.to_string(), fresh);
             }
         }
@@ -289,7 +305,8 @@ async fn life(seed: u64) {
                 "seed {seed}:\nseen   {plain:?}\nwanted {wanted:?}\nor     {or:?}"
             );
         }
-        let findings = rookery_store::check::check(&*store.engine_for_check(), &disk.files()).expect("check runs");
+        let findings = rookery_store::check::check(&*store.engine_for_check(), Arc::new(disk.files()))
+            .expect("check runs");
         assert!(findings.is_empty(), "seed {seed}: {findings:?}");
         model = seen;
     }
@@ -327,7 +344,14 @@ async fn folding_and_reopening_change_nothing() {
     let mailbox = account.open(inbox).await.unwrap();
     let seen = FlagList { flags: SystemFlags::SEEN, keywords: Vec::new() };
     mailbox.store_flags(&UidSet::range(500, 700), FlagChange::Add(seen), None).await.unwrap();
-    mailbox.store_flags(&UidSet::range(1, 10), FlagChange::Add(FlagList { flags: SystemFlags::DELETED, keywords: vec![] }), None).await.unwrap();
+    mailbox
+        .store_flags(
+            &UidSet::range(1, 10),
+            FlagChange::Add(FlagList { flags: SystemFlags::DELETED, keywords: vec![] }),
+            None,
+        )
+        .await
+        .unwrap();
     assert_eq!(mailbox.expunge(None).await.unwrap(), UidSet::range(1, 10));
     let before = observed(&store).await;
     store.tend_now().await.unwrap();
@@ -342,6 +366,6 @@ async fn folding_and_reopening_change_nothing() {
     assert_eq!(mailbox.now().messages.as_ref().unwrap().len(), 2990);
     assert_eq!(mailbox.vanished_since(1).unwrap(), Some(UidSet::range(1, 10)));
     assert_eq!(mailbox.now().messages.as_ref().unwrap().by_uid(Uid::new(600).unwrap()).unwrap().0.get(), 590);
-    let findings = rookery_store::check::check(&*store.engine_for_check(), &disk.files()).unwrap();
+    let findings = rookery_store::check::check(&*store.engine_for_check(), Arc::new(disk.files())).unwrap();
     assert!(findings.is_empty(), "{findings:?}");
 }
