@@ -7,6 +7,8 @@
 
 use crate::header::is_wsp;
 
+/// Octets of a type or a subtype: twice what can be registered (RFC 6838 §4.2). A longer one is none.
+const NAME_OCTETS_MAX: usize = 254;
 /// Parameters taken of one field; what follows is left out.
 const PARAMETERS_MAX: usize = 1_000;
 
@@ -46,7 +48,7 @@ impl MediaType {
         let slash = memchr::memchr(b'/', &parsed.value)?;
         let (kind, subtype) = parsed.value.split_at(slash);
         let subtype = subtype.get(1..)?;
-        if kind.is_empty() || subtype.is_empty() || !is_printable(kind) || !is_printable(subtype) {
+        if !is_name(kind) || !is_name(subtype) {
             return None;
         }
         let (kind, subtype) = (kind.to_ascii_uppercase(), subtype.to_ascii_uppercase());
@@ -78,8 +80,8 @@ impl MediaType {
     }
 }
 
-fn is_printable(text: &[u8]) -> bool {
-    text.iter().all(u8::is_ascii_graphic)
+fn is_name(text: &[u8]) -> bool {
+    (1..=NAME_OCTETS_MAX).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
 }
 
 /// Reads `value *(";" attribute "=" value)`, comments and stray white space left out.
@@ -322,6 +324,7 @@ mod tests {
         for text in ["", "text", "/plain", "text/", "; charset=x", "te\u{e9}xt/plain"] {
             assert_eq!(MediaType::parse(text.as_bytes()), None, "{text}");
         }
+        assert_eq!(MediaType::parse(format!("a/{}", "b".repeat(255)).as_bytes()), None);
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct Scanner {
     open: Vec<Open>,
     /// How many of `open` have a boundary.
     boundaries: usize,
+    /// Which boundaries there may be, so that most lines are compared with none.
+    sums: Sums,
 }
 
 #[derive(Debug)]
@@ -107,6 +109,7 @@ impl Scanner {
             rendered: 0,
             open: Vec::new(),
             boundaries: 0,
+            sums: Sums::default(),
         };
         scanner.open_part(0, 0);
         scanner
@@ -212,6 +215,8 @@ impl Scanner {
                     open.boundary = None;
                     self.boundaries -= 1;
                 }
+                self.sums = Sums::default();
+                self.open.iter().filter_map(|open| open.boundary.as_deref()).for_each(|b| self.sums.add(b));
             }
             None if !self.in_header => {}
             None if content.is_empty() && !line_end.is_empty() => {
@@ -237,6 +242,9 @@ impl Scanner {
         }
         let rest = content.strip_prefix(b"--")?.trim_ascii_end();
         let closes = rest.strip_suffix(b"--");
+        if !self.sums.may_have(rest) && !closes.is_some_and(|rest| self.sums.may_have(rest)) {
+            return None;
+        }
         for (level, open) in self.open.iter().enumerate().rev() {
             let Some(boundary) = open.boundary.as_deref() else { continue };
             if boundary == rest {
@@ -303,7 +311,10 @@ impl Scanner {
 
         if kind == PartKind::Multipart {
             open.boundary = boundary_of(&media);
-            self.boundaries += usize::from(open.boundary.is_some());
+            if let Some(boundary) = open.boundary.as_deref() {
+                self.boundaries += 1;
+                self.sums.add(boundary);
+            }
         }
         if let (Some(part), Some(kept)) = (self.parts.get_mut(index), self.texts.get_mut(index)) {
             let end = end.max(part.header.start);
@@ -368,6 +379,31 @@ impl Scanner {
                 }
             }
         }
+    }
+}
+
+/// A set of hashes that says "may be" too often, and never "not" wrongly: it forgets nothing until it is
+/// built anew.
+#[derive(Debug, Default)]
+struct Sums([u64; 16]);
+
+impl Sums {
+    fn place(text: &[u8]) -> (usize, u64) {
+        let sum = text.iter().fold(0x811c_9dc5_u32, |sum, b| (sum ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+        let sum = sum ^ sum >> 16;
+        ((sum >> 6) as usize % 16, 1 << (sum % 64))
+    }
+
+    fn add(&mut self, text: &[u8]) {
+        let (word, bit) = Sums::place(text);
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= bit;
+        }
+    }
+
+    fn may_have(&self, text: &[u8]) -> bool {
+        let (word, bit) = Sums::place(text);
+        self.0.get(word).is_some_and(|word| word & bit != 0)
     }
 }
 

@@ -14,6 +14,8 @@ use crate::words::{charset, decode_words};
 use encoding_rs::Encoding;
 use memchr::memmem::Finder;
 
+/// Octets of a header that are searched, as of one that is scanned for facts.
+const HEADER_OCTETS_MAX: usize = 1 << 20;
 /// Raw octets decoded at a time.
 const CHUNK_OCTETS: usize = 32 << 10;
 
@@ -161,7 +163,8 @@ fn charset_of(media: &MediaType) -> &'static Encoding {
 }
 
 pub(crate) fn header_of<'a>(message: &'a [u8], part: &Part) -> &'a [u8] {
-    slice(message, &part.header)
+    let header = slice(message, &part.header);
+    header.get(..HEADER_OCTETS_MAX).unwrap_or(header)
 }
 
 fn slice<'a>(message: &'a [u8], range: &std::ops::Range<u64>) -> &'a [u8] {
