@@ -328,7 +328,8 @@ fn encode_tail(tail: &[TailEntry]) -> bytes::Bytes {
     let mut e = Encoder::new(1);
     e.varint(tail.len() as u64);
     for entry in tail {
-        e.u32(entry.batch).u64(entry.mailbox.account.get())
+        e.u32(entry.batch)
+            .u64(entry.mailbox.account.get())
             .u32(entry.mailbox.number)
             .u32(entry.uid.get())
             .raw(&entry.content.0);

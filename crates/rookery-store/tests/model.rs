@@ -191,7 +191,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
             let target = names[rng.below(names.len() as u64) as usize].clone();
             let target_id = account.tree().get(&MailboxPath::new(&target).unwrap()).unwrap();
             let uids = pick(rng, &model[&name]);
-            for uid in uids.iter() {
+            for uid in uids.iter().filter(|uid| model[&name].messages.contains_key(uid)) {
                 let Some(message) = next[&name].messages.get(&uid).cloned() else { continue };
                 if moving {
                     next.get_mut(&name).unwrap().messages.remove(&uid);
@@ -215,7 +215,18 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
             match (&result, model.contains_key(new.as_str())) {
                 (Ok(_), taken) => assert!(!taken),
                 (Err(rookery_store::StoreError::AlreadyExists), taken) => assert!(taken),
-                (Err(_), _) => return failed(model.clone()),
+                (Err(_), taken) => {
+                    let fresh = ModelMailbox {
+                        uid_validity: 0,
+                        uid_next: 1,
+                        messages: BTreeMap::new(),
+                        highest_modseq: 1,
+                    };
+                    if !taken {
+                        next.insert(new.to_string(), fresh);
+                    }
+                    return failed(next);
+                }
             }
             if let Ok(id) = result {
                 let validity = account.tree().state(id).unwrap().settings.uid_validity.get();
@@ -296,7 +307,7 @@ async fn life(seed: u64) {
             // What was under way may be there in whole; UIDs that were given may stay given.
             let lenient = |m: &Model| {
                 let mut m = m.clone();
-                m.values_mut().for_each(|mailbox| mailbox.uid_next = 0);
+                m.values_mut().for_each(|mailbox| (mailbox.uid_next, mailbox.uid_validity) = (0, 0));
                 m
             };
             let seen = lenient(&plain);
