@@ -19,9 +19,11 @@
 //!   before a journal is deleted.
 //! - **Torn tail.** At opening, the journal is read up to the first thing that is no valid entry, and cut off there.
 //!   A batch without its end marker is dropped, which is right: it was never acknowledged.
-//! - **Damage within a value** (all markers intact, checksum wrong) makes opening fail: [`EngineError::Corrupt`]. This
-//!   can in principle also befall the last, unacknowledged batch, if a disk writes the sectors of one block out of
-//!   order and loses power between them; then the batch must be cut off by hand.
+//! - **Damage within a value** (all markers intact, checksum wrong) makes opening fail: [`EngineError::Corrupt`]. The
+//!   last, unacknowledged batch is only in danger of this if a disk loses power between the sectors of one 4 KiB
+//!   block and has written them out of order: a lost block takes a marker with it, or lies in a value of more than
+//!   4 KiB, which is compressed and then fails to decompress; both look like a torn tail. If it does happen, the
+//!   batch must be cut off by hand.
 //! - **Damage to a marker or a length in the middle** looks like a torn tail: everything after it in that journal is
 //!   dropped *silently*, and, if it was a sealed journal, batches of the later ones are still applied. The engine
 //!   cannot tell; the store must number its batches and compare with what it noted elsewhere.
