@@ -3,6 +3,8 @@
 //! `open` opens one and the same data each time it is called; a check begins with whatever the last one left and
 //! empties it first.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -107,7 +109,8 @@ fn order_and_bounds(engine: &dyn Engine) {
     down.reverse();
     assert_eq!(down, up);
 
-    let cases: [(&[u8], Option<&[u8]>, &[&[u8]]); 9] = [
+    type Case<'a> = (&'a [u8], Option<&'a [u8]>, &'a [&'a [u8]]);
+    let cases: [Case<'_>; 9] = [
         (b"a", Some(b"b"), &sorted[1..4]),
         (b"a\0", Some(b"aa"), &sorted[2..3]),
         (b"a", None, &sorted[1..]),

@@ -1,5 +1,7 @@
 //! What every file layer must do, run on the real one and on the simulated one.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,6 +1,8 @@
 //! What fjall does with a damaged journal, as the documentation of `fjall_engine` states it. If an upgrade of fjall
 //! makes one of these fail, read that text again.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -2,6 +2,8 @@
 //!
 //! The child is this test binary, started again with [`CHILD`] set; it writes each acknowledgement to stderr.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,5 +1,7 @@
 //! The simulated disk keeps what it promised, loses what it did not, and does the same again for the same seed.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -161,7 +163,7 @@ fn unsynced_writes_are_kept_dropped_zeroed_or_torn_and_synced_ones_never() {
             "dropped"
         } else if octets[1_000..].contains(&0) {
             "zeroed in part"
-        } else if octets.len() % 512 == 0 {
+        } else if octets.len().is_multiple_of(512) {
             "torn at a sector"
         } else {
             "torn within a sector"
