@@ -25,7 +25,7 @@ fn open(path: &Path) -> FjallEngine {
 
 /// The octets that batch `number` writes: of lengths from 1 octet to beyond a journal block.
 fn value(number: u64) -> Vec<u8> {
-    let octets = 1 + (number * 7_919) % if number % 50 == 0 { 60_000 } else { 600 };
+    let octets = 1 + (number * 7_919) % if number.is_multiple_of(50) { 60_000 } else { 600 };
     (0..octets).map(|at| (number * 31 + at * at) as u8).collect()
 }
 
