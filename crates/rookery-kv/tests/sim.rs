@@ -15,8 +15,11 @@ fn content(file: &dyn VolumeFile) -> Vec<u8> {
     octets
 }
 
+/// Files by name, and entries.
+type Dump = (BTreeMap<String, Vec<u8>>, Vec<(Vec<u8>, Vec<u8>)>);
+
 /// Everything on the disk, as a restarted process finds it.
-fn dump(disk: &SimDisk) -> (BTreeMap<String, Vec<u8>>, Vec<(Vec<u8>, Vec<u8>)>) {
+fn dump(disk: &SimDisk) -> Dump {
     let files = disk.files();
     let names = files.list().unwrap();
     let files = names.into_iter().map(|name| (name.clone(), content(&*files.open(&name).unwrap()))).collect();
