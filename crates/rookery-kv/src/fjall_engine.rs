@@ -53,6 +53,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Sn
 use parking_lot::{Mutex, RwLock};
 
 use crate::engine::{Batch, Bytes, Engine, EngineError, Op, Read, Space, check_sizes};
+use crate::files::create_folder;
 
 /// Format version that fjall 3 writes into its `version` file, after the letters FJL.
 const FJALL_FORMAT: u8 = 3;
@@ -106,7 +107,8 @@ pub struct FjallEngine {
 type Spaces = Arc<[Keyspace]>;
 
 impl FjallEngine {
-    /// Opens the engine in the folder `path`, creating it if there is none or an empty one; its parent must exist.
+    /// Opens the engine in the folder `path`, creating it (mode 0700) if there is none or an empty one; its
+    /// parent must exist.
     /// While it is being created it is called `<path>.creating`; what an earlier attempt left there is removed.
     ///
     /// Errors: [`EngineError::Locked`] if it is open elsewhere, in this process too (a snapshot that lives on keeps it
@@ -156,6 +158,8 @@ fn create(path: &Path, options: &FjallOptions) -> Result<(), EngineError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
+    // fjall would make it with the modes that the umask leaves.
+    create_folder(&unfinished)?;
     drop(open_database(&unfinished, options)?);
     sync_tree(&unfinished, FOLDER_DEPTH_MAX)?;
     fs::rename(&unfinished, path)?;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
@@ -132,6 +133,7 @@ fn a_creation_that_was_cut_short_is_begun_again() {
     fs::write(unfinished.join("0.jnl"), "").unwrap();
     drop(open(&path).unwrap());
     assert!(!unfinished.exists());
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     // An empty folder, made by an installer say, is a place for an engine too.
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
