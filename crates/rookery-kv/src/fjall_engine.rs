@@ -7,6 +7,8 @@
 //! - One commit is one fjall batch across keyspaces, with one `fdatasync`.
 //! - A batch names each key once: fjall gives all changes of a batch the same sequence number, so the order of two
 //!   on one key would be lost.
+//! - fjall's snapshots are taken only while no batch is being applied; readers get clones of the last one. Taken at
+//!   another time they can show half a batch (below).
 //!
 //! # What was found in fjall 3.1.13 (read in its source, and kept true by `tests/fjall_journal.rs`)
 //!
@@ -17,9 +19,11 @@
 //!   before a journal is deleted.
 //! - **Torn tail.** At opening, the journal is read up to the first thing that is no valid entry, and cut off there.
 //!   A batch without its end marker is dropped, which is right: it was never acknowledged.
-//! - **Damage within a value** (all markers intact, checksum wrong) makes opening fail: [`EngineError::Corrupt`]. This
-//!   can in principle also befall the last, unacknowledged batch, if a disk writes the sectors of one block out of
-//!   order and loses power between them; then the batch must be cut off by hand.
+//! - **Damage within a value** (all markers intact, checksum wrong) makes opening fail: [`EngineError::Corrupt`]. The
+//!   last, unacknowledged batch is only in danger of this if a disk loses power between the sectors of one 4 KiB
+//!   block and has written them out of order: a lost block takes a marker with it, or lies in a value of more than
+//!   4 KiB, which is compressed and then fails to decompress; both look like a torn tail. If it does happen, the
+//!   batch must be cut off by hand.
 //! - **Damage to a marker or a length in the middle** looks like a torn tail: everything after it in that journal is
 //!   dropped *silently*, and, if it was a sealed journal, batches of the later ones are still applied. The engine
 //!   cannot tell; the store must number its batches and compare with what it noted elsewhere.
@@ -28,6 +32,12 @@
 //!   an input/output error the machine, not only the process, should be restarted.
 //! - **A failed flush or compaction** (a full disk, say) poisons it too, but the reason only goes to the `log`
 //!   facade: the next commit returns [`EngineError::Poisoned`].
+//! - **Snapshots can be torn.** A flush or compaction that ends while a batch is being applied raises the sequence
+//!   number that is visible beyond that batch's, so a snapshot taken just then sees the part applied so far, and
+//!   later the rest. `tests/conformance.rs` shows it within a second if snapshots are taken at will.
+//! - **Slow workers** hold up commits: with four memory tables of one space waiting to be written out, `commit`
+//!   sleeps until there are fewer. Its batch is durable by then. If the workers die meanwhile, it sleeps for ever;
+//!   commits after that are refused at once.
 //! - **Options of a keyspace** (here the size of its memory table) are stored when it is created and not changed
 //!   by later openings.
 
@@ -38,11 +48,12 @@ use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use parking_lot::{Mutex, RwLock};
 
 use crate::engine::{Batch, Bytes, Engine, EngineError, Op, Read, Space, check_sizes};
+use crate::files::create_folder;
 
 /// Format version that fjall 3 writes into its `version` file, after the letters FJL.
 const FJALL_FORMAT: u8 = 3;
@@ -86,14 +97,18 @@ impl Default for FjallOptions {
 pub struct FjallEngine {
     database: Database,
     spaces: Spaces,
-    poisoned: AtomicBool,
+    /// The view of the last commit, or of the opening. It keeps what it sees from being cleaned up until the next.
+    current: RwLock<Snapshot>,
+    /// Whether a commit failed. Held during commits, so that there is one at a time.
+    poisoned: Mutex<bool>,
 }
 
 /// One keyspace for each [`Space`], by its index.
 type Spaces = Arc<[Keyspace]>;
 
 impl FjallEngine {
-    /// Opens the engine in the folder `path`, creating it if there is none or an empty one; its parent must exist.
+    /// Opens the engine in the folder `path`, creating it (mode 0700) if there is none or an empty one; its
+    /// parent must exist.
     /// While it is being created it is called `<path>.creating`; what an earlier attempt left there is removed.
     ///
     /// Errors: [`EngineError::Locked`] if it is open elsewhere, in this process too (a snapshot that lives on keeps it
@@ -110,7 +125,12 @@ impl FjallEngine {
             // A space that this version is the first to know.
             sync_tree(path, FOLDER_DEPTH_MAX)?;
         }
-        Ok(FjallEngine { database, spaces, poisoned: AtomicBool::new(false) })
+        let current = RwLock::new(database.snapshot());
+        Ok(FjallEngine { database, spaces, current, poisoned: Mutex::new(false) })
+    }
+
+    fn view(&self) -> Snapshot {
+        self.current.read().clone()
     }
 }
 
@@ -138,6 +158,8 @@ fn create(path: &Path, options: &FjallOptions) -> Result<(), EngineError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
+    // fjall would make it with the modes that the umask leaves.
+    create_folder(&unfinished)?;
     drop(open_database(&unfinished, options)?);
     sync_tree(&unfinished, FOLDER_DEPTH_MAX)?;
     fs::rename(&unfinished, path)?;
@@ -205,7 +227,8 @@ fn open_database(path: &Path, options: &FjallOptions) -> Result<(Database, Space
 
 impl Engine for FjallEngine {
     fn commit(&self, batch: Batch) -> Result<(), EngineError> {
-        if self.poisoned.load(Ordering::Acquire) {
+        let mut poisoned = self.poisoned.lock();
+        if *poisoned {
             return Err(EngineError::Poisoned);
         }
         check_sizes(&batch)?;
@@ -219,14 +242,16 @@ impl Engine for FjallEngine {
                 Op::Delete { space, key } => changes.remove(keyspace(&self.spaces, space)?, key),
             }
         }
-        changes.commit().map_err(|error| {
-            self.poisoned.store(true, Ordering::Release);
-            translate(error)
-        })
+        if let Err(error) = changes.commit() {
+            *poisoned = true;
+            return Err(translate(error));
+        }
+        *self.current.write() = self.database.snapshot();
+        Ok(())
     }
 
     fn snapshot(&self) -> Box<dyn Read + Send> {
-        Box::new(FjallSnapshot { snapshot: self.database.snapshot(), spaces: Arc::clone(&self.spaces) })
+        Box::new(FjallSnapshot { snapshot: self.view(), spaces: Arc::clone(&self.spaces) })
     }
 
     fn name(&self) -> &'static str {
@@ -241,7 +266,7 @@ impl Engine for FjallEngine {
 /// Reads go through a snapshot each, since fjall's plain reads see a batch while it is being applied.
 impl Read for FjallEngine {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        get(&self.database.snapshot(), &self.spaces, space, key)
+        get(&self.view(), &self.spaces, space, key)
     }
 
     fn scan(
@@ -252,7 +277,7 @@ impl Read for FjallEngine {
         reverse: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), EngineError> {
-        scan(&self.database.snapshot(), &self.spaces, space, (start, end), reverse, visit)
+        scan(&self.view(), &self.spaces, space, (start, end), reverse, visit)
     }
 }
 
@@ -338,5 +363,39 @@ fn translate(error: fjall::Error) -> EngineError {
         fjall::Error::Poisoned => EngineError::Poisoned,
         fjall::Error::Locked => EngineError::Locked,
         other => EngineError::Corrupt { detail: other.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_failures_wherever_it_is_met() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert!(matches!(translate(fjall::Error::Io(kind.into())), EngineError::NoSpace));
+            let below = fjall::LsmError::Io(kind.into());
+            assert!(matches!(translate(fjall::Error::Storage(below)), EngineError::NoSpace));
+        }
+        assert!(matches!(translate(fjall::Error::Io(io::ErrorKind::Other.into())), EngineError::Io(_)));
+        assert!(matches!(translate(fjall::Error::InvalidTrailer), EngineError::Corrupt { .. }));
+    }
+
+    #[test]
+    fn only_the_last_change_of_a_key_in_a_space_is_left() {
+        let mut batch = Batch::new();
+        batch.put(Space::Meta, "a", "1");
+        batch.put(Space::Queue, "a", "2");
+        batch.delete(Space::Meta, "a");
+        batch.put(Space::Meta, "b", "3");
+        batch.put(Space::Meta, "a", "4");
+        let left: Vec<String> = last_of_each_key(batch)
+            .iter()
+            .map(|op| match op {
+                Op::Put { space, value, .. } => format!("{}={value:?}", space.name()),
+                Op::Delete { space, .. } => format!("{} deleted", space.name()),
+            })
+            .collect();
+        assert_eq!(left, [r#"queue=b"2""#, r#"meta=b"3""#, r#"meta=b"4""#]);
     }
 }

@@ -68,6 +68,9 @@ impl Engine for RedbEngine {
             return Err(EngineError::Poisoned);
         }
         check_sizes(&batch)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
         let result = self.write(|write| {
             for op in &batch.ops {
                 let (space, key) = op.target();

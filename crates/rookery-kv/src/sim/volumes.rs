@@ -13,8 +13,8 @@ use std::sync::Arc;
 use super::{Fault, Gate, OpKind, Rng, SimDisk, crashed};
 use crate::files::{FileLayer, VolumeFile, check_name};
 
-/// What a disk writes as one; a torn write is torn between sectors or, rarely, within one.
-const SECTOR_OCTETS: u64 = 512;
+/// What a disk writes as one; a torn write is torn between sectors or within one.
+const SECTOR_OCTETS: usize = 512;
 
 /// The largest simulated file, in octets: it lies in memory twice.
 const FILE_OCTETS_MAX: u64 = 1 << 30;
@@ -171,7 +171,10 @@ impl Inode {
                     0 => {}
                     1 => overwrite(&mut self.durable, offset, &data),
                     2 => {
-                        let kept = rng.below(data.len() as u64 + 1) as usize;
+                        let mut kept = rng.below(data.len() as u64 + 1) as usize;
+                        if rng.coin() {
+                            kept = kept.saturating_sub((offset + kept) % SECTOR_OCTETS);
+                        }
                         overwrite(&mut self.durable, offset, data.get(..kept).unwrap_or(&data));
                     }
                     _ => self.settle_sectors(rng, offset, &data, durable_octets),
@@ -188,11 +191,10 @@ impl Inode {
     /// Keeps, drops or zeroes each sector of a write. Only what lay beyond the durable end can become zeros: there
     /// the file system may have extended the file before the data came.
     fn settle_sectors(&mut self, rng: &mut Rng, offset: usize, data: &[u8], durable_octets: usize) {
-        let sector = SECTOR_OCTETS as usize;
         let mut at = offset;
         let mut rest = data;
         while !rest.is_empty() {
-            let (part, tail) = rest.split_at((sector - at % sector).min(rest.len()));
+            let (part, tail) = rest.split_at((SECTOR_OCTETS - at % SECTOR_OCTETS).min(rest.len()));
             match rng.below(3) {
                 0 => {}
                 1 => overwrite(&mut self.durable, at, part),
