@@ -10,6 +10,7 @@
 //!   connected.
 //! - Every request gets exactly one last frame, even if its handler panics.
 //! - A handler whose client has gone is not stopped: it is told at its next frame, and ends where it is safe.
+//!   Only the cut of the drain drops it.
 
 use std::future::Future;
 use std::io;
@@ -237,7 +238,7 @@ where
         };
         match request {
             Ok(WireRequest { verb, args }) => {
-                answer(&mut stream, handler, Request { verb, args, peer_uid }).await?;
+                answer(&mut stream, handler, Request { verb, args, peer_uid }, drain).await?;
             }
             Err(error) => {
                 let failed =
@@ -248,15 +249,26 @@ where
     }
 }
 
-/// Runs the handler in a task of its own, and writes what it sends.
-async fn answer<H, F>(stream: &mut BufReader<Stream>, handler: &H, request: Request) -> io::Result<()>
+/// Runs the handler in a task of its own, which main waits for, and writes what it sends.
+async fn answer<H, F>(
+    stream: &mut BufReader<Stream>,
+    handler: &H,
+    request: Request,
+    drain: &Drain,
+) -> io::Result<()>
 where
     H: Fn(Request, Replies) -> F,
     F: Future<Output = Result<Value, Failed>> + Send + 'static,
 {
     let (frames, mut waiting) = mpsc::channel(WAITING_FRAMES);
     let verb = request.verb.clone();
-    let task = tokio::spawn(handler(request, Replies { frames }));
+    let (work, guard) = (handler(request, Replies { frames }), drain.guard());
+    let task = tokio::spawn(async move {
+        tokio::select! {
+            ended = work => ended,
+            () = guard.drain().cut_off() => Err(Failed::new("cut-off", "the server ends; this was not finished")),
+        }
+    });
     while let Some(frame) = waiting.recv().await {
         // On an error `waiting` is dropped, by which the handler learns that its client has gone.
         write(stream, &frame).await?;

@@ -8,6 +8,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rookery_net::{Connection, ConnectionLimits, Drain, Gate, Listener, Service, serve};
 
+/// Octets of one session's future.
+static SESSION: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
 fn resident_octets() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -23,23 +26,27 @@ async fn main() {
     let limits = ConnectionLimits { total_max: count, unauthenticated_per_address_max: count };
     let gate = Gate::new(limits);
     let service = Service { protocol: "idle", refusal: "" };
-    tokio::spawn(serve(listener, service, gate.clone(), Drain::new(), |accepted| async move {
-        let drain = accepted.drain;
-        let _permit = accepted.permit;
-        let mut connection = Connection::new(accepted.stream);
-        let mut input = BytesMut::new();
-        loop {
-            tokio::select! {
-                read = connection.read_some(&mut input, Duration::from_secs(1800)) => match read {
-                    Ok(octets) if octets > 0 => connection.out().extend_from_slice(&input.split()),
-                    _ => return,
-                },
-                () = drain.draining() => return,
+    tokio::spawn(serve(listener, service, gate.clone(), Drain::new(), |accepted| {
+        let session = async move {
+            let drain = accepted.drain;
+            let _permit = accepted.permit;
+            let mut connection = Connection::new(accepted.stream);
+            let mut input = BytesMut::new();
+            loop {
+                tokio::select! {
+                    read = connection.read_some(&mut input, Duration::from_secs(1800)) => match read {
+                        Ok(octets) if octets > 0 => connection.out().extend_from_slice(&input.split()),
+                        _ => return,
+                    },
+                    () = drain.draining() => return,
+                }
+                if connection.flush().await.is_err() {
+                    return;
+                }
             }
-            if connection.flush().await.is_err() {
-                return;
-            }
-        }
+        };
+        SESSION.store(std::mem::size_of_val(&session), std::sync::atomic::Ordering::Relaxed);
+        session
     }));
     let before = resident_octets();
     let clients = tokio::task::spawn_blocking(move || {
@@ -58,9 +65,11 @@ async fn main() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let after = resident_octets();
     println!(
-        "{} connections: {} octets each",
+        "{} connections: {} octets each, of which {} are the session's future and {} its connection",
         gate.total(),
-        after.saturating_sub(before) / u64::try_from(count).unwrap_or(1).max(1)
+        after.saturating_sub(before) / u64::try_from(count).unwrap_or(1).max(1),
+        SESSION.load(std::sync::atomic::Ordering::Relaxed),
+        size_of::<Connection>()
     );
     drop(clients);
 }
