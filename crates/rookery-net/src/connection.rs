@@ -244,8 +244,10 @@ fn poll_into(
     Poll::Ready(Ok(read.filled().len()))
 }
 
+/// Lets go of an empty buffer's memory. Its capacity does not tell whether it owns any: after `split` or
+/// `advance` a buffer without room still holds what it was cut from.
 fn give_back(buffer: &mut BytesMut) {
-    if buffer.is_empty() && buffer.capacity() > 0 {
+    if buffer.is_empty() {
         *buffer = BytesMut::new();
     }
 }

@@ -30,6 +30,16 @@ async fn waiting_owns_no_buffer_and_loses_nothing_when_cancelled() {
         assert_eq!(connection.read_some(&mut input, LONG).await.unwrap(), 1);
         assert_eq!(input.split()[..], [n]);
     }
+    client.write_all(b"line").await.unwrap();
+    connection.read_some(&mut input, LONG).await.unwrap();
+    let line = input.split().freeze();
+    assert!(!line.is_unique(), "the empty buffer still holds the memory of what was cut from it");
+    tokio::select! {
+        biased;
+        _ = connection.read_some(&mut input, LONG) => panic!("nothing was sent"),
+        () = tokio::task::yield_now() => {}
+    }
+    assert!(line.is_unique());
     client.write_all(b"half").await.unwrap();
     connection.read_some(&mut input, LONG).await.unwrap();
     let idle = connection.read_some(&mut input, Duration::from_secs(1800)).await;
