@@ -8,8 +8,9 @@
 //!   output buffer own no memory.
 //! - Nothing is sent before `flush`: a batch of responses is one write.
 //!
-//! Cost of an idle plain connection in this layer: this struct and its stream (about 250 octets), a tokio
-//! task with the session's future, and one timer entry inside that future. The kernel's socket comes on top.
+//! Cost of an idle connection with a small session, task and timer included, after its first exchange, as
+//! `examples/idle_memory.rs` measures it (x86-64 Linux): 2.6 KiB plain, 10 KiB under TLS. What the session's
+//! own future is larger than the example's comes on top, and the kernel's socket.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
