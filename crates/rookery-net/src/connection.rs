@@ -129,8 +129,9 @@ impl Connection {
     }
 
     /// Sends everything that is waiting, in as few writes as the stream takes. Safe to cancel: what was not
-    /// sent stays. Fails with `Stalled` when the client takes nothing at all for the write timeout; a slow
-    /// client that keeps reading is never cut.
+    /// sent stays. Fails with `Stalled` when the client takes nothing at all for the write timeout (under TLS
+    /// also when it takes longer over the last 64 KiB, which rustls buffers); a slow client that keeps
+    /// reading is not cut.
     pub async fn flush(&mut self) -> Result<(), IoError> {
         while self.unsent_octets() > 0 {
             let sent =
@@ -181,7 +182,12 @@ impl Connection {
     /// Safe to cancel: octets are either in `input` or still in the stream. While it waits, an empty `input`
     /// gives its memory back. Reads at most 16 KiB, or what `input` has room for if that is more.
     pub async fn read_some(&mut self, input: &mut BytesMut, idle: Duration) -> Result<usize, IoError> {
-        timeout(idle, self.read(input)).await.map_err(|_| IoError::Idle)?.map_err(IoError::Lost)
+        match timeout(idle, self.read(input)).await.map_err(|_| IoError::Idle)? {
+            // TLS closed without close_notify, as many clients do. Lines and literals say where they end, so
+            // that nothing cut short is taken for whole.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            read => read.map_err(IoError::Lost),
+        }
     }
 
     async fn read(&mut self, input: &mut BytesMut) -> io::Result<usize> {

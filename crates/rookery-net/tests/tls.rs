@@ -174,6 +174,20 @@ async fn tls_is_started_once() {
     assert!(matches!(again, Err(StartTlsError::AlreadyTls)));
 }
 
+#[tokio::test]
+async fn a_client_that_just_hangs_up_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = load(dir.path());
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let connector = connector(dir.path(), &[&rustls::version::TLS13]);
+    let acceptor = server.acceptor();
+    let (served, client) =
+        tokio::join!(Stream::from(near).start_tls(&acceptor, BytesMut::new()), shake(&connector, far));
+    let mut connection = Connection::new(served.unwrap());
+    drop(client.unwrap()); // without close_notify
+    assert_eq!(connection.read_some(&mut BytesMut::new(), LONG).await.unwrap(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_shakes_hands_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
