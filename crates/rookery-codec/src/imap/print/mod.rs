@@ -1,1 +1,13 @@
-//! Being written.
+//! Values to octets, appended to a `BytesMut`. Nothing here allocates per token.
+//!
+//! Invariant: whatever a value holds, what is printed is one response: no string can end a line early.
+
+pub(crate) mod basic;
+mod code;
+mod fetch;
+mod response;
+
+pub use basic::{astring, date_time, flag_list, literal, mailbox, nstring, number, quoted, string, uid_set};
+pub use code::{code, status};
+pub use fetch::FetchWriter;
+pub use response::{list_entry, mailbox_status, response};
