@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod command;
+mod framing;
 mod parse;
 pub mod print;
 pub mod response;

@@ -8,6 +8,8 @@ mod fetch;
 mod response;
 
 pub use basic::{astring, date_time, flag_list, literal, mailbox, nstring, number, quoted, string, uid_set};
+pub(crate) use code::PLAIN as PLAIN_CODES;
 pub use code::{code, status};
 pub use fetch::FetchWriter;
+pub(crate) use response::ATTRIBUTES as LIST_ATTRIBUTES;
 pub use response::{list_entry, mailbox_status, response};

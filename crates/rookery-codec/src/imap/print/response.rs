@@ -90,6 +90,10 @@ pub fn response(out: &mut BytesMut, response: &Response) {
             spaced(out, roots, mailbox);
         }
         Response::Metadata { mailbox: name, entries } => metadata(out, name, entries),
+        Response::Other(octets) => {
+            out.extend_from_slice(b"* ");
+            out.extend_from_slice(octets);
+        }
     }
     out.extend_from_slice(b"\r\n");
 }
