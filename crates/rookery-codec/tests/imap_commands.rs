@@ -1,10 +1,13 @@
 //! Commands as the RFCs show them: each is read, printed, and read again to the same value.
+#![allow(clippy::unwrap_used, reason = "a test may stop where it fails")]
 
+use proptest::prelude::*;
 use rookery_codec::imap::client::{Literals, encode};
 use rookery_codec::imap::command::*;
 use rookery_codec::imap::server::{Decoded, Decoder, Limits};
 use rookery_codec::imap::{MessageSet, Section, SectionText, StatusItem, WireName};
-use rookery_types::{Rights, SystemFlags};
+use rookery_codec::imap::{Secret, Tag};
+use rookery_types::{Flag, Keyword, Rights, SequenceSet, SetEnd, SystemFlags, UidValidity};
 
 /// One command; synchronising literals are let through.
 fn read(line: &[u8]) -> Result<Tagged, &'static str> {
@@ -314,4 +317,181 @@ fn values_are_what_the_words_say() {
     assert_eq!(store.flags.len(), 1);
     let Command::Login { password, .. } = command("LOGIN fred {3+}\r\na\"b") else { panic!() };
     assert_eq!((password.as_bytes(), format!("{password:?}")), (&b"a\"b"[..], "Secret(..)".to_owned()));
+}
+
+/// Octets that a literal can hold.
+fn octets() -> impl Strategy<Value = bytes::Bytes> {
+    prop_oneof![
+        "[a-zA-Z0-9.]{1,8}".prop_map(bytes::Bytes::from),
+        "[ -~]{0,20}".prop_map(bytes::Bytes::from),
+        prop::collection::vec(1u8.., 0..30).prop_map(bytes::Bytes::from),
+    ]
+}
+
+fn name() -> impl Strategy<Value = WireName> {
+    octets().prop_map(WireName)
+}
+
+fn sequence_set() -> impl Strategy<Value = SequenceSet> {
+    let end = || prop_oneof![Just(SetEnd::Largest), (1u32..).prop_map(SetEnd::Number)];
+    prop::collection::vec((end(), end()), 1..5).prop_map(|ranges| SequenceSet::new(ranges).unwrap())
+}
+
+fn set() -> impl Strategy<Value = MessageSet> {
+    prop_oneof![Just(MessageSet::Saved), sequence_set().prop_map(MessageSet::Set)]
+}
+
+fn key() -> impl Strategy<Value = SearchKey> {
+    let flag = || (0usize..5).prop_map(|n| SystemFlags::ALL[n].0);
+    let keyword = || "[a-z$]{1,12}".prop_map(|word| Keyword::new(&word).unwrap());
+    let field = prop::sample::select(vec![DateField::Internal, DateField::Sent, DateField::Saved]);
+    let test = prop::sample::select(vec![DateTest::Before, DateTest::On, DateTest::Since]);
+    let leaf = prop_oneof![
+        Just(SearchKey::All),
+        flag().prop_map(SearchKey::Has),
+        flag().prop_map(SearchKey::HasNot),
+        keyword().prop_map(SearchKey::Keyword),
+        keyword().prop_map(SearchKey::Unkeyword),
+        (field, test, -700_000i64..2_900_000).prop_map(|(field, test, day)| SearchKey::Date(
+            field,
+            test,
+            Day(day)
+        )),
+        octets().prop_map(SearchKey::Text),
+        octets().prop_map(SearchKey::Bcc),
+        (octets(), octets()).prop_map(|(field, value)| SearchKey::Header { field, value }),
+        (0u64..1 << 63).prop_map(SearchKey::Larger),
+        (0u64..1 << 63).prop_map(|modseq| SearchKey::ModSeq { entry: None, modseq }),
+        "[a-zA-Z0-9_-]{1,30}".prop_map(|id| SearchKey::EmailId(id.into())),
+        set().prop_map(SearchKey::Sequence),
+        set().prop_map(SearchKey::Uid),
+    ];
+    leaf.prop_recursive(8, 40, 4, |inner| {
+        prop_oneof![
+            inner.clone().prop_map(|key| SearchKey::Not(Box::new(key))),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| SearchKey::Or(Box::new(a), Box::new(b))),
+            prop::collection::vec(inner, 2..4).prop_map(SearchKey::And),
+        ]
+    })
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let flags = prop::collection::vec(
+        prop_oneof![
+            (0usize..5).prop_map(|n| Flag::System(SystemFlags::ALL[n].0)),
+            "[a-z$]{1,9}".prop_map(|word| Flag::Keyword(Keyword::new(&word).unwrap())),
+        ],
+        0..5,
+    );
+    let known = || {
+        prop::collection::vec((1u32.., 1u32..), 1..4).prop_map(|ranges| {
+            let end = SetEnd::Number;
+            SequenceSet::new(ranges.into_iter().map(|(a, b)| (end(a), end(b))).collect()).unwrap()
+        })
+    };
+    let qresync = (1u32.., 0u64..1 << 63, prop::option::of(known()), prop::option::of((known(), known())))
+        .prop_map(|(validity, modseq, known_uids, sequence_match)| Qresync {
+            uid_validity: UidValidity::new(validity).unwrap(),
+            modseq,
+            known_uids,
+            sequence_match,
+        });
+    prop_oneof![
+        (octets(), octets()).prop_map(|(user, password)| Command::Login { user, password: Secret(password) }),
+        prop::option::of(prop::collection::vec(any::<u8>(), 0..20)).prop_map(|initial| {
+            Command::Authenticate {
+                mechanism: "PLAIN".into(),
+                initial: initial.map(|octets| Secret(octets.into())),
+            }
+        }),
+        (name(), any::<bool>(), any::<bool>(), prop::option::of(qresync)).prop_map(
+            |(mailbox, read_only, condstore, qresync)| Command::Select {
+                mailbox,
+                read_only,
+                parameters: SelectParameters { condstore, qresync },
+            }
+        ),
+        (name(), name()).prop_map(|(from, to)| Command::Rename { from, to }),
+        (name(), prop::collection::vec(name(), 2..4), any::<bool>(), any::<bool>()).prop_map(
+            |(reference, patterns, subscribed, children)| Command::List(List {
+                select: ListSelect { subscribed, recursive_match: subscribed, ..ListSelect::default() },
+                reference,
+                patterns,
+                returns: ListReturn { children, status: vec![StatusItem::Size], ..ListReturn::default() },
+                extended: true,
+            })
+        ),
+        (any::<bool>(), prop::option::of(octets()), key()).prop_map(|(uid, charset, key)| {
+            Command::Search(Search {
+                uid,
+                returns: Some(SearchReturn { save: true, ..Default::default() }),
+                charset,
+                key,
+            })
+        }),
+        (any::<bool>(), set(), prop::option::of(0u64..1 << 63), any::<bool>(), flags).prop_map(
+            |(uid, set, unchanged_since, silent, flags)| Command::Store(Store {
+                uid,
+                set,
+                unchanged_since,
+                change: Change::Add,
+                silent,
+                flags,
+            })
+        ),
+        (any::<bool>(), set(), name()).prop_map(|(uid, set, mailbox)| Command::Move { uid, set, mailbox }),
+        (name(), prop::collection::vec((octets(), prop::option::of(octets())), 1..4))
+            .prop_map(|(mailbox, entries)| Command::SetMetadata { mailbox, entries }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn printed_commands_read_back(command in any_command(), synchronising: bool) {
+        let tagged = Tagged { tag: Tag::new(b"A1").unwrap(), command };
+        let literals = if synchronising { Literals::Synchronising } else { Literals::NonSynchronising };
+        let chunks = encode(&tagged, literals).unwrap();
+        // The server asks for each chunk but the first.
+        let mut decoder = Decoder::new(Limits::LOGGED_IN);
+        let last = chunks.len() - 1;
+        for (i, chunk) in chunks.iter().enumerate() {
+            decoder.push(chunk);
+            let decoded = decoder.next();
+            if i < last {
+                prop_assert_eq!(decoded, Decoded::Continue, "{:?}", chunks);
+            } else {
+                prop_assert_eq!(decoded, Decoded::Command(tagged.clone()), "{:?}", chunks);
+            }
+        }
+    }
+}
+
+#[test]
+fn append_is_printed_around_its_messages() {
+    use rookery_codec::imap::client::AppendEncoder;
+    use rookery_codec::imap::types::LiteralKind;
+    let message = |octets, synchronising, utf8| AppendMessage {
+        flags: vec![Flag::System(SystemFlags::SEEN)],
+        date: rookery_types::InternalDate::new(0, 0),
+        octets,
+        literal: LiteralKind { synchronising, binary: utf8 },
+        utf8,
+    };
+    let tag = Tag::new(b"A1").unwrap();
+    let (mut append, chunks) =
+        AppendEncoder::start(&tag, &"a \"b".into(), &message(3, true, false), Literals::Synchronising)
+            .unwrap();
+    assert_eq!(chunks, [&b"A1 APPEND \"a \\\"b\" (\\Seen) \" 1-Jan-1970 00:00:00 +0000\" {3}\r\n"[..], b""]);
+    let chunks = append.next(&message(0, false, true)).unwrap();
+    assert_eq!(chunks, [&b" (\\Seen) \" 1-Jan-1970 00:00:00 +0000\" UTF8 (~{0+}\r\n"[..]]);
+    assert_eq!(append.end(), b")\r\n");
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused() {
+    use rookery_codec::imap::client::EncodeError;
+    let refuse = |command| encode(&Tagged { tag: Tag::new(b"a").unwrap(), command }, Literals::Synchronising);
+    assert_eq!(refuse(Command::Compress { mechanism: "X\r\nb NOOP".into() }), Err(EncodeError::NotAnAtom));
+    assert_eq!(refuse(Command::Delete { mailbox: "a\0".into() }), Err(EncodeError::Nul));
+    assert_eq!(refuse(Command::Unknown { name: "X".into() }), Err(EncodeError::Unknown));
 }

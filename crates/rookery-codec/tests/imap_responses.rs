@@ -1,4 +1,5 @@
 //! Responses as the RFCs show them, and any response at all: each is read, printed, and read again.
+#![allow(clippy::unwrap_used, reason = "a test may stop where it fails")]
 
 use bytes::BytesMut;
 use proptest::prelude::*;

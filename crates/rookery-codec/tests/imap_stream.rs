@@ -1,4 +1,5 @@
 //! Framing: literals, APPEND, limits, and hostile input.
+#![allow(clippy::unwrap_used, reason = "a test may stop where it fails")]
 
 use proptest::prelude::*;
 use rookery_codec::imap::Tag;
@@ -251,4 +252,16 @@ proptest! {
     fn any_octets_are_answered(input in prop::collection::vec(any::<u8>(), 0..400)) {
         events(&input, &[], Limits::LOGGED_IN, true);
     }
+}
+
+#[test]
+fn input_can_be_taken_out_between_commands() {
+    // RFC 9051 §6.2.1: what was sent in the clear behind STARTTLS must not be read as if it came by TLS.
+    let mut decoder = Decoder::new(Limits::BEFORE_LOGIN);
+    decoder.push(b"a STARTTLS\r\nb LOGIN x y\r\n");
+    assert!(matches!(decoder.next(), Decoded::Command(_)));
+    assert_eq!(&decoder.take_input()[..], b"b LOGIN x y\r\n");
+    decoder.push(NOOP.as_bytes());
+    assert!(matches!(decoder.next(), Decoded::Command(_)));
+    assert_eq!(decoder.next(), Decoded::NeedMore);
 }

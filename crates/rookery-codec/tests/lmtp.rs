@@ -1,4 +1,5 @@
 //! LMTP: commands, replies, and what ends a message.
+#![allow(clippy::unwrap_used, reason = "a test may stop where it fails")]
 
 use bytes::BytesMut;
 use proptest::prelude::*;
