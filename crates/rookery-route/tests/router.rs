@@ -1,5 +1,8 @@
 //! What names resolve to, and which error says what.
 
+// The lint's exception for tests does not reach the helper functions of a test crate.
+#![allow(clippy::unwrap_used)]
+
 use rookery_directory::{AccountState, DirectCommit, Directory, DirectoryError, EmbeddedDirectory, Home};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
