@@ -44,6 +44,7 @@ pub(crate) async fn run(store: WeakStore, pause: Duration) {
 
 /// One look around.
 pub(crate) async fn round(store: &Store, cursor: &mut Option<AccountId>) -> Result<(), StoreError> {
+    store.look_at_the_disk();
     for account in store.loaded() {
         tend(&account).await?;
     }
