@@ -366,9 +366,17 @@ impl Store {
         account
             .transact(|t| {
                 t.record.state = AccountState::Deleted;
+                let key = keys::deleted_account(id, now_unix());
+                let value = crate::records::encode_deleted_mailbox(&key);
+                t.put(Space::Queue, key.to_vec(), value);
                 Ok(())
             })
             .await
+    }
+
+    /// An account that has been forgotten does not take up memory either.
+    pub(crate) fn unload(&self, id: AccountId) {
+        self.0.accounts.lock().remove(&id);
     }
 
     /// Makes changes outside of accounts durable, in the same groups: the directory's.

@@ -513,3 +513,43 @@ async fn many_at_once_get_different_uids_in_order() {
     all.dedup();
     assert_eq!((all.len(), all.last().map(|uid| uid.get())), (400, Some(400)));
 }
+
+#[tokio::test]
+async fn a_deleted_account_is_gone_at_once_and_its_space_is_won_back() {
+    let disk = SimDisk::new(6);
+    let (store, mut model) = fresh(&disk).await;
+    let mut rng = Rng(9);
+    for _ in 0..60 {
+        step(&store, &mut rng, &mut model).await.expect("nothing fails here");
+    }
+    let account = store.account(account_id()).await.unwrap();
+    store.delete_account(account_id()).await.unwrap();
+    assert!(matches!(store.account(account_id()).await, Err(rookery_store::StoreError::NoAccount)));
+    let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
+    let set = account.set_special_use(inbox, Vec::new()).await;
+    assert!(
+        matches!(set, Err(rookery_store::StoreError::NoAccount)),
+        "a handle to it changes nothing either"
+    );
+    drop(account);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    store.tend_now().await.unwrap();
+    store.close().await;
+    drop(store);
+    let store = open(&disk).unwrap();
+    store.tend_now().await.unwrap();
+    let engine = store.engine_for_check();
+    for space in rookery_kv::engine::Space::ALL {
+        let mut keys = 0;
+        engine
+            .scan(space, &[], None, false, &mut |_, _| {
+                keys += 1;
+                true
+            })
+            .unwrap();
+        assert!(keys == 0 || space == rookery_kv::engine::Space::Meta, "{space:?} has {keys} keys left");
+    }
+    use rookery_kv::files::FileLayer;
+    assert!(disk.files().list().unwrap().len() <= 1, "{:?}", disk.files().list());
+    assert!(rookery_store::check::check(&*engine, Arc::new(disk.files())).unwrap().is_empty());
+}
