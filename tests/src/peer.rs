@@ -1,0 +1,49 @@
+//! Debian's Dovecot and Cyrus, started from our own minimal configurations (`bench/peers/`): for side-by-side
+//! figures, and Dovecot as a stand-in that shows whether a failing test is the test's fault.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use crate::command;
+use crate::server::{PASSWORD, Server};
+
+/// Writes the stand-in's configuration and its empty list of users.
+pub(crate) fn dovecot_stand_in_config(server: &Server) -> Result<()> {
+    command::require("dovecot")?;
+    ensure!(Path::new("/usr/lib/dovecot/imap").exists(), "dovecot's IMAP part is missing; run bench/peers/install-debian.sh");
+    let template = include_str!("../../bench/peers/dovecot.conf");
+    let root = server.root();
+    std::fs::create_dir_all(root.join("run"))?;
+    std::fs::create_dir_all(server.data())?;
+    let users = root.join("users");
+    if !users.exists() {
+        std::fs::write(&users, "")?;
+    }
+    open_to_all(root)?;
+    open_to_all(&server.data())?;
+    std::os::unix::fs::chown(server.data(), Some(65534), Some(65534))?;
+    let config = template
+        .replace("@ROOT@", &root.display().to_string())
+        .replace("@ADDRESS@", &server.imap.ip().to_string())
+        .replace("@IMAP@", &server.imap.port().to_string())
+        .replace("@IMAPS@", &server.imaps.port().to_string())
+        .replace("@LMTP@", &server.lmtp.port().to_string());
+    std::fs::write(server.config(), config)?;
+    Ok(())
+}
+
+/// The stand-in's servers run as `nobody` and must get through the temporary folder's mode.
+fn open_to_all(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
+}
+
+/// Adds a user to the stand-in's list.
+pub(crate) fn dovecot_stand_in_user(server: &Server, name: &str) -> Result<()> {
+    let path = server.root().join("users");
+    let mut users = std::fs::read_to_string(&path)?;
+    users.push_str(&format!("{name}:{{PLAIN}}{PASSWORD}:65534:65534::{}/{name}::\n", server.data().display()));
+    std::fs::write(path, users)?;
+    Ok(())
+}
