@@ -44,6 +44,8 @@ pub(crate) fn dovecot_stand_in_user(server: &Server, name: &str) -> Result<()> {
     let path = server.root().join("users");
     let mut users = std::fs::read_to_string(&path)?;
     users.push_str(&format!("{name}:{{PLAIN}}{PASSWORD}:65534:65534::{}/{name}::\n", server.data().display()));
-    std::fs::write(path, users)?;
+    std::fs::write(&path, &users)?;
+    // Dovecot looks at the file's time stamp once a second at most.
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
     Ok(())
 }

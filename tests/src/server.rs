@@ -372,11 +372,10 @@ impl Killer {
             Program::Rookery => Vec::new(),
             Program::Dovecot => crate::process::tree(self.pid).split_off(1),
         };
-        let killed = crate::process::signal(self.pid, Signal::KILL);
         for pid in others {
             crate::process::signal(pid, Signal::KILL).ok();
         }
-        killed
+        crate::process::signal(self.pid, Signal::KILL)
     }
 }
 

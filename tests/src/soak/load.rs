@@ -12,7 +12,7 @@ use crate::imap::{Imap, Status};
 use crate::lmtp::Lmtp;
 use crate::process::monotonic_ns;
 use crate::random::Random;
-use crate::server::{PASSWORD, Server};
+use crate::server::{PASSWORD, Program, Server};
 
 /// Worker threads, each with an IMAP and an LMTP connection.
 pub const WORKERS: usize = 6;
@@ -60,12 +60,13 @@ pub fn prepare(server: &Server) -> Result<()> {
 /// given back.
 pub fn run(server: &Server, workers: &mut [Worker], seed: u64, dead: &AtomicBool) -> Result<()> {
     let (imap, lmtp) = (server.imap, server.lmtp);
+    let moves = server.program() == Program::Rookery;
     std::thread::scope(|scope| {
         let threads: Vec<_> = workers
             .iter_mut()
             .map(|worker| {
                 let random = Random::new(seed ^ (worker.number as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d));
-                scope.spawn(move || work(worker, imap, lmtp, random, dead))
+                scope.spawn(move || work(worker, (imap, lmtp), moves, random, dead))
             })
             .collect();
         for thread in threads {
@@ -80,8 +81,8 @@ pub fn run(server: &Server, workers: &mut [Worker], seed: u64, dead: &AtomicBool
 
 fn work(
     worker: &mut Worker,
-    imap: SocketAddr,
-    lmtp: SocketAddr,
+    (imap, lmtp): (SocketAddr, SocketAddr),
+    moves: bool,
     mut random: Random,
     dead: &AtomicBool,
 ) -> Result<()> {
@@ -90,6 +91,7 @@ fn work(
             imap: Imap::login(imap, worker.account(), PASSWORD)?,
             lmtp: Lmtp::connect(lmtp)?,
             selected: None,
+            moves,
         })
     };
     let mut session = match begin() {
@@ -126,6 +128,8 @@ struct Session {
     imap: Imap,
     lmtp: Lmtp,
     selected: Option<&'static str>,
+    /// MOVE is used: the stand-in's is not whole when it is killed.
+    moves: bool,
 }
 
 impl Session {
@@ -269,6 +273,8 @@ fn learn(worker: &mut Worker, session: &mut Session) -> Result<()> {
         .take(5)
         .collect();
     session.select("INBOX")?;
+    // A session may tell of what others delivered only now and then (RFC 9051 §7); at NOOP it must.
+    session.ok("NOOP")?;
     for at in unknown {
         let token = worker.stories[at].token.clone();
         let reply = session.ok(&format!("UID SEARCH HEADER X-Token {token}"))?;
@@ -340,7 +346,7 @@ fn carry(
     let free: Vec<_> = MAILBOXES.iter().copied().filter(|name| !state.contains_key(name)).collect();
     let Some(&to) = free.get(random.index(free.len())) else { return expunge(story, session, mailbox, uid) };
     let (verb, effect) =
-        if random.chance(50) { ("MOVE", Effect::Move(mailbox, to)) } else { ("COPY", Effect::Copy(mailbox, to)) };
+        if session.moves && random.chance(50) { ("MOVE", Effect::Move(mailbox, to)) } else { ("COPY", Effect::Copy(mailbox, to)) };
     sending(story, effect);
     let reply = session.ok(&format!("UID {verb} {uid} {to}"))?;
     // MOVE tells the UIDs in an untagged OK (RFC 6851 §4.3), COPY in the tagged one.
