@@ -58,9 +58,9 @@ fn fetch_all(server: &Server, user: &str) -> Result<Vec<Vec<u8>>> {
 fn pull_and_compare(server: &Server, user: &str, want: &[Vec<u8>]) -> Result<()> {
     let near = Mbsync::new(server, user)?;
     near.run()?;
-    // A Maildir has LF line ends; that is all mbsync changes.
-    let mut got: Vec<Vec<u8>> = near.messages("INBOX")?.into_iter().map(|(_, octets)| crlf(&octets)).collect();
-    let mut want = want.to_vec();
+    // A Maildir has LF line ends, and mbsync drops a bare CR; that is all it changes.
+    let mut got: Vec<_> = near.messages("INBOX")?.iter().map(|(_, octets)| without_bare_cr(octets)).collect();
+    let mut want: Vec<_> = want.iter().map(|octets| without_bare_cr(octets)).collect();
     got.sort();
     want.sort();
     ensure!(got.len() == want.len(), "{user}: {} messages came out of {}", got.len(), want.len());
@@ -89,6 +89,9 @@ fn real_mail_in_by_lmtp_and_out() -> Result<()> {
     ensure!(stored.len() == messages.len(), "{} of {} messages are there", stored.len(), messages.len());
     for (octets, message) in stored.iter().zip(&messages) {
         let want = as_delivered(message);
+        if server.program() == Program::Dovecot && without_bare_cr(&want) != want {
+            continue; // The stand-in rewrites a bare CR.
+        }
         let trace = octets.strip_suffix(want.as_slice());
         let trace = trace.with_context(|| format!("{} changed: {}", message.name, difference(octets, &want)))?;
         check_trace_fields(trace, server.program()).with_context(|| message.name.clone())?;
@@ -114,8 +117,8 @@ fn real_mail_in_by_mbsync_and_out() -> Result<()> {
     near.run()?;
     near.run_idle()?;
     let stored = fetch_all(&server, "joe")?;
-    let mut got: Vec<Vec<u8>> = stored.iter().map(|octets| without_tuid(octets)).collect();
-    let mut want: Vec<Vec<u8>> = messages.iter().map(|message| crlf(&message.octets)).collect();
+    let mut got: Vec<_> = stored.iter().map(|octets| without_bare_cr(&without_tuid(octets))).collect();
+    let mut want: Vec<_> = messages.iter().map(|message| without_bare_cr(&message.octets)).collect();
     got.sort();
     want.sort();
     ensure!(got.len() == want.len(), "{} of {} messages are there", got.len(), want.len());
@@ -125,6 +128,12 @@ fn real_mail_in_by_mbsync_and_out() -> Result<()> {
     pull_and_compare(&server, "joe", &stored)?;
     server.check()?;
     server.stop()
+}
+
+/// With CRLF line ends and no other CR, as a message is after mbsync carried it.
+fn without_bare_cr(octets: &[u8]) -> Vec<u8> {
+    let without: Vec<u8> = octets.iter().copied().filter(|octet| *octet != b'\r').collect();
+    crlf(&without)
 }
 
 /// mbsync marks what it uploads with a field of its own in the header, by which it finds it again.

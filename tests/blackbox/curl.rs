@@ -6,26 +6,28 @@ use rookery_tests::server::{PASSWORD, Server};
 
 use crate::{message, server_with_joe};
 
-fn curl(server: &Server, path: &str, more: &[&str], stdin: &[u8]) -> Result<Vec<u8>> {
+fn curl(server: &Server, path: &str, more: &[&str]) -> Result<Vec<u8>> {
     let (url, user) = (format!("imap://{}/{path}", server.imap), format!("joe:{PASSWORD}"));
     let args = [&["--silent", "--show-error", "--max-time", "60", "--user", &user, &url], more].concat();
-    Ok(command::ok("curl", &args, stdin)?.stdout)
+    Ok(command::ok("curl", &args, b"")?.stdout)
 }
 
 #[test]
 fn curl_lists_uploads_searches_and_fetches() -> Result<()> {
     let mut server = server_with_joe()?;
     server.login("joe")?.ok("CREATE \"Old Letters\"")?;
-    let list = String::from_utf8_lossy(&curl(&server, "", &[], b"")?).into_owned();
+    let list = String::from_utf8_lossy(&curl(&server, "", &[])?).into_owned();
     ensure!(list.contains("INBOX") && list.contains("\"Old Letters\""), "{list}");
 
     let text = message("by curl", "line one\r\n.line two");
-    curl(&server, "Old%20Letters", &["--upload-file", "-"], text.as_bytes())?;
-    let found = String::from_utf8_lossy(&curl(&server, "Old%20Letters?SUBJECT%20curl", &[], b"")?).into_owned();
+    let file = server.root().join("letter");
+    std::fs::write(&file, &text)?;
+    curl(&server, "Old%20Letters", &["--upload-file", &file.display().to_string()])?;
+    let found = String::from_utf8_lossy(&curl(&server, "Old%20Letters?SUBJECT%20curl", &[])?).into_owned();
     ensure!(found.trim() == "* SEARCH 1", "{found}");
-    let fetched = curl(&server, "Old%20Letters/;UID=1", &[], b"")?;
+    let fetched = curl(&server, "Old%20Letters/;UID=1", &[])?;
     ensure!(fetched == text.as_bytes(), "{}", String::from_utf8_lossy(&fetched));
-    let subject = curl(&server, "Old%20Letters/;UID=1/;SECTION=HEADER.FIELDS%20(SUBJECT)", &[], b"")?;
+    let subject = curl(&server, "Old%20Letters/;UID=1/;SECTION=HEADER.FIELDS%20(SUBJECT)", &[])?;
     ensure!(subject == b"Subject: by curl\r\n\r\n", "{}", String::from_utf8_lossy(&subject));
     server.stop()
 }

@@ -18,11 +18,11 @@ impl Mbsync {
         let folder = tempfile::tempdir()?;
         let root = folder.path().display();
         let config = format!(
-            "SyncState {root}/state/\nFSync no\n\
+            "SyncState {root}/state/\nFSync no\n\n\
              IMAPAccount test\nHost {ip}\nPort {port}\nUser {user}\nPass \"{PASSWORD}\"\nSSLType None\n\
-             AuthMechs LOGIN\nTimeout 60\n\
-             IMAPStore far\nAccount test\n\
-             MaildirStore near\nPath {root}/mail/\nInbox {root}/mail/INBOX\nSubFolders Verbatim\n\
+             AuthMechs LOGIN\nTimeout 60\n\n\
+             IMAPStore far\nAccount test\n\n\
+             MaildirStore near\nPath {root}/mail/\nInbox {root}/mail/INBOX\nSubFolders Verbatim\n\n\
              Channel all\nFar :far:\nNear :near:\nPatterns *\nCreate Both\nExpunge Both\nCopyArrivalDate yes\n",
             ip = server.imap.ip(),
             port = server.imap.port()
@@ -35,17 +35,25 @@ impl Mbsync {
 
     /// One run over all mailboxes; gives what it said.
     pub(crate) fn run(&self) -> Result<String> {
-        let config = self.folder.path().join("mbsyncrc").display().to_string();
-        Ok(command::ok("mbsync", &["--config", &config, "--verbose", "--all"], b"")?.text())
+        self.run_with("--verbose")
     }
 
-    /// One run that must not find anything to do.
+    fn run_with(&self, option: &str) -> Result<String> {
+        let config = self.folder.path().join("mbsyncrc").display().to_string();
+        Ok(command::ok("mbsync", &["--config", &config, option, "--all"], b"")?.text())
+    }
+
+    /// One run that must not find anything to do: it changes no file here and asks for no change there.
     pub(crate) fn run_idle(&self) -> Result<()> {
         let before = self.listing()?;
-        let said = self.run()?;
-        let summary = said.lines().rfind(|line| line.starts_with("Channels:")).unwrap_or_default();
-        let far = summary.split("Far:").nth(1).context("mbsync printed no summary")?;
-        ensure!(!far.chars().any(|c| ('1'..='9').contains(&c)), "mbsync still had something to do: {summary}\n{said}");
+        // The commands it sends, as ">>> tag command".
+        let said = self.run_with("--debug-net")?;
+        let sent: Vec<&str> = said.lines().filter(|line| line.contains(">>> ")).collect();
+        ensure!(sent.iter().any(|line| line.contains("SELECT")), "mbsync showed no commands:\n{said}");
+        let changes = ["APPEND", "STORE", "EXPUNGE", "BODY.PEEK[]", "CREATE", "MOVE", "COPY"];
+        for line in sent {
+            ensure!(!changes.iter().any(|verb| line.contains(verb)), "mbsync still had something to do: {line}");
+        }
         ensure!(before == self.listing()?, "mbsync changed the Maildir in a run with nothing to do");
         Ok(())
     }

@@ -21,7 +21,7 @@ fn neomutt(server: &Server, mailbox: &str, keys: &str) -> Result<String> {
          set spool_file=\"{url}/{mailbox}\"\nset index_format=\"%C|%Z|%s\"\npush \"{keys}\"\n"
     );
     std::fs::write(&config, text)?;
-    let run = format!("env TERM=xterm HOME={} neomutt -n -F {}", folder.path().display(), config.display());
+    let run = format!("stty rows 40 cols 100; exec env TERM=xterm HOME={} neomutt -n -F {}", folder.path().display(), config.display());
     let log = folder.path().join("typescript").display().to_string();
     let output = command::ok("timeout", &["60", "script", "-q", "-e", "-c", &run, &log], b"")?;
     Ok(output.text())
@@ -35,13 +35,15 @@ fn neomutt_reads_copies_and_deletes() -> Result<()> {
     for subject in ["alpha", "beta", "gamma"] {
         imap.append_ok("INBOX", "", message(subject, "text").as_bytes())?;
     }
-    // Shows the list, tags everything, copies it to Archive, deletes the second message, reads the third, quits.
-    let keys = "<tag-pattern>.<enter><tag-prefix><copy-message>=Archive<enter><untag-pattern>.<enter>\
-                <jump>2<enter><delete-message><jump>3<enter><display-message><exit><sync-mailbox><quit>";
-    let shown = neomutt(&server, "INBOX", keys)?;
+    let shown = neomutt(&server, "INBOX", "<refresh><sync-mailbox><quit>")?;
     for subject in ["alpha", "beta", "gamma"] {
         ensure!(shown.contains(subject), "neomutt did not show {subject}:\n{}", shown.escape_debug());
     }
+    ensure!(shown.contains("Msgs:3"), "neomutt did not count three:\n{}", shown.escape_debug());
+    // Tags everything, copies it to Archive, deletes the second message, reads the third, quits.
+    let keys = "<tag-pattern>.<enter><tag-prefix><copy-message>=Archive<enter><untag-pattern>.<enter>\
+                <jump>2<enter><delete-message><jump>3<enter><display-message><exit><sync-mailbox><quit>";
+    neomutt(&server, "INBOX", keys)?;
     let subjects = |imap: &mut rookery_tests::imap::Imap, mailbox: &str| -> Result<Vec<(String, bool)>> {
         imap.ok(&format!("SELECT {mailbox}"))?;
         let reply = imap.ok("UID FETCH 1:* (FLAGS BODY.PEEK[HEADER.FIELDS (SUBJECT)])")?;

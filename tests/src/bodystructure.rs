@@ -58,7 +58,9 @@ fn single(body: &Value, section: &str, found: &mut Vec<Part>) -> Result<()> {
     let octets = fields[6].number().with_context(|| format!("section {section}: octets"))?;
     let media = format!("{kind}/{subtype}").to_ascii_lowercase();
     let mut next = 7;
-    if media == "message/rfc822" || media == "message/global" {
+    // message/global is such a part only to servers of RFC 9051; to older ones it is one like any other.
+    let global = media == "message/global" && matches!(fields.get(7), Some(Value::List(_)));
+    if media == "message/rfc822" || global {
         ensure!(fields.len() >= 10, "section {section}: message/rfc822 with {} fields", fields.len());
         envelope(&fields[7]).with_context(|| format!("section {section}: envelope"))?;
         fields[9].number().context("lines of a message")?;

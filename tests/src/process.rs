@@ -6,6 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
+/// A signal by its name, such as `SignalName::INT`.
+pub type SignalName = Signal;
+
 /// Clock ticks a second in `/proc/PID/stat`; Linux has used 100 for user space on every architecture we run on.
 const TICKS_PER_SECOND: u64 = 100;
 

@@ -367,13 +367,12 @@ pub struct Killer {
 impl Killer {
     /// Sends SIGKILL.
     pub fn fire(self) -> Result<()> {
-        // Rookery is one process; the stand-in's others are killed by their ids.
-        let others = match self.program {
-            Program::Rookery => Vec::new(),
-            Program::Dovecot => crate::process::tree(self.pid).split_off(1),
-        };
-        for pid in others {
-            crate::process::signal(pid, Signal::KILL).ok();
+        if self.program == Program::Dovecot {
+            // The stand-in's master would start its children anew, and they would say good-bye if it went first.
+            crate::process::signal(self.pid, Signal::STOP)?;
+            for pid in crate::process::tree(self.pid).split_off(1) {
+                crate::process::signal(pid, Signal::KILL).ok();
+            }
         }
         crate::process::signal(self.pid, Signal::KILL)
     }
