@@ -58,22 +58,34 @@ fn fetch_all(server: &Server, user: &str) -> Result<Vec<Vec<u8>>> {
 fn pull_and_compare(server: &Server, user: &str, want: &[Vec<u8>]) -> Result<()> {
     let near = Mbsync::new(server, user)?;
     near.run()?;
-    // A Maildir has LF line ends, and mbsync drops a bare CR; that is all it changes.
-    let mut got: Vec<_> = near.messages("INBOX")?.iter().map(|(_, octets)| without_bare_cr(octets)).collect();
-    let mut want: Vec<_> = want.iter().map(|octets| without_bare_cr(octets)).collect();
+    // A Maildir has LF line ends, and mbsync drops a bare CR and adds its mark; that is all it changes.
+    let mut got: Vec<_> =
+        near.messages("INBOX")?.iter().map(|(_, octets)| without_bare_cr(&without_tuid(octets))).collect();
+    let mut want: Vec<_> = want.iter().map(|octets| without_bare_cr(&without_tuid(octets))).collect();
     got.sort();
     want.sort();
     ensure!(got.len() == want.len(), "{user}: {} messages came out of {}", got.len(), want.len());
     for (got, want) in got.iter().zip(&want) {
-        ensure!(got == want, "{user}: a message changed on its way through mbsync:\n{}", difference(got, want));
+        ensure!(
+            got == want,
+            "{user}: a message changed on its way through mbsync:\n{}",
+            difference(got, want)
+        );
     }
     near.run_idle()
 }
 
 fn difference(got: &[u8], want: &[u8]) -> String {
     let at = got.iter().zip(want).position(|(a, b)| a != b).unwrap_or(got.len().min(want.len()));
-    let around = |octets: &[u8]| octets[at.saturating_sub(60)..(at + 60).min(octets.len())].escape_ascii().to_string();
-    format!("{} and {} octets, at {at}:\n  got  {}\n  want {}", got.len(), want.len(), around(got), around(want))
+    let around =
+        |octets: &[u8]| octets[at.saturating_sub(60)..(at + 60).min(octets.len())].escape_ascii().to_string();
+    format!(
+        "{} and {} octets, at {at}:\n  got  {}\n  want {}",
+        got.len(),
+        want.len(),
+        around(got),
+        around(want)
+    )
 }
 
 #[test]
@@ -93,7 +105,8 @@ fn real_mail_in_by_lmtp_and_out() -> Result<()> {
             continue; // The stand-in rewrites a bare CR.
         }
         let trace = octets.strip_suffix(want.as_slice());
-        let trace = trace.with_context(|| format!("{} changed: {}", message.name, difference(octets, &want)))?;
+        let trace =
+            trace.with_context(|| format!("{} changed: {}", message.name, difference(octets, &want)))?;
         check_trace_fields(trace, server.program()).with_context(|| message.name.clone())?;
     }
     pull_and_compare(&server, "joe", &stored)?;
@@ -139,6 +152,7 @@ fn without_bare_cr(octets: &[u8]) -> Vec<u8> {
 /// mbsync marks what it uploads with a field of its own in the header, by which it finds it again.
 fn without_tuid(octets: &[u8]) -> Vec<u8> {
     let Some(at) = octets.windows(8).position(|window| window == b"X-TUID: ") else { return octets.to_vec() };
-    let end = octets[at..].iter().position(|&octet| octet == b'\n').map_or(octets.len(), |length| at + length + 1);
+    let end =
+        octets[at..].iter().position(|&octet| octet == b'\n').map_or(octets.len(), |length| at + length + 1);
     [&octets[..at], &octets[end..]].concat()
 }

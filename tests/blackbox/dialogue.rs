@@ -15,7 +15,11 @@ fn a_message_survives_a_restart_with_its_uid_and_flags() -> Result<()> {
     server.restart()?;
     let mut imap = server.login("joe")?;
     let selected = imap.ok("SELECT INBOX")?;
-    ensure!(selected.code("UIDVALIDITY") == Some(validity.to_string()), "UIDVALIDITY changed: {:?}", selected.lines());
+    ensure!(
+        selected.code("UIDVALIDITY") == Some(validity.to_string()),
+        "UIDVALIDITY changed: {:?}",
+        selected.lines()
+    );
     ensure!(selected.lines().contains(&"1 EXISTS".to_owned()), "{:?}", selected.lines());
     let fetched = imap.ok("FETCH 1 (UID FLAGS BODY.PEEK[])")?.fetches()?;
     let fetch = fetched.first().context("nothing fetched")?;

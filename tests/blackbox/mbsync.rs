@@ -52,7 +52,10 @@ impl Mbsync {
         ensure!(sent.iter().any(|line| line.contains("SELECT")), "mbsync showed no commands:\n{said}");
         let changes = ["APPEND", "STORE", "EXPUNGE", "BODY.PEEK[]", "CREATE", "MOVE", "COPY"];
         for line in sent {
-            ensure!(!changes.iter().any(|verb| line.contains(verb)), "mbsync still had something to do: {line}");
+            ensure!(
+                !changes.iter().any(|verb| line.contains(verb)),
+                "mbsync still had something to do: {line}"
+            );
         }
         ensure!(before == self.listing()?, "mbsync changed the Maildir in a run with nothing to do");
         Ok(())
@@ -111,7 +114,8 @@ fn pull_push_and_flags_both_ways() -> Result<()> {
     }
     let text = message("pushed", "four").replace("\r\n", "\n");
     std::fs::write(near.maildir("Drafts").join("cur/1.2.local:2,DS"), &text)?;
-    let second = inbox.iter().find(|(_, octets)| octets.windows(6).any(|w| w == b"second")).context("no second")?;
+    let second =
+        inbox.iter().find(|(_, octets)| octets.windows(6).any(|w| w == b"second")).context("no second")?;
     ensure!(flags(&second.0).contains('F'), "{:?}", second.0);
     let unflagged = second.0.to_string_lossy().replace(":2,FS", ":2,S");
     std::fs::rename(&second.0, unflagged)?;
@@ -124,7 +128,8 @@ fn pull_push_and_flags_both_ways() -> Result<()> {
     let now = fetched.first().context("nothing fetched")?.flags()?;
     ensure!(now.contains(&"\\Seen".into()) && !now.contains(&"\\Flagged".into()), "{now:?}");
     let first = near.messages("INBOX")?;
-    let first = first.iter().find(|(_, octets)| octets.windows(5).any(|w| w == b"first")).context("no first")?;
+    let first =
+        first.iter().find(|(_, octets)| octets.windows(5).any(|w| w == b"first")).context("no first")?;
     ensure!(flags(&first.0).contains('S'), "{:?}", first.0);
     ensure!(imap.ok("SELECT Drafts")?.lines().contains(&"1 EXISTS".into()));
     let fetched = imap.ok("FETCH 1 (FLAGS BODY.PEEK[])")?.fetches()?;

@@ -21,7 +21,11 @@ fn neomutt(server: &Server, mailbox: &str, keys: &str) -> Result<String> {
          set spool_file=\"{url}/{mailbox}\"\nset index_format=\"%C|%Z|%s\"\npush \"{keys}\"\n"
     );
     std::fs::write(&config, text)?;
-    let run = format!("stty rows 40 cols 100; exec env TERM=xterm HOME={} neomutt -n -F {}", folder.path().display(), config.display());
+    let run = format!(
+        "stty rows 40 cols 100; exec env TERM=xterm HOME={} neomutt -n -F {}",
+        folder.path().display(),
+        config.display()
+    );
     let log = folder.path().join("typescript").display().to_string();
     let output = command::ok("timeout", &["60", "script", "-q", "-e", "-c", &run, &log], b"")?;
     Ok(output.text())

@@ -20,7 +20,8 @@ struct Run {
 /// Runs a Python program in a recorded folder, named `d`, that held the file `old` before.
 fn run(program: &str) -> Result<Run> {
     let folder = tempfile::tempdir()?;
-    let (data, before, trace) = (folder.path().join("data"), folder.path().join("before"), folder.path().join("trace"));
+    let (data, before, trace) =
+        (folder.path().join("data"), folder.path().join("before"), folder.path().join("trace"));
     for place in [&data, &before] {
         std::fs::create_dir(place)?;
         std::fs::write(place.join("old"), "as it was")?;
@@ -92,8 +93,18 @@ except OSError: os.write(w, b'cut')
 ")?;
     run.prove()?;
     let kinds = [
-        Kind::Open, Kind::Close, Kind::Duplicate, Kind::Write, Kind::Sync, Kind::SetLength, Kind::Extend, Kind::Rename,
-        Kind::Unlink, Kind::RemoveFolder, Kind::MakeFolder, Kind::Link,
+        Kind::Open,
+        Kind::Close,
+        Kind::Duplicate,
+        Kind::Write,
+        Kind::Sync,
+        Kind::SetLength,
+        Kind::Extend,
+        Kind::Rename,
+        Kind::Unlink,
+        Kind::RemoveFolder,
+        Kind::MakeFolder,
+        Kind::Link,
     ];
     for kind in kinds {
         ensure!(run.records.iter().any(|record| record.kind == kind), "no {kind:?} was seen");

@@ -1,9 +1,9 @@
 //! Malformed and extreme messages: taken by APPEND, given back as they are, and described in a way that adds up.
 
 use anyhow::{Context, Result, ensure};
+use rookery_tests::bodystructure;
 use rookery_tests::corpus::{self, Message, crlf};
 use rookery_tests::imap::Imap;
-use rookery_tests::bodystructure;
 
 /// Parts asked for in one FETCH.
 const PARTS_PER_FETCH: usize = 40;
@@ -14,7 +14,8 @@ fn check(imap: &mut Imap, message: &Message) -> Result<()> {
     let (_, uid) = imap.append_ok("INBOX", "", &message.octets)?;
     let reply = imap.ok(&format!("UID FETCH {uid} (RFC822.SIZE ENVELOPE BODYSTRUCTURE BODY.PEEK[])"))?;
     let fetches = reply.fetches()?;
-    let fetch = fetches.iter().find(|fetch| fetch.uid().is_ok_and(|found| found == uid)).context("not fetched")?;
+    let fetch =
+        fetches.iter().find(|fetch| fetch.uid().is_ok_and(|found| found == uid)).context("not fetched")?;
     let octets = fetch.body("BODY[]")?;
     // A server may turn LF into CRLF; more it may not do.
     ensure!(octets == message.octets || octets == crlf(&message.octets), "BODY[] is not what was appended");
@@ -23,12 +24,14 @@ fn check(imap: &mut Imap, message: &Message) -> Result<()> {
     let parts = bodystructure::parts(fetch.get("BODYSTRUCTURE")?).context("BODYSTRUCTURE")?;
     ensure!(!parts.is_empty(), "a BODYSTRUCTURE without parts");
     let step = parts.len().div_ceil(PARTS_CHECKED_MAX);
-    let chosen: Vec<_> = parts.iter().enumerate().filter(|(n, _)| n % step == 0 || n + 20 > parts.len()).collect();
+    let chosen: Vec<_> =
+        parts.iter().enumerate().filter(|(n, _)| n % step == 0 || n + 20 > parts.len()).collect();
     for group in chosen.chunks(PARTS_PER_FETCH) {
         let items: Vec<_> = group.iter().map(|(_, part)| format!("BODY.PEEK[{}]", part.section)).collect();
         let reply = imap.ok(&format!("UID FETCH {uid} ({})", items.join(" ")))?;
         let fetches = reply.fetches()?;
-        let fetch = fetches.iter().find(|fetch| fetch.uid().is_ok_and(|found| found == uid)).context("no parts")?;
+        let fetch =
+            fetches.iter().find(|fetch| fetch.uid().is_ok_and(|found| found == uid)).context("no parts")?;
         for (_, part) in group {
             let item = format!("BODY[{}]", part.section);
             let octets = fetch.get(&item)?.octets()?.unwrap_or_default();
@@ -52,7 +55,8 @@ fn torture_is_taken_and_described() -> Result<()> {
     imap.ok("SELECT INBOX")?;
     let mut faults = Vec::new();
     // NUL cannot be in a literal (RFC 9051 §4.3); an empty message is no message.
-    let allowed = messages.iter().filter(|message| !message.octets.is_empty() && !message.octets.contains(&0));
+    let allowed =
+        messages.iter().filter(|message| !message.octets.is_empty() && !message.octets.contains(&0));
     for message in allowed {
         if let Err(error) = check(&mut imap, message) {
             faults.push(format!("{}: {error:#}", message.name));

@@ -35,8 +35,13 @@ fn multipart(body: &Value, prefix: &str, found: &mut Vec<Part>) -> Result<()> {
     let fields = body.list()?;
     let children = fields.iter().take_while(|field| matches!(field, Value::List(_))).count();
     for (number, child) in fields[..children].iter().enumerate() {
-        let section = if prefix.is_empty() { format!("{}", number + 1) } else { format!("{prefix}.{}", number + 1) };
-        if is_multipart(child)? { multipart(child, &section, found)? } else { single(child, &section, found)? }
+        let section =
+            if prefix.is_empty() { format!("{}", number + 1) } else { format!("{prefix}.{}", number + 1) };
+        if is_multipart(child)? {
+            multipart(child, &section, found)?
+        } else {
+            single(child, &section, found)?
+        }
     }
     let rest = &fields[children..];
     text(rest.first(), "multipart subtype")?;
@@ -170,12 +175,18 @@ mod tests {
 
     #[test]
     fn a_message_inside_a_multipart_has_its_own_numbers() {
-        let text = |octets: u64| format!("(\"TEXT\" \"PLAIN\" (\"CHARSET\" \"utf-8\") NIL NIL \"7BIT\" {octets} 1)");
+        let text =
+            |octets: u64| format!("(\"TEXT\" \"PLAIN\" (\"CHARSET\" \"utf-8\") NIL NIL \"7BIT\" {octets} 1)");
         let envelope = "(NIL \"s\" ((NIL NIL \"a\" \"b.test\")) NIL NIL NIL NIL NIL NIL \"<1@b.test>\")";
         let inner = format!("({}{} \"ALTERNATIVE\" (\"BOUNDARY\" \"x\") NIL NIL)", text(5), text(6));
         let message = format!("(\"MESSAGE\" \"RFC822\" NIL NIL NIL \"7BIT\" 99 {envelope} {inner} 4)");
         let found = sections(&format!("({}{message} \"MIXED\")", text(3)));
-        let want = [("1", "text/plain", 3), ("2", "message/rfc822", 99), ("2.1", "text/plain", 5), ("2.2", "text/plain", 6)];
+        let want = [
+            ("1", "text/plain", 3),
+            ("2", "message/rfc822", 99),
+            ("2.1", "text/plain", 5),
+            ("2.2", "text/plain", 6),
+        ];
         assert_eq!(found, want.map(|(section, media, octets)| (section.into(), media.into(), octets)));
     }
 

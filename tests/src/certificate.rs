@@ -22,7 +22,8 @@ pub fn make(dir: &Path) -> Result<Certificate> {
         return Ok(made);
     }
     let (key, cert) = (made.key.display().to_string(), made.cert.display().to_string());
-    let args = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
+    let args =
+        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
     let names = "subjectAltName=DNS:localhost,DNS:mail.example.org,IP:127.0.0.1";
     let rest = ["-subj", "/CN=localhost", "-addext", names, "-keyout", &key, "-out", &cert];
     command::ok("openssl", &[&args[..], &rest[..]].concat(), b"")?;

@@ -40,7 +40,10 @@ pub fn real() -> Result<Vec<Message>> {
         if name.ends_with(".maildir.tar.xz") {
             messages.extend(archive(&path)?);
         } else if name.ends_with(".mboxrd.xz") {
-            messages.extend(mboxrd(&name, &command::ok("xz", &["-dc", &path.display().to_string()], b"")?.stdout));
+            messages.extend(mboxrd(
+                &name,
+                &command::ok("xz", &["-dc", &path.display().to_string()], b"")?.stdout,
+            ));
         }
     }
     ensure!(messages.len() > 1000, "the corpus has only {} messages", messages.len());

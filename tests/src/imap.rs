@@ -77,7 +77,9 @@ impl Fetch {
     /// The flags as sent.
     pub fn flags(&self) -> Result<Vec<String>> {
         let items = self.get("FLAGS")?.list()?.iter();
-        Ok(items.filter_map(|item| if let Value::Atom(flag) = item { Some(flag.clone()) } else { None }).collect())
+        Ok(items
+            .filter_map(|item| if let Value::Atom(flag) = item { Some(flag.clone()) } else { None })
+            .collect())
     }
 }
 

@@ -43,7 +43,8 @@ impl Lmtp {
 
     /// Connects to a Unix socket and says LHLO.
     pub fn connect_unix(path: &Path) -> Result<Lmtp> {
-        let stream = UnixStream::connect(path).with_context(|| format!("no LMTP connection to {}", path.display()))?;
+        let stream =
+            UnixStream::connect(path).with_context(|| format!("no LMTP connection to {}", path.display()))?;
         stream.set_read_timeout(Some(SILENCE_MAX))?;
         stream.set_write_timeout(Some(SILENCE_MAX))?;
         Lmtp::begin(Box::new(stream))
@@ -103,7 +104,9 @@ impl Lmtp {
         loop {
             let mut line = String::new();
             self.stream.read_line(&mut line).context("while waiting for an LMTP answer")?;
-            let Some(line) = line.strip_suffix("\r\n") else { bail!("the LMTP server closed the connection") };
+            let Some(line) = line.strip_suffix("\r\n") else {
+                bail!("the LMTP server closed the connection")
+            };
             let code = line.get(..3).and_then(|digits| digits.parse().ok());
             let code: u16 = code.with_context(|| format!("an LMTP answer without a code: {line:?}"))?;
             let text = line.get(4..).unwrap_or_default().to_owned();

@@ -37,6 +37,8 @@ pub enum Program {
     /// Dovecot as a stand-in, to tell mistakes of the tests from mistakes of the server
     /// (`ROOKERY_TESTS_PROGRAM=dovecot`).
     Dovecot,
+    /// Cyrus IMAP, for side-by-side figures alone.
+    Cyrus,
 }
 
 impl Program {
@@ -56,6 +58,7 @@ pub struct Server {
     /// Set for the process: `LD_PRELOAD` and what the shim wants.
     environment: Vec<(OsString, OsString)>,
     allowed_log: Vec<String>,
+    binary: Option<PathBuf>,
     /// Octets of the log already judged by an earlier stop.
     log_judged: u64,
     /// IMAP with STARTTLS.
@@ -90,6 +93,11 @@ impl Server {
         Server::prepare(Program::chosen(), Folder::Given(folder.to_path_buf()))
     }
 
+    /// As [`Server::on`], for a program of the caller's choice.
+    pub fn of(program: Program, folder: &Path) -> Result<Server> {
+        Server::prepare(program, Folder::Given(folder.to_path_buf()))
+    }
+
     fn prepare(program: Program, folder: Folder) -> Result<Server> {
         let root = match &folder {
             Folder::Temporary(dir) => dir.path().to_path_buf(),
@@ -104,6 +112,7 @@ impl Server {
             child: None,
             environment: Vec::new(),
             allowed_log: Vec::new(),
+            binary: None,
             log_judged,
             imap,
             imaps,
@@ -118,6 +127,7 @@ impl Server {
     fn write_config(&self) -> Result<()> {
         match self.program {
             Program::Dovecot => peer::dovecot_stand_in_config(self),
+            Program::Cyrus => peer::cyrus_config(self),
             Program::Rookery => Ok(std::fs::write(self.config(), self.rookery_config())?),
         }
     }
@@ -181,6 +191,15 @@ impl Server {
         self.allowed_log.push(text.to_owned());
     }
 
+    /// Drives this binary instead of the one built beside the tests.
+    pub fn use_binary(&mut self, path: PathBuf) {
+        self.binary = Some(path);
+    }
+
+    fn binary(&self) -> Result<PathBuf> {
+        self.binary.clone().map_or_else(binary, Ok)
+    }
+
     /// Which program this is.
     pub fn program(&self) -> Program {
         self.program
@@ -192,7 +211,7 @@ impl Server {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let mut command = match self.program {
             Program::Rookery => {
-                let mut command = Command::new(binary()?);
+                let mut command = Command::new(self.binary()?);
                 command.arg("serve").arg("--config").arg(self.config());
                 command
             }
@@ -201,6 +220,7 @@ impl Server {
                 command.arg("-F").arg("-c").arg(self.config());
                 command
             }
+            Program::Cyrus => peer::cyrus_command(self),
         };
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(self.root());
@@ -267,7 +287,11 @@ impl Server {
             if Instant::now() > deadline {
                 child.kill()?;
                 child.wait()?;
-                bail!("the server did not end within {} s of SIGTERM:\n{}", START_STOP_MAX.as_secs(), self.log_tail());
+                bail!(
+                    "the server did not end within {} s of SIGTERM:\n{}",
+                    START_STOP_MAX.as_secs(),
+                    self.log_tail()
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         };
@@ -287,7 +311,8 @@ impl Server {
         let from = usize::try_from(self.log_judged).unwrap_or(usize::MAX).min(log.len());
         let fresh = String::from_utf8_lossy(&log[from..]).into_owned();
         self.log_judged = log.len() as u64;
-        let bad = |line: &&str| is_complaint(line) && !self.allowed_log.iter().any(|text| line.contains(text));
+        let bad =
+            |line: &&str| is_complaint(line) && !self.allowed_log.iter().any(|text| line.contains(text));
         let complaints: Vec<&str> = fresh.lines().filter(bad).collect();
         ensure!(complaints.is_empty(), "unexpected lines in the server's log:\n{}", complaints.join("\n"));
         Ok(())
@@ -305,6 +330,7 @@ impl Server {
     pub fn add_user(&self, name: &str) -> Result<()> {
         match self.program {
             Program::Dovecot => peer::dovecot_stand_in_user(self, name),
+            Program::Cyrus => peer::cyrus_user(self, name),
             Program::Rookery => {
                 let output = self.cli(&["user", "add", name, "--password-stdin"], PASSWORD.as_bytes())?;
                 ensure!(output.status.success(), "user add {name}: {}\n{}", output.text(), self.log_tail());
@@ -316,14 +342,14 @@ impl Server {
     /// Runs the program's command line against this server.
     pub fn cli(&self, args: &[&str], stdin: &[u8]) -> Result<Output> {
         ensure!(self.program == Program::Rookery, "the stand-in has no command line");
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(self.binary()?);
         command.arg("--config").arg(self.config()).args(args);
         command::run_command(command, stdin)
     }
 
     /// `rookery check` finds nothing.
     pub fn check(&self) -> Result<()> {
-        if self.program == Program::Dovecot {
+        if self.program != Program::Rookery {
             return Ok(());
         }
         let output = self.cli(&["check"], b"")?;
@@ -339,7 +365,10 @@ impl Server {
     /// One message by LMTP to one account; fails unless it is taken.
     pub fn deliver(&self, user: &str, message: &[u8]) -> Result<()> {
         let answers = Lmtp::connect(self.lmtp)?.deliver("sender@example.net", &[user], message)?;
-        ensure!(answers.iter().all(|answer| answer.code == 250), "delivery to {user} was answered {answers:?}");
+        ensure!(
+            answers.iter().all(|answer| answer.code == 250),
+            "delivery to {user} was answered {answers:?}"
+        );
         Ok(())
     }
 }
@@ -367,7 +396,7 @@ pub struct Killer {
 impl Killer {
     /// Sends SIGKILL.
     pub fn fire(self) -> Result<()> {
-        if self.program == Program::Dovecot {
+        if self.program != Program::Rookery {
             // The stand-in's master would start its children anew, and they would say good-bye if it went first.
             crate::process::signal(self.pid, Signal::STOP)?;
             for pid in crate::process::tree(self.pid).split_off(1) {
@@ -425,7 +454,11 @@ fn find_binary() -> Result<PathBuf> {
     let lock = File::create(folder.join(".rookery-tests-build"))?;
     lock.lock()?;
     let output = build.stdin(Stdio::null()).output().context("cargo cannot be started")?;
-    ensure!(output.status.success(), "the server does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "the server does not build:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let binary = folder.join("rookery");
     ensure!(binary.is_file(), "cargo left no {}", binary.display());
     Ok(binary)

@@ -82,7 +82,11 @@ impl Parser<'_> {
                     self.at += 1;
                     let next = self.raw.get(self.at);
                     // A line may end in "text " (resp-text may be empty), a list may not.
-                    ensure!(depth == 0 || !matches!(next, None | Some(b' ' | b')')), "a stray space at {}", self.at);
+                    ensure!(
+                        depth == 0 || !matches!(next, None | Some(b' ' | b')')),
+                        "a stray space at {}",
+                        self.at
+                    );
                 }
                 Some(_) => {
                     // Parts of a multipart stand side by side without a space: "(...)(...)".
@@ -123,7 +127,11 @@ impl Parser<'_> {
                 b'"' => return Ok(Value::Text(octets)),
                 b'\\' => {
                     let escaped = *self.raw.get(self.at).context("a backslash at the end")?;
-                    ensure!(matches!(escaped, b'"' | b'\\'), "\\{} in a quoted string", escaped.escape_ascii());
+                    ensure!(
+                        matches!(escaped, b'"' | b'\\'),
+                        "\\{} in a quoted string",
+                        escaped.escape_ascii()
+                    );
                     octets.push(escaped);
                     self.at += 1;
                 }
@@ -135,8 +143,10 @@ impl Parser<'_> {
 
     fn literal(&mut self) -> Result<Value> {
         let rest = self.raw.get(self.at + 1..).unwrap_or_default();
-        let close = rest.iter().position(|&octet| octet == b'}').context("a literal's count without an end")?;
-        let count: usize = std::str::from_utf8(&rest[..close])?.parse().context("a literal's count is no number")?;
+        let close =
+            rest.iter().position(|&octet| octet == b'}').context("a literal's count without an end")?;
+        let count: usize =
+            std::str::from_utf8(&rest[..close])?.parse().context("a literal's count is no number")?;
         let body = rest.get(close + 1..).unwrap_or_default();
         let body = body.strip_prefix(b"\r\n").context("no CRLF after a literal's count")?;
         let octets = body.get(..count).context("a literal is cut short")?;
@@ -180,7 +190,8 @@ mod tests {
 
     #[test]
     fn what_a_client_would_trip_over_is_refused() {
-        for bad in [&b"(a"[..], b"a)", b"(a  b)", b"( a)", b"(a )", b"\"a\\n\"", b"{9}\r\nshort", b"\"a\rb\""] {
+        for bad in [&b"(a"[..], b"a)", b"(a  b)", b"( a)", b"(a )", b"\"a\\n\"", b"{9}\r\nshort", b"\"a\rb\""]
+        {
             assert!(parse(bad).is_err(), "{}", bad.escape_ascii());
         }
     }

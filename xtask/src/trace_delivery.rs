@@ -35,7 +35,11 @@ pub(crate) fn run() -> Result<()> {
     let trace = server.root().join("strace");
     let mut strace = Command::new("strace");
     strace.args(["-f", "-yy", "-ttt", "-T", "-s", "200", "-e", &format!("trace={CALLS}"), "-o"]).arg(&trace);
-    strace.args(["-p", &server.pid()?.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    strace
+        .args(["-p", &server.pid()?.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut strace = strace.spawn().context("strace cannot be started")?;
     wait_until_attached(server.pid()?)?;
     let answers = lmtp.deliver("ada@example.net", &["joe"], b"Subject: traced\r\n\r\nhello\r\n")?;
@@ -72,7 +76,9 @@ fn parse(text: &str) -> Result<Vec<Call>> {
     let mut calls = Vec::new();
     for line in text.lines() {
         let mut words = line.splitn(3, ' ').filter(|word| !word.is_empty());
-        let (Some(pid), Some(time), Some(rest)) = (words.next(), words.next(), words.next()) else { continue };
+        let (Some(pid), Some(time), Some(rest)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
         let rest = rest.trim_start();
         let Ok(begun) = time.trim().parse::<f64>() else { continue };
         if let Some(first) = rest.strip_suffix(" <unfinished ...>") {
@@ -81,7 +87,8 @@ fn parse(text: &str) -> Result<Vec<Call>> {
         }
         let (begun, whole) = match rest.strip_prefix("<... ").and_then(|rest| rest.split_once(" resumed>")) {
             Some((_, end)) => {
-                let (begun, first) = pending.remove(pid).with_context(|| format!("nothing to resume: {line}"))?;
+                let (begun, first) =
+                    pending.remove(pid).with_context(|| format!("nothing to resume: {line}"))?;
                 (begun, format!("{first}{end}"))
             }
             None => (begun, rest.to_owned()),
@@ -118,14 +125,14 @@ impl Call {
 
 /// What has to be synced: a file by its octets, a folder by its names.
 fn touched(call: &Call, data: &str) -> Vec<String> {
-    let folder_of = |path: &str| path.rsplit_once('/').map_or_else(String::new, |(folder, _)| folder.to_owned());
+    let folder_of =
+        |path: &str| path.rsplit_once('/').map_or_else(String::new, |(folder, _)| folder.to_owned());
     match call.name() {
         "write" | "writev" | "pwrite64" | "pwritev" | "pwritev2" | "ftruncate" | "fallocate" => {
             call.file().filter(|path| path.starts_with(data)).map(str::to_owned).into_iter().collect()
         }
-        "rename" | "renameat" | "renameat2" | "unlink" | "unlinkat" | "mkdir" | "mkdirat" | "link" | "linkat" => {
-            call.paths().into_iter().filter(|path| path.starts_with(data)).map(folder_of).collect()
-        }
+        "rename" | "renameat" | "renameat2" | "unlink" | "unlinkat" | "mkdir" | "mkdirat" | "link"
+        | "linkat" => call.paths().into_iter().filter(|path| path.starts_with(data)).map(folder_of).collect(),
         "open" | "openat" | "creat" if call.text.contains("O_CREAT") => {
             call.paths().into_iter().filter(|path| path.starts_with(data)).map(folder_of).collect()
         }
@@ -197,7 +204,8 @@ mod tests {
 
     #[test]
     fn a_new_name_wants_its_folder_synced() {
-        let new = "10 0.900000 openat(AT_FDCWD</>, \"/d/new\", O_WRONLY|O_CREAT, 0600) = 7</d/new> <0.000010>\n";
+        let new =
+            "10 0.900000 openat(AT_FDCWD</>, \"/d/new\", O_WRONLY|O_CREAT, 0600) = 7</d/new> <0.000010>\n";
         let text = format!("{new}{GOOD}");
         assert!(judge(&parse(&text).unwrap(), "/d").unwrap_err().to_string().ends_with("/d"));
     }

@@ -109,8 +109,13 @@ impl<'a> History<'a> {
     /// Follows a trace that began when the folder was as `before` is.
     pub fn follow(before: &Path, records: &'a [Record]) -> Result<History<'a>> {
         let root = Node { folder: Some(BTreeMap::new()), ..Node::default() };
-        let mut history =
-            History { records, nodes: vec![root], names: Vec::new(), sync_alls: Vec::new(), first: Vec::new() };
+        let mut history = History {
+            records,
+            nodes: vec![root],
+            names: Vec::new(),
+            sync_alls: Vec::new(),
+            first: Vec::new(),
+        };
         history.load(before, ROOT)?;
         let ends: HashMap<u64, (u64, i64)> =
             records.iter().filter(|r| r.kind == Kind::End).map(|r| (r.start, (r.seq, r.arg))).collect();
@@ -118,9 +123,9 @@ impl<'a> History<'a> {
         for (index, record) in records.iter().enumerate() {
             let (returned, result) = ends.get(&record.seq).copied().unwrap_or((NEVER, 0));
             if result >= 0 {
-                history
-                    .take(index, record, returned, result, &mut open)
-                    .with_context(|| format!("at record {}: {:?} {}", record.seq, record.kind, record.path))?;
+                history.take(index, record, returned, result, &mut open).with_context(|| {
+                    format!("at record {}: {:?} {}", record.seq, record.kind, record.path)
+                })?;
             }
         }
         Ok(history)
@@ -196,7 +201,8 @@ impl<'a> History<'a> {
                 let what = match record.kind {
                     // A write cut short by the kill may have reached the file as a whole.
                     Kind::Write => {
-                        let went = if returned == NEVER { record.data.len() } else { usize::try_from(result)? };
+                        let went =
+                            if returned == NEVER { record.data.len() } else { usize::try_from(result)? };
                         What::Write { at: number, record: index, octets: went }
                     }
                     Kind::SetLength => What::SetLength(number),
@@ -289,7 +295,8 @@ impl<'a> History<'a> {
 
     fn covered(&self, inode: Inode, change_returned: u64, crash: u64) -> bool {
         let syncs = self.nodes[inode].syncs.iter().chain(&self.sync_alls);
-        change_returned != NEVER && syncs.into_iter().any(|&(begun, end)| begun > change_returned && end < crash)
+        change_returned != NEVER
+            && syncs.into_iter().any(|&(begun, end)| begun > change_returned && end < crash)
     }
 
     fn folders_at(
@@ -303,8 +310,10 @@ impl<'a> History<'a> {
         for (folder, name, inode) in &self.first {
             folders.entry(*folder).or_default().insert(name.clone(), *inode);
         }
-        let happened: Vec<&NameChange> = self.names.iter().take_while(|change| change.begun < crash).collect();
-        let durable: Vec<bool> = happened.iter().map(|change| self.name_durable(change, crash, policy)).collect();
+        let happened: Vec<&NameChange> =
+            self.names.iter().take_while(|change| change.begun < crash).collect();
+        let durable: Vec<bool> =
+            happened.iter().map(|change| self.name_durable(change, crash, policy)).collect();
         let concerned = |change: &NameChange| {
             let goes = change.goes.as_ref().map(|(folder, _)| *folder);
             let comes = change.comes.as_ref().map(|(folder, _, _)| *folder);
@@ -436,7 +445,9 @@ impl<'a> History<'a> {
 
     fn compare(&self, folder: Inode, real: &Path) -> Result<()> {
         let unfinished = |name: &str| {
-            let here = |place: &Option<(Inode, String)>| place.as_ref().is_some_and(|(f, n)| *f == folder && n == name);
+            let here = |place: &Option<(Inode, String)>| {
+                place.as_ref().is_some_and(|(f, n)| *f == folder && n == name)
+            };
             self.names.iter().filter(|change| change.returned == NEVER).any(|change| {
                 here(&change.goes) || here(&change.comes.as_ref().map(|(f, n, _)| (*f, n.clone())))
             })
@@ -446,7 +457,8 @@ impl<'a> History<'a> {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let kind = entry.file_type()?;
-            let recorded = (!kind.is_dir() && !kind.is_file()) || known.contains_key(&name) || unfinished(&name);
+            let recorded =
+                (!kind.is_dir() && !kind.is_file()) || known.contains_key(&name) || unfinished(&name);
             ensure!(recorded, "{} was made by a call that the shim did not see", entry.path().display());
         }
         for (name, &inode) in known {

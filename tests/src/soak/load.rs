@@ -65,7 +65,8 @@ pub fn run(server: &Server, workers: &mut [Worker], seed: u64, dead: &AtomicBool
         let threads: Vec<_> = workers
             .iter_mut()
             .map(|worker| {
-                let random = Random::new(seed ^ (worker.number as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d));
+                let random =
+                    Random::new(seed ^ (worker.number as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d));
                 scope.spawn(move || work(worker, (imap, lmtp), moves, random, dead))
             })
             .collect();
@@ -249,7 +250,10 @@ fn append(worker: &mut Worker, session: &mut Session, random: &mut Random) -> Re
     let done = match reply {
         Ok(reply) if reply.status == Status::Ok => {
             let code = reply.code("APPENDUID").context("no APPENDUID")?;
-            let uid = code.split_once(' ').and_then(|(_, uid)| uid.parse().ok()).context("APPENDUID is no number")?;
+            let uid = code
+                .split_once(' ')
+                .and_then(|(_, uid)| uid.parse().ok())
+                .context("APPENDUID is no number")?;
             acked(&mut story, Some((mailbox, uid)));
             Ok(())
         }
@@ -345,8 +349,11 @@ fn carry(
     let state = story.now();
     let free: Vec<_> = MAILBOXES.iter().copied().filter(|name| !state.contains_key(name)).collect();
     let Some(&to) = free.get(random.index(free.len())) else { return expunge(story, session, mailbox, uid) };
-    let (verb, effect) =
-        if session.moves && random.chance(50) { ("MOVE", Effect::Move(mailbox, to)) } else { ("COPY", Effect::Copy(mailbox, to)) };
+    let (verb, effect) = if session.moves && random.chance(50) {
+        ("MOVE", Effect::Move(mailbox, to))
+    } else {
+        ("COPY", Effect::Copy(mailbox, to))
+    };
     sending(story, effect);
     let reply = session.ok(&format!("UID {verb} {uid} {to}"))?;
     // MOVE tells the UIDs in an untagged OK (RFC 6851 §4.3), COPY in the tagged one.

@@ -23,7 +23,8 @@ impl Uids {
         for account in ACCOUNTS {
             let mut imap = server.login(account)?;
             for mailbox in MAILBOXES {
-                let validity = imap.ok(&format!("SELECT {mailbox}"))?.code("UIDVALIDITY").context("no UIDVALIDITY")?;
+                let validity =
+                    imap.ok(&format!("SELECT {mailbox}"))?.code("UIDVALIDITY").context("no UIDVALIDITY")?;
                 uids.validity.insert((account, mailbox), validity.parse()?);
             }
         }
@@ -68,7 +69,11 @@ pub fn verify(server: &Server, workers: &mut [Worker], uids: &mut Uids, cut_ns: 
             compare(&mut imap, story, &found).with_context(|| format!("{account}: {}", story.token))?;
             settle(story, found);
         }
-        ensure!(found.is_empty(), "{account} has messages nobody sent: {:?}", found.keys().collect::<Vec<_>>());
+        ensure!(
+            found.is_empty(),
+            "{account} has messages nobody sent: {:?}",
+            found.keys().collect::<Vec<_>>()
+        );
     }
     // Gone for good and told so: nothing more to ask about them but that they stay away, which `read` does.
     for worker in workers {
@@ -112,7 +117,8 @@ fn read(
             if flag.eq_ignore_ascii_case("\\Recent") {
                 continue;
             }
-            let known = FLAGS.into_iter().chain(["\\Deleted"]).find(|known| known.eq_ignore_ascii_case(&flag));
+            let known =
+                FLAGS.into_iter().chain(["\\Deleted"]).find(|known| known.eq_ignore_ascii_case(&flag));
             flags.insert(known.with_context(|| format!("UID {uid} has the flag {flag}, which nobody set"))?);
         }
         let before = found.entry(token.clone()).or_default().insert(mailbox, (uid, flags));
