@@ -98,8 +98,7 @@ fn mail(rest: &str) -> Result<Command, Reply> {
     for (name, value) in read_parameters(parameters)? {
         match (name.to_ascii_uppercase().as_str(), value) {
             ("SIZE", Some(digits)) => {
-                let legal =
-                    (1..=20).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+                let legal = (1..=20).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
                 if !legal {
                     return Err(SYNTAX);
                 }
@@ -280,7 +279,8 @@ mod tests {
             Ok(other) => panic!("{other:?}"),
             Err(reply) => Err(reply.code),
         };
-        let ok = |path: &str, size, author: Option<&str>| Ok((path.to_owned(), size, author.map(str::to_owned)));
+        let ok =
+            |path: &str, size, author: Option<&str>| Ok((path.to_owned(), size, author.map(str::to_owned)));
         assert_eq!(mail("MAIL FROM:<>"), ok("", None, None));
         assert_eq!(mail("mail from:<a@b.test> size=12 BODY=8bitmime"), ok("a@b.test", Some(12), None));
         assert_eq!(mail("MAIL FROM:<a@b> AUTH=<>"), ok("a@b", None, None));
