@@ -10,7 +10,11 @@
 
 pub mod engine;
 pub mod files;
+pub mod fjall_engine;
+pub mod lock;
 pub mod memory;
+#[cfg(feature = "redb")]
+pub mod redb_engine;
 pub mod sim;
 
 pub use engine::{Batch, Bytes, Engine, EngineError, Op, Read, Space, prefix_end};
