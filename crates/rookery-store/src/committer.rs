@@ -91,6 +91,14 @@ impl Ticket {
     }
 }
 
+impl Ticket {
+    /// The same for a thread that may block, also within a runtime.
+    pub(crate) fn wait_blocking(self) -> Result<(), CommitError> {
+        let waiter = std::thread::spawn(move || self.0.blocking_recv());
+        waiter.join().ok().and_then(Result::ok).unwrap_or(Err(CommitError::Closed))
+    }
+}
+
 struct Queue {
     waiting: VecDeque<Pending>,
     closing: bool,
@@ -272,7 +280,10 @@ impl Worker {
             return Ok(());
         }
         if !volumes.is_empty() {
-            self.volumes.mark(self.group).map_err(|e| describe(&e))?;
+            let current = self.volumes.current_number();
+            if volumes.iter().any(|volume| Some(volume.number) == current) {
+                self.volumes.mark(self.group).map_err(|e| describe(&e))?;
+            }
             self.to_syncer.send(volumes.clone()).map_err(|_| "the volume sync thread is gone".to_string())?;
         }
         self.group += 1;

@@ -24,7 +24,7 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 12] = [
+pub const KINDS: [Kind; 13] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
@@ -37,6 +37,7 @@ pub const KINDS: [Kind; 12] = [
     Kind { name: "content facts", space: Space::Content, derived: true },
     Kind { name: "thread", space: Space::Thread, derived: true },
     Kind { name: "expunged message", space: Space::Queue, derived: false },
+    Kind { name: "deleted mailbox", space: Space::Queue, derived: true },
 ];
 
 /// Whether an account may be used.
@@ -592,6 +593,15 @@ pub(crate) fn decode_expunged(key: &[u8], value: &[u8]) -> Result<Message, Damag
         d.layout(1)?;
         decode_message(d, keys::uid_of(key)?)
     })
+}
+
+/// A deleted mailbox that is still kept; all there is to say is in the key.
+pub(crate) fn encode_deleted_mailbox(key: &[u8]) -> Bytes {
+    seal(Space::Queue, key, Encoder::new(1))
+}
+
+pub(crate) fn decode_deleted_mailbox(key: &[u8], value: &[u8]) -> Result<(), Damaged> {
+    open(Space::Queue, key, value, |d| d.layout(1))
 }
 
 /// A name the account's user subscribes to, which is in the key, and the mailbox it had then.

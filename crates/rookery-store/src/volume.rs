@@ -199,9 +199,16 @@ impl Volumes {
         Ok(numbers)
     }
 
-    /// The volume that is being written, if any: it is not compacted.
+    /// The volume that is being written, if any.
     pub(crate) fn current_number(&self) -> Option<u32> {
         self.current.lock().as_ref().map(|current| current.volume.number)
+    }
+
+    /// Whether somebody writes to a volume, or has written a record that no durable change refers to yet.
+    pub(crate) fn is_in_use(&self, number: u32) -> bool {
+        // Whoever has placed a record holds the volume until the change with it is durable; one is ours.
+        self.open.lock().get(&number).is_some_and(|volume| Arc::strong_count(volume) > 1)
+            || self.current_number() == Some(number)
     }
 
     fn create(&self) -> Result<Arc<Volume>, VolumeError> {
@@ -439,11 +446,6 @@ impl LargeBody {
         self.crc = crc32c::crc32c_append(self.crc, octets);
         self.size += octets.len() as u64;
         Ok(())
-    }
-
-    /// Octets so far.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
     }
 
     /// Makes it a record of an account. The first account gets the file itself, each further one a copy.
