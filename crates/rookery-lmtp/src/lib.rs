@@ -11,9 +11,11 @@ mod body;
 mod command;
 mod config;
 mod deliver;
+mod house;
 mod reply;
 mod session;
 
 pub use backing::{Backing, DeliverError, LookUpError};
 pub use config::LmtpConfig;
+pub use house::House;
 pub use session::{Services, serve_connection};
