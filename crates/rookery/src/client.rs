@@ -126,6 +126,13 @@ pub(crate) async fn status(config: &Config, json: Json) -> Result<(), Failure> {
     Ok(())
 }
 
+/// `rookery reload`.
+pub(crate) async fn reload(config: &Config) -> Result<(), Failure> {
+    let (_, done) = call(config, "reload", Value::Null).await?;
+    say(shown(&done, "text"));
+    Ok(())
+}
+
 /// The server reads the path, and need not run where this command does.
 fn absolute(path: &Path) -> Result<String, Failure> {
     let whole = std::fs::canonicalize(path).map_err(|error| {

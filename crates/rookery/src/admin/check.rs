@@ -124,7 +124,7 @@ fn check_mailbox(mailbox: &Mailbox) -> (u64, u64, Vec<String>) {
     let (mut count, mut octets, mut unseen, mut deleted) = (0_u64, 0_u64, 0_u64, 0_u64);
     let mut faults = Vec::new();
     let mut last = 0;
-    for message in state.messages.iter().flat_map(|messages| messages.iter()) {
+    for (_, message) in state.messages.iter().flat_map(|messages| messages.iter()) {
         let uid = message.uid.get();
         count += 1;
         octets += u64::from(message.size);
@@ -146,7 +146,7 @@ fn check_mailbox(mailbox: &Mailbox) -> (u64, u64, Vec<String>) {
             Ok(read) if read == u64::from(message.size) => {}
             Ok(read) => faults.push(format!("UID {uid} has {read} octets and not {}", message.size)),
             // Expunged for good while we looked.
-            Err(StoreError::NoContent) if mailbox.now().messages.as_ref().is_some_and(|now| now.place_of(message.uid).is_none()) => {}
+            Err(StoreError::NoContent) if mailbox.now().messages.as_ref().is_some_and(|now| now.by_uid(message.uid).is_none()) => {}
             Err(error) => faults.push(format!("UID {uid}: {error}")),
         }
         if let Err(error) = account.facts(message.content)

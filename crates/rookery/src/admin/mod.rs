@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::node::{Node, NodeError};
 use crate::reload::Reload;
 
-pub(crate) use check::check;
+pub(crate) use check::{Report, check};
 
 /// What every verb may use.
 pub(crate) struct Desk {

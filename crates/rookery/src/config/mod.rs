@@ -10,7 +10,7 @@ mod show;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use read::{Fault, Faults};
+pub(crate) use read::Faults;
 pub(crate) use settings::{Config, LogFormat};
 pub(crate) use show::show;
 
