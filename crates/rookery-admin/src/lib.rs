@@ -1,0 +1,1 @@
+//! HTTP for metrics and health, and the local socket of the command line.

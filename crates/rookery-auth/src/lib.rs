@@ -1,0 +1,1 @@
+//! Who is asking: passwords and their verifiers, SASL mechanisms, throttling of guesses.

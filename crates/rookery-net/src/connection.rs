@@ -1,0 +1,251 @@
+//! A stream with what a session needs around it: batched output, timeouts, and buffers that exist only
+//! while they hold something.
+//!
+//! Invariants:
+//! - Every future here is safe to drop: octets read are in the caller's buffer, octets written are gone from
+//!   the queue, and the rest is still there.
+//! - Waiting for octets costs no buffer: while nothing is there to read, an empty input buffer and an empty
+//!   output buffer own no memory.
+//! - Nothing is sent before `flush`: a batch of responses is one write.
+//!
+//! Cost of an idle plain connection in this layer: this struct and its stream (about 250 octets), a tokio
+//! task with the session's future, and one timer entry inside that future. The kernel's socket comes on top.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::peer::Peer;
+use crate::stream::{StartTlsError, Stream};
+
+/// Octets of output at which a session must flush before it makes more.
+pub const HIGH_WATER: usize = 64 * 1024;
+/// How long a client may take to accept some octets before it is given up.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Bodies below this are copied into the batch rather than queued beside it.
+const COPY_BELOW: usize = 4 * 1024;
+/// Octets taken from the stream at once. Lives on the stack, and only while a read is polled.
+const READ_OCTETS: usize = 16 * 1024;
+/// Queue entries given to one vectored write.
+const SLICES: usize = 16;
+
+/// Why a connection is over.
+#[derive(Debug, thiserror::Error)]
+pub enum IoError {
+    /// The client said nothing for the time given.
+    #[error("the client was silent for too long")]
+    Idle,
+    /// The client took nothing of what is waiting for it for [`WRITE_TIMEOUT`] (or the time set).
+    #[error("the client reads nothing any more")]
+    Stalled,
+    /// The connection is lost.
+    #[error("the connection is lost: {0}")]
+    Lost(#[from] io::Error),
+}
+
+/// A client's connection as its one task uses it: octets in, batches out.
+pub struct Connection {
+    stream: Stream,
+    /// What is to be sent before `batch`: earlier batches and large bodies.
+    queue: VecDeque<Bytes>,
+    batch: BytesMut,
+    queued_octets: usize,
+    /// Whether octets were written since the stream was last flushed.
+    unflushed: bool,
+    write_timeout: Duration,
+}
+
+impl Connection {
+    /// Takes over a stream.
+    pub fn new(stream: Stream) -> Connection {
+        Connection {
+            stream,
+            queue: VecDeque::new(),
+            batch: BytesMut::new(),
+            queued_octets: 0,
+            unflushed: false,
+            write_timeout: WRITE_TIMEOUT,
+        }
+    }
+
+    /// Sets how long a client may refuse to take octets; [`WRITE_TIMEOUT`] unless set.
+    pub fn set_write_timeout(&mut self, write_timeout: Duration) {
+        self.write_timeout = write_timeout;
+    }
+
+    /// The stream, for its peer and its TLS.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The far end.
+    pub fn peer(&self) -> Peer {
+        self.stream.peer()
+    }
+
+    /// Whether octets are encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.stream.is_tls()
+    }
+
+    /// The batch that responses are appended to; sent by [`flush`](Connection::flush).
+    pub fn out(&mut self) -> &mut BytesMut {
+        &mut self.batch
+    }
+
+    /// Appends a body to the output, without a copy if it is large.
+    pub fn push_body(&mut self, body: Bytes) {
+        if body.len() < COPY_BELOW {
+            self.batch.extend_from_slice(&body);
+            return;
+        }
+        if !self.batch.is_empty() {
+            let batch = self.batch.split().freeze();
+            self.queued_octets += batch.len();
+            self.queue.push_back(batch);
+        }
+        self.queued_octets += body.len();
+        self.queue.push_back(body);
+    }
+
+    /// Octets waiting to be sent.
+    pub fn unsent_octets(&self) -> usize {
+        self.queued_octets + self.batch.len()
+    }
+
+    /// Whether the session must flush before it makes more output (at [`HIGH_WATER`]).
+    pub fn must_flush(&self) -> bool {
+        self.unsent_octets() >= HIGH_WATER
+    }
+
+    /// Sends everything that is waiting, in as few writes as the stream takes. Safe to cancel: what was not
+    /// sent stays. Fails with `Stalled` when the client takes nothing at all for the write timeout; a slow
+    /// client that keeps reading is never cut.
+    pub async fn flush(&mut self) -> Result<(), IoError> {
+        while self.unsent_octets() > 0 {
+            let sent =
+                timeout(self.write_timeout, self.write_some()).await.map_err(|_| IoError::Stalled)??;
+            if sent == 0 {
+                return Err(IoError::Lost(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            self.sent(sent);
+        }
+        if self.unflushed {
+            timeout(self.write_timeout, self.stream.flush()).await.map_err(|_| IoError::Stalled)??;
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+
+    async fn write_some(&mut self) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let waiting = self.queue.iter().map(|bytes| &bytes[..]).chain([&self.batch[..]]);
+        let mut count = 0;
+        for (slice, octets) in slices.iter_mut().zip(waiting.filter(|octets| !octets.is_empty())) {
+            *slice = IoSlice::new(octets);
+            count += 1;
+        }
+        let slices = slices.get(..count).unwrap_or(&[]);
+        let stream = &mut self.stream;
+        poll_fn(|cx| Pin::new(&mut *stream).poll_write_vectored(cx, slices)).await
+    }
+
+    fn sent(&mut self, mut octets: usize) {
+        while let Some(first) = self.queue.front_mut() {
+            let part = octets.min(first.len());
+            first.advance(part);
+            self.queued_octets -= part;
+            octets -= part;
+            if !first.is_empty() {
+                return;
+            }
+            self.queue.pop_front();
+        }
+        self.batch.advance(octets.min(self.batch.len()));
+    }
+
+    /// Waits until octets come, appends them to `input` and says how many; 0 when the client has closed its
+    /// side. Fails with `Idle` when nothing came for `idle`.
+    ///
+    /// Safe to cancel: octets are either in `input` or still in the stream. While it waits, an empty `input`
+    /// gives its memory back. Reads at most 16 KiB, or what `input` has room for if that is more.
+    pub async fn read_some(&mut self, input: &mut BytesMut, idle: Duration) -> Result<usize, IoError> {
+        timeout(idle, self.read(input)).await.map_err(|_| IoError::Idle)?.map_err(IoError::Lost)
+    }
+
+    async fn read(&mut self, input: &mut BytesMut) -> io::Result<usize> {
+        let Connection { stream, queue, batch, .. } = self;
+        poll_fn(|cx| {
+            let polled = if input.capacity() - input.len() > READ_OCTETS {
+                pin!(stream.read_buf(input)).poll(cx)
+            } else {
+                poll_into(stream, input, cx)
+            };
+            if polled.is_pending() {
+                give_back(input);
+                give_back(batch);
+                if queue.is_empty() && queue.capacity() > 0 {
+                    *queue = VecDeque::new();
+                }
+            }
+            polled
+        })
+        .await
+    }
+
+    /// Starts TLS after a STARTTLS command was answered (and the answer flushed). `input` is the session's
+    /// read buffer; it must be empty, see [`Stream::start_tls`]. Output that was not flushed is refused too.
+    pub async fn start_tls(
+        self,
+        acceptor: &TlsAcceptor,
+        input: BytesMut,
+    ) -> Result<Connection, StartTlsError> {
+        if self.unsent_octets() > 0 {
+            return Err(StartTlsError::Handshake(io::Error::other("responses were not yet sent")));
+        }
+        let stream = self.stream.start_tls(acceptor, input).await?;
+        Ok(Connection { stream, ..self })
+    }
+
+    /// Sends what is waiting and closes the sending side (with close_notify under TLS). Errors matter to
+    /// nobody any more, except that the last octets may not have arrived.
+    pub async fn close(mut self) -> Result<(), IoError> {
+        self.flush().await?;
+        timeout(self.write_timeout, self.stream.shutdown()).await.map_err(|_| IoError::Stalled)??;
+        Ok(())
+    }
+
+    /// Gives the stream back; what was not flushed is lost.
+    pub fn into_stream(self) -> Stream {
+        self.stream
+    }
+}
+
+/// Reads once through a buffer on the stack, so that a stream with nothing to give costs no allocation.
+fn poll_into(
+    stream: &mut Stream,
+    input: &mut BytesMut,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut scratch = [const { MaybeUninit::<u8>::uninit() }; READ_OCTETS];
+    let mut read = ReadBuf::uninit(&mut scratch);
+    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+    input.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
+}
+
+fn give_back(buffer: &mut BytesMut) {
+    if buffer.is_empty() && buffer.capacity() > 0 {
+        *buffer = BytesMut::new();
+    }
+}

@@ -1,0 +1,31 @@
+//! Connections: listeners, streams, TLS, limits per address, and the signal that drains a server.
+//!
+//! This is the only crate that opens a socket to a client. It knows no protocol: what it moves is octets.
+//!
+//! Invariants:
+//! - One task per connection, and no split streams: every read is safe to cancel, so the task may wait for
+//!   octets and for something else at once.
+//! - An idle connection owns no buffer (see [`connection`]).
+//! - What counts a connection is an RAII guard; a task that panics or is dropped gives back what it held.
+//! - Nothing read before a STARTTLS handshake is believed after it ([`Stream::start_tls`]).
+
+pub mod connection;
+pub mod drain;
+pub mod gate;
+pub mod listener;
+pub mod networks;
+pub mod peer;
+pub mod serve;
+pub mod stream;
+pub mod tls;
+
+pub use connection::{Connection, IoError};
+pub use drain::{Drain, DrainGuard};
+pub use gate::{ConnectionLimits, Gate, Permit, Source};
+pub use listener::{BindError, ListenOptions, ListenSpec, Listener};
+pub use networks::Networks;
+pub use peer::{Local, Peer};
+pub use serve::{Accepted, ConnId, Service, serve};
+pub use stream::{StartTlsError, Stream, TlsInfo};
+pub use tls::{SelfSigned, ServerTls, TlsError};
+pub use tokio_rustls::TlsAcceptor;

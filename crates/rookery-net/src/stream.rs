@@ -1,0 +1,242 @@
+//! One client's stream of octets: TCP, a Unix socket or memory, each plain or under TLS.
+//!
+//! Invariants:
+//! - TCP streams have TCP_NODELAY and keepalive set before anyone sees them.
+//! - A stream becomes TLS only while nothing that was read before the handshake is waiting to be used.
+//!
+//! Cost: a plain stream is a few words. Under TLS it is a box of rustls state, about 2 KiB, plus what rustls
+//! buffers: up to one record (16 KiB) each way while octets are under way, given back when they are gone.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::peer::{Local, Peer};
+
+/// How long a client may take over its TLS handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a TCP connection may be silent before the kernel asks whether the peer is still there. Below
+/// the 5 minutes after which common NAT devices forget a connection.
+pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(240);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A client's stream. Reading and writing it is as cancel-safe as the transport below; most callers wrap it
+/// in a [`Connection`](crate::Connection).
+pub struct Stream {
+    layer: Layer,
+    peer: Peer,
+    local: Local,
+}
+
+enum Layer {
+    Plain(Transport),
+    Tls(Box<TlsStream<Transport>>),
+}
+
+enum Transport {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Memory(DuplexStream),
+}
+
+/// What a handshake agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// The cipher suite's name.
+    pub cipher: &'static str,
+    /// The host name the client asked for (SNI), if any.
+    pub server_name: Option<String>,
+}
+
+/// Why a stream could not become TLS. The stream is closed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartTlsError {
+    /// Octets stood behind the STARTTLS command: a command injected by someone on the path (RFC 3207 §6,
+    /// RFC 9051 §11.3), or a client that does not wait.
+    #[error("{octets} octets were sent in the clear behind STARTTLS")]
+    PlaintextBehind {
+        /// How many.
+        octets: usize,
+    },
+    /// The stream is under TLS already.
+    #[error("the stream is under TLS already")]
+    AlreadyTls,
+    /// The client did not finish its handshake within [`HANDSHAKE_TIMEOUT`].
+    #[error("the TLS handshake took too long")]
+    Timeout,
+    /// The handshake failed, or the connection was lost.
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(#[source] io::Error),
+}
+
+impl Stream {
+    /// Takes an accepted or connected TCP stream and sets its options. An option that cannot be set is not
+    /// worth a connection, so failures are logged only.
+    pub fn from_tcp(tcp: TcpStream, peer: std::net::SocketAddr) -> Stream {
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
+        if let Err(error) = SockRef::from(&tcp).set_tcp_keepalive(&keepalive) {
+            tracing::debug!(%error, "TCP keepalive could not be set");
+        }
+        let local = tcp.local_addr().map_or(Local::Memory, Local::Ip);
+        Stream { layer: Layer::Plain(Transport::Tcp(tcp)), peer: Peer::from_addr(peer), local }
+    }
+
+    /// Takes an accepted or connected Unix stream.
+    pub fn from_unix(unix: UnixStream) -> Stream {
+        let uid = unix.peer_cred().ok().map(|cred| cred.uid());
+        let path = unix.local_addr().ok().and_then(|addr| addr.as_pathname().map(|path| path.to_path_buf()));
+        Stream {
+            layer: Layer::Plain(Transport::Unix(unix)),
+            peer: Peer::Unix { uid },
+            local: Local::Unix(path.unwrap_or_default()),
+        }
+    }
+
+    /// The far end.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The same stream, but with another far end: behind a proxy that tells the client's address, or in a
+    /// test of what an address may do.
+    pub fn with_peer(mut self, peer: Peer) -> Stream {
+        self.peer = peer;
+        self
+    }
+
+    /// The near end.
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// Whether octets are encrypted.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.layer, Layer::Tls(_))
+    }
+
+    /// What the handshake agreed on; `None` for a plain stream.
+    pub fn tls_info(&self) -> Option<TlsInfo> {
+        let Layer::Tls(tls) = &self.layer else { return None };
+        let (_, session) = tls.get_ref();
+        let version = match session.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLS",
+        };
+        Some(TlsInfo {
+            version,
+            cipher: session.negotiated_cipher_suite().and_then(|c| c.suite().as_str()).unwrap_or("unknown"),
+            server_name: session.server_name().map(str::to_owned),
+        })
+    }
+
+    /// Performs the server's half of a TLS handshake, at once (a TLS port) or after STARTTLS was answered.
+    ///
+    /// `buffered` is everything that was read and not yet used. It must be empty: what a client, or someone
+    /// on the path, sent in the clear behind STARTTLS must not be taken for something said under TLS. What
+    /// is still in the socket goes to the handshake, which fails on anything that is no TLS.
+    pub async fn start_tls(
+        self,
+        acceptor: &TlsAcceptor,
+        buffered: BytesMut,
+    ) -> Result<Stream, StartTlsError> {
+        if !buffered.is_empty() {
+            return Err(StartTlsError::PlaintextBehind { octets: buffered.len() });
+        }
+        let Layer::Plain(transport) = self.layer else { return Err(StartTlsError::AlreadyTls) };
+        let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(transport))
+            .await
+            .map_err(|_| StartTlsError::Timeout)?
+            .map_err(StartTlsError::Handshake)?;
+        Ok(Stream { layer: Layer::Tls(Box::new(tls)), peer: self.peer, local: self.local })
+    }
+
+    fn inner(&mut self) -> &mut dyn Octets {
+        match &mut self.layer {
+            Layer::Plain(transport) => transport.inner(),
+            Layer::Tls(tls) => &mut **tls,
+        }
+    }
+}
+
+/// What every transport can do.
+trait Octets: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Octets for T {}
+
+impl Transport {
+    fn inner(&mut self) -> &mut dyn Octets {
+        match self {
+            Transport::Tcp(tcp) => tcp,
+            Transport::Unix(unix) => unix,
+            Transport::Memory(memory) => memory,
+        }
+    }
+}
+
+/// A stream between two tasks, for tests and for what runs inside one process.
+impl From<DuplexStream> for Stream {
+    fn from(memory: DuplexStream) -> Stream {
+        Stream { layer: Layer::Plain(Transport::Memory(memory)), peer: Peer::Memory, local: Local::Memory }
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("peer", &self.peer).field("tls", &self.is_tls()).finish()
+    }
+}
+
+macro_rules! delegate {
+    ($type:ty) => {
+        impl AsyncRead for $type {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                Pin::new(self.get_mut().inner()).poll_read(cx, buf)
+            }
+        }
+
+        impl AsyncWrite for $type {
+            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                Pin::new(self.get_mut().inner()).poll_write(cx, buf)
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(self.get_mut().inner()).poll_flush(cx)
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(self.get_mut().inner()).poll_shutdown(cx)
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(self.get_mut().inner()).poll_write_vectored(cx, bufs)
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                true
+            }
+        }
+    };
+}
+
+delegate!(Stream);
+delegate!(Transport);
