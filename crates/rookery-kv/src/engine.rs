@@ -234,6 +234,9 @@ pub enum EngineError {
         /// What was found and what is known.
         detail: String,
     },
+    /// A key is empty, which engines cannot store; nothing was changed and the engine is not poisoned.
+    #[error("the key-value engine takes no empty key")]
+    EmptyKey,
     /// A key or a value is larger than the engine takes; nothing was changed and the engine is not poisoned.
     #[error("a {what} of {octets} octets is more than the key-value engine takes ({octets_max})")]
     TooLarge {
@@ -266,7 +269,10 @@ pub const VALUE_OCTETS_MAX: usize = 64 * 1024 * 1024;
 pub(crate) fn check_sizes(batch: &Batch) -> Result<(), EngineError> {
     for op in &batch.ops {
         let (_, key) = op.target();
-        if key.is_empty() || key.len() > KEY_OCTETS_MAX {
+        if key.is_empty() {
+            return Err(EngineError::EmptyKey);
+        }
+        if key.len() > KEY_OCTETS_MAX {
             return Err(EngineError::TooLarge { what: "key", octets: key.len(), octets_max: KEY_OCTETS_MAX });
         }
         if let Op::Put { value, .. } = op

@@ -5,11 +5,17 @@
 //! - Nothing here knows what a key, a value or a file means; formats and versions belong to the store.
 //! - A commit that returned `Ok` survives the loss of power; one that returned an error may or may not.
 //! - After a failed commit an engine takes no further one: what the disk holds is known only after reopening.
-//! - Everything simulated hangs on one `sim::SimDisk`, so that one loss of power hits engine and files alike,
+//! - Everything simulated hangs on one [`sim::SimDisk`], so that one loss of power hits engine and files alike,
 //!   and everything it does follows from its seed.
 
 pub mod engine;
 pub mod files;
+pub mod fjall_engine;
+pub mod lock;
+pub mod memory;
+#[cfg(feature = "redb")]
+pub mod redb_engine;
+pub mod sim;
 
 pub use engine::{Batch, Bytes, Engine, EngineError, Op, Read, Space, prefix_end};
 pub use files::{FileLayer, RealFiles, VolumeFile};

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::io;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
@@ -79,6 +79,8 @@ impl fmt::Display for ConnId {
 
 /// How long accepting pauses when the system has no file descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
+/// How often failing accepts are logged.
+const TROUBLE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a refused client may take to accept the refusal.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Refusals that may be under way at once on one listener; beyond it the connection is closed without a word.
@@ -96,6 +98,7 @@ where
     let mut connections = JoinSet::new();
     let mut refusals = JoinSet::new();
     let protocol = service.protocol;
+    let mut trouble = Trouble::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -110,7 +113,7 @@ where
         let mut stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                after_failed_accept(protocol, &error).await;
+                trouble.after_failed_accept(protocol, &error).await;
                 continue;
             }
         };
@@ -171,18 +174,31 @@ fn note_end(protocol: &'static str, ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn after_failed_accept(protocol: &'static str, error: &io::Error) {
-    match Errno::from_io_error(error) {
-        // The client was gone before it was accepted.
-        Some(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => {}
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-            tracing::error!(protocol, %error, "out of file descriptors or memory: accepting pauses");
-            tokio::time::sleep(EXHAUSTED_PAUSE).await;
+/// Failing accepts, which come in crowds, as a few log lines.
+#[derive(Default)]
+struct Trouble {
+    logged: Option<Instant>,
+    since: u64,
+}
+
+impl Trouble {
+    async fn after_failed_accept(&mut self, protocol: &'static str, error: &io::Error) {
+        let errno = Errno::from_io_error(error);
+        if matches!(errno, Some(Errno::CONNABORTED | Errno::INTR | Errno::PROTO)) {
+            // The client was gone before it was accepted.
+            return;
         }
-        _ => {
-            tracing::warn!(protocol, %error, "a connection could not be accepted");
-            tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        self.since += 1;
+        if self.logged.is_none_or(|at| at.elapsed() >= TROUBLE_LOG_INTERVAL) {
+            let failures = std::mem::take(&mut self.since);
+            self.logged = Some(Instant::now());
+            if matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) {
+                tracing::error!(protocol, %error, failures, "no descriptors or memory left: accepting pauses");
+            } else {
+                tracing::warn!(protocol, %error, failures, "connections cannot be accepted");
+            }
         }
+        tokio::time::sleep(EXHAUSTED_PAUSE).await;
     }
 }
 

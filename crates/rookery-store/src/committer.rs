@@ -45,6 +45,8 @@ pub enum CommitError {
 /// A body that a batch brought: what to look at after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TailEntry {
+    /// Which batch of the group it came with: what a batch brought is kept or taken back as a whole.
+    pub(crate) batch: u32,
     pub(crate) mailbox: MailboxId,
     pub(crate) uid: Uid,
     pub(crate) content: ContentId,
@@ -91,6 +93,14 @@ impl Ticket {
     }
 }
 
+impl Ticket {
+    /// The same for a thread that may block, also within a runtime.
+    pub(crate) fn wait_blocking(self) -> Result<(), CommitError> {
+        let waiter = std::thread::spawn(move || self.0.blocking_recv());
+        waiter.join().ok().and_then(Result::ok).unwrap_or(Err(CommitError::Closed))
+    }
+}
+
 struct Queue {
     waiting: VecDeque<Pending>,
     closing: bool,
@@ -118,8 +128,12 @@ impl Committer {
         live: BTreeMap<u32, u64>,
     ) -> std::io::Result<Committer> {
         let queue = Mutex::new(Queue { waiting: VecDeque::new(), closing: false });
-        let shared =
-            Arc::new(Shared { queue, wake: Condvar::new(), poisoned: AtomicBool::new(false), poison: Mutex::new(None) });
+        let shared = Arc::new(Shared {
+            queue,
+            wake: Condvar::new(),
+            poisoned: AtomicBool::new(false),
+            poison: Mutex::new(None),
+        });
         let (to_syncer, requests) = std::sync::mpsc::channel::<Vec<Arc<Volume>>>();
         let (answers, from_syncer) = std::sync::mpsc::channel();
         let syncer = {
@@ -256,14 +270,14 @@ impl Worker {
         let mut volumes: Vec<Arc<Volume>> = Vec::new();
         let mut tail = Vec::new();
         let mut live: BTreeMap<u32, i64> = BTreeMap::new();
-        for pending in group.iter_mut() {
+        for (number, pending) in (0..).zip(group.iter_mut()) {
             batch.append(std::mem::take(&mut pending.batch));
             for volume in pending.volumes.drain(..) {
                 if !volumes.iter().any(|known| known.number == volume.number) {
                     volumes.push(volume);
                 }
             }
-            tail.append(&mut pending.tail);
+            tail.extend(pending.tail.drain(..).map(|entry| TailEntry { batch: number, ..entry }));
             for (volume, octets) in pending.live.drain(..) {
                 *live.entry(volume).or_default() += octets;
             }
@@ -272,7 +286,10 @@ impl Worker {
             return Ok(());
         }
         if !volumes.is_empty() {
-            self.volumes.mark(self.group).map_err(|e| describe(&e))?;
+            let current = self.volumes.current_number();
+            if volumes.iter().any(|volume| Some(volume.number) == current) {
+                self.volumes.mark(self.group).map_err(|e| describe(&e))?;
+            }
             self.to_syncer.send(volumes.clone()).map_err(|_| "the volume sync thread is gone".to_string())?;
         }
         self.group += 1;
@@ -311,7 +328,11 @@ fn encode_tail(tail: &[TailEntry]) -> bytes::Bytes {
     let mut e = Encoder::new(1);
     e.varint(tail.len() as u64);
     for entry in tail {
-        e.u64(entry.mailbox.account.get()).u32(entry.mailbox.number).u32(entry.uid.get()).raw(&entry.content.0);
+        e.u32(entry.batch)
+            .u64(entry.mailbox.account.get())
+            .u32(entry.mailbox.number)
+            .u32(entry.uid.get())
+            .raw(&entry.content.0);
         e.u32(entry.locator.volume).u64(entry.locator.offset);
     }
     seal(Space::Meta, keys::TAIL, e)
@@ -322,9 +343,11 @@ pub(crate) fn decode_tail(value: &[u8]) -> Result<Vec<TailEntry>, crate::encodin
         d.layout(1)?;
         (0..d.count()?)
             .map(|_| {
+                let batch = d.u32()?;
                 let account = AccountId::new(d.u64()?)?;
                 let number = d.u32()?;
                 Some(TailEntry {
+                    batch,
                     mailbox: MailboxId { account, number },
                     uid: Uid::new(d.u32()?)?,
                     content: ContentId(d.array()?),

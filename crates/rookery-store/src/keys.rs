@@ -101,6 +101,19 @@ pub(crate) fn expunged(id: MailboxId, unix_seconds: u32, uid: Uid) -> [u8; 20] {
     with(id.account, &rest)
 }
 
+/// A deleted mailbox, by the second of its deletion: where an expunged message has its UID stands 0.
+pub(crate) fn deleted_mailbox(id: MailboxId, unix_seconds: u32) -> [u8; 20] {
+    let mut key = expunged(id, unix_seconds, Uid::FIRST);
+    key[16..].fill(0);
+    key
+}
+
+/// The mailbox in the key of an expunged message or a deleted mailbox.
+pub(crate) fn queued_mailbox(key: &[u8]) -> Option<MailboxId> {
+    let number = u32::from_be_bytes(*key.get(12..16)?.first_chunk::<4>()?);
+    Some(MailboxId { account: account_of(key)?, number })
+}
+
 /// The UID at the end of a message's key.
 pub(crate) fn uid_of(key: &[u8]) -> Option<Uid> {
     key.last_chunk::<4>().and_then(|octets| Uid::new(u32::from_be_bytes(*octets)))

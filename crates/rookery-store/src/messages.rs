@@ -263,7 +263,8 @@ impl Messages {
         let mut rest = changes;
         for (i, branch) in self.0.branches.iter().enumerate() {
             let last = i + 1 == self.0.branches.len();
-            let here = if last { rest.len() } else { rest.partition_point(|(uid, _)| uid.get() <= branch.last_uid) };
+            let here =
+                if last { rest.len() } else { rest.partition_point(|(uid, _)| uid.get() <= branch.last_uid) };
             let (here, after) = rest.split_at(here);
             rest = after;
             if here.is_empty() {
@@ -296,7 +297,8 @@ impl Messages {
         let (old, new) = (&self.0.branches, &newer.0.branches);
         let front = old.iter().zip(new).take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
         let room = old.len().min(new.len()) - front;
-        let back = old.iter().rev().zip(new.iter().rev()).take(room).take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
+        let back =
+            old.iter().rev().zip(new.iter().rev()).take(room).take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
         let old_leaves = || self.leaves(front..old.len() - back);
         let new_leaves = || newer.leaves(front..new.len() - back);
         let shared: HashSet<*const Leaf> = {
@@ -325,11 +327,13 @@ impl Messages {
     fn leaves(&self, branches: std::ops::Range<usize>) -> impl Iterator<Item = (usize, &Arc<Leaf>)> {
         let before = self.0.branches.get(..branches.start).unwrap_or(&[]);
         let mut place = before.iter().map(|branch| branch.count).sum();
-        self.0.branches.get(branches).unwrap_or(&[]).iter().flat_map(|branch| branch.leaves.iter()).map(move |leaf| {
-            let here = place;
-            place += leaf.messages.len();
-            (here, leaf)
-        })
+        self.0.branches.get(branches).unwrap_or(&[]).iter().flat_map(|branch| branch.leaves.iter()).map(
+            move |leaf| {
+                let here = place;
+                place += leaf.messages.len();
+                (here, leaf)
+            },
+        )
     }
 
     /// Octets of memory, about.
@@ -348,7 +352,8 @@ fn change_leaves(leaves: &[Arc<Leaf>], changes: &[(Uid, Option<Message>)]) -> Ve
     let mut rest = changes;
     for (i, leaf) in leaves.iter().enumerate() {
         let last = i + 1 == leaves.len();
-        let here = if last { rest.len() } else { rest.partition_point(|(uid, _)| uid.get() <= leaf.last_uid()) };
+        let here =
+            if last { rest.len() } else { rest.partition_point(|(uid, _)| uid.get() <= leaf.last_uid()) };
         let (here, after) = rest.split_at(here);
         rest = after;
         if here.is_empty() {
@@ -407,7 +412,10 @@ mod tests {
         assert_eq!(messages.first_unseen().map(SeqNum::get), unseen);
         for (i, (uid, m)) in model.iter().enumerate().step_by(37) {
             assert_eq!(messages.get(i), Some(m));
-            assert_eq!(messages.by_uid(Uid::new(*uid).unwrap()), Some((SeqNum::new(i as u32 + 1).unwrap(), m)));
+            assert_eq!(
+                messages.by_uid(Uid::new(*uid).unwrap()),
+                Some((SeqNum::new(i as u32 + 1).unwrap(), m))
+            );
             assert_eq!(messages.iter_from(i).next().map(|(seq, m)| (seq.get(), m)), Some((i as u32 + 1, m)));
         }
         assert_eq!(messages.get(model.len()), None);
@@ -457,9 +465,17 @@ mod tests {
     #[test]
     fn an_arrival_in_a_large_mailbox_copies_one_leaf() {
         let large = Messages::from_sorted((1..=1_000_000).map(|uid| message(uid, 1, SystemFlags::SEEN)));
-        let newer = large.with(&[(Uid::new(1_000_001).unwrap(), Some(message(1_000_001, 2, SystemFlags::NONE)))]);
-        let old: HashSet<_> = large.leaves(0..large.0.branches.len()).map(|(_, leaf)| Arc::as_ptr(leaf)).collect();
-        assert!(newer.leaves(0..newer.0.branches.len()).filter(|(_, leaf)| !old.contains(&Arc::as_ptr(leaf))).count() <= 1);
+        let newer =
+            large.with(&[(Uid::new(1_000_001).unwrap(), Some(message(1_000_001, 2, SystemFlags::NONE)))]);
+        let old: HashSet<_> =
+            large.leaves(0..large.0.branches.len()).map(|(_, leaf)| Arc::as_ptr(leaf)).collect();
+        assert!(
+            newer
+                .leaves(0..newer.0.branches.len())
+                .filter(|(_, leaf)| !old.contains(&Arc::as_ptr(leaf)))
+                .count()
+                <= 1
+        );
         assert_eq!(newer.first_unseen().map(SeqNum::get), Some(1_000_001));
     }
 }

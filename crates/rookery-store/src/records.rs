@@ -7,8 +7,8 @@ use bytes::Bytes;
 use rookery_kv::engine::Space;
 use rookery_types::acl::{Acl, Identifier};
 use rookery_types::{
-    AccountId, ContentId, Epoch, InternalDate, Keyword, MailboxId, MailboxPath, ModSeq, NodeId, Rights, SpecialUse,
-    StoreId, SystemFlags, ThreadId, Uid, UidSet, UidValidity, UserName,
+    AccountId, ContentId, Epoch, InternalDate, Keyword, MailboxId, MailboxPath, ModSeq, NodeId, Rights,
+    SpecialUse, StoreId, SystemFlags, ThreadId, Uid, UidSet, UidValidity, UserName,
 };
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 12] = [
+pub const KINDS: [Kind; 13] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
@@ -37,6 +37,7 @@ pub const KINDS: [Kind; 12] = [
     Kind { name: "content facts", space: Space::Content, derived: true },
     Kind { name: "thread", space: Space::Thread, derived: true },
     Kind { name: "expunged message", space: Space::Queue, derived: false },
+    Kind { name: "deleted mailbox", space: Space::Queue, derived: true },
 ];
 
 /// Whether an account may be used.
@@ -182,7 +183,14 @@ impl Settings {
                 Some(n) => Some(u32::try_from(n).ok()?),
                 None => None,
             };
-            Some(Settings { path, uid_validity, special_use, acl, keywords: Arc::new(keywords), deleted_unix_seconds })
+            Some(Settings {
+                path,
+                uid_validity,
+                special_use,
+                acl,
+                keywords: Arc::new(keywords),
+                deleted_unix_seconds,
+            })
         })
     }
 }
@@ -268,7 +276,10 @@ impl Summary {
     pub(crate) fn encode(&self, id: MailboxId) -> Bytes {
         let mut e = Encoder::new(1);
         e.varint(self.uid_next.into()).varint(self.highest_modseq.get()).varint(self.exists.into());
-        e.varint(self.unseen.into()).varint(self.deleted.into()).varint(self.octets).varint(self.deleted_octets);
+        e.varint(self.unseen.into())
+            .varint(self.deleted.into())
+            .varint(self.octets)
+            .varint(self.deleted_octets);
         e.varint(self.deltas.into());
         seal(Space::Mailbox, &keys::summary(id), e)
     }
@@ -312,7 +323,16 @@ fn decode_message(d: &mut Decoder<'_>, uid: Uid) -> Option<Message> {
     let date = InternalDate::new(d.zigzag()?, i16::try_from(d.zigzag()?).ok()?)?;
     let saved_unix_seconds = d.u32()?;
     let size = d.varint32()?;
-    Some(Message { uid, size, modseq, date, saved_unix_seconds, flags, keywords, content: ContentId(d.array()?) })
+    Some(Message {
+        uid,
+        size,
+        modseq,
+        date,
+        saved_unix_seconds,
+        flags,
+        keywords,
+        content: ContentId(d.array()?),
+    })
 }
 
 /// A message's newest state, over what its chunk says; `None`: it is expunged.
@@ -592,6 +612,15 @@ pub(crate) fn decode_expunged(key: &[u8], value: &[u8]) -> Result<Message, Damag
         d.layout(1)?;
         decode_message(d, keys::uid_of(key)?)
     })
+}
+
+/// A deleted mailbox that is still kept; all there is to say is in the key.
+pub(crate) fn encode_deleted_mailbox(key: &[u8]) -> Bytes {
+    seal(Space::Queue, key, Encoder::new(1))
+}
+
+pub(crate) fn decode_deleted_mailbox(key: &[u8], value: &[u8]) -> Result<(), Damaged> {
+    open(Space::Queue, key, value, |d| d.layout(1))
 }
 
 /// A name the account's user subscribes to, which is in the key, and the mailbox it had then.

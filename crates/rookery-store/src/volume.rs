@@ -199,9 +199,16 @@ impl Volumes {
         Ok(numbers)
     }
 
-    /// The volume that is being written, if any: it is not compacted.
+    /// The volume that is being written, if any.
     pub(crate) fn current_number(&self) -> Option<u32> {
         self.current.lock().as_ref().map(|current| current.volume.number)
+    }
+
+    /// Whether somebody writes to a volume, or has written a record that no durable change refers to yet.
+    pub(crate) fn is_in_use(&self, number: u32) -> bool {
+        // Whoever has placed a record holds the volume until the change with it is durable; one is ours.
+        self.open.lock().get(&number).is_some_and(|volume| Arc::strong_count(volume) > 1)
+            || self.current_number() == Some(number)
     }
 
     fn create(&self) -> Result<Arc<Volume>, VolumeError> {
@@ -233,7 +240,8 @@ impl Volumes {
         if let Some(volume) = self.open.lock().get(&number) {
             return Ok(volume.clone());
         }
-        let file = self.files.open(&name(number)).map_err(|source| VolumeError::Io { volume: number, source })?;
+        let file =
+            self.files.open(&name(number)).map_err(|source| VolumeError::Io { volume: number, source })?;
         let volume = Arc::new(Volume { number, file, new: AtomicBool::new(false) });
         self.remember(&volume);
         Ok(volume)
@@ -257,7 +265,12 @@ impl Volumes {
     }
 
     /// Writes a message's octets; they are durable after a [`Volume::sync`].
-    pub(crate) fn append(&self, account: AccountId, content: ContentId, body: &[u8]) -> Result<Placed, VolumeError> {
+    pub(crate) fn append(
+        &self,
+        account: AccountId,
+        content: ContentId,
+        body: &[u8],
+    ) -> Result<Placed, VolumeError> {
         let header = RecordHeader {
             kind: RecordKind::Content,
             account: account.get(),
@@ -273,7 +286,8 @@ impl Volumes {
         let mut content = [0; 16];
         content[..8].copy_from_slice(&group.to_le_bytes());
         let content = ContentId(content);
-        self.write(&RecordHeader { kind: RecordKind::Mark, account: 0, content, stored: 0, crc: 0 }, &[]).map(drop)
+        self.write(&RecordHeader { kind: RecordKind::Mark, account: 0, content, stored: 0, crc: 0 }, &[])
+            .map(drop)
     }
 
     fn write(&self, header: &RecordHeader, body: &[u8]) -> Result<Placed, VolumeError> {
@@ -310,11 +324,11 @@ impl Volumes {
         content: ContentId,
     ) -> Result<Bytes, VolumeError> {
         let volume = self.volume(locator.volume)?;
-        let damaged =
-            |what| VolumeError::Damaged { volume: locator.volume, offset: locator.offset, what };
+        let damaged = |what| VolumeError::Damaged { volume: locator.volume, offset: locator.offset, what };
         let mut record = vec![0; RECORD_HEADER as usize + size as usize];
         let got = volume.file.read_at(&mut record, locator.offset).map_err(|e| volume.io(e))?;
-        let header = RecordHeader::decode(&record[..got]).ok_or_else(|| damaged("its header does not fit its checksum"))?;
+        let header = RecordHeader::decode(&record[..got])
+            .ok_or_else(|| damaged("its header does not fit its checksum"))?;
         if (header.account, header.content, header.stored) != (account.get(), content, u64::from(size)) {
             return Err(damaged("it is another record"));
         }
@@ -338,8 +352,7 @@ impl Volumes {
         octets: usize,
     ) -> Result<Bytes, VolumeError> {
         let volume = self.volume(locator.volume)?;
-        let damaged =
-            |what| VolumeError::Damaged { volume: locator.volume, offset: locator.offset, what };
+        let damaged = |what| VolumeError::Damaged { volume: locator.volume, offset: locator.offset, what };
         let header = self.header_at(&volume, locator.offset)?;
         if (header.account, header.content) != (account.get(), content) {
             return Err(damaged("it is another record"));
@@ -353,11 +366,15 @@ impl Volumes {
     }
 
     /// Whether a record is there with all its octets, reading in pieces.
-    pub(crate) fn verify(&self, locator: Locator, account: AccountId, content: ContentId) -> Result<(), VolumeError> {
+    pub(crate) fn verify(
+        &self,
+        locator: Locator,
+        account: AccountId,
+        content: ContentId,
+    ) -> Result<(), VolumeError> {
         let volume = self.volume(locator.volume)?;
         let header = self.header_at(&volume, locator.offset)?;
-        let damaged =
-            |what| VolumeError::Damaged { volume: locator.volume, offset: locator.offset, what };
+        let damaged = |what| VolumeError::Damaged { volume: locator.volume, offset: locator.offset, what };
         if (header.kind, header.account, header.content) != (RecordKind::Content, account.get(), content) {
             return Err(damaged("it is another record"));
         }
@@ -367,7 +384,12 @@ impl Volumes {
         }
     }
 
-    fn body_is_whole(&self, volume: &Volume, offset: u64, header: &RecordHeader) -> Result<bool, VolumeError> {
+    fn body_is_whole(
+        &self,
+        volume: &Volume,
+        offset: u64,
+        header: &RecordHeader,
+    ) -> Result<bool, VolumeError> {
         let mut crc = 0;
         let mut piece = vec![0; 256 * 1024];
         let mut at = 0;
@@ -385,7 +407,11 @@ impl Volumes {
 
     /// Visits the headers of all records of a volume in order, with where they begin, stepping over garbage.
     /// Does not check bodies.
-    pub(crate) fn scan(&self, number: u32, mut visit: impl FnMut(u64, &RecordHeader)) -> Result<(), VolumeError> {
+    pub(crate) fn scan(
+        &self,
+        number: u32,
+        mut visit: impl FnMut(u64, &RecordHeader),
+    ) -> Result<(), VolumeError> {
         let volume = self.volume(number)?;
         let len = volume.file.len().map_err(|e| volume.io(e))?;
         let mut offset = FILE_HEADER;
@@ -441,11 +467,6 @@ impl LargeBody {
         Ok(())
     }
 
-    /// Octets so far.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
-    }
-
     /// Makes it a record of an account. The first account gets the file itself, each further one a copy.
     pub(crate) fn place(&self, account: AccountId, content: ContentId) -> Result<Placed, VolumeError> {
         if !self.kept.swap(true, Ordering::AcqRel) {
@@ -467,9 +488,19 @@ impl LargeBody {
         self.seal(&copy, account, content)
     }
 
-    fn seal(&self, volume: &Arc<Volume>, account: AccountId, content: ContentId) -> Result<Placed, VolumeError> {
-        let header =
-            RecordHeader { kind: RecordKind::Content, account: account.get(), content, stored: self.size, crc: self.crc };
+    fn seal(
+        &self,
+        volume: &Arc<Volume>,
+        account: AccountId,
+        content: ContentId,
+    ) -> Result<Placed, VolumeError> {
+        let header = RecordHeader {
+            kind: RecordKind::Content,
+            account: account.get(),
+            content,
+            stored: self.size,
+            crc: self.crc,
+        };
         volume.file.write_at(&header.encode(), FILE_HEADER).map_err(|e| volume.io(e))?;
         Ok(placed(volume.clone(), FILE_HEADER, RECORD_HEADER + self.size))
     }

@@ -151,4 +151,3 @@ impl Decoder {
         self.input.split()
     }
 }
-

@@ -1,0 +1,46 @@
+//! What authentication needs to know of accounts, and asks of whoever keeps them.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use rookery_types::UserName;
+
+/// What a user must prove, and whether that would help.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// A PHC string, such as `$argon2id$v=19$m=19456,t=2,p=1$...`.
+    pub verifier: String,
+    /// Whether the account may be used.
+    pub state: AccountState,
+}
+
+/// Whether an account may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountState {
+    /// Users may log in.
+    Active,
+    /// An administrator has closed it for the time being.
+    Suspended,
+}
+
+/// The directory cannot be asked. The text is for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("accounts cannot be looked up: {0}")]
+pub struct LookUpError(pub String);
+
+/// The future of a look-up.
+pub type LookUp<'a> = Pin<Box<dyn Future<Output = Result<Option<Credential>, LookUpError>> + Send + 'a>>;
+
+/// Where accounts are looked up. Asked at every login, so that a suspension or a changed password holds at
+/// once; it should answer from memory or a local copy.
+pub trait Accounts: Send + Sync + 'static {
+    /// The credential of a user; `None` if there is no such user, or none who can log in.
+    fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a>;
+
+    /// Whether `who`, having proved it is them, may act as `whom` (RFC 4422 §3.4.1: an authorization identity
+    /// that is not the authentication identity). Nobody may, unless the directory says otherwise.
+    fn may_act_as(&self, who: &UserName, whom: &UserName) -> bool {
+        let _ = (who, whom);
+        false
+    }
+}

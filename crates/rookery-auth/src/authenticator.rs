@@ -1,0 +1,260 @@
+//! A login from beginning to end: user name, account, cache, hash, delay, and one log line for a failure.
+//!
+//! Invariants:
+//! - The account is looked up at every login; the cache only saves the hash.
+//! - Whether a user exists, or is suspended, is told to nobody who does not know the password: neither by
+//!   the answer, nor by its time.
+//! - Every failure writes the line [`FAILURE_LINE`] describes, for those who watch logs.
+
+use std::fmt::Write;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rookery_types::UserName;
+
+use crate::accounts::{AccountState, Accounts, Credential};
+use crate::cache::VerifierCache;
+use crate::password::{HashError, Hasher, Lane};
+use crate::throttle::{Source, Throttle};
+
+/// The form of the line logged at level `info` for each failure. It does not change between versions. Control
+/// characters, `<`, `>` and `\` in the user's text are escaped, and the text is cut after 255 characters.
+pub const FAILURE_LINE: &str =
+    "auth failed: user=<USER> from=<ADDRESS or local> protocol=<PROTOCOL> reason=REASON";
+
+/// How long a client waits that was turned away for too much work, so that it does not ask at once again.
+const BUSY_DELAY: Duration = Duration::from_millis(500);
+/// Characters of the user's text in a log line.
+const LOGGED_CHARACTERS_MAX: usize = 255;
+
+/// How an [`Authenticator`] is set up.
+#[derive(Clone, Debug)]
+pub struct AuthenticatorOptions {
+    /// The domain of users that are named without one.
+    pub default_domain: String,
+    /// How long a checked password is believed without hashing it again; zero turns the cache off.
+    pub cache_lifetime: Duration,
+    /// Checked passwords remembered.
+    pub cache_entries_max: usize,
+}
+
+impl AuthenticatorOptions {
+    /// The defaults, with a default domain.
+    pub fn new(default_domain: &str) -> AuthenticatorOptions {
+        AuthenticatorOptions {
+            default_domain: default_domain.to_owned(),
+            cache_lifetime: crate::cache::LIFETIME,
+            cache_entries_max: crate::cache::ENTRIES_MAX,
+        }
+    }
+}
+
+/// What a client offers.
+#[derive(Clone, Copy)]
+pub struct Attempt<'a> {
+    /// Whom to act as; empty for whom `authcid` is.
+    pub authzid: &'a str,
+    /// Whose password it is, as the client wrote it.
+    pub authcid: &'a str,
+    /// The password.
+    pub password: &'a [u8],
+    /// The client's address; `None` for what did not come over IP.
+    pub ip: Option<IpAddr>,
+    /// The protocol, for the log and the metrics: `imap`, `lmtp`.
+    pub protocol: &'static str,
+}
+
+/// A successful login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Whom the session acts as.
+    pub user: UserName,
+    /// Whose password was given; the same, unless an authorization identity was asked for.
+    pub authenticated: UserName,
+}
+
+/// Why a login failed: what may be told to the client (RFC 5530 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// Wrong user or password: `NO [AUTHENTICATIONFAILED]`. The delay has passed already.
+    #[error("the user or the password is wrong")]
+    Invalid,
+    /// The password is right, but the client may not act as whom it asked for: `NO [AUTHORIZATIONFAILED]`.
+    #[error("this user may not act as the other")]
+    NotAuthorized,
+    /// The password is right, but the account is suspended: `NO [AUTHORIZATIONFAILED]`.
+    #[error("the account is suspended")]
+    Suspended,
+    /// Too many logins are being checked: `NO [UNAVAILABLE]`, try later.
+    #[error("too many logins at once")]
+    Throttled,
+    /// Accounts cannot be looked up, or the stored verifier is damaged: `NO [UNAVAILABLE]`.
+    #[error("logins are not possible at the moment")]
+    Unavailable,
+}
+
+/// Checks logins. Shared by all sessions of all protocols.
+pub struct Authenticator {
+    accounts: Arc<dyn Accounts>,
+    hasher: Arc<Hasher>,
+    cache: VerifierCache,
+    throttle: Throttle,
+    default_domain: String,
+    users: RandomState,
+}
+
+/// Why a login failed, for the log. `look-up-failed` and `bad-verifier` are the operator's to mend.
+struct Failure {
+    reason: &'static str,
+    error: AuthError,
+}
+
+impl Failure {
+    fn new(reason: &'static str, error: AuthError) -> Failure {
+        Failure { reason, error }
+    }
+}
+
+impl Authenticator {
+    /// An authenticator that has seen nobody yet.
+    pub fn new(
+        accounts: Arc<dyn Accounts>,
+        hasher: Arc<Hasher>,
+        options: AuthenticatorOptions,
+    ) -> Authenticator {
+        Authenticator {
+            accounts,
+            hasher,
+            cache: VerifierCache::new(options.cache_lifetime, options.cache_entries_max),
+            throttle: Throttle::default(),
+            default_domain: options.default_domain,
+            users: RandomState::new(),
+        }
+    }
+
+    /// Checks what a client offers. A wrong user or password is answered after a delay that grows with its
+    /// source's failures (at most 2 s, see [`crate::throttle`]); everything else at once. Safe to cancel.
+    ///
+    /// Metrics: `rookery_auth_logins_total{protocol,result}`.
+    pub async fn login(&self, attempt: Attempt<'_>) -> Result<Login, AuthError> {
+        let source = Source::of(attempt.ip);
+        let checked = self.check(&attempt, source).await;
+        let result = checked.as_ref().map_or_else(|failure| failure.reason, |_| "ok");
+        metrics::counter!("rookery_auth_logins_total", "protocol" => attempt.protocol, "result" => result)
+            .increment(1);
+        let failure = match checked {
+            Ok(login) => return Ok(login),
+            Err(failure) => failure,
+        };
+        tracing::info!("{}", failure_line(&attempt, failure.reason));
+        match failure.error {
+            AuthError::Invalid => tokio::time::sleep(self.throttle.failed(source)).await,
+            AuthError::Throttled => tokio::time::sleep(BUSY_DELAY).await,
+            AuthError::NotAuthorized | AuthError::Suspended | AuthError::Unavailable => {}
+        }
+        Err(failure.error)
+    }
+
+    /// Drops what is cached of a user's passwords: call it when a password changes or an account is
+    /// suspended. (A login after it would notice both without; this wipes what is no longer needed.)
+    pub fn forget(&self, user: &UserName) {
+        self.cache.forget(user);
+    }
+
+    /// The service that makes verifiers for new passwords.
+    pub fn hasher(&self) -> &Arc<Hasher> {
+        &self.hasher
+    }
+
+    async fn check(&self, attempt: &Attempt<'_>, source: Source) -> Result<Login, Failure> {
+        let lane = Lane {
+            source,
+            user: self.users.hash_one(attempt.authcid.to_lowercase()),
+            suspect: self.throttle.is_suspect(source),
+        };
+        let Ok(user) = UserName::parse(attempt.authcid, &self.default_domain) else {
+            self.hasher.verify_dummy(lane, attempt.password).await.map_err(hash_failed)?;
+            return Err(Failure::new("bad-user-name", AuthError::Invalid));
+        };
+        let credential = self.look_up(&user).await?;
+        // For a user that does not exist everything is done alike, against a verifier that nothing fits.
+        let verifier = credential.as_ref().map_or(self.hasher.dummy(), |found| &found.verifier);
+        let right = match self.cache.get(&user, verifier, attempt.password) {
+            Some(right) => right,
+            None => {
+                let right =
+                    self.hasher.verify_in(lane, verifier, attempt.password).await.map_err(hash_failed)?;
+                self.cache.put(&user, verifier, attempt.password, right);
+                right
+            }
+        };
+        let Some(credential) = credential else {
+            return Err(Failure::new("unknown-user", AuthError::Invalid));
+        };
+        if !right {
+            return Err(Failure::new("bad-password", AuthError::Invalid));
+        }
+        if credential.state == AccountState::Suspended {
+            return Err(Failure::new("suspended", AuthError::Suspended));
+        }
+        let acts_as = self.authorize(&user, attempt.authzid).await?;
+        Ok(Login { user: acts_as, authenticated: user })
+    }
+
+    /// Whom the session acts as (RFC 4422 §3.4.1).
+    async fn authorize(&self, user: &UserName, authzid: &str) -> Result<UserName, Failure> {
+        if authzid.is_empty() {
+            return Ok(user.clone());
+        }
+        let refused = || Failure::new("not-authorized", AuthError::NotAuthorized);
+        let whom = UserName::parse(authzid, &self.default_domain).map_err(|_| refused())?;
+        if whom == *user {
+            return Ok(whom);
+        }
+        if !self.accounts.may_act_as(user, &whom) {
+            return Err(refused());
+        }
+        match self.look_up(&whom).await? {
+            Some(Credential { state: AccountState::Active, .. }) => Ok(whom),
+            Some(_) => Err(Failure::new("suspended", AuthError::Suspended)),
+            None => Err(refused()),
+        }
+    }
+
+    async fn look_up(&self, user: &UserName) -> Result<Option<Credential>, Failure> {
+        self.accounts.look_up(user).await.map_err(|error| {
+            tracing::warn!(%user, %error, "a login cannot be checked");
+            Failure::new("look-up-failed", AuthError::Unavailable)
+        })
+    }
+}
+
+fn hash_failed(error: HashError) -> Failure {
+    match error {
+        HashError::Busy => Failure::new("busy", AuthError::Throttled),
+        error @ (HashError::BadVerifier(_) | HashError::Failed(_)) => {
+            tracing::error!(%error, "a stored verifier cannot be checked");
+            Failure::new("bad-verifier", AuthError::Unavailable)
+        }
+    }
+}
+
+/// [`FAILURE_LINE`] filled in. The client's text cannot end the line or leave its brackets.
+fn failure_line(attempt: &Attempt<'_>, reason: &str) -> String {
+    let mut line = String::from("auth failed: user=<");
+    for c in attempt.authcid.chars().take(LOGGED_CHARACTERS_MAX) {
+        match c {
+            '<' | '>' => line.extend(c.escape_unicode()),
+            _ => line.extend(c.escape_debug()),
+        }
+    }
+    let ip = attempt.ip.map_or_else(|| "local".to_owned(), |ip| ip.to_canonical().to_string());
+    // Writing to a String cannot fail.
+    let _ = write!(line, "> from=<{ip}> protocol=<{}> reason={reason}", attempt.protocol);
+    line
+}
+
+#[cfg(test)]
+mod tests;

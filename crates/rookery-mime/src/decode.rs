@@ -1,0 +1,204 @@
+//! Transfer encodings undone in pieces (RFC 2045 §6), tolerant of what mail really holds.
+//!
+//! Invariant: any cut of the input into pieces gives the same output, and a piece of n octets gives at most
+//! n + 4 octets.
+
+/// How a body is encoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum TransferEncoding {
+    /// 7bit, 8bit, binary, and what is unknown.
+    Identity,
+    Base64,
+    QuotedPrintable,
+}
+
+impl TransferEncoding {
+    /// From a Content-Transfer-Encoding in upper case.
+    pub(crate) fn from_token(token: &[u8]) -> TransferEncoding {
+        match token {
+            b"BASE64" => TransferEncoding::Base64,
+            b"QUOTED-PRINTABLE" => TransferEncoding::QuotedPrintable,
+            _ => TransferEncoding::Identity,
+        }
+    }
+}
+
+/// Undoes one transfer encoding.
+#[derive(Debug)]
+pub(crate) struct TransferDecoder {
+    encoding: TransferEncoding,
+    /// Base64: bits not yet given out, and how many sextets they hold.
+    bits: u32,
+    sextets: u8,
+    /// Quoted-printable: what follows an `=`, while it may still become an octet or a soft line break.
+    escape: Vec<u8>,
+}
+
+/// Octets after `=` that are kept to see if a soft line break follows its padding.
+const ESCAPE_OCTETS_MAX: usize = 80;
+
+impl TransferDecoder {
+    pub(crate) fn new(encoding: TransferEncoding) -> TransferDecoder {
+        TransferDecoder { encoding, bits: 0, sextets: 0, escape: Vec::new() }
+    }
+
+    /// Decodes the next piece and appends it.
+    pub(crate) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        match self.encoding {
+            TransferEncoding::Identity => out.extend_from_slice(piece),
+            TransferEncoding::Base64 => self.base64(piece, out),
+            TransferEncoding::QuotedPrintable => self.quoted_printable(piece, out),
+        }
+    }
+
+    /// Appends what only the end makes certain.
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
+        self.end_group(out);
+        out.append(&mut self.escape);
+    }
+
+    /// Octets outside the alphabet are skipped (RFC 2045 §6.8); padding ends a group, and another may follow.
+    fn base64(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        for &octet in piece {
+            let sextet = match octet {
+                b'A'..=b'Z' => octet - b'A',
+                b'a'..=b'z' => octet - b'a' + 26,
+                b'0'..=b'9' => octet - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                b'=' => {
+                    self.end_group(out);
+                    continue;
+                }
+                _ => continue,
+            };
+            self.bits = self.bits << 6 | u32::from(sextet);
+            self.sextets += 1;
+            if self.sextets == 4 {
+                let [_, a, b, c] = self.bits.to_be_bytes();
+                out.extend_from_slice(&[a, b, c]);
+                self.bits = 0;
+                self.sextets = 0;
+            }
+        }
+    }
+
+    fn end_group(&mut self, out: &mut Vec<u8>) {
+        match self.sextets {
+            2 => out.push((self.bits >> 4) as u8),
+            3 => {
+                let [_, _, a, b] = (self.bits >> 2).to_be_bytes();
+                out.extend_from_slice(&[a, b]);
+            }
+            _ => {}
+        }
+        self.bits = 0;
+        self.sextets = 0;
+    }
+
+    fn quoted_printable(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            if self.escape.is_empty() {
+                let at = memchr::memchr(b'=', rest).unwrap_or(rest.len());
+                let (plain, from) = rest.split_at(at);
+                out.extend_from_slice(plain);
+                rest = from;
+            }
+            if let Some((octet, after)) = rest.split_first() {
+                self.escaped(*octet, out);
+                rest = after;
+            }
+        }
+    }
+
+    /// Takes one octet from the `=` on.
+    fn escaped(&mut self, octet: u8, out: &mut Vec<u8>) {
+        match (self.escape.as_slice(), octet) {
+            ([], _) => self.escape.push(octet),
+            // A soft line break, white space before it and all.
+            (_, b'\n') if !matches!(self.escape.get(1), Some(b) if b.is_ascii_hexdigit()) => {
+                self.escape.clear()
+            }
+            ([_], b' ' | b'\t' | b'\r') => self.escape.push(octet),
+            ([_, b' ' | b'\t' | b'\r', ..], b' ' | b'\t' | b'\r')
+                if self.escape.len() < ESCAPE_OCTETS_MAX =>
+            {
+                self.escape.push(octet);
+            }
+            ([_], _) if octet.is_ascii_hexdigit() => self.escape.push(octet),
+            ([_, high], _) if high.is_ascii_hexdigit() && octet.is_ascii_hexdigit() => {
+                out.push(hex(*high) << 4 | hex(octet));
+                self.escape.clear();
+            }
+            _ => {
+                // No escape after all: it stands for itself, and this octet may begin another.
+                out.append(&mut self.escape);
+                if octet == b'=' { self.escape.push(octet) } else { out.push(octet) }
+            }
+        }
+    }
+}
+
+fn hex(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'f' => digit - b'a' + 10,
+        _ => digit.wrapping_sub(b'A').wrapping_add(10) & 15,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn decode(encoding: TransferEncoding, pieces: &[&[u8]]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut decoder = TransferDecoder::new(encoding);
+        for piece in pieces {
+            decoder.push(piece, &mut out);
+        }
+        decoder.finish(&mut out);
+        out
+    }
+
+    #[test]
+    fn quoted_printable_as_it_occurs() {
+        for (text, expected) in [
+            ("a=3Db=3dc", "a=b=c"),
+            ("soft=\r\nbreak=\nand= \t\r\npad", "softbreakandpad"),
+            ("bad=ZZ =4", "bad=ZZ =4"),
+            ("==41", "=A"),
+            ("=4=41", "=4A"),
+            ("end=", "end="),
+        ] {
+            let got = decode(TransferEncoding::QuotedPrintable, &[text.as_bytes()]);
+            assert_eq!(String::from_utf8_lossy(&got), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn base64_as_it_occurs() {
+        for (text, expected) in [
+            ("SGVs\r\nbG8=", "Hello"),
+            ("SGVsbG8", "Hello"),
+            ("SGU=bGxv", "Hello"),
+            ("S*G!U", "He"),
+            ("====", ""),
+        ] {
+            let got = decode(TransferEncoding::Base64, &[text.as_bytes()]);
+            assert_eq!(String::from_utf8_lossy(&got), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_make_no_difference(text in "[=A-F0-9 \r\n\tx]{0,60}", cut in any::<prop::sample::Index>()) {
+            let (a, b) = text.as_bytes().split_at(cut.index(text.len() + 1));
+            for encoding in [TransferEncoding::Base64, TransferEncoding::QuotedPrintable] {
+                prop_assert_eq!(decode(encoding, &[a, b]), decode(encoding, &[text.as_bytes()]));
+            }
+        }
+    }
+}

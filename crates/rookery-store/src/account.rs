@@ -1,0 +1,364 @@
+//! An account: its tree of mailboxes, and what changes the tree.
+
+use crate::error::StoreError;
+use crate::keys;
+use crate::mailbox::Mailbox;
+use crate::records::{self, Change, ContentRecord, Facts, Settings, Summary};
+use crate::sequencer::{AccountCell, MailboxState, Transaction, Tree};
+use crate::store::{Store, now_unix};
+use bytes::Bytes;
+use rookery_kv::engine::Space;
+use rookery_types::acl::{Acl, Identifier};
+use rookery_types::{
+    AccountId, ContentId, MailboxId, MailboxPath, ModSeq, Rights, SpecialUse, UidValidity, UserName,
+};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What an account holds and may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Octets of all messages, each copy in full, expunged ones not at all.
+    pub octets: u64,
+    /// Messages.
+    pub messages: u64,
+    /// The most octets there may be.
+    pub octets_max: Option<u64>,
+    /// The most messages there may be.
+    pub messages_max: Option<u64>,
+}
+
+/// A handle to an account of this store. Cheap to clone.
+#[derive(Clone)]
+pub struct Account {
+    pub(crate) store: Store,
+    pub(crate) cell: Arc<AccountCell>,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Account({})", self.cell.id)
+    }
+}
+
+impl Account {
+    /// Its id.
+    pub fn id(&self) -> AccountId {
+        self.cell.id
+    }
+
+    /// Whose tree it is; `None` for shared mailboxes.
+    pub fn owner(&self) -> Option<UserName> {
+        self.cell.record.load().owner.clone()
+    }
+
+    /// Its mailboxes and subscriptions, as they are on disk now.
+    pub fn tree(&self) -> Arc<Tree> {
+        self.cell.tree.load_full()
+    }
+
+    /// What it holds and may hold.
+    pub fn usage(&self) -> Usage {
+        let record = self.cell.record.load();
+        Usage {
+            octets: record.octets,
+            messages: record.messages,
+            octets_max: record.octets_max,
+            messages_max: record.messages_max,
+        }
+    }
+
+    /// Woken after each durable change of the account, with its modseq.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.cell.changed.subscribe()
+    }
+
+    pub(crate) fn begin(&self) -> Result<Transaction<'_>, StoreError> {
+        self.cell.begin(self.store.engine())
+    }
+
+    /// Makes one change, and returns when it is durable and visible.
+    pub(crate) async fn transact<T>(
+        &self,
+        change: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let (result, ticket) = {
+            let mut transaction = self.begin()?;
+            let result = change(&mut transaction)?;
+            (result, transaction.finish(self.store.committer()))
+        };
+        ticket.wait().await?;
+        self.cell.tidy();
+        Ok(result)
+    }
+
+    /// Makes a mailbox; its parents need not exist. Its ACL is that of the nearest mailbox above it, or all rights
+    /// for the owner, or lookup and reading for anyone in a shared account.
+    pub async fn create(
+        &self,
+        path: &MailboxPath,
+        special_use: Vec<SpecialUse>,
+    ) -> Result<MailboxId, StoreError> {
+        self.transact(|t| create_mailbox(t, self.cell.id, path, special_use)).await
+    }
+
+    /// Deletes a mailbox and its messages; mailboxes below it stay. Kept for undelete until the retention ends.
+    /// INBOX and a shared account's root cannot be deleted.
+    pub async fn delete(&self, id: MailboxId) -> Result<(), StoreError> {
+        self.transact(|t| {
+            let state = t.mailbox(id).ok_or(StoreError::NoMailbox)?.clone();
+            if state.settings.path.is_inbox() || state.settings.path.is_root() {
+                return Err(StoreError::InvalidName);
+            }
+            t.record.octets = t.record.octets.saturating_sub(state.summary.octets);
+            t.record.messages = t.record.messages.saturating_sub(state.summary.exists.into());
+            let modseq = t.modseq;
+            let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
+            let now = now_unix();
+            let settings = Settings { deleted_unix_seconds: Some(now), ..Settings::clone(&mailbox.settings) };
+            mailbox.settings = Arc::new(settings);
+            mailbox.summary.highest_modseq = modseq;
+            let key = keys::deleted_mailbox(id, now);
+            let value = records::encode_deleted_mailbox(&key);
+            t.put(Space::Queue, key.to_vec(), value);
+            t.note(id, Change::Deleted);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Renames a mailbox and all below it. INBOX itself stays, emptied into the new mailbox, and what is below it
+    /// stays too (RFC 9051 §6.3.6).
+    ///
+    /// `AlreadyExists` leaves all names as they were.
+    pub async fn rename(&self, from: &MailboxPath, to: &MailboxPath) -> Result<(), StoreError> {
+        if from.is_inbox() {
+            let inbox = self.tree().get(from).ok_or(StoreError::NoMailbox)?;
+            let target = self.create(to, Vec::new()).await?;
+            let mailbox = self.open(inbox).await?;
+            let all = rookery_types::UidSet::range(1, u32::MAX);
+            mailbox.r#move(&all, self, target).await?;
+            return Ok(());
+        }
+        self.transact(|t| {
+            if to.is_below(from) || from.is_root() || to.is_root() || to.is_inbox() {
+                return Err(StoreError::InvalidName);
+            }
+            let moved: Vec<(MailboxId, Option<MailboxPath>)> = t
+                .mailboxes()
+                .filter(|state| state.settings.path == *from || state.settings.path.is_below(from))
+                .map(|state| (state.id, state.settings.path.moved(from, to)))
+                .collect();
+            if moved.is_empty() {
+                return Err(StoreError::NoMailbox);
+            }
+            for (_, path) in &moved {
+                let path = path.as_ref().ok_or(StoreError::InvalidName)?;
+                if t.by_path(path).is_some() {
+                    return Err(StoreError::AlreadyExists);
+                }
+            }
+            for (id, path) in moved {
+                let path = path.ok_or(StoreError::InvalidName)?;
+                set(t, id, |settings| settings.path = path)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Sets who may do what with a mailbox.
+    pub async fn set_acl(&self, id: MailboxId, acl: Acl) -> Result<(), StoreError> {
+        self.transact(|t| set(t, id, |settings| settings.acl = acl)).await
+    }
+
+    /// Sets what a mailbox is for. A use belongs to one mailbox of an account: any other loses it.
+    pub async fn set_special_use(
+        &self,
+        id: MailboxId,
+        special_use: Vec<SpecialUse>,
+    ) -> Result<(), StoreError> {
+        self.transact(|t| {
+            take_special_use(t, &special_use)?;
+            set(t, id, |settings| settings.special_use = special_use)
+        })
+        .await
+    }
+
+    /// Limits what the account may hold.
+    pub async fn set_limits(
+        &self,
+        octets_max: Option<u64>,
+        messages_max: Option<u64>,
+    ) -> Result<(), StoreError> {
+        self.transact(|t| {
+            t.record.octets_max = octets_max;
+            t.record.messages_max = messages_max;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Subscribes the account's user to a name, in its canonical form; `mailbox` is what has the name now.
+    pub async fn subscribe(&self, name: &str, mailbox: Option<MailboxId>) -> Result<(), StoreError> {
+        self.transact(|t| {
+            t.subscriptions().insert(name.to_string(), mailbox);
+            let key = keys::subscription(self.cell.id, name);
+            let value = records::encode_subscription(&key, mailbox);
+            t.put(Space::Account, key, value);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Unsubscribes the account's user from a name. Not being subscribed is no error.
+    pub async fn unsubscribe(&self, name: &str) -> Result<(), StoreError> {
+        self.transact(|t| {
+            if t.subscriptions().remove(name).is_some() {
+                t.delete(Space::Account, keys::subscription(self.cell.id, name));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Opens a mailbox: its messages are in memory from now on, until nobody has it open.
+    pub async fn open(&self, id: MailboxId) -> Result<Mailbox, StoreError> {
+        Mailbox::open(self, id).await
+    }
+
+    /// What was found out about a content when it came. Reads the disk: call it where blocking is allowed.
+    pub fn facts(&self, content: ContentId) -> Result<Facts, StoreError> {
+        let key = keys::facts(self.cell.id, content);
+        let value = self.store.engine().get(Space::Content, &key)?.ok_or(StoreError::NoContent)?;
+        Facts::decode(&key, &value).map_err(StoreError::Damaged)
+    }
+
+    /// Where a content is, its size and its thread. Reads the disk.
+    pub fn content(&self, content: ContentId) -> Result<ContentRecord, StoreError> {
+        let key = keys::content(self.cell.id, content);
+        let value = self.store.engine().get(Space::Content, &key)?.ok_or(StoreError::NoContent)?;
+        ContentRecord::decode(&key, &value).map_err(StoreError::Damaged)
+    }
+
+    /// A whole message, checked. Reads the disk, and takes as much memory as the message has octets.
+    pub fn read(&self, content: ContentId) -> Result<Bytes, StoreError> {
+        self.relocating(content, |record| {
+            self.store.volumes().read(record.locator, record.size, self.cell.id, content)
+        })
+    }
+
+    /// Some octets of a message, beginning with octet `from`; fewer at its end. Reads the disk.
+    pub fn read_part(&self, content: ContentId, from: u64, octets: usize) -> Result<Bytes, StoreError> {
+        self.relocating(content, |record| {
+            self.store.volumes().read_part(record.locator, self.cell.id, content, from, octets)
+        })
+    }
+
+    /// Reads where the content is now: compaction may move it between the look-up and the reading.
+    fn relocating<T>(
+        &self,
+        content: ContentId,
+        read: impl Fn(ContentRecord) -> Result<T, crate::volume::VolumeError>,
+    ) -> Result<T, StoreError> {
+        let record = self.content(content)?;
+        match read(record) {
+            Ok(octets) => Ok(octets),
+            Err(error) => {
+                let again = self.content(content)?;
+                if again.locator == record.locator {
+                    return Err(error.into());
+                }
+                Ok(read(again)?)
+            }
+        }
+    }
+}
+
+/// Changes what is set on a mailbox, and notes it.
+pub(crate) fn set(
+    t: &mut Transaction<'_>,
+    id: MailboxId,
+    change: impl FnOnce(&mut Settings),
+) -> Result<(), StoreError> {
+    t.mailbox(id).ok_or(StoreError::NoMailbox)?;
+    let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
+    let mut settings = Settings::clone(&mailbox.settings);
+    change(&mut settings);
+    mailbox.settings = Arc::new(settings);
+    t.note(id, Change::Settings);
+    Ok(())
+}
+
+fn take_special_use(t: &mut Transaction<'_>, special_use: &[SpecialUse]) -> Result<(), StoreError> {
+    let has_one =
+        |state: &&MailboxState| state.settings.special_use.iter().any(|one| special_use.contains(one));
+    let losers: Vec<MailboxId> = t.mailboxes().filter(has_one).map(|state| state.id).collect();
+    losers.into_iter().try_for_each(|id| {
+        set(t, id, |settings| settings.special_use.retain(|one| !special_use.contains(one)))
+    })
+}
+
+/// Stages a new mailbox.
+pub(crate) fn create_mailbox(
+    t: &mut Transaction<'_>,
+    account: AccountId,
+    path: &MailboxPath,
+    special_use: Vec<SpecialUse>,
+) -> Result<MailboxId, StoreError> {
+    if t.by_path(path).is_some() {
+        return Err(StoreError::AlreadyExists);
+    }
+    take_special_use(t, &special_use)?;
+    let number = t.record.last_mailbox.checked_add(1).ok_or(StoreError::Exhausted("mailbox numbers"))?;
+    let validity = t.record.last_uid_validity.checked_add(1).ok_or(StoreError::Exhausted("UIDVALIDITYs"))?;
+    let validity = validity.max(now_unix());
+    t.record.last_mailbox = number;
+    t.record.last_uid_validity = validity;
+    let id = MailboxId { account, number };
+    let settings = Settings {
+        path: path.clone(),
+        uid_validity: UidValidity::new(validity).ok_or(StoreError::Exhausted("UIDVALIDITYs"))?,
+        special_use,
+        acl: inherited_acl(t, path),
+        keywords: Arc::default(),
+        deleted_unix_seconds: None,
+    };
+    t.add_mailbox(MailboxState {
+        id,
+        settings: Arc::new(settings),
+        summary: empty_summary(t.modseq),
+        messages: None,
+    });
+    Ok(id)
+}
+
+pub(crate) fn empty_summary(modseq: ModSeq) -> Summary {
+    Summary {
+        uid_next: 1,
+        highest_modseq: modseq,
+        exists: 0,
+        unseen: 0,
+        deleted: 0,
+        octets: 0,
+        deleted_octets: 0,
+        deltas: 0,
+    }
+}
+
+/// The nearest mailbox above gives its ACL on; INBOX does not stand above the rest of a tree.
+fn inherited_acl(t: &Transaction<'_>, path: &MailboxPath) -> Acl {
+    let mut above = path.parent();
+    while let Some(path) = above {
+        if let Some(state) = t.by_path(&path).and_then(|id| t.mailbox(id)) {
+            return state.settings.acl.clone();
+        }
+        above = path.parent();
+    }
+    let mut acl = Acl::new();
+    match &t.record.owner {
+        Some(owner) => acl.set(Identifier::User(owner.clone()), false, Rights::ALL),
+        None => acl.set(Identifier::Anyone, false, Rights::LOOKUP.union(Rights::READ).union(Rights::SEEN)),
+    }
+    acl
+}

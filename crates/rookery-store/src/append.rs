@@ -1,0 +1,365 @@
+//! Taking messages in: from the wire into a spool, from the spool into mailboxes.
+//!
+//! Invariants:
+//! - A message of up to [`MEMORY_OCTETS_MAX`] waits in memory; a larger one in its own volume, so taking one of
+//!   50 MB takes no more memory than one of half a megabyte.
+//! - ENVELOPE, BODYSTRUCTURE and what else is asked of many messages are found out while the octets come.
+//! - UIDs are given when all octets are there, not when the first comes.
+
+use crate::account::Account;
+use crate::committer::TailEntry;
+use crate::error::StoreError;
+use crate::keys;
+use crate::mailbox::{numbers_for, put_messages};
+use crate::messages::{KeywordNumbers, Message};
+use crate::records::{self, AccountRecord, Change, ContentRecord, Facts, Summary};
+use crate::sequencer::Transaction;
+use crate::store::{Store, now_unix};
+use crate::volume::{LargeBody, Placed};
+use bytes::Bytes;
+use rookery_kv::engine::{Engine, EngineError, Space};
+use rookery_mime::{Limits, Scanner};
+use rookery_types::{
+    AccountId, ContentId, InternalDate, Keyword, MailboxId, SystemFlags, ThreadId, Uid, UidSet, UidValidity,
+};
+use std::sync::Arc;
+
+/// Octets of a message that wait in memory.
+const MEMORY_OCTETS_MAX: usize = 512 * 1024;
+/// Message-IDs of one message that are looked at for its thread.
+const THREAD_IDS_MAX: usize = 40;
+
+/// A message on its way in.
+pub struct Spool {
+    store: Store,
+    scanner: Scanner,
+    hasher: blake3::Hasher,
+    memory: Vec<u8>,
+    large: Option<LargeBody>,
+    size: u64,
+}
+
+enum Body {
+    Memory(Bytes),
+    Large(LargeBody),
+}
+
+struct Taken {
+    content: ContentId,
+    size: u32,
+    facts: Facts,
+    body: Body,
+}
+
+/// A whole message, ready to be appended to any number of mailboxes. Cheap to clone.
+#[derive(Clone)]
+pub struct Spooled(Arc<Taken>);
+
+impl std::fmt::Debug for Spooled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Spooled({}, {} octets)", self.0.content, self.0.size)
+    }
+}
+
+impl Spooled {
+    /// What its octets are.
+    pub fn content(&self) -> ContentId {
+        self.0.content
+    }
+
+    /// How many octets it has.
+    pub fn size(&self) -> u32 {
+        self.0.size
+    }
+
+    fn place(&self, store: &Store, account: AccountId) -> Result<Placed, StoreError> {
+        Ok(match &self.0.body {
+            Body::Memory(octets) => store.volumes().append(account, self.0.content, octets)?,
+            Body::Large(large) => large.place(account, self.0.content)?,
+        })
+    }
+}
+
+impl Spool {
+    pub(crate) fn new(store: &Store) -> Spool {
+        Spool {
+            scanner: Scanner::new(Limits::default()),
+            hasher: blake3::Hasher::new_keyed(store.secret()),
+            memory: Vec::new(),
+            large: None,
+            size: 0,
+            store: store.clone(),
+        }
+    }
+
+    /// Takes the next octets. After an error the spool is of no use any more.
+    pub fn push(&mut self, octets: &[u8]) -> Result<(), StoreError> {
+        let max = self.store.options().message_octets_max.min(u32::MAX.into());
+        self.size = self.size.saturating_add(octets.len() as u64);
+        if self.size > max {
+            return Err(StoreError::TooLarge(max));
+        }
+        self.scanner.push(octets);
+        self.hasher.update(octets);
+        if self.large.is_none() && self.memory.len() + octets.len() > MEMORY_OCTETS_MAX {
+            let mut large = self.store.volumes().begin_large()?;
+            large.push(&std::mem::take(&mut self.memory))?;
+            self.large = Some(large);
+        }
+        match &mut self.large {
+            Some(large) => large.push(octets)?,
+            None => self.memory.extend_from_slice(octets),
+        }
+        Ok(())
+    }
+
+    /// Octets so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The message is whole.
+    pub fn finish(self) -> Result<Spooled, StoreError> {
+        let size = u32::try_from(self.size).map_err(|_| StoreError::TooLarge(u32::MAX.into()))?;
+        let mut content = [0; 16];
+        content.copy_from_slice(&self.hasher.finalize().as_bytes()[..16]);
+        let scanned = self.scanner.finish();
+        let found = scanned.facts();
+        let message_ids = found.message_id.iter().chain(&found.references).chain(&found.in_reply_to);
+        let facts = Facts {
+            envelope: scanned.envelope().into(),
+            body_structure: scanned.bodystructure().into(),
+            body: scanned.body().into(),
+            structure: scanned.structure().encode().into(),
+            sent: found.date,
+            message_ids: message_ids.take(THREAD_IDS_MAX).cloned().collect(),
+        };
+        let body = match self.large {
+            Some(large) => Body::Large(large),
+            None => Body::Memory(self.memory.into()),
+        };
+        Ok(Spooled(Arc::new(Taken { content: ContentId(content), size, facts, body })))
+    }
+}
+
+/// A message to be put into a mailbox.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    /// Its octets.
+    pub body: Spooled,
+    /// Its system flags.
+    pub flags: SystemFlags,
+    /// Its keywords.
+    pub keywords: Vec<Keyword>,
+    /// Its INTERNALDATE.
+    pub date: InternalDate,
+}
+
+/// Where new messages went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// UIDVALIDITY of the mailbox.
+    pub uid_validity: UidValidity,
+    /// Their UIDs, in the order of the messages.
+    pub uids: Vec<Uid>,
+}
+
+impl Account {
+    /// Puts messages into a mailbox, all or none of them. When it returns they are on stable storage.
+    pub async fn append(&self, to: MailboxId, messages: Vec<NewMessage>) -> Result<Appended, StoreError> {
+        let mut placed: Vec<Option<Placed>> = Vec::with_capacity(messages.len());
+        for message in &messages {
+            // A content that is here already needs no octets; whether it still is, is decided in the change.
+            let known = matches!(self.content(message.body.content()), Ok(record) if record.references > 0);
+            placed.push(match known {
+                true => None,
+                false => Some(message.body.place(&self.store, self.id())?),
+            });
+        }
+        loop {
+            let mut missing = None;
+            let outcome = self
+                .transact(|t| {
+                    missing = first_missing(t, &messages, &placed)?;
+                    match missing {
+                        Some(_) => Err(StoreError::NoContent),
+                        None => append_messages(t, self, to, &messages, &placed),
+                    }
+                })
+                .await;
+            let Some((at, message)) = missing.and_then(|at| Some((at, messages.get(at)?))) else {
+                return outcome;
+            };
+            let body = message.body.place(&self.store, self.id())?;
+            if let Some(place) = placed.get_mut(at) {
+                *place = Some(body);
+            }
+        }
+    }
+
+    /// The octets of a message here as a new message for elsewhere. Reads the disk.
+    pub(crate) fn respool(&self, content: ContentId, size: u32) -> Result<Spooled, StoreError> {
+        let mut spool = self.store.spool();
+        let mut at = 0;
+        while at < u64::from(size) {
+            let piece = self.read_part(content, at, 256 * 1024)?;
+            if piece.is_empty() {
+                return Err(StoreError::NoContent);
+            }
+            spool.push(&piece)?;
+            at += piece.len() as u64;
+        }
+        spool.finish()
+    }
+}
+
+/// The first message whose octets were thought to be here, and are not any more.
+fn first_missing(
+    t: &Transaction<'_>,
+    messages: &[NewMessage],
+    placed: &[Option<Placed>],
+) -> Result<Option<usize>, StoreError> {
+    for (at, (message, placed)) in messages.iter().zip(placed).enumerate() {
+        if placed.is_none() && t.content(message.body.content())?.is_none() {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether an account may hold so much more.
+pub(crate) fn check_quota(record: &AccountRecord, octets: u64, messages: u64) -> Result<(), StoreError> {
+    let over = |now: u64, more: u64, max: Option<u64>| max.is_some_and(|max| now.saturating_add(more) > max);
+    match over(record.octets, octets, record.octets_max)
+        || over(record.messages, messages, record.messages_max)
+    {
+        true => Err(StoreError::OverQuota),
+        false => Ok(()),
+    }
+}
+
+/// Gives the next UID of a mailbox.
+pub(crate) fn next_uid(summary: &mut Summary) -> Result<Uid, StoreError> {
+    let uid = Uid::new(summary.uid_next).ok_or(StoreError::Exhausted("UIDs"))?;
+    summary.uid_next = summary.uid_next.checked_add(1).ok_or(StoreError::Exhausted("UIDs"))?;
+    Ok(uid)
+}
+
+fn append_messages(
+    t: &mut Transaction<'_>,
+    account: &Account,
+    to: MailboxId,
+    messages: &[NewMessage],
+    placed: &[Option<Placed>],
+) -> Result<Appended, StoreError> {
+    let uid_validity = t.mailbox(to).ok_or(StoreError::NoMailbox)?.settings.uid_validity;
+    let octets: u64 = messages.iter().map(|m| u64::from(m.body.size())).sum();
+    check_quota(&t.record, octets, messages.len() as u64)?;
+    t.record.octets = t.record.octets.saturating_add(octets);
+    t.record.messages = t.record.messages.saturating_add(messages.len() as u64);
+    let saved_unix_seconds = now_unix();
+    let modseq = t.modseq;
+    let mut changes = Vec::with_capacity(messages.len());
+    let mut uids = Vec::with_capacity(messages.len());
+    for (message, placed) in messages.iter().zip(placed) {
+        let keywords = KeywordNumbers::new(numbers_for(t, to, &message.keywords)?);
+        let mailbox = t.change(to).ok_or(StoreError::NoMailbox)?;
+        let uid = next_uid(&mut mailbox.summary)?;
+        mailbox.summary.add(message.body.size(), message.flags);
+        refer(t, account, to, uid, &message.body, placed.as_ref())?;
+        uids.push(uid);
+        let content = message.body.content();
+        let (size, flags, date) = (message.body.size(), message.flags, message.date);
+        let message = Message { uid, size, modseq, date, saved_unix_seconds, flags, keywords, content };
+        changes.push((uid, Some(message)));
+    }
+    put_messages(t, to, &changes)?;
+    t.note(to, Change::Arrived(uids.iter().copied().collect::<UidSet>()));
+    Ok(Appended { uid_validity, uids })
+}
+
+/// Refers once more to a content; its octets come with this change if no earlier one has brought them.
+fn refer(
+    t: &mut Transaction<'_>,
+    account: &Account,
+    mailbox: MailboxId,
+    uid: Uid,
+    body: &Spooled,
+    placed: Option<&Placed>,
+) -> Result<(), StoreError> {
+    let content = body.content();
+    let tail = |locator| TailEntry { batch: 0, mailbox, uid, content, locator };
+    if let Some(mut record) = t.content(content)? {
+        record.references = record.references.checked_add(1).ok_or(StoreError::Exhausted("references"))?;
+        t.put_content(content, &record);
+        // Its octets may have come with a change that is still on its way.
+        t.watch_body(tail(record.locator));
+        return Ok(());
+    }
+    let placed = placed.ok_or(StoreError::NoContent)?;
+    let thread = thread_of(t, account.id(), content, &body.0.facts.message_ids)?;
+    let record = ContentRecord {
+        locator: placed.locator,
+        size: body.size(),
+        stored: placed.stored,
+        references: 1,
+        thread,
+    };
+    t.put_content(content, &record);
+    let key = keys::facts(account.id(), content);
+    let value = body.0.facts.encode(&key);
+    t.put(Space::Content, key.to_vec(), value);
+    t.bring(placed, tail(placed.locator));
+    Ok(())
+}
+
+fn thread_key(account: AccountId, message_id: &str) -> [u8; 16] {
+    let mut hash = [0; 8];
+    hash.copy_from_slice(&blake3::hash(message_id.as_bytes()).as_bytes()[..8]);
+    keys::thread(account, u64::from_le_bytes(hash))
+}
+
+/// The first thread record that a message's ids should have and do not.
+pub(crate) fn unknown_thread(
+    engine: &dyn Engine,
+    account: AccountId,
+    facts: &Facts,
+) -> Result<Option<[u8; 16]>, EngineError> {
+    for id in &facts.message_ids {
+        let key = thread_key(account, id);
+        if engine.get(Space::Thread, &key)?.is_none() {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
+/// The thread of a message: that of the first of its Message-IDs that is known, or its own. All of them belong to it
+/// from now on.
+fn thread_of(
+    t: &mut Transaction<'_>,
+    account: AccountId,
+    content: ContentId,
+    message_ids: &[String],
+) -> Result<ThreadId, StoreError> {
+    let mut thread = None;
+    let mut unknown = Vec::new();
+    for id in message_ids {
+        let key = thread_key(account, id);
+        match t.get(Space::Thread, &key)? {
+            Some(value) if thread.is_none() => {
+                thread = Some(records::decode_thread(&key, &value).map_err(StoreError::Damaged)?);
+            }
+            Some(_) => {}
+            None => unknown.push(key),
+        }
+    }
+    let mut own = [0; 8];
+    own.copy_from_slice(&content.0[..8]);
+    let thread = thread.unwrap_or(ThreadId(u64::from_le_bytes(own)));
+    for key in unknown {
+        let value = records::encode_thread(&key, thread);
+        t.put(Space::Thread, key.to_vec(), value);
+    }
+    Ok(thread)
+}

@@ -1,0 +1,278 @@
+//! What a store does by itself: folding, forgetting what was expunged long ago, and winning back space.
+//!
+//! Each step is small and goes through the sequencer and the committer like any change, so nobody waits for long.
+
+use crate::account::Account;
+use crate::error::StoreError;
+use crate::fold;
+use crate::keys;
+use crate::records;
+use crate::recover::release;
+use crate::sequencer::Transaction;
+use crate::store::{Store, WeakStore, now_unix, read_live};
+use crate::volume::RecordKind;
+use rookery_kv::engine::{Space, prefix_end};
+use rookery_types::{AccountId, MailboxId, ModSeq};
+use std::time::Duration;
+
+/// Records forgotten in one step.
+const STEP_RECORDS: usize = 500;
+/// Accounts looked at in one round for what can be forgotten.
+const ROUND_ACCOUNTS: usize = 200;
+/// Change log entries beyond the limit that trigger trimming.
+const LOG_SLACK: u64 = 10_000;
+/// A volume is compacted when less than this part of it, in percent, is in use.
+const COMPACT_BELOW_PERCENT: u64 = 50;
+/// Octets copied by compaction in one round: the budget that keeps it from disturbing others.
+const COMPACT_ROUND_OCTETS: u64 = 32 << 20;
+
+/// Looks around every `pause` until the store is gone.
+pub(crate) async fn run(store: WeakStore, pause: Duration) {
+    let mut cursor = None;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(store) = store.upgrade() else { return };
+        if store.read_only_because().is_some() {
+            return;
+        }
+        if let Err(error) = round(&store, &mut cursor).await {
+            tracing::error!(error = crate::committer::describe(&error), "background work failed");
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    }
+}
+
+/// One look around.
+pub(crate) async fn round(store: &Store, cursor: &mut Option<AccountId>) -> Result<(), StoreError> {
+    for account in store.loaded() {
+        tend(&account).await?;
+    }
+    store.shrink();
+    forget_due(store, cursor).await?;
+    compact(store).await
+}
+
+/// Folds what has many deltas, and trims the change log.
+async fn tend(account: &Account) -> Result<(), StoreError> {
+    let tree = account.tree();
+    for (_, state) in tree.iter().filter(|(_, state)| state.summary.deltas >= fold::DELTAS_MAX) {
+        while fold::fold(account, state.id).await? {}
+    }
+    let record = account.cell.record.load_full();
+    let kept = account.store.options().log_entries;
+    if record.modseq.get().saturating_sub(record.log_floor) > kept.saturating_add(LOG_SLACK) {
+        while trim_log(account, record.modseq.get() - kept).await? {}
+    }
+    Ok(())
+}
+
+/// Forgets changes up to a modseq, a step at a time; returns whether more is to be done.
+async fn trim_log(account: &Account, floor: u64) -> Result<bool, StoreError> {
+    let id = account.id();
+    account
+        .transact(|t| {
+            let end = keys::log(id, ModSeq::new(floor).unwrap_or(ModSeq::FIRST));
+            let doomed = t.scan(Space::Log, &keys::account(id), Some(&end), STEP_RECORDS)?;
+            let more = doomed.len() == STEP_RECORDS;
+            let reached = doomed.last().and_then(|(key, _)| keys::modseq_of(key)).map_or(floor, ModSeq::get);
+            for (key, value) in doomed {
+                let entry = records::LogEntry::decode(&key, &value).map_err(StoreError::Damaged)?;
+                let modseq = keys::modseq_of(&key).unwrap_or(ModSeq::FIRST);
+                for (number, change) in entry.changes {
+                    if matches!(change, records::Change::Expunged(_)) {
+                        let mailbox = MailboxId { account: id, number };
+                        t.delete(Space::Tombstone, keys::tombstone(mailbox, modseq));
+                    }
+                }
+                t.delete(Space::Log, key);
+            }
+            t.record.log_floor = t.record.log_floor.max(if more { reached } else { floor.max(1) - 1 });
+            Ok(more)
+        })
+        .await
+}
+
+/// Forgets, in some accounts after the cursor, what was expunged or deleted before the retention began.
+async fn forget_due(store: &Store, cursor: &mut Option<AccountId>) -> Result<(), StoreError> {
+    let before =
+        now_unix().saturating_sub(u32::try_from(store.options().retention.as_secs()).unwrap_or(u32::MAX));
+    for _ in 0..ROUND_ACCOUNTS {
+        let Some(id) = next_account(store, *cursor)? else {
+            *cursor = None;
+            return Ok(());
+        };
+        *cursor = Some(id);
+        if !has_due(store, id, before)? {
+            continue;
+        }
+        if let Some(account) = store.load_account(id)? {
+            while account.transact(|t| forget_expunged(t, &account, before)).await? {}
+        }
+    }
+    Ok(())
+}
+
+/// The next account that has expunged messages waiting.
+fn next_account(store: &Store, after: Option<AccountId>) -> Result<Option<AccountId>, StoreError> {
+    let start = after.and_then(|id| prefix_end(&keys::account(id))).unwrap_or_default();
+    let mut found = None;
+    store.engine().scan(Space::Queue, &start, None, false, &mut |key, _| {
+        found = keys::account_of(key);
+        false
+    })?;
+    Ok(found)
+}
+
+fn has_due(store: &Store, id: AccountId, before: u32) -> Result<bool, StoreError> {
+    let mut due = false;
+    let end = [&keys::account(id)[..], &before.to_be_bytes()].concat();
+    store.engine().scan(Space::Queue, &keys::account(id), Some(&end), false, &mut |_, _| {
+        due = true;
+        false
+    })?;
+    Ok(due)
+}
+
+fn forget_expunged(t: &mut Transaction<'_>, account: &Account, before: u32) -> Result<bool, StoreError> {
+    let id = account.id();
+    let end = [&keys::account(id)[..], &before.to_be_bytes()].concat();
+    let due = t.scan(Space::Queue, &keys::account(id), Some(&end), STEP_RECORDS)?;
+    let more = due.len() == STEP_RECORDS;
+    for (key, value) in due {
+        if keys::uid_of(&key).is_none() {
+            records::decode_deleted_mailbox(&key, &value).map_err(StoreError::Damaged)?;
+            if let Some(mailbox) = keys::queued_mailbox(&key)
+                && forget_mailbox(t, account, mailbox)?
+            {
+                // The rest of it comes in the next step.
+                return Ok(true);
+            }
+            t.delete(Space::Queue, key);
+            continue;
+        }
+        let message = records::decode_expunged(&key, &value).map_err(StoreError::Damaged)?;
+        release(t, account, message.content)?;
+        t.delete(Space::Queue, key);
+    }
+    Ok(more)
+}
+
+/// Forgets a part of a deleted mailbox; returns whether there is more of it.
+fn forget_mailbox(t: &mut Transaction<'_>, account: &Account, id: MailboxId) -> Result<bool, StoreError> {
+    if t.any_mailbox(id).is_none_or(|state| state.settings.deleted_unix_seconds.is_none()) {
+        return Ok(false);
+    }
+    let (messages, more) = fold::take_first(t, id)?;
+    for message in messages {
+        release(t, account, message.content)?;
+    }
+    if more {
+        return Ok(true);
+    }
+    let prefix = keys::mailbox(id);
+    let tombstones = t.scan(Space::Tombstone, &prefix, prefix_end(&prefix).as_deref(), STEP_RECORDS)?;
+    let more = tombstones.len() == STEP_RECORDS;
+    for (key, _) in tombstones {
+        t.delete(Space::Tombstone, key);
+    }
+    if !more {
+        t.remove_mailbox(id);
+    }
+    Ok(more)
+}
+
+/// Writes what lives in mostly dead volumes elsewhere, and removes the volumes.
+async fn compact(store: &Store) -> Result<(), StoreError> {
+    let worker = store.clone();
+    let candidates =
+        tokio::task::spawn_blocking(move || candidates(&worker)).await.map_err(|_| StoreError::CutOff)??;
+    let mut budget = COMPACT_ROUND_OCTETS;
+    for number in candidates {
+        if budget == 0 {
+            return Ok(());
+        }
+        compact_volume(store, number, &mut budget).await?;
+    }
+    Ok(())
+}
+
+fn candidates(store: &Store) -> Result<Vec<u32>, StoreError> {
+    let live = read_live(store.engine()).map_err(|_| StoreError::CutOff)?;
+    let io = |source| StoreError::Volume(crate::volume::VolumeError::Io { volume: 0, source });
+    let mut found = Vec::new();
+    for number in store.volumes().numbers().map_err(io)? {
+        if store.volumes().is_in_use(number) {
+            continue;
+        }
+        let octets = store.volumes().octets(number)?;
+        let live = live.get(&number).copied().unwrap_or(0);
+        if live.saturating_mul(100) < octets.saturating_mul(COMPACT_BELOW_PERCENT) {
+            found.push(number);
+        }
+    }
+    Ok(found)
+}
+
+async fn compact_volume(store: &Store, number: u32, budget: &mut u64) -> Result<(), StoreError> {
+    let mut records = Vec::new();
+    store.volumes().scan(number, |offset, header| {
+        if header.kind == RecordKind::Content {
+            records.push((offset, *header));
+        }
+    })?;
+    for (offset, header) in records {
+        let Some(id) = AccountId::new(header.account) else { continue };
+        let Some(account) = store.load_account(id)? else { continue };
+        let from = records::Locator { volume: number, offset };
+        match account.content(header.content) {
+            Ok(record) if record.locator == from => {
+                let octets = header.stored;
+                relocate(&account, header.content, record).await?;
+                *budget = budget.saturating_sub(octets);
+                if *budget == 0 {
+                    return Ok(());
+                }
+            }
+            Ok(_) | Err(StoreError::NoContent) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // All that lived here has gone elsewhere durably, and nobody is about to refer to it.
+    if !store.volumes().is_in_use(number) {
+        let mut batch = rookery_kv::engine::Batch::new();
+        batch.delete(Space::Meta, keys::volume(number));
+        store.commit_foreign(batch).await?;
+        store.volumes().remove(number)?;
+        tracing::debug!(volume = number, "a volume was compacted away");
+    }
+    Ok(())
+}
+
+/// Writes a content's octets to the end of the current volume and points its record there.
+async fn relocate(
+    account: &Account,
+    content: rookery_types::ContentId,
+    from: records::ContentRecord,
+) -> Result<(), StoreError> {
+    let reader = account.clone();
+    let placed = tokio::task::spawn_blocking(move || -> Result<_, StoreError> {
+        let body = reader.read(content)?;
+        Ok(reader.store.volumes().append(reader.id(), content, &body)?)
+    })
+    .await
+    .map_err(|_| StoreError::CutOff)??;
+    account
+        .transact(|t| {
+            // The record may have gone, or been moved, meanwhile: then the copy is garbage.
+            let Some(mut record) = t.content(content)?.filter(|record| record.locator == from.locator) else {
+                return Ok(());
+            };
+            record.locator = placed.locator;
+            record.stored = placed.stored;
+            t.put_content(content, &record);
+            t.live(from.locator.volume, -i64::from(from.stored));
+            t.sync_with(&placed);
+            Ok(())
+        })
+        .await
+}

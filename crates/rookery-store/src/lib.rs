@@ -1,0 +1,42 @@
+//! The mail store: accounts, mailboxes, messages, flags, quota, subscriptions and the change log.
+//!
+//! It knows no protocol and no other node. One committer ([`committer`](self)) is the only writer; one sequencer per
+//! account orders its changes; content lies in append-only volumes beside an ordered key-value engine.
+//!
+//! Invariants:
+//! - What a caller is told has happened is on stable storage, and only then visible to others.
+//! - A UID is never given twice under one UIDVALIDITY; modseqs of an account only rise.
+//! - A message's content is referred to once by each message that has it, expunged ones that are kept included.
+//! - No cost grows with the size of a mailbox, except that of reading all of it.
+
+mod account;
+mod append;
+mod background;
+pub mod check;
+mod committer;
+mod encoding;
+mod error;
+mod fold;
+mod keys;
+mod mailbox;
+mod messages;
+mod records;
+mod recover;
+mod sequencer;
+mod store;
+mod volume;
+
+pub use account::{Account, Usage};
+pub use append::{Appended, NewMessage, Spool, Spooled};
+pub use committer::CommitError;
+pub use encoding::Damaged;
+pub use error::StoreError;
+pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
+pub use messages::{Difference, KeywordNumbers, Message, Messages};
+pub use records::{
+    AccountRecord, AccountState, Change, ContentRecord, Facts, KINDS, Kind, Locator, LogEntry, Settings,
+    Summary,
+};
+pub use sequencer::{MailboxState, Tree};
+pub use store::{FORMAT, NewAccount, OpenError, Store, StoreOptions};
+pub use volume::VolumeError;

@@ -1,0 +1,546 @@
+//! An open mailbox: its messages, and what changes them.
+//!
+//! Changes of many messages run in slices of [`SLICE_MESSAGES`]: each slice is atomic and has its own modseq, and
+//! between slices others get their turn.
+
+use crate::account::Account;
+use crate::error::StoreError;
+use crate::keys;
+use crate::messages::{KeywordNumbers, Message, Messages};
+use crate::records::{self, Change, Settings};
+use crate::sequencer::{MailboxCell, MailboxState, Transaction};
+use crate::store::now_unix;
+use rookery_kv::engine::{Space, prefix_end};
+use rookery_types::{Keyword, MailboxId, SystemFlags, Uid, UidSet, UidValidity};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::watch;
+
+/// Messages changed in one step.
+pub(crate) const SLICE_MESSAGES: usize = 1000;
+/// Keywords a mailbox can have.
+pub const KEYWORDS_MAX: usize = 4096;
+
+/// How STORE changes flags.
+#[derive(Clone, Debug)]
+pub enum FlagChange {
+    /// These and no others.
+    Set(FlagList),
+    /// These too.
+    Add(FlagList),
+    /// These no more.
+    Remove(FlagList),
+}
+
+/// Flags as a client names them.
+#[derive(Clone, Debug, Default)]
+pub struct FlagList {
+    /// System flags.
+    pub flags: SystemFlags,
+    /// Keywords.
+    pub keywords: Vec<Keyword>,
+}
+
+/// What STORE did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Messages whose flags are now others than before.
+    pub changed: UidSet,
+    /// Messages left alone since they changed after UNCHANGEDSINCE (RFC 7162 §3.1.3).
+    pub failed: UidSet,
+    /// UIDs that have no message, of those the mailbox has ever given.
+    pub missing: UidSet,
+}
+
+/// What COPY or MOVE did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// UIDVALIDITY of the target.
+    pub uid_validity: UidValidity,
+    /// UIDs in the source, ascending.
+    pub from: Vec<Uid>,
+    /// Their UIDs in the target, in the same order.
+    pub to: Vec<Uid>,
+}
+
+/// A handle to an open mailbox.
+pub struct Mailbox {
+    account: Account,
+    cell: Arc<MailboxCell>,
+}
+
+impl Clone for Mailbox {
+    fn clone(&self) -> Mailbox {
+        self.cell.openers.fetch_add(1, Ordering::AcqRel);
+        Mailbox { account: self.account.clone(), cell: self.cell.clone() }
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        if self.cell.openers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.account.store.closed(&self.account.cell, self.cell.id);
+        }
+    }
+}
+
+impl std::fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mailbox({})", self.cell.id)
+    }
+}
+
+impl Mailbox {
+    pub(crate) async fn open(account: &Account, id: MailboxId) -> Result<Mailbox, StoreError> {
+        let cell = account.tree().by_number.get(&id.number).filter(|cell| cell.id == id).cloned();
+        let cell = cell.ok_or(StoreError::NoMailbox)?;
+        cell.openers.fetch_add(1, Ordering::AcqRel);
+        // From here on dropping the handle closes it again.
+        let mailbox = Mailbox { account: account.clone(), cell };
+        if mailbox.cell.published.load().messages.is_none() {
+            let account = account.clone();
+            let load = move || -> Result<_, StoreError> {
+                let mut t = account.begin()?;
+                if t.mailbox(id).ok_or(StoreError::NoMailbox)?.messages.is_none() {
+                    let messages = load_messages(&t, id)?;
+                    t.change(id).ok_or(StoreError::NoMailbox)?.messages = Some(messages);
+                }
+                Ok(t.finish(account.store.committer()))
+            };
+            let ticket = tokio::task::spawn_blocking(load).await.map_err(|_| StoreError::CutOff)??;
+            // Published in queue order, so when everything before it is durable.
+            ticket.wait().await?;
+        }
+        Ok(mailbox)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> MailboxId {
+        self.cell.id
+    }
+
+    /// The account it stands in.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Its newest durable state, messages included.
+    pub fn now(&self) -> Arc<MailboxState> {
+        self.cell.published.load_full()
+    }
+
+    /// Whether it has not been deleted.
+    pub fn exists(&self) -> bool {
+        self.cell.published.load().settings.deleted_unix_seconds.is_none()
+    }
+
+    /// Woken after each durable change of the mailbox, with its HIGHESTMODSEQ.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.cell.changed.subscribe()
+    }
+
+    /// The first UID that is \Recent for the caller alone (RFC 3501 §2.3.2); the next caller gets a later one.
+    pub fn claim_recent(&self) -> u32 {
+        let next = self.cell.published.load().summary.uid_next;
+        self.cell.recent_from.fetch_max(next, Ordering::AcqRel)
+    }
+
+    /// The first UID that would be \Recent, without claiming it.
+    pub fn peek_recent(&self) -> u32 {
+        self.cell.recent_from.load(Ordering::Acquire)
+    }
+
+    /// Changes flags. A message that has the flags already keeps its modseq.
+    pub async fn store_flags(
+        &self,
+        uids: &UidSet,
+        change: FlagChange,
+        unchanged_since: Option<u64>,
+    ) -> Result<Stored, StoreError> {
+        let mut stored = Stored { missing: uids.clone(), ..Stored::default() };
+        let last = self.now().summary.uid_next.saturating_sub(1);
+        stored.missing.remove_range(last.saturating_add(1), u32::MAX);
+        self.in_slices(uids, |t, slice| {
+            let keywords = keyword_numbers(t, self.cell.id, &change)?;
+            let modseq = t.modseq;
+            let mailbox = t.change(self.cell.id).ok_or(StoreError::NoMailbox)?;
+            let mut changes = Vec::new();
+            let mut touched = UidSet::new();
+            for old in slice {
+                stored.missing.remove(old.uid.get());
+                if unchanged_since.is_some_and(|since| old.modseq.get() > since) {
+                    stored.failed.insert_uid(old.uid);
+                    continue;
+                }
+                let (flags, keywords) = changed_flags(old, &change, &keywords);
+                if flags == old.flags && keywords == old.keywords {
+                    continue;
+                }
+                let new = Message { flags, keywords, modseq, ..old.clone() };
+                mailbox.summary.subtract(old.size, old.flags);
+                mailbox.summary.add(new.size, new.flags);
+                touched.insert_uid(new.uid);
+                changes.push((new.uid, Some(new)));
+            }
+            stored.changed.extend(&touched);
+            if !changes.is_empty() {
+                put_messages(t, self.cell.id, &changes)?;
+                t.note(self.cell.id, Change::Flags(touched));
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(stored)
+    }
+
+    /// Expunges the messages with \Deleted, of those in `uids` if given; tells which.
+    pub async fn expunge(&self, uids: Option<&UidSet>) -> Result<UidSet, StoreError> {
+        let all = UidSet::range(1, u32::MAX);
+        let mut gone = UidSet::new();
+        self.in_slices(uids.unwrap_or(&all), |t, slice| {
+            let doomed: Vec<Message> =
+                slice.into_iter().filter(|m| m.flags.contains(SystemFlags::DELETED)).cloned().collect();
+            gone.extend(&doomed.iter().map(|m| m.uid).collect());
+            expunge_messages(t, self.cell.id, &doomed, true)
+        })
+        .await?;
+        Ok(gone)
+    }
+
+    /// Copies messages, with flags, keywords and dates. UIDs without a message are left out.
+    pub async fn copy(&self, uids: &UidSet, to: &Account, mailbox: MailboxId) -> Result<Copied, StoreError> {
+        self.transfer(uids, to, mailbox, false).await
+    }
+
+    /// Moves messages: each slice leaves here and arrives there in one step. To another account, what has arrived
+    /// durably is expunged here.
+    pub async fn r#move(
+        &self,
+        uids: &UidSet,
+        to: &Account,
+        mailbox: MailboxId,
+    ) -> Result<Copied, StoreError> {
+        self.transfer(uids, to, mailbox, true).await
+    }
+
+    async fn transfer(
+        &self,
+        uids: &UidSet,
+        to: &Account,
+        target: MailboxId,
+        leave: bool,
+    ) -> Result<Copied, StoreError> {
+        let state = to.tree().state(target).ok_or(StoreError::NoMailbox)?;
+        let mut copied =
+            Copied { uid_validity: state.settings.uid_validity, from: Vec::new(), to: Vec::new() };
+        if to.id() != self.account.id() {
+            return self.transfer_abroad(uids, to, target, leave, copied).await;
+        }
+        let source = self.cell.id;
+        // A copy into the mailbox itself must not go on with its own copies.
+        let last = self.now().summary.uid_next.saturating_sub(1);
+        let uids = uids.intersection(&UidSet::range(1, last));
+        self.in_slices(&uids, |t, slice| {
+            let messages: Vec<Message> = slice.into_iter().cloned().collect();
+            if messages.is_empty() {
+                return Ok(());
+            }
+            copied.from.extend(messages.iter().map(|m| m.uid));
+            copied.to.extend(copy_messages(t, source, target, &messages, leave)?);
+            match leave {
+                true => expunge_messages(t, source, &messages, false),
+                false => Ok(()),
+            }
+        })
+        .await?;
+        Ok(copied)
+    }
+
+    /// To another account: read, appended there, expunged here.
+    async fn transfer_abroad(
+        &self,
+        uids: &UidSet,
+        to: &Account,
+        target: MailboxId,
+        leave: bool,
+        mut copied: Copied,
+    ) -> Result<Copied, StoreError> {
+        let state = self.now();
+        let messages = state.messages.clone().unwrap_or_default();
+        let mut chosen: Vec<Message> =
+            messages.iter().map(|(_, m)| m).filter(|m| uids.contains_uid(m.uid)).cloned().collect();
+        chosen.reverse();
+        while let Some(message) = chosen.pop() {
+            let account = self.account.clone();
+            let content = message.content;
+            let size = message.size;
+            let body = tokio::task::spawn_blocking(move || account.respool(content, size))
+                .await
+                .map_err(|_| StoreError::CutOff)??;
+            let keywords = state.settings.keywords.clone();
+            let names =
+                message.keywords.as_slice().iter().filter_map(|n| keywords.get(usize::from(*n)).cloned());
+            let new = crate::append::NewMessage {
+                body,
+                flags: message.flags,
+                keywords: names.collect(),
+                date: message.date,
+            };
+            let appended = to.append(target, vec![new]).await?;
+            copied.from.push(message.uid);
+            copied.to.extend(appended.uids);
+            if leave {
+                let uids = UidSet::from_iter([message.uid]);
+                self.in_slices(&uids, |t, slice| {
+                    let doomed: Vec<Message> = slice.into_iter().cloned().collect();
+                    expunge_messages(t, self.cell.id, &doomed, true)
+                })
+                .await?;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Runs a change over the messages with these UIDs, slice by slice; each slice waits for its own durability.
+    async fn in_slices(
+        &self,
+        uids: &UidSet,
+        mut change: impl FnMut(&mut Transaction<'_>, Vec<&Message>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut from = uids.first().unwrap_or(u32::MAX);
+        loop {
+            let ticket = {
+                let mut t = self.account.begin()?;
+                let state = t.mailbox(self.cell.id).ok_or(StoreError::NoMailbox)?;
+                let messages = state.messages.clone().ok_or(StoreError::NoMailbox)?;
+                let slice = next_slice(&messages, uids, from);
+                let Some(last) = slice.last() else { return Ok(()) };
+                from = last.uid.get().saturating_add(1);
+                change(&mut t, slice)?;
+                t.finish(self.account.store.committer())
+            };
+            ticket.wait().await?;
+            self.account.cell.tidy();
+        }
+    }
+
+    /// Which UIDs have gone since a modseq; `None` if that is longer ago than the store remembers. Reads the disk.
+    pub fn vanished_since(&self, modseq: u64) -> Result<Option<UidSet>, StoreError> {
+        if modseq < self.account.cell.record.load().log_floor {
+            return Ok(None);
+        }
+        let now = self.now().summary.highest_modseq;
+        let mut vanished = UidSet::new();
+        let prefix = keys::mailbox(self.cell.id);
+        let start = [&prefix[..], &modseq.saturating_add(1).to_be_bytes()].concat();
+        let mut failure = None;
+        self.account.store.engine().scan(
+            Space::Tombstone,
+            &start,
+            prefix_end(&prefix).as_deref(),
+            false,
+            &mut |key, value| {
+                if keys::modseq_of(key).is_some_and(|modseq| modseq > now) {
+                    return false;
+                }
+                match records::decode_tombstone(key, value) {
+                    Ok(uids) => vanished.extend(&uids),
+                    Err(damaged) => failure = Some(damaged),
+                }
+                failure.is_none()
+            },
+        )?;
+        match failure {
+            Some(damaged) => Err(StoreError::Damaged(damaged)),
+            None => Ok(Some(vanished)),
+        }
+    }
+}
+
+/// The next messages of a set, from a UID on. Steps over ranges of the set that have no messages.
+fn next_slice<'a>(messages: &'a Messages, uids: &UidSet, from: u32) -> Vec<&'a Message> {
+    let mut slice = Vec::new();
+    for (first, last) in uids.ranges() {
+        if last < from || slice.len() >= SLICE_MESSAGES {
+            continue;
+        }
+        let place = messages.place_of(first.max(from));
+        let inside = messages.iter_from(place).map(|(_, m)| m).take_while(|m| m.uid.get() <= last);
+        slice.extend(inside.take(SLICE_MESSAGES - slice.len()));
+    }
+    slice
+}
+
+/// The messages of a mailbox from the disk: its chunks, and over them its deltas.
+pub(crate) fn load_messages(t: &Transaction<'_>, id: MailboxId) -> Result<Messages, StoreError> {
+    let prefix = keys::mailbox(id);
+    let end = prefix_end(&prefix);
+    let mut all: Vec<Message> = Vec::new();
+    for (key, value) in t.scan(Space::Chunk, &prefix, end.as_deref(), usize::MAX)? {
+        all.extend(records::decode_chunk(&key, &value).map_err(StoreError::Damaged)?);
+    }
+    let mut deltas = Vec::new();
+    for (key, value) in t.scan(Space::Delta, &prefix, end.as_deref(), usize::MAX)? {
+        deltas.push(records::decode_delta(&key, &value).map_err(StoreError::Damaged)?);
+    }
+    Ok(Messages::from_sorted(crate::fold::overlaid(all, deltas)))
+}
+
+/// Numbers for the keywords of a change, giving new ones where the mailbox does not have them yet.
+fn keyword_numbers(
+    t: &mut Transaction<'_>,
+    id: MailboxId,
+    change: &FlagChange,
+) -> Result<Vec<u16>, StoreError> {
+    match change {
+        FlagChange::Set(list) | FlagChange::Add(list) => numbers_for(t, id, &list.keywords),
+        FlagChange::Remove(list) => {
+            let state = t.mailbox(id).ok_or(StoreError::NoMailbox)?;
+            Ok(list.keywords.iter().filter_map(|keyword| state.settings.keyword_number(keyword)).collect())
+        }
+    }
+}
+
+/// Numbers for keywords in a mailbox's table, which grows by those it does not have.
+pub(crate) fn numbers_for(
+    t: &mut Transaction<'_>,
+    id: MailboxId,
+    keywords: &[Keyword],
+) -> Result<Vec<u16>, StoreError> {
+    if keywords.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
+    let mut numbers = Vec::with_capacity(keywords.len());
+    for keyword in keywords {
+        if let Some(number) = mailbox.settings.keyword_number(keyword) {
+            numbers.push(number);
+            continue;
+        }
+        let mut table = Vec::clone(&mailbox.settings.keywords);
+        if table.len() >= KEYWORDS_MAX {
+            return Err(StoreError::TooManyKeywords(id));
+        }
+        numbers.extend(u16::try_from(table.len()));
+        table.push(keyword.clone());
+        let settings = Settings { keywords: Arc::new(table), ..Settings::clone(&mailbox.settings) };
+        mailbox.settings = Arc::new(settings);
+    }
+    Ok(numbers)
+}
+
+fn changed_flags(old: &Message, change: &FlagChange, numbers: &[u16]) -> (SystemFlags, KeywordNumbers) {
+    let had = old.keywords.as_slice();
+    match change {
+        FlagChange::Set(list) => (list.flags, KeywordNumbers::new(numbers.to_vec())),
+        FlagChange::Add(list) => {
+            (old.flags.union(list.flags), KeywordNumbers::new(had.iter().chain(numbers).copied().collect()))
+        }
+        FlagChange::Remove(list) => {
+            let kept = had.iter().copied().filter(|number| !numbers.contains(number));
+            (old.flags.without(list.flags), KeywordNumbers::new(kept.collect()))
+        }
+    }
+}
+
+/// Writes messages' new states and puts them into the mailbox's version, if it has one in memory.
+pub(crate) fn put_messages(
+    t: &mut Transaction<'_>,
+    id: MailboxId,
+    changes: &[(Uid, Option<Message>)],
+) -> Result<(), StoreError> {
+    for (uid, message) in changes {
+        let key = keys::message(id, *uid);
+        let value = records::encode_delta(&key, message.as_ref());
+        t.put(Space::Delta, key, value);
+    }
+    let modseq = t.modseq;
+    let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
+    mailbox.summary.highest_modseq = modseq;
+    mailbox.summary.deltas =
+        mailbox.summary.deltas.saturating_add(u32::try_from(changes.len()).unwrap_or(u32::MAX));
+    if let Some(messages) = &mailbox.messages {
+        mailbox.messages = Some(messages.with(changes));
+    }
+    Ok(())
+}
+
+/// Takes messages out of a mailbox. `keep`: they can be undeleted until the retention ends, and hold their content;
+/// otherwise their content's references have found another owner.
+pub(crate) fn expunge_messages(
+    t: &mut Transaction<'_>,
+    id: MailboxId,
+    messages: &[Message],
+    keep: bool,
+) -> Result<(), StoreError> {
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let gone: UidSet = messages.iter().map(|m| m.uid).collect();
+    let changes: Vec<(Uid, Option<Message>)> = messages.iter().map(|m| (m.uid, None)).collect();
+    put_messages(t, id, &changes)?;
+    let now = now_unix();
+    for message in messages {
+        t.record.octets = t.record.octets.saturating_sub(message.size.into());
+        t.record.messages = t.record.messages.saturating_sub(1);
+        if keep {
+            let key = keys::expunged(id, now, message.uid);
+            let value = records::encode_expunged(&key, message);
+            t.put(Space::Queue, key.to_vec(), value);
+        }
+    }
+    let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
+    for message in messages {
+        mailbox.summary.subtract(message.size, message.flags);
+    }
+    let key = keys::tombstone(id, t.modseq);
+    let value = records::encode_tombstone(&key, &gone);
+    t.put(Space::Tombstone, key, value);
+    t.note(id, Change::Expunged(gone));
+    Ok(())
+}
+
+/// Puts copies of messages into another mailbox of the account, and tells their UIDs. `moving`: the copies take
+/// over the references and the quota of the originals.
+fn copy_messages(
+    t: &mut Transaction<'_>,
+    source: MailboxId,
+    target: MailboxId,
+    messages: &[Message],
+    moving: bool,
+) -> Result<Vec<Uid>, StoreError> {
+    t.mailbox(target).ok_or(StoreError::NoMailbox)?;
+    let table = t.mailbox(source).ok_or(StoreError::NoMailbox)?.settings.keywords.clone();
+    if !moving {
+        let octets = messages.iter().map(|m| u64::from(m.size)).sum();
+        crate::append::check_quota(&t.record, octets, messages.len() as u64)?;
+    }
+    let now = now_unix();
+    let modseq = t.modseq;
+    let mut changes = Vec::with_capacity(messages.len());
+    let mut uids = Vec::with_capacity(messages.len());
+    for message in messages {
+        let names: Vec<Keyword> =
+            message.keywords.as_slice().iter().filter_map(|n| table.get(usize::from(*n)).cloned()).collect();
+        let numbers = numbers_for(t, target, &names)?;
+        if !moving {
+            let mut content = t.content(message.content)?.ok_or(StoreError::NoContent)?;
+            content.references =
+                content.references.checked_add(1).ok_or(StoreError::Exhausted("references"))?;
+            t.put_content(message.content, &content);
+        }
+        // The counts of what is moved are taken off again when the originals go.
+        t.record.octets = t.record.octets.saturating_add(message.size.into());
+        t.record.messages = t.record.messages.saturating_add(1);
+        let mailbox = t.change(target).ok_or(StoreError::NoMailbox)?;
+        let uid = crate::append::next_uid(&mut mailbox.summary)?;
+        mailbox.summary.add(message.size, message.flags);
+        let keywords = KeywordNumbers::new(numbers);
+        let copy = Message { uid, modseq, keywords, saved_unix_seconds: now, ..message.clone() };
+        uids.push(uid);
+        changes.push((uid, Some(copy)));
+    }
+    put_messages(t, target, &changes)?;
+    t.note(target, Change::Arrived(uids.iter().copied().collect()));
+    Ok(uids)
+}

@@ -1,0 +1,533 @@
+//! The store: opening it, its accounts, and what it does in the background.
+
+use crate::account::Account;
+use crate::append::Spool;
+use crate::committer::{CommitError, Committer, Pending, TailEntry, decode_tail};
+use crate::encoding::{Damaged, Encoder, open, seal};
+use crate::error::StoreError;
+use crate::keys;
+use crate::records::{AccountRecord, AccountState};
+use crate::sequencer::AccountCell;
+use crate::volume::{RecordKind, Volumes};
+use parking_lot::Mutex;
+use rookery_kv::engine::{Batch, Engine, EngineError, Space, prefix_end};
+use rookery_kv::files::FileLayer;
+use rookery_types::{
+    AccountId, Epoch, MailboxId, MailboxPath, ModSeq, NodeId, SpecialUse, StoreId, UserName,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The format this program writes. A store of a higher one is refused.
+pub const FORMAT: u32 = 1;
+/// Accounts kept in memory though nobody uses them.
+const IDLE_ACCOUNTS_MAX: usize = 10_000;
+
+/// How a store works.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// How long expunged messages and deleted mailboxes are kept for undelete.
+    pub retention: Duration,
+    /// At this many octets a volume is full.
+    pub volume_octets: u64,
+    /// The largest message taken.
+    pub message_octets_max: u64,
+    /// Octets of messages of closed mailboxes that stay in memory.
+    pub hot_octets_max: usize,
+    /// How often the background work looks around; `None`: never, for tests.
+    pub background: Option<Duration>,
+    /// Change log entries and tombstones of an account that are kept at least.
+    pub log_entries: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> StoreOptions {
+        StoreOptions {
+            retention: Duration::from_secs(7 * 86_400),
+            volume_octets: 128 << 20,
+            message_octets_max: 64 << 20,
+            hot_octets_max: 64 << 20,
+            background: Some(Duration::from_secs(1)),
+            log_entries: 100_000,
+        }
+    }
+}
+
+/// Why a store does not open. The text is for the operator, and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Written by a newer program.
+    #[error(
+        "the store has format {found}, and this program knows formats up to {FORMAT}; use a newer program"
+    )]
+    NewerFormat {
+        /// The store's format.
+        found: u32,
+    },
+    /// The engine has lost what it had acknowledged.
+    #[error(
+        "the metadata engine is at group {engine}, but group {marked} was acknowledged: its end is lost; \
+         `rookery check --repair` makes the best of what is left"
+    )]
+    LostSuffix {
+        /// The last group the engine has.
+        engine: u64,
+        /// The last group known to have been durable.
+        marked: u64,
+    },
+    /// A record that the store needs to open is damaged.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// The engine failed.
+    #[error("the metadata engine failed")]
+    Engine(#[from] EngineError),
+    /// A volume could not be read.
+    #[error("the volumes cannot be read")]
+    Volumes(#[source] std::io::Error),
+    /// Something else of the store failed while opening.
+    #[error("the store cannot be brought up to date")]
+    Store(#[source] Box<StoreError>),
+}
+
+/// Settings of the store, made when it is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) node: NodeId,
+    pub(crate) store: StoreId,
+    /// Keys the content ids, so that nobody outside can make two messages with one.
+    pub(crate) secret: [u8; 32],
+}
+
+impl Identity {
+    fn encode(&self) -> bytes::Bytes {
+        let mut e = Encoder::new(1);
+        e.u32(FORMAT).u64(self.node.0).raw(&self.store.0).raw(&self.secret);
+        seal(Space::Meta, keys::STORE, e)
+    }
+
+    pub(crate) fn read(engine: &dyn Engine) -> Result<Option<Identity>, OpenError> {
+        let Some(value) = engine.get(Space::Meta, keys::STORE)? else { return Ok(None) };
+        let (found, identity) = open(Space::Meta, keys::STORE, &value, |d| {
+            d.layout(1)?;
+            let format = d.u32()?;
+            Some((
+                format,
+                Identity { node: NodeId(d.u64()?), store: StoreId(d.array()?), secret: d.array()? },
+            ))
+        })?;
+        match found <= FORMAT {
+            true => Ok(Some(identity)),
+            false => Err(OpenError::NewerFormat { found }),
+        }
+    }
+}
+
+/// What a new account begins with.
+#[derive(Clone, Debug, Default)]
+pub struct NewAccount {
+    /// Whose tree it is; `None` for shared mailboxes.
+    pub owner: Option<UserName>,
+    /// The mailboxes it has from the start, with what they are for.
+    pub mailboxes: Vec<(MailboxPath, Vec<SpecialUse>)>,
+    /// The names its user is subscribed to from the start, in canonical form.
+    pub subscriptions: Vec<String>,
+}
+
+struct Inner {
+    options: StoreOptions,
+    engine: Arc<dyn Engine>,
+    volumes: Arc<Volumes>,
+    committer: Committer,
+    identity: Identity,
+    accounts: Mutex<HashMap<AccountId, Arc<AccountCell>>>,
+    /// Mailboxes that were closed and still have their messages in memory, oldest first.
+    closed: Mutex<Vec<(Weak<AccountCell>, MailboxId)>>,
+    background: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+/// A store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.0.identity.store)
+    }
+}
+
+/// Seconds since 1970 by the machine's clock, as far as 32 bits go.
+pub(crate) fn now_unix() -> u32 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// Random octets from the operating system.
+fn random<const N: usize>() -> Result<[u8; N], std::io::Error> {
+    let mut octets = [0; N];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut octets)?;
+    Ok(octets)
+}
+
+impl Store {
+    /// Opens a store, formatting an empty engine. Finishes what a crash left undone.
+    ///
+    /// Must be called within a tokio runtime if there is background work.
+    pub fn open(
+        options: StoreOptions,
+        engine: Arc<dyn Engine>,
+        files: Arc<dyn FileLayer>,
+    ) -> Result<Store, OpenError> {
+        let identity = match Identity::read(&*engine)? {
+            Some(identity) => identity,
+            None => format(&*engine)?,
+        };
+        let group = read_group(&*engine)?;
+        let volumes = Arc::new(
+            Volumes::open(files, identity.store, options.volume_octets).map_err(OpenError::Volumes)?,
+        );
+        let marked = last_mark(&volumes)?;
+        if marked > group {
+            return Err(OpenError::LostSuffix { engine: group, marked });
+        }
+        let live = read_live(&*engine)?;
+        let committer =
+            Committer::start(engine.clone(), volumes.clone(), group, live).map_err(OpenError::Volumes)?;
+        let store = Store(Arc::new(Inner {
+            options,
+            engine,
+            volumes,
+            committer,
+            identity,
+            accounts: Mutex::default(),
+            closed: Mutex::default(),
+            background: Mutex::new(None),
+        }));
+        store.drop_unwritten_tail()?;
+        if let Some(pause) = store.0.options.background {
+            let task = tokio::spawn(crate::background::run(Arc::downgrade(&store.0).into(), pause));
+            *store.0.background.lock() = Some(task);
+        }
+        Ok(store)
+    }
+
+    /// The node this store belongs to.
+    pub fn node(&self) -> NodeId {
+        self.0.identity.node
+    }
+
+    /// The store's own id.
+    pub fn store_id(&self) -> StoreId {
+        self.0.identity.store
+    }
+
+    /// How it works.
+    pub fn options(&self) -> &StoreOptions {
+        &self.0.options
+    }
+
+    /// The engine, for a check of a store that nobody uses.
+    pub fn engine_for_check(&self) -> Arc<dyn Engine> {
+        self.0.engine.clone()
+    }
+
+    /// Does the background work that is due, now.
+    pub async fn tend_now(&self) -> Result<(), StoreError> {
+        crate::background::round(self, &mut None).await
+    }
+
+    pub(crate) fn engine(&self) -> &dyn Engine {
+        &*self.0.engine
+    }
+
+    pub(crate) fn volumes(&self) -> &Arc<Volumes> {
+        &self.0.volumes
+    }
+
+    pub(crate) fn committer(&self) -> &Committer {
+        &self.0.committer
+    }
+
+    pub(crate) fn secret(&self) -> &[u8; 32] {
+        &self.0.identity.secret
+    }
+
+    /// Why nothing can be written any more; `None` while all is well.
+    pub fn read_only_because(&self) -> Option<String> {
+        self.0.committer.poison().map(|error| error.to_string())
+    }
+
+    /// Begins to take a message.
+    pub fn spool(&self) -> Spool {
+        Spool::new(self)
+    }
+
+    /// Makes an account with its first mailboxes, in one step. `AlreadyExists` if the id has one.
+    pub async fn create_account(&self, id: AccountId, new: NewAccount) -> Result<Account, StoreError> {
+        if self.find(id)?.is_some() {
+            return Err(StoreError::AlreadyExists);
+        }
+        let cell = AccountCell::fresh(
+            id,
+            AccountRecord {
+                node: self.0.identity.node,
+                store: self.0.identity.store,
+                epoch: Epoch(1),
+                incarnation: 1,
+                state: AccountState::Home,
+                owner: new.owner,
+                modseq: ModSeq::FIRST,
+                log_floor: 1,
+                last_mailbox: 0,
+                last_uid_validity: 0,
+                octets: 0,
+                messages: 0,
+                octets_max: None,
+                messages_max: None,
+            },
+        );
+        let account = Account { store: self.clone(), cell: cell.clone() };
+        account
+            .transact(|t| {
+                // Written even if it has no mailbox to speak of.
+                t.put(Space::Account, keys::account_record(id).to_vec(), t.record.encode(id));
+                for (path, special_use) in &new.mailboxes {
+                    crate::account::create_mailbox(t, id, path, special_use.clone())?;
+                }
+                for name in &new.subscriptions {
+                    t.subscriptions().insert(name.clone(), None);
+                    let key = keys::subscription(id, name);
+                    let value = crate::records::encode_subscription(&key, None);
+                    t.put(Space::Account, key, value);
+                }
+                Ok(())
+            })
+            .await?;
+        self.0.accounts.lock().insert(id, cell);
+        Ok(account)
+    }
+
+    /// An account that is at home here.
+    pub async fn account(&self, id: AccountId) -> Result<Account, StoreError> {
+        let account = self.find(id)?.ok_or(StoreError::NoAccount)?;
+        match account.cell.record.load().state {
+            AccountState::Home => Ok(account),
+            AccountState::Deleted => Err(StoreError::NoAccount),
+        }
+    }
+
+    fn find(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        // Loading under the lock: two callers must not get two cells for one account.
+        let mut accounts = self.0.accounts.lock();
+        if let Some(cell) = accounts.get(&id) {
+            return Ok(Some(Account { store: self.clone(), cell: cell.clone() }));
+        }
+        let Some(cell) = AccountCell::load(&*self.0.engine, id)? else { return Ok(None) };
+        if accounts.len() >= IDLE_ACCOUNTS_MAX {
+            accounts.retain(|_, cell| Arc::strong_count(cell) > 1 || !cell.is_quiet());
+        }
+        accounts.insert(id, cell.clone());
+        Ok(Some(Account { store: self.clone(), cell }))
+    }
+
+    /// Deletes an account: from now on it does not exist. What it held goes in the background.
+    pub async fn delete_account(&self, id: AccountId) -> Result<(), StoreError> {
+        let account = self.account(id).await?;
+        account
+            .transact(|t| {
+                t.record.state = AccountState::Deleted;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Makes changes outside of accounts durable, in the same groups: the directory's.
+    pub async fn commit_foreign(&self, batch: Batch) -> Result<(), CommitError> {
+        let mut pending = Pending::default();
+        pending.batch = batch;
+        self.0.committer.queue(pending).wait().await
+    }
+
+    /// Commits what is queued; nothing can be written afterwards.
+    pub async fn close(&self) {
+        if let Some(task) = self.0.background.lock().take() {
+            task.abort();
+        }
+        let inner = self.0.clone();
+        if tokio::task::spawn_blocking(move || inner.committer.close()).await.is_err() {
+            tracing::error!("closing the store was cut off");
+        }
+    }
+
+    /// A mailbox has no handle any more: its messages stay in memory until the room is needed.
+    pub(crate) fn closed(&self, account: &Arc<AccountCell>, mailbox: MailboxId) {
+        let mut closed = self.0.closed.lock();
+        closed.retain(|(_, id)| *id != mailbox);
+        closed.push((Arc::downgrade(account), mailbox));
+    }
+
+    /// Takes the messages of mailboxes that nobody has open out of memory, oldest first, until the rest fits.
+    pub(crate) fn shrink(&self) {
+        let mut candidates = std::mem::take(&mut *self.0.closed.lock());
+        candidates.retain(|(account, id)| account.upgrade().is_some_and(|cell| hot_octets(&cell, *id) > 0));
+        let sizes =
+            candidates.iter().map(|(cell, id)| cell.upgrade().map_or(0, |cell| hot_octets(&cell, *id)));
+        let mut octets: usize = sizes.sum();
+        let mut kept = Vec::new();
+        for (weak, id) in candidates {
+            let Some(cell) = weak.upgrade() else { continue };
+            if octets > self.0.options.hot_octets_max {
+                octets = octets.saturating_sub(hot_octets(&cell, id));
+                self.forget_messages(&cell, id);
+            } else {
+                kept.push((weak, id));
+            }
+        }
+        self.0.closed.lock().splice(0..0, kept);
+    }
+
+    fn forget_messages(&self, cell: &Arc<AccountCell>, id: MailboxId) {
+        let Ok(mut t) = cell.begin(self.engine()) else { return };
+        let open =
+            cell.tree.load().by_number.get(&id.number).is_some_and(|m| m.openers.load(Ordering::Acquire) > 0);
+        if let Some(mailbox) = t.change(id).filter(|_| !open) {
+            mailbox.messages = None;
+            // Publishing needs no waiting for: whoever opens the mailbox queues behind it.
+            drop(t.finish(self.committer()));
+        }
+    }
+
+    /// A crash may have left messages whose octets never reached the disk. They were never acknowledged or shown.
+    fn drop_unwritten_tail(&self) -> Result<(), OpenError> {
+        let Some(value) = self.engine().get(Space::Meta, keys::TAIL)? else { return Ok(()) };
+        let tail = decode_tail(&value)?;
+        let is_missing = |entry: &&TailEntry| {
+            self.volumes().verify(entry.locator, entry.mailbox.account, entry.content).is_err()
+        };
+        let torn: BTreeSet<u32> = tail.iter().filter(is_missing).map(|entry| entry.batch).collect();
+        let mut missing: BTreeMap<AccountId, Vec<TailEntry>> = BTreeMap::new();
+        for entry in tail.into_iter().filter(|entry| torn.contains(&entry.batch)) {
+            missing.entry(entry.mailbox.account).or_default().push(entry);
+        }
+        for (id, entries) in missing {
+            tracing::warn!(account = %id, messages = entries.len(), "messages of an interrupted write are taken back");
+            crate::recover::take_back(self, id, &entries).map_err(|e| OpenError::Store(Box::new(e)))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn load_account(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
+        self.find(id)
+    }
+
+    /// The accounts that are in memory.
+    pub(crate) fn loaded(&self) -> Vec<Account> {
+        let accounts = self.0.accounts.lock();
+        accounts.values().map(|cell| Account { store: self.clone(), cell: cell.clone() }).collect()
+    }
+}
+
+/// A store that does not keep it from being closed.
+pub(crate) struct WeakStore(Weak<Inner>);
+
+impl From<Weak<Inner>> for WeakStore {
+    fn from(inner: Weak<Inner>) -> WeakStore {
+        WeakStore(inner)
+    }
+}
+
+impl WeakStore {
+    pub(crate) fn upgrade(&self) -> Option<Store> {
+        self.0.upgrade().map(Store)
+    }
+}
+
+fn hot_octets(cell: &AccountCell, id: MailboxId) -> usize {
+    let tree = cell.tree.load();
+    let Some(mailbox) = tree.by_number.get(&id.number) else { return 0 };
+    if mailbox.openers.load(Ordering::Acquire) > 0 {
+        return 0;
+    }
+    mailbox.published.load().messages.as_ref().map_or(0, |messages| messages.octets().max(1))
+}
+
+fn format(engine: &dyn Engine) -> Result<Identity, OpenError> {
+    for space in Space::ALL {
+        let mut found = false;
+        engine.scan(space, &[], None, false, &mut |_, _| {
+            found = true;
+            false
+        })?;
+        if found {
+            let key = crate::encoding::hex(keys::STORE);
+            let what = "it is missing, but the engine is not empty";
+            return Err(Damaged { space: Space::Meta, key, what }.into());
+        }
+    }
+    let node = random().map_err(OpenError::Volumes)?;
+    let identity = Identity {
+        node: NodeId(u64::from_le_bytes(node)),
+        store: StoreId(random().map_err(OpenError::Volumes)?),
+        secret: random().map_err(OpenError::Volumes)?,
+    };
+    let mut batch = Batch::new();
+    batch.put(Space::Meta, keys::STORE, identity.encode());
+    let mut group = Encoder::new(1);
+    group.u64(0);
+    batch.put(Space::Meta, keys::GROUP, seal(Space::Meta, keys::GROUP, group));
+    engine.commit(batch)?;
+    Ok(identity)
+}
+
+pub(crate) fn read_group(engine: &dyn Engine) -> Result<u64, OpenError> {
+    let Some(value) = engine.get(Space::Meta, keys::GROUP)? else {
+        let key = crate::encoding::hex(keys::GROUP);
+        return Err(Damaged { space: Space::Meta, key, what: "it is missing" }.into());
+    };
+    Ok(open(Space::Meta, keys::GROUP, &value, |d| {
+        d.layout(1)?;
+        d.u64()
+    })?)
+}
+
+pub(crate) fn read_live(engine: &dyn Engine) -> Result<BTreeMap<u32, u64>, OpenError> {
+    let mut live = BTreeMap::new();
+    let mut failure = None;
+    let end = prefix_end(keys::VOLUME);
+    engine.scan(Space::Meta, keys::VOLUME, end.as_deref(), false, &mut |key, value| {
+        let read = open(Space::Meta, key, value, |d| {
+            d.layout(1)?;
+            let number = key.last_chunk::<4>().map(|octets| u32::from_be_bytes(*octets))?;
+            Some((number, d.varint()?))
+        });
+        match read {
+            Ok((number, octets)) => drop(live.insert(number, octets)),
+            Err(damaged) => failure = Some(damaged),
+        }
+        failure.is_none()
+    })?;
+    match failure {
+        Some(damaged) => Err(damaged.into()),
+        None => Ok(live),
+    }
+}
+
+/// The last group that a volume says was durable. Only the last volumes can say so.
+fn last_mark(volumes: &Volumes) -> Result<u64, OpenError> {
+    let numbers: BTreeSet<u32> = volumes.numbers().map_err(OpenError::Volumes)?.into_iter().collect();
+    for number in numbers.into_iter().rev() {
+        let mut last = None;
+        let scanned = volumes.scan(number, |_, header| {
+            if header.kind == RecordKind::Mark {
+                last = header.content.0.first_chunk().map(|octets| u64::from_le_bytes(*octets));
+            }
+        });
+        match (scanned, last) {
+            (Ok(()), Some(group)) => return Ok(group),
+            (Ok(()), None) => {}
+            (Err(error), _) => return Err(OpenError::Store(Box::new(error.into()))),
+        }
+    }
+    Ok(0)
+}

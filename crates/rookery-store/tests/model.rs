@@ -1,0 +1,382 @@
+//! The store against a naive model: random operations, crashes at any moment, then everything is compared.
+//!
+//! After a loss of power each acknowledged operation must be there, and of the one that was under way either all or
+//! nothing.
+
+use rookery_kv::memory::MemoryEngine;
+use rookery_kv::sim::SimDisk;
+use rookery_store::{FlagChange, FlagList, NewAccount, NewMessage, Store, StoreOptions};
+use rookery_types::{AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, Uid, UidSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Clone, PartialEq)]
+struct ModelMessage {
+    body: Vec<u8>,
+    flags: u8,
+    keywords: Vec<String>,
+}
+
+impl std::fmt::Debug for ModelMessage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} octets, flags {:05b} {:?}", self.body.len(), self.flags, self.keywords)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct ModelMailbox {
+    uid_validity: u32,
+    uid_next: u32,
+    messages: BTreeMap<u32, ModelMessage>,
+    highest_modseq: u64,
+}
+
+type Model = BTreeMap<String, ModelMailbox>;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 11) % n.max(1)
+    }
+}
+
+fn options() -> StoreOptions {
+    StoreOptions {
+        background: None,
+        volume_octets: 20_000,
+        retention: Duration::ZERO,
+        ..StoreOptions::default()
+    }
+}
+
+fn open(disk: &SimDisk) -> Result<Store, rookery_store::OpenError> {
+    let engine = MemoryEngine::new(disk.clone());
+    Store::open(options(), Arc::new(engine), Arc::new(disk.files()))
+}
+
+const ACCOUNT: u64 = 7;
+
+fn account_id() -> AccountId {
+    AccountId::new(ACCOUNT).unwrap()
+}
+
+/// What the store says now, read back octet by octet.
+async fn observed(store: &Store) -> Model {
+    let account = store.account(account_id()).await.expect("the account is there");
+    let mut model = Model::new();
+    for (path, state) in account.tree().iter() {
+        let mailbox = account.open(state.id).await.expect("it opens");
+        let state = mailbox.now();
+        let mut messages = BTreeMap::new();
+        let mut unseen = 0;
+        let mut octets = 0;
+        for (_, message) in state.messages.as_ref().expect("an open mailbox has its messages").iter() {
+            let body = account.read(message.content).expect("content is readable").to_vec();
+            account.facts(message.content).expect("facts are readable");
+            assert_eq!(body.len(), message.size as usize);
+            let names = message.keywords.as_slice().iter();
+            let keywords = names.map(|n| state.settings.keywords[usize::from(*n)].to_string()).collect();
+            unseen += u32::from(!message.flags.contains(SystemFlags::SEEN));
+            octets += u64::from(message.size);
+            messages.insert(message.uid.get(), ModelMessage { body, flags: message.flags.bits(), keywords });
+        }
+        assert_eq!(state.summary.exists as usize, messages.len(), "{path}: the summary counts the messages");
+        assert_eq!((state.summary.unseen, state.summary.octets), (unseen, octets), "{path}");
+        model.insert(
+            path.to_string(),
+            ModelMailbox {
+                uid_validity: state.settings.uid_validity.get(),
+                uid_next: state.summary.uid_next,
+                messages,
+                highest_modseq: state.summary.highest_modseq.get(),
+            },
+        );
+    }
+    let usage = account.usage();
+    let total: usize = model.values().flat_map(|m| m.messages.values()).map(|m| m.body.len()).sum();
+    assert_eq!(usage.octets, total as u64, "the quota sum counts what is there");
+    model
+}
+
+fn without_modseq(model: &Model) -> Model {
+    let mut model = model.clone();
+    model.values_mut().for_each(|mailbox| mailbox.highest_modseq = 0);
+    model
+}
+
+/// One random operation on the store, and the same on the model. Err: the store refused or crashed, and the second
+/// model is what it would have been.
+async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box<Model>> {
+    let account = store.account(account_id()).await.map_err(|_| Box::new(model.clone()))?;
+    let names: Vec<String> = model.keys().cloned().collect();
+    let name = names[rng.below(names.len() as u64) as usize].clone();
+    let path = MailboxPath::new(&name).unwrap();
+    let id = account.tree().get(&path).expect("the model's mailboxes exist");
+    let mut next = model.clone();
+    let pick = |rng: &mut Rng, mailbox: &ModelMailbox| -> UidSet {
+        let mut set = UidSet::new();
+        for uid in mailbox.messages.keys() {
+            if rng.below(3) == 0 {
+                set.insert(*uid);
+            }
+        }
+        set.insert(mailbox.uid_next + 5);
+        set
+    };
+    let failed = |next: Model| Err(Box::new(next));
+    match rng.below(10) {
+        0..=3 => {
+            let count = 1 + rng.below(3);
+            let mut new = Vec::new();
+            for _ in 0..count {
+                // Few bodies, so that contents are shared.
+                let length = [0, 10, 300, 3000][rng.below(4) as usize] + rng.below(3);
+                let body: Vec<u8> = (0..length).map(|i| b'a' + (i % 26) as u8).collect();
+                let mut spool = store.spool();
+                spool.push(&body).map_err(|_| Box::new(model.clone()))?;
+                let flags = SystemFlags::from_bits(rng.below(32) as u8).unwrap();
+                let keyword = format!("$k{}", rng.below(5));
+                let mailbox = next.get_mut(&name).unwrap();
+                mailbox.messages.insert(
+                    mailbox.uid_next,
+                    ModelMessage { body, flags: flags.bits(), keywords: vec![keyword.clone()] },
+                );
+                mailbox.uid_next += 1;
+                let body = spool.finish().map_err(|_| Box::new(model.clone()))?;
+                let keywords = vec![Keyword::new(&keyword).unwrap()];
+                new.push(NewMessage { body, flags, keywords, date: InternalDate::from_unix(1_000_000) });
+            }
+            if account.append(id, new).await.is_err() {
+                return failed(next);
+            }
+        }
+        4 => {
+            let uids = pick(rng, &model[&name]);
+            let flags = SystemFlags::from_bits(rng.below(32) as u8).unwrap();
+            let list = FlagList { flags, keywords: Vec::new() };
+            let add = rng.below(2) == 0;
+            for uid in uids.iter() {
+                if let Some(message) = next.get_mut(&name).unwrap().messages.get_mut(&uid) {
+                    match add {
+                        true => message.flags |= flags.bits(),
+                        false => message.flags &= !flags.bits(),
+                    }
+                }
+            }
+            let Ok(mailbox) = account.open(id).await else { return failed(model.clone()) };
+            let change = if add { FlagChange::Add(list) } else { FlagChange::Remove(list) };
+            if mailbox.store_flags(&uids, change, None).await.is_err() {
+                return failed(next);
+            }
+        }
+        5 => {
+            let deleted = SystemFlags::DELETED.bits();
+            next.get_mut(&name).unwrap().messages.retain(|_, m| m.flags & deleted == 0);
+            let Ok(mailbox) = account.open(id).await else { return failed(model.clone()) };
+            if mailbox.expunge(None).await.is_err() {
+                return failed(next);
+            }
+        }
+        6 | 7 => {
+            let moving = rng.below(2) == 0;
+            let target = names[rng.below(names.len() as u64) as usize].clone();
+            let target_id = account.tree().get(&MailboxPath::new(&target).unwrap()).unwrap();
+            let uids = pick(rng, &model[&name]);
+            for uid in uids.iter().filter(|uid| model[&name].messages.contains_key(uid)) {
+                let Some(message) = next[&name].messages.get(&uid).cloned() else { continue };
+                if moving {
+                    next.get_mut(&name).unwrap().messages.remove(&uid);
+                }
+                let to = next.get_mut(&target).unwrap();
+                to.messages.insert(to.uid_next, message);
+                to.uid_next += 1;
+            }
+            let Ok(mailbox) = account.open(id).await else { return failed(model.clone()) };
+            let result = match moving {
+                true => mailbox.r#move(&uids, &account, target_id).await,
+                false => mailbox.copy(&uids, &account, target_id).await,
+            };
+            if result.is_err() {
+                return failed(next);
+            }
+        }
+        8 => {
+            let new = MailboxPath::new(&format!("box{}", rng.below(6))).unwrap();
+            let result = account.create(&new, Vec::new()).await;
+            match (&result, model.contains_key(new.as_str())) {
+                (Ok(_), taken) => assert!(!taken),
+                (Err(rookery_store::StoreError::AlreadyExists), taken) => assert!(taken),
+                (Err(_), taken) => {
+                    let fresh = ModelMailbox {
+                        uid_validity: 0,
+                        uid_next: 1,
+                        messages: BTreeMap::new(),
+                        highest_modseq: 1,
+                    };
+                    if !taken {
+                        next.insert(new.to_string(), fresh);
+                    }
+                    return failed(next);
+                }
+            }
+            if let Ok(id) = result {
+                let validity = account.tree().state(id).unwrap().settings.uid_validity.get();
+                let fresh = ModelMailbox {
+                    uid_validity: validity,
+                    uid_next: 1,
+                    messages: BTreeMap::new(),
+                    highest_modseq: 1,
+                };
+                next.insert(new.to_string(), fresh);
+            }
+        }
+        _ => {
+            if name == "INBOX" {
+                return Ok(());
+            }
+            if rng.below(2) == 0 {
+                next.remove(&name);
+                if account.delete(id).await.is_err() {
+                    return failed(next);
+                }
+            } else {
+                let new = format!("renamed{}", rng.below(50));
+                if next.contains_key(&new) {
+                    return Ok(());
+                }
+                let mailbox = next.remove(&name).unwrap();
+                next.insert(new.clone(), mailbox);
+                if account.rename(&path, &MailboxPath::new(&new).unwrap()).await.is_err() {
+                    return failed(next);
+                }
+            }
+        }
+    }
+    *model = next;
+    Ok(())
+}
+
+async fn fresh(disk: &SimDisk) -> (Store, Model) {
+    let store = open(disk).expect("an empty disk opens");
+    let mailboxes = vec![(MailboxPath::inbox(), Vec::new()), (MailboxPath::new("Sent").unwrap(), Vec::new())];
+    store.create_account(account_id(), NewAccount { mailboxes, ..NewAccount::default() }).await.unwrap();
+    let model = observed(&store).await;
+    (store, model)
+}
+
+/// UIDs, UIDVALIDITYs and modseqs never go back.
+fn assert_forward(before: &Model, after: &Model, seed: u64) {
+    for (name, old) in before {
+        let Some(new) = after.get(name).filter(|new| new.uid_validity == old.uid_validity) else { continue };
+        assert!(new.uid_next >= old.uid_next, "seed {seed}: {name}: UIDNEXT went back");
+        assert!(new.highest_modseq >= old.highest_modseq, "seed {seed}: {name}: HIGHESTMODSEQ went back");
+    }
+}
+
+async fn life(seed: u64) {
+    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let disk = SimDisk::new(seed);
+    let (mut store, mut model) = fresh(&disk).await;
+    for _ in 0..3 {
+        disk.crash_after(rng.below(120));
+        let mut other = model.clone();
+        for _ in 0..60 {
+            if let Err(next) = step(&store, &mut rng, &mut model).await {
+                other = *next;
+                break;
+            }
+            other = model.clone();
+        }
+        store.close().await;
+        drop(store);
+        disk.power_loss();
+        store = open(&disk).unwrap_or_else(|e| panic!("seed {seed}: the store does not open: {e:?}"));
+        let seen = observed(&store).await;
+        assert_forward(&model, &seen, seed);
+        let (plain, wanted, or) = (without_modseq(&seen), without_modseq(&model), without_modseq(&other));
+        if plain != wanted {
+            // What was under way may be there in whole; UIDs that were given may stay given.
+            let lenient = |m: &Model| {
+                let mut m = m.clone();
+                m.values_mut().for_each(|mailbox| (mailbox.uid_next, mailbox.uid_validity) = (0, 0));
+                m
+            };
+            let seen = lenient(&plain);
+            assert!(
+                seen == lenient(&or) || seen == lenient(&wanted),
+                "seed {seed}:\nseen   {plain:?}\nwanted {wanted:?}\nor     {or:?}"
+            );
+        }
+        let findings = rookery_store::check::check(&*store.engine_for_check(), Arc::new(disk.files()))
+            .expect("check runs");
+        assert!(findings.is_empty(), "seed {seed}: {findings:?}");
+        model = seen;
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_store_agrees_with_the_model_over_crashes() {
+    let seeds: u64 = std::env::var("ROOKERY_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
+    let first: u64 = std::env::var("ROOKERY_FIRST_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    for seed in first..first + seeds {
+        life(seed).await;
+    }
+    println!("{seeds} seeds from {first}: every acknowledged change was there after each loss of power");
+}
+
+#[tokio::test]
+async fn folding_and_reopening_change_nothing() {
+    let disk = SimDisk::new(1);
+    let (store, _) = fresh(&disk).await;
+    let account = store.account(account_id()).await.unwrap();
+    let inbox: MailboxId = account.tree().get(&MailboxPath::inbox()).unwrap();
+    let mut spool = store.spool();
+    spool.push(b"Subject: x\r\n\r\nbody\r\n").unwrap();
+    let body = spool.finish().unwrap();
+    let message = |flags| NewMessage {
+        body: body.clone(),
+        flags,
+        keywords: Vec::new(),
+        date: InternalDate::from_unix(5),
+    };
+    for _ in 0..30 {
+        account.append(inbox, vec![message(SystemFlags::NONE); 100]).await.unwrap();
+    }
+    let mailbox = account.open(inbox).await.unwrap();
+    let seen = FlagList { flags: SystemFlags::SEEN, keywords: Vec::new() };
+    mailbox.store_flags(&UidSet::range(500, 700), FlagChange::Add(seen), None).await.unwrap();
+    mailbox
+        .store_flags(
+            &UidSet::range(1, 10),
+            FlagChange::Add(FlagList { flags: SystemFlags::DELETED, keywords: vec![] }),
+            None,
+        )
+        .await
+        .unwrap();
+    assert_eq!(mailbox.expunge(None).await.unwrap(), UidSet::range(1, 10));
+    let before = observed(&store).await;
+    store.tend_now().await.unwrap();
+    assert!(mailbox.now().summary.deltas < 1024);
+    assert_eq!(observed(&store).await, before);
+    drop(mailbox);
+    store.close().await;
+    let store = open(&disk).unwrap();
+    assert_eq!(observed(&store).await, before);
+    let account = store.account(account_id()).await.unwrap();
+    let mailbox = account.open(inbox).await.unwrap();
+    assert_eq!(mailbox.now().messages.as_ref().unwrap().len(), 2990);
+    assert_eq!(mailbox.vanished_since(1).unwrap(), Some(UidSet::range(1, 10)));
+    assert_eq!(mailbox.now().messages.as_ref().unwrap().by_uid(Uid::new(600).unwrap()).unwrap().0.get(), 590);
+    let findings = rookery_store::check::check(&*store.engine_for_check(), Arc::new(disk.files())).unwrap();
+    assert!(findings.is_empty(), "{findings:?}");
+}
