@@ -2,10 +2,11 @@
 //!
 //! A server pushes octets into a [`server::Decoder`] and gets [`Command`]s; it prints [`Response`]s, or
 //! FETCH data item by item with [`print::FetchWriter`]. A client prints commands with
-//! [`client::Encoder`] and gets responses from [`client::Decoder`].
+//! [`client::encode`] and gets responses from [`client::Decoder`].
 
 pub mod client;
 pub mod command;
+mod framing;
 mod parse;
 pub mod print;
 pub mod response;

@@ -115,6 +115,8 @@ pub enum Response {
         /// What is told.
         entries: MetadataEntries,
     },
+    /// Untagged data that this codec does not know, as read: what follows `* `, literals included.
+    Other(Bytes),
 }
 
 impl Response {

@@ -7,10 +7,19 @@
 //! - `+` is asked for ([`Decoded::Continue`]) only when the literal will be taken.
 //! - How the input was cut changes only how [`Decoded::AppendData`] is cut.
 
-use super::command::{AppendMessage, Command, Tagged};
+use super::command::{AppendMessage, Tagged};
+use super::framing::{Announcement, TAIL_OCTETS, announcement, without_line_end};
+use super::parse;
+use super::parse::append::Head;
+use super::parse::scan::{Fault, Scanner};
 use super::response::{Code, Condition, Response, Status};
-use super::types::{Tag, WireName};
-use bytes::{Bytes, BytesMut};
+use super::types::{LiteralKind, Tag, WireName};
+use bytes::{Buf, Bytes, BytesMut};
+
+/// The largest `{n+}` under LITERAL- (RFC 7888 §5).
+const LITERAL_MINUS_OCTETS_MAX: u64 = 4096;
+/// The longest line that is dropped in order to stay in step.
+const DROPPED_LINE_OCTETS_MAX: usize = 1 << 20;
 
 /// What one client may send. Sizes in octets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,17 +107,72 @@ impl Bad {
     }
 }
 
+/// The decoder's place in the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Within or before a command.
+    Command,
+    /// The next line is data.
+    Line { octets_max: usize },
+    /// The caller has to say whether it takes the message.
+    Announced { message: Body, synchronising: bool },
+    /// The caller takes the message, and the client has to be told.
+    Accepted(Body),
+    /// A message's octets are coming.
+    Body(Body),
+    /// Behind a message: the end of the command, or a further message.
+    AfterBody { utf8: bool },
+    /// A further message was announced; its start is told next.
+    NextMessage,
+    /// A literal nobody wants: so many octets are to be dropped, then the rest of its line.
+    DropLiteral { left: u64 },
+    /// The rest of a command nobody wants; so many octets of it were dropped.
+    DropLine { dropped: usize },
+    /// Nothing more will come out.
+    Dead,
+}
+
+/// A message whose octets are to come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Body {
+    left: u64,
+    binary: bool,
+    utf8: bool,
+}
+
+/// The APPEND under way.
+#[derive(Debug)]
+struct Append {
+    tag: Tag,
+    mailbox: WireName,
+    /// Read already, to be told after [`Decoded::AppendEnd`].
+    next: Option<AppendMessage>,
+}
+
 /// Octets of one client in, commands out. Owns no socket, no clock, no task.
 #[derive(Debug)]
 pub struct Decoder {
     input: BytesMut,
     limits: Limits,
+    state: State,
+    /// Where the line that is being looked for began in `input`.
+    line_start: usize,
+    /// No line end was found before this place; may lie beyond `input` while a literal is to come.
+    scanned: usize,
+    append: Option<Append>,
 }
 
 impl Decoder {
     /// At the start of a connection.
     pub fn new(limits: Limits) -> Decoder {
-        Decoder { input: BytesMut::new(), limits }
+        Decoder {
+            input: BytesMut::new(),
+            limits,
+            state: State::Command,
+            line_start: 0,
+            scanned: 0,
+            append: None,
+        }
     }
 
     /// Other limits from the next command on.
@@ -129,25 +193,338 @@ impl Decoder {
     /// What comes next. Call until [`Decoded::NeedMore`], acting on each before the next call.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at NeedMore; this goes on")]
     pub fn next(&mut self) -> Decoded {
-        Decoded::NeedMore
+        loop {
+            let decoded = match self.state {
+                State::Command => self.command(),
+                State::Line { octets_max } => self.data_line(octets_max),
+                State::Announced { .. } => Some(Decoded::NeedMore),
+                State::Accepted(body) => {
+                    self.state = State::Body(body);
+                    Some(Decoded::Continue)
+                }
+                State::Body(body) => self.body(body),
+                State::AfterBody { utf8 } => self.after_body(utf8),
+                State::NextMessage => self.next_message(),
+                State::DropLiteral { left } => self.drop_literal(left),
+                State::DropLine { dropped } => self.drop_line(dropped),
+                State::Dead => {
+                    self.input.clear();
+                    Some(Decoded::NeedMore)
+                }
+            };
+            if let Some(decoded) = decoded {
+                return decoded;
+            }
+        }
     }
 
     /// The next input is a line that is no command: a client's part of AUTHENTICATE, or DONE. A line longer
-    /// than `octets_max` is fatal.
+    /// than `octets_max` is fatal. Call it after [`Decoded::Command`] or [`Decoded::Line`], before the next
+    /// call of `next`.
     pub fn expect_line(&mut self, octets_max: usize) {
-        let _ = octets_max;
+        if self.state == State::Command {
+            self.state = State::Line { octets_max };
+        }
     }
 
-    /// Takes the message announced by [`Decoded::AppendStart`].
-    pub fn accept_append(&mut self) {}
+    /// Takes the message announced by [`Decoded::AppendStart`]. [`Decoded::Continue`] comes next if the
+    /// client waits for it.
+    pub fn accept_append(&mut self) {
+        if let State::Announced { message, synchronising } = self.state {
+            self.state = if synchronising { State::Accepted(message) } else { State::Body(message) };
+        }
+    }
 
     /// Will not take it: the caller answers the command now, and it is over. Octets that the client sends
     /// without waiting are dropped as they come.
-    pub fn refuse_append(&mut self) {}
+    pub fn refuse_append(&mut self) {
+        if let State::Announced { message, synchronising } = self.state {
+            self.give_up_literal(message.left, synchronising);
+        }
+    }
 
-    /// Whether octets are waiting that no call of `next` has used: after STARTTLS they must be thrown away
+    /// Takes the octets out that no call of `next` has used: after STARTTLS they must be thrown away
     /// (RFC 9051 §6.2.1), and after COMPRESS they are compressed already.
     pub fn take_input(&mut self) -> BytesMut {
+        self.line_start = 0;
+        self.scanned = 0;
         self.input.split()
+    }
+
+    /// Whether nothing of a command has come yet: between commands and with nothing waiting.
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Command && self.input.is_empty()
+    }
+
+    /// The end of the line that begins at `line_start`, line end included.
+    fn line_end(&mut self) -> Option<usize> {
+        let unseen = self.input.get(self.scanned..)?;
+        match memchr::memchr(b'\n', unseen) {
+            Some(at) => Some(self.scanned + at + 1),
+            None => {
+                self.scanned = self.input.len();
+                None
+            }
+        }
+    }
+
+    /// Forgets the octets before `end`; a new line begins there.
+    fn consume(&mut self, end: usize) {
+        self.input.advance(end.min(self.input.len()));
+        self.line_start = 0;
+        self.scanned = 0;
+    }
+
+    fn fatal(&mut self, text: &'static str) -> Option<Decoded> {
+        self.input.clear();
+        self.state = State::Dead;
+        Some(Decoded::Fatal { text })
+    }
+
+    /// Leaves a literal and the command it stands in. A client that waits for `+` sends no more of it.
+    fn give_up_literal(&mut self, octets: u64, synchronising: bool) {
+        self.append = None;
+        self.state = if synchronising { State::Command } else { State::DropLiteral { left: octets } };
+    }
+
+    /// One step of framing a command.
+    fn command(&mut self) -> Option<Decoded> {
+        let Some(end) = self.line_end() else {
+            if self.scanned > self.limits.command_octets {
+                return self.too_long();
+            }
+            return Some(Decoded::NeedMore);
+        };
+        if end > self.limits.command_octets {
+            return self.too_long();
+        }
+        let line = without_line_end(self.input.get(self.line_start..end).unwrap_or(&[]));
+        let frame = self.line_start + line.len();
+        match announcement(line) {
+            Some(literal) => self.literal(frame, end, literal),
+            None => {
+                let parsed = parse::command::command(self.input.get(..frame)?, self.limits.depth);
+                self.consume(end);
+                Some(match parsed {
+                    Ok(tagged) => Decoded::Command(tagged),
+                    Err(bad) => Decoded::Bad(bad),
+                })
+            }
+        }
+    }
+
+    /// A command's line beyond the limit: it is answered, and dropped to its end.
+    fn too_long(&mut self) -> Option<Decoded> {
+        let bad = self.bad(Condition::Bad, Some(Code::TooBig), "Command line too long");
+        self.consume(self.line_start);
+        self.state = State::DropLine { dropped: 0 };
+        Some(bad)
+    }
+
+    /// A refusal of the command that `input` begins with.
+    fn bad(&self, condition: Condition, code: Option<Code>, text: &'static str) -> Decoded {
+        let word = self.input.get(..self.input.len().min(Tag::OCTETS_MAX + 1)).unwrap_or(&[]);
+        let word = word.split(|b| matches!(b, b' ' | b'\r' | b'\n')).next().unwrap_or(&[]);
+        Decoded::Bad(Bad { tag: Tag::new(word), condition, code, text })
+    }
+
+    /// A literal's announcement, which ends the octets before `frame`; its line ends before `end`.
+    fn literal(&mut self, frame: usize, end: usize, literal: Announcement) -> Option<Decoded> {
+        let refuse = |this: &mut Decoder, octets: u64, bad: Decoded| {
+            this.consume(end);
+            this.give_up_literal(octets, literal.synchronising);
+            Some(bad)
+        };
+        let Some(octets) = literal.octets else {
+            if !literal.synchronising {
+                return self.fatal("Literal too large");
+            }
+            let bad = self.bad(Condition::Bad, Some(Code::TooBig), "Literal too large");
+            return refuse(self, 0, bad);
+        };
+        if !literal.well_placed {
+            let bad = self.bad(Condition::Bad, None, "Misplaced literal");
+            return refuse(self, octets, bad);
+        }
+        if self.limits.literal_minus && !literal.synchronising && octets > LITERAL_MINUS_OCTETS_MAX {
+            let bad = self.bad(Condition::Bad, Some(Code::TooBig), "Literal too large for LITERAL-");
+            return refuse(self, octets, bad);
+        }
+        match parse::append::head(self.input.get(..frame)?) {
+            Head::Ordinary => {}
+            Head::Bad(fault) => {
+                let bad = self.bad(Condition::Bad, None, fault.0);
+                return refuse(self, octets, bad);
+            }
+            Head::Message(tag, mailbox, message) => {
+                self.consume(end);
+                return Some(self.announce(tag, mailbox, message));
+            }
+        }
+        let room = self.limits.command_octets.saturating_sub(end);
+        let Some(octets) = usize::try_from(octets).ok().filter(|n| *n < room) else {
+            let bad = self.bad(Condition::Bad, Some(Code::TooBig), "Literal too large");
+            return refuse(self, octets, bad);
+        };
+        self.line_start = end + octets;
+        self.scanned = self.line_start;
+        literal.synchronising.then_some(Decoded::Continue)
+    }
+
+    /// A message is announced: the caller's turn, unless it is too big.
+    fn announce(&mut self, tag: Tag, mailbox: WireName, message: AppendMessage) -> Decoded {
+        let LiteralKind { synchronising, binary } = message.literal;
+        if message.octets > self.limits.append_octets {
+            self.give_up_literal(message.octets, synchronising);
+            let (condition, code, text) = match self.limits.append_octets {
+                0 => (Condition::Bad, None, "APPEND is not allowed now"),
+                _ => (Condition::No, Some(Code::TooBig), "Message too large"),
+            };
+            return Decoded::Bad(Bad { tag: Some(tag), condition, code, text });
+        }
+        let body = Body { left: message.octets, binary, utf8: message.utf8 };
+        self.state = State::Announced { message: body, synchronising };
+        self.append = Some(Append { tag: tag.clone(), mailbox: mailbox.clone(), next: None });
+        Decoded::AppendStart { tag, mailbox, message }
+    }
+
+    /// A message's octets.
+    fn body(&mut self, body: Body) -> Option<Decoded> {
+        if body.left == 0 {
+            self.state = State::AfterBody { utf8: body.utf8 };
+            return None;
+        }
+        if self.input.is_empty() {
+            return Some(Decoded::NeedMore);
+        }
+        let here = usize::try_from(body.left).unwrap_or(usize::MAX).min(self.input.len());
+        let nul = if body.binary { None } else { memchr::memchr(0, self.input.get(..here)?) };
+        if nul == Some(0) {
+            // Only literal8 may hold NUL (RFC 9051 §9, RFC 3516 §4.4).
+            let tag = self.append.take().map(|append| append.tag);
+            self.state = State::DropLiteral { left: body.left };
+            let text = "Message holds NUL";
+            return Some(Decoded::Bad(Bad { tag, condition: Condition::No, code: None, text }));
+        }
+        let octets = self.input.split_to(nul.unwrap_or(here)).freeze();
+        self.state = State::Body(Body { left: body.left - octets.len() as u64, ..body });
+        Some(Decoded::AppendData(octets))
+    }
+
+    /// What stands behind a message.
+    ///
+    /// ```abnf
+    /// append = "APPEND" SP mailbox 1*append-message CRLF
+    /// ```
+    fn after_body(&mut self, utf8: bool) -> Option<Decoded> {
+        let end = self.line_end();
+        if end.unwrap_or(self.scanned) > self.limits.command_octets {
+            let tag = self.append.take().map(|append| append.tag);
+            self.state = State::DropLine { dropped: 0 };
+            self.scanned = 0;
+            let (code, text) = (Some(Code::TooBig), "Command line too long");
+            return Some(Decoded::Bad(Bad { tag, condition: Condition::Bad, code, text }));
+        }
+        let Some(end) = end else { return Some(Decoded::NeedMore) };
+        let line = without_line_end(self.input.get(..end)?);
+        let literal = announcement(line);
+        let parsed = match (utf8, line.split_first()) {
+            (true, Some((b')', rest))) => Ok(rest),
+            (true, _) => Err(Fault("Missing )")),
+            (false, _) => Ok(line),
+        };
+        let parsed = parsed.and_then(|line| match line.iter().all(|b| *b == b' ') {
+            true => Ok(None),
+            false => parse::append::message(&mut Scanner::new(line, 1)).map(Some),
+        });
+        self.consume(end);
+        match parsed {
+            Ok(None) => {
+                self.append = None;
+                self.state = State::Command;
+                Some(Decoded::AppendEnd { more: false })
+            }
+            Ok(Some(message)) => {
+                if let Some(append) = &mut self.append {
+                    append.next = Some(message);
+                }
+                self.state = State::NextMessage;
+                Some(Decoded::AppendEnd { more: true })
+            }
+            Err(fault) => {
+                let tag = self.append.take().map(|append| append.tag);
+                self.state = State::Command;
+                if let Some(literal) = literal {
+                    let Some(octets) = literal.octets.or(literal.synchronising.then_some(0)) else {
+                        return self.fatal("Literal too large");
+                    };
+                    self.give_up_literal(octets, literal.synchronising);
+                }
+                Some(Decoded::Bad(Bad { tag, condition: Condition::Bad, code: None, text: fault.0 }))
+            }
+        }
+    }
+
+    fn next_message(&mut self) -> Option<Decoded> {
+        self.state = State::Command;
+        let Append { tag, mailbox, next } = self.append.take()?;
+        let message = next?;
+        if self.limits.literal_minus
+            && !message.literal.synchronising
+            && message.octets > LITERAL_MINUS_OCTETS_MAX
+        {
+            self.give_up_literal(message.octets, false);
+            let (code, text) = (Some(Code::TooBig), "Literal too large for LITERAL-");
+            return Some(Decoded::Bad(Bad { tag: Some(tag), condition: Condition::Bad, code, text }));
+        }
+        Some(self.announce(tag, mailbox, message))
+    }
+
+    fn data_line(&mut self, octets_max: usize) -> Option<Decoded> {
+        let end = self.line_end();
+        // Two for the line end.
+        if end.unwrap_or(self.scanned) > octets_max.saturating_add(2) {
+            return self.fatal("Line too long");
+        }
+        let Some(end) = end else { return Some(Decoded::NeedMore) };
+        let line = Bytes::copy_from_slice(without_line_end(self.input.get(..end)?));
+        self.consume(end);
+        self.state = State::Command;
+        Some(Decoded::Line(line))
+    }
+
+    fn drop_literal(&mut self, left: u64) -> Option<Decoded> {
+        let here = usize::try_from(left).unwrap_or(usize::MAX).min(self.input.len());
+        self.consume(here);
+        let left = left - here as u64;
+        if left > 0 {
+            self.state = State::DropLiteral { left };
+            return Some(Decoded::NeedMore);
+        }
+        self.state = State::DropLine { dropped: 0 };
+        None
+    }
+
+    /// Drops to the end of a line, keeping what may announce a further literal.
+    fn drop_line(&mut self, dropped: usize) -> Option<Decoded> {
+        let end = self.line_end();
+        if dropped.saturating_add(end.unwrap_or(self.scanned)) > DROPPED_LINE_OCTETS_MAX {
+            return self.fatal("Line too long");
+        }
+        let Some(end) = end else {
+            let useless = self.input.len().saturating_sub(TAIL_OCTETS);
+            self.consume(useless);
+            self.scanned = self.input.len();
+            self.state = State::DropLine { dropped: dropped + useless };
+            return Some(Decoded::NeedMore);
+        };
+        let literal = announcement(without_line_end(self.input.get(..end)?));
+        self.consume(end);
+        self.state = State::Command;
+        if let Some(Announcement { octets, synchronising: false, .. }) = literal {
+            let Some(left) = octets else { return self.fatal("Literal too large") };
+            self.state = State::DropLiteral { left };
+        }
+        None
     }
 }

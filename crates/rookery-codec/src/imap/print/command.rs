@@ -1,0 +1,572 @@
+//! Commands, as a client sends them: octets, and the places where it has to wait for `+`.
+
+use super::basic::{
+    can_be_quoted, date_time, day, flags, is_astring_atom, joined, literal_header, number, part, quoted,
+    section_with, sequence_set,
+};
+use crate::imap::client::{EncodeError, Literals};
+use crate::imap::command::{
+    AppendMessage, Change, Command, EntryType, Fetch, FetchItem, List, MetadataDepth, Qresync,
+    SelectParameters, Store, Tagged,
+};
+use crate::imap::types::{IdParams, MessageSet, Partial, StatusItem, WireName};
+use crate::sasl;
+use bytes::{BufMut, Bytes, BytesMut};
+use rookery_types::{Flag, SystemFlags};
+
+/// What grows while a command is printed.
+pub(crate) struct CommandWriter {
+    pub(crate) out: BytesMut,
+    /// Where the client must wait for `+`, ascending.
+    waits: Vec<usize>,
+    literals: Literals,
+    /// The first thing that could not be printed.
+    fault: Option<EncodeError>,
+}
+
+impl CommandWriter {
+    pub(crate) fn new(literals: Literals) -> CommandWriter {
+        CommandWriter { out: BytesMut::new(), waits: Vec::new(), literals, fault: None }
+    }
+
+    /// The chunks between the waits.
+    pub(crate) fn finish(mut self) -> Result<Vec<Bytes>, EncodeError> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let mut chunks = Vec::with_capacity(self.waits.len() + 1);
+        let mut start = 0;
+        for at in self.waits {
+            chunks.push(self.out.split_to(at - start).freeze());
+            start = at;
+        }
+        chunks.push(self.out.freeze());
+        Ok(chunks)
+    }
+
+    fn fail(&mut self, fault: EncodeError) {
+        self.fault.get_or_insert(fault);
+    }
+
+    pub(crate) fn text(&mut self, text: &str) {
+        self.out.extend_from_slice(text.as_bytes());
+    }
+
+    fn word(&mut self, word: &str) {
+        let legal = |b: u8| crate::imap::parse::scan::is_atom_char(b);
+        if word.is_empty() || !word.bytes().all(legal) {
+            self.fail(EncodeError::NotAnAtom);
+        }
+        self.text(word);
+    }
+
+    fn literal(&mut self, octets: &[u8]) {
+        if memchr::memchr(0, octets).is_some() {
+            return self.fail(EncodeError::Nul);
+        }
+        let waits = match self.literals {
+            Literals::Synchronising => true,
+            Literals::NonSynchronising => false,
+        };
+        if waits {
+            literal_header(&mut self.out, false, octets.len() as u64);
+            self.waits.push(self.out.len());
+        } else {
+            self.out.put_u8(b'{');
+            number(&mut self.out, octets.len() as u64);
+            self.text("+}\r\n");
+        }
+        self.out.extend_from_slice(octets);
+    }
+
+    fn string(&mut self, octets: &[u8]) {
+        if can_be_quoted(octets) { quoted(&mut self.out, octets) } else { self.literal(octets) }
+    }
+
+    pub(crate) fn astring(&mut self, octets: &[u8]) {
+        if is_astring_atom(octets) { self.out.extend_from_slice(octets) } else { self.string(octets) }
+    }
+
+    fn nstring(&mut self, octets: Option<&[u8]>) {
+        match octets {
+            Some(octets) => self.string(octets),
+            None => self.text("NIL"),
+        }
+    }
+
+    fn mailbox(&mut self, name: &WireName) {
+        self.astring(name.as_bytes());
+    }
+
+    /// Patterns are always strings: quoting does not stop wildcards.
+    fn pattern(&mut self, pattern: &WireName) {
+        self.string(pattern.as_bytes());
+    }
+
+    fn many<T>(&mut self, items: impl IntoIterator<Item = T>, mut item: impl FnMut(&mut Self, T)) {
+        for (i, one) in items.into_iter().enumerate() {
+            if i > 0 {
+                self.text(" ");
+            }
+            item(self, one);
+        }
+    }
+
+    pub(crate) fn set(&mut self, set: &MessageSet) {
+        match set {
+            MessageSet::Set(set) => sequence_set(&mut self.out, set),
+            MessageSet::Saved => self.text("$"),
+        }
+    }
+
+    fn status_items(&mut self, items: &[StatusItem]) {
+        self.text("(");
+        self.many(items, |w, item| w.text(item.name()));
+        self.text(")");
+    }
+
+    fn flag_list(&mut self, list: &[Flag]) {
+        let mut system = SystemFlags::NONE;
+        let mut keywords = Vec::new();
+        for flag in list {
+            match flag {
+                Flag::System(flag) => system = system.union(*flag),
+                Flag::Keyword(keyword) => keywords.push(keyword.as_str()),
+            }
+        }
+        flags(&mut self.out, system, false, keywords, false);
+    }
+
+    /// Tag, command and line end.
+    pub(crate) fn tagged(&mut self, tagged: &Tagged) {
+        self.text(tagged.tag.as_str());
+        self.text(" ");
+        self.command(&tagged.command);
+        self.text("\r\n");
+    }
+
+    fn command(&mut self, command: &Command) {
+        match command {
+            Command::Capability => self.text("CAPABILITY"),
+            Command::Noop => self.text("NOOP"),
+            Command::Logout => self.text("LOGOUT"),
+            Command::StartTls => self.text("STARTTLS"),
+            Command::Unauthenticate => self.text("UNAUTHENTICATE"),
+            Command::Namespace => self.text("NAMESPACE"),
+            Command::Idle => self.text("IDLE"),
+            Command::Check => self.text("CHECK"),
+            Command::Close => self.text("CLOSE"),
+            Command::Unselect => self.text("UNSELECT"),
+            Command::Expunge { uids: None } => self.text("EXPUNGE"),
+            Command::Expunge { uids: Some(uids) } => {
+                self.text("UID EXPUNGE ");
+                self.set(uids);
+            }
+            Command::Id(parameters) => self.id(parameters),
+            Command::Login { user, password } => {
+                self.text("LOGIN ");
+                self.astring(user);
+                self.text(" ");
+                self.astring(password.as_bytes());
+            }
+            Command::Authenticate { mechanism, initial } => {
+                self.text("AUTHENTICATE ");
+                self.word(mechanism);
+                if let Some(initial) = initial {
+                    self.text(" ");
+                    self.text(&sasl::encode_initial(initial.as_bytes()));
+                }
+            }
+            Command::Enable(names) => {
+                self.text("ENABLE ");
+                self.many(names, |w, name| w.word(name));
+            }
+            Command::Compress { mechanism } => {
+                self.text("COMPRESS ");
+                self.word(mechanism);
+            }
+            Command::Search(search) => self.search(search),
+            Command::Sort(sort) => self.sort(sort),
+            Command::Thread(thread) => self.thread(thread),
+            Command::Fetch(fetch) => self.fetch(fetch),
+            Command::Store(store) => self.store(store),
+            Command::Copy { uid, set, mailbox } => self.transfer(*uid, "COPY ", set, mailbox),
+            Command::Move { uid, set, mailbox } => self.transfer(*uid, "MOVE ", set, mailbox),
+            Command::Unknown { .. } => self.fail(EncodeError::Unknown),
+            _ => self.mailbox_command(command),
+        }
+    }
+
+    fn id(&mut self, parameters: &IdParams) {
+        self.text("ID ");
+        let Some(parameters) = parameters else { return self.text("NIL") };
+        self.text("(");
+        self.many(parameters, |w, (name, value)| {
+            w.string(name);
+            w.text(" ");
+            w.nstring(value.as_deref());
+        });
+        self.text(")");
+    }
+
+    pub(crate) fn uid(&mut self, uid: bool) {
+        if uid {
+            self.text("UID ");
+        }
+    }
+
+    fn transfer(&mut self, uid: bool, name: &str, set: &MessageSet, mailbox: &WireName) {
+        self.uid(uid);
+        self.text(name);
+        self.set(set);
+        self.text(" ");
+        self.mailbox(mailbox);
+    }
+
+    fn named(&mut self, name: &str, mailbox: &WireName) {
+        self.text(name);
+        self.text(" ");
+        self.mailbox(mailbox);
+    }
+
+    fn mailbox_command(&mut self, command: &Command) {
+        match command {
+            Command::Select { mailbox, read_only, parameters } => {
+                self.named(if *read_only { "EXAMINE" } else { "SELECT" }, mailbox);
+                self.select_parameters(parameters);
+            }
+            Command::Create { mailbox, special_use } => {
+                self.named("CREATE", mailbox);
+                if !special_use.is_empty() {
+                    self.text(" (USE (");
+                    self.many(special_use, |w, one| w.text(one.attribute()));
+                    self.text("))");
+                }
+            }
+            Command::Delete { mailbox } => self.named("DELETE", mailbox),
+            Command::Rename { from, to } => {
+                self.named("RENAME", from);
+                self.text(" ");
+                self.mailbox(to);
+            }
+            Command::Subscribe { mailbox } => self.named("SUBSCRIBE", mailbox),
+            Command::Unsubscribe { mailbox } => self.named("UNSUBSCRIBE", mailbox),
+            Command::List(list) => self.list(list),
+            Command::Lsub { reference, pattern } => {
+                self.named("LSUB", reference);
+                self.text(" ");
+                self.pattern(pattern);
+            }
+            Command::Status { mailbox, items } => {
+                self.named("STATUS", mailbox);
+                self.text(" ");
+                self.status_items(items);
+            }
+            _ => self.rights_quota_metadata(command),
+        }
+    }
+
+    fn rights_quota_metadata(&mut self, command: &Command) {
+        match command {
+            Command::SetAcl { mailbox, identifier, change, rights } => {
+                self.named("SETACL", mailbox);
+                self.text(" ");
+                self.astring(identifier);
+                self.text(" ");
+                self.string(format!("{}{rights}", sign(*change)).as_bytes());
+            }
+            Command::DeleteAcl { mailbox, identifier } => {
+                self.named("DELETEACL", mailbox);
+                self.text(" ");
+                self.astring(identifier);
+            }
+            Command::GetAcl { mailbox } => self.named("GETACL", mailbox),
+            Command::ListRights { mailbox, identifier } => {
+                self.named("LISTRIGHTS", mailbox);
+                self.text(" ");
+                self.astring(identifier);
+            }
+            Command::MyRights { mailbox } => self.named("MYRIGHTS", mailbox),
+            Command::GetQuota { root } => self.named("GETQUOTA", root),
+            Command::GetQuotaRoot { mailbox } => self.named("GETQUOTAROOT", mailbox),
+            Command::SetQuota { root, limits } => {
+                self.named("SETQUOTA", root);
+                self.text(" (");
+                self.many(limits, |w, (name, limit)| {
+                    w.word(name);
+                    w.text(" ");
+                    number(&mut w.out, *limit);
+                });
+                self.text(")");
+            }
+            Command::GetMetadata { mailbox, max_size, depth, entries } => {
+                self.text("GETMETADATA ");
+                self.metadata_options(*max_size, *depth);
+                self.mailbox(mailbox);
+                self.text(" (");
+                self.many(entries, |w, entry| w.astring(entry));
+                self.text(")");
+            }
+            Command::SetMetadata { mailbox, entries } => {
+                self.named("SETMETADATA", mailbox);
+                self.text(" (");
+                self.many(entries, |w, (entry, value)| {
+                    w.astring(entry);
+                    w.text(" ");
+                    w.nstring(value.as_deref());
+                });
+                self.text(")");
+            }
+            _ => self.fail(EncodeError::Unknown),
+        }
+    }
+
+    fn metadata_options(&mut self, max_size: Option<u32>, depth: MetadataDepth) {
+        let depth = match depth {
+            MetadataDepth::Zero => None,
+            MetadataDepth::One => Some("DEPTH 1"),
+            MetadataDepth::Infinity => Some("DEPTH infinity"),
+        };
+        let max_size = max_size.map(|octets| format!("MAXSIZE {octets}"));
+        let options: Vec<&str> = max_size.as_deref().into_iter().chain(depth).collect();
+        if !options.is_empty() {
+            self.text(&format!("({}) ", options.join(" ")));
+        }
+    }
+
+    fn select_parameters(&mut self, parameters: &SelectParameters) {
+        let SelectParameters { condstore, qresync } = parameters;
+        if !condstore && qresync.is_none() {
+            return;
+        }
+        self.text(if *condstore { " (CONDSTORE" } else { " (" });
+        if let Some(Qresync { uid_validity, modseq, known_uids, sequence_match }) = qresync {
+            self.text(if *condstore { " QRESYNC (" } else { "QRESYNC (" });
+            number(&mut self.out, uid_validity.get());
+            self.text(" ");
+            number(&mut self.out, *modseq);
+            if let Some(uids) = known_uids {
+                self.text(" ");
+                sequence_set(&mut self.out, uids);
+            }
+            if let Some((numbers, uids)) = sequence_match {
+                self.text(" (");
+                sequence_set(&mut self.out, numbers);
+                self.text(" ");
+                sequence_set(&mut self.out, uids);
+                self.text(")");
+            }
+            self.text(")");
+        }
+        self.text(")");
+    }
+
+    fn list(&mut self, list: &List) {
+        let List { select, reference, patterns, returns, extended } = list;
+        self.text("LIST ");
+        let options = [
+            (select.subscribed, "SUBSCRIBED"),
+            (select.remote, "REMOTE"),
+            (select.recursive_match, "RECURSIVEMATCH"),
+            (select.special_use, "SPECIAL-USE"),
+        ];
+        if options.iter().any(|(on, _)| *on) {
+            self.text("(");
+            self.many(options.iter().filter(|(on, _)| *on), |w, (_, name)| w.text(name));
+            self.text(") ");
+        }
+        self.mailbox(reference);
+        self.text(" ");
+        match patterns.as_slice() {
+            [only] if !extended => self.pattern(only),
+            several => {
+                self.text("(");
+                self.many(several, |w, pattern| w.pattern(pattern));
+                self.text(")");
+            }
+        }
+        let options = [
+            (returns.subscribed, "SUBSCRIBED"),
+            (returns.children, "CHILDREN"),
+            (returns.special_use, "SPECIAL-USE"),
+            (returns.my_rights, "MYRIGHTS"),
+            (!returns.status.is_empty(), "STATUS "),
+        ];
+        if options.iter().any(|(on, _)| *on) {
+            self.text(" RETURN (");
+            self.many(options.iter().filter(|(on, _)| *on), |w, (_, name)| w.text(name));
+            if !returns.status.is_empty() {
+                self.status_items(&returns.status);
+            }
+            self.text(")");
+        }
+    }
+
+    fn fetch(&mut self, fetch: &Fetch) {
+        self.uid(fetch.uid);
+        self.text("FETCH ");
+        self.set(&fetch.set);
+        self.text(" (");
+        self.many(&fetch.items, Self::fetch_item);
+        self.text(")");
+        if let Some(modseq) = fetch.changed_since {
+            self.text(" (CHANGEDSINCE ");
+            number(&mut self.out, modseq);
+            self.text(if fetch.vanished { " VANISHED)" } else { ")" });
+        }
+    }
+
+    fn fetch_item(&mut self, item: &FetchItem) {
+        self.text(match item {
+            FetchItem::Envelope => "ENVELOPE",
+            FetchItem::Flags => "FLAGS",
+            FetchItem::InternalDate => "INTERNALDATE",
+            FetchItem::Rfc822 => "RFC822",
+            FetchItem::Rfc822Header => "RFC822.HEADER",
+            FetchItem::Rfc822Text => "RFC822.TEXT",
+            FetchItem::Rfc822Size => "RFC822.SIZE",
+            FetchItem::Body => "BODY",
+            FetchItem::BodyStructure => "BODYSTRUCTURE",
+            FetchItem::Uid => "UID",
+            FetchItem::ModSeq => "MODSEQ",
+            FetchItem::EmailId => "EMAILID",
+            FetchItem::ThreadId => "THREADID",
+            FetchItem::SaveDate => "SAVEDATE",
+            FetchItem::Preview { lazy: false } => "PREVIEW",
+            FetchItem::Preview { lazy: true } => "PREVIEW (LAZY)",
+            FetchItem::Section { peek: false, .. } => "BODY",
+            FetchItem::Section { peek: true, .. } => "BODY.PEEK",
+            FetchItem::Binary { peek: false, .. } => "BINARY",
+            FetchItem::Binary { peek: true, .. } => "BINARY.PEEK",
+            FetchItem::BinarySize { .. } => "BINARY.SIZE",
+        });
+        match item {
+            FetchItem::Section { section, partial, .. } => {
+                // Field names are short words; one that is not would need a literal in the middle.
+                let mut legal = true;
+                section_with(&mut self.out, section, |out, name| {
+                    legal &= can_be_quoted(name);
+                    if is_astring_atom(name) { out.extend_from_slice(name) } else { quoted(out, name) }
+                });
+                if !legal {
+                    self.fail(EncodeError::FieldName);
+                }
+                self.partial(*partial);
+            }
+            FetchItem::Binary { part, partial, .. } => {
+                self.part(part);
+                self.partial(*partial);
+            }
+            FetchItem::BinarySize { part } => self.part(part),
+            _ => {}
+        }
+    }
+
+    fn part(&mut self, numbers: &[std::num::NonZeroU32]) {
+        self.text("[");
+        part(&mut self.out, numbers);
+        self.text("]");
+    }
+
+    fn partial(&mut self, partial: Option<Partial>) {
+        if let Some(Partial { origin, octets }) = partial {
+            self.text("<");
+            number(&mut self.out, origin);
+            self.text(".");
+            number(&mut self.out, octets);
+            self.text(">");
+        }
+    }
+
+    fn store(&mut self, store: &Store) {
+        self.uid(store.uid);
+        self.text("STORE ");
+        self.set(&store.set);
+        if let Some(modseq) = store.unchanged_since {
+            self.text(" (UNCHANGEDSINCE ");
+            number(&mut self.out, modseq);
+            self.text(")");
+        }
+        self.text(" ");
+        self.text(sign(store.change));
+        self.text(if store.silent { "FLAGS.SILENT " } else { "FLAGS " });
+        self.flag_list(&store.flags);
+    }
+
+    /// `APPEND mailbox`, without a message.
+    pub(crate) fn append(&mut self, mailbox: &WireName) {
+        self.text("APPEND ");
+        self.mailbox(mailbox);
+    }
+
+    /// One message of APPEND up to the octets.
+    pub(crate) fn append_message(&mut self, message: &AppendMessage) {
+        self.text(" ");
+        if !message.flags.is_empty() {
+            self.flag_list(&message.flags);
+            self.text(" ");
+        }
+        if let Some(date) = message.date {
+            date_time(&mut self.out, date);
+            self.text(" ");
+        }
+        if message.utf8 {
+            self.text("UTF8 (");
+        }
+        if message.literal.binary || message.utf8 {
+            self.text("~");
+        }
+        self.text("{");
+        number(&mut self.out, message.octets);
+        self.text(if message.literal.synchronising { "}\r\n" } else { "+}\r\n" });
+        if message.literal.synchronising {
+            self.waits.push(self.out.len());
+        }
+    }
+
+    pub(crate) fn number(&mut self, n: impl Into<u64>) {
+        number(&mut self.out, n);
+    }
+
+    pub(crate) fn day(&mut self, days: i64) {
+        day(&mut self.out, days);
+    }
+
+    pub(crate) fn entry(&mut self, name: &[u8], kind: EntryType) {
+        if !can_be_quoted(name) {
+            self.fail(EncodeError::FieldName);
+        }
+        quoted(&mut self.out, name);
+        self.text(match kind {
+            EntryType::Private => " priv ",
+            EntryType::Shared => " shared ",
+            EntryType::All => " all ",
+        });
+    }
+
+    /// Names joined by spaces.
+    pub(crate) fn names(&mut self, names: &[&str]) {
+        joined(&mut self.out, " ", names, |out, name| out.extend_from_slice(name.as_bytes()));
+    }
+
+    pub(crate) fn atom(&mut self, word: &str) {
+        self.word(word);
+    }
+
+    /// An object id, which nothing quotes.
+    pub(crate) fn object_id(&mut self, id: &[u8]) {
+        let legal = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        if id.is_empty() || !id.iter().all(legal) {
+            self.fail(EncodeError::NotAnAtom);
+        }
+        self.out.extend_from_slice(id);
+    }
+}
+
+fn sign(change: Change) -> &'static str {
+    match change {
+        Change::Replace => "",
+        Change::Add => "+",
+        Change::Remove => "-",
+    }
+}
