@@ -12,7 +12,9 @@ pub mod date;
 pub mod flags;
 pub mod ids;
 pub mod name;
+pub mod namespace;
 pub mod set;
+pub mod utf7;
 
 pub use acl::{Acl, Identifier, Rights};
 pub use date::InternalDate;
@@ -21,4 +23,5 @@ pub use ids::{
     AccountId, ContentId, Epoch, MailboxId, ModSeq, NodeId, SeqNum, StoreId, ThreadId, Uid, UidValidity,
 };
 pub use name::{MailboxPath, NameError, UserName};
+pub use namespace::{AccountName, Address, ClientNames, Encoding, Pattern, SharedName, Style};
 pub use set::{SequenceSet, SetEnd, UidSet};

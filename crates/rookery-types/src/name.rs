@@ -170,14 +170,16 @@ impl UserName {
             None => (text, default_domain),
         };
         let not_a_user = || NameError::NotAUser(text.chars().take(80).collect());
-        let whole = format!("{}@{}", local.to_lowercase(), domain.to_lowercase());
+        // Lower-cased before it is judged: some capitals become a letter and a mark, and marks are no letters.
+        let (local, domain) = (local.to_lowercase(), domain.to_lowercase());
+        let whole = format!("{local}@{domain}");
         if whole.len() > UserName::OCTETS_MAX {
             return Err(NameError::TooLong(UserName::OCTETS_MAX));
         }
         let legal_local = |c: char| !c.is_control() && !c.is_whitespace() && !"/%*\"\\@!<>(),;:".contains(c);
         if local.is_empty()
             || !local.chars().all(legal_local)
-            || matches!(local, "." | "..")
+            || matches!(local.as_str(), "." | "..")
             || local.starts_with('-')
         {
             return Err(not_a_user());
@@ -190,7 +192,7 @@ impl UserName {
         if !domain.split('.').all(legal_label) {
             return Err(not_a_user());
         }
-        let at = whole.len() - domain.to_lowercase().len() - 1;
+        let at = local.len();
         Ok(UserName { text: whole.into(), at })
     }
 
@@ -262,7 +264,7 @@ mod tests {
         let user = UserName::parse("Joe", "example.org").unwrap();
         assert_eq!((user.as_str(), user.shown("example.org")), ("joe@example.org", "joe"));
         assert_eq!(UserName::parse("a.b@c.test", "example.org").unwrap().shown("example.org"), "a.b@c.test");
-        for bad in ["", "@x", "a@", "a b", "a/b", "../x", "a@b..c", "-x", "a%", "a\0", "a@-b"] {
+        for bad in ["", "@x", "a@", "a b", "a/b", "../x", "a@b..c", "-x", "a%", "a\0", "a@-b", "a@İ.test"] {
             assert!(UserName::parse(bad, "example.org").is_err(), "{bad:?}");
         }
     }

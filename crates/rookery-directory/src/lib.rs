@@ -1,0 +1,133 @@
+//! The directory: which accounts exist and where they are at home, their verifiers and states; domains and nodes.
+//!
+//! Invariants:
+//! - An [`AccountId`] is given once and never again, also after the account is gone.
+//! - The epoch of an account's home only rises.
+//! - Every change is one batch and raises the revision by one; a change that was acknowledged is seen by every
+//!   later look-up.
+//! - Nothing is loaded at the start, and memory does not grow with the number of accounts.
+//! - "Not found" and "cannot say" are different errors: mail is bounced for the one and kept for the other.
+
+mod cache;
+mod change;
+pub mod check;
+mod embedded;
+mod encoding;
+mod entry;
+pub mod records;
+
+pub use embedded::{Commit, CommitError, DirectCommit, EmbeddedDirectory};
+pub use encoding::Damaged;
+pub use entry::{AccountFilter, AccountState, Domain, Entry, Home, Node, Page, Verifier};
+
+use rookery_types::{AccountId, AccountName, NodeId};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What a directory will answer.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, DirectoryError>> + Send + 'a>>;
+
+/// Entries in the longest page; more asked for is cut to this.
+pub const PAGE_MAX: usize = 1000;
+
+/// Why the directory did not do what was asked. Nothing was changed, except under
+/// [`DirectoryError::Unavailable`], where a change may or may not have happened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DirectoryError {
+    /// There is no such account, domain or node.
+    #[error("{0} does not exist")]
+    NotFound(String),
+    /// The name is taken.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// A domain that accounts are still in, or that is the default one.
+    #[error("{0} is still in use")]
+    InUse(String),
+    /// The home is another than the one expected: the change came too late.
+    #[error("the account is at home at node {} with epoch {}", .0.node, .0.epoch.0)]
+    HomeChanged(Home),
+    /// The change makes no sense, whatever the entry says.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// The directory cannot be asked now.
+    #[error("the directory is not available: {0}")]
+    Unavailable(String),
+    /// What is stored is not what was written.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+}
+
+/// A source of the directory. Changes are serialised by the source; look-ups see every acknowledged change.
+///
+/// A change goes on when its future is dropped.
+pub trait Directory: Send + Sync {
+    /// The entry of an account, in whatever state, also reserved.
+    fn look_up<'a>(&'a self, name: &'a AccountName) -> Answer<'a, Arc<Entry>>;
+
+    /// The same by id.
+    fn by_id(&self, id: AccountId) -> Answer<'_, Arc<Entry>>;
+
+    /// Accounts in the order of their domains and names, from the one after `after`, at most `limit` and
+    /// [`PAGE_MAX`]. A page may be shorter, even empty, and not the last: [`Page::next`] says.
+    fn list(&self, filter: AccountFilter, after: Option<AccountName>, limit: usize) -> Answer<'_, Page>;
+
+    /// Takes a name for an account that is being made, and gives it an id; the epoch of its home is 1.
+    ///
+    /// `intent` is the maker's own number for what it is doing: asking again with the same home and intent gives
+    /// the same entry. The domain must exist.
+    fn reserve(&self, name: AccountName, home: Home, intent: u64) -> Answer<'_, Arc<Entry>>;
+
+    /// The accounts still reserved, lowest id first, after the id `after`, at most `limit` and [`PAGE_MAX`]: a node
+    /// resolves its own when it starts. Nothing else ends a reservation.
+    fn reservations(&self, after: Option<AccountId>, limit: usize) -> Answer<'_, Vec<Arc<Entry>>>;
+
+    /// Makes a reserved account active. An active one stays so.
+    fn activate(&self, id: AccountId) -> Answer<'_, Arc<Entry>>;
+
+    /// Sets what logins are checked against; `None`: no login is possible.
+    fn set_verifier(&self, id: AccountId, verifier: Option<Verifier>) -> Answer<'_, Arc<Entry>>;
+
+    /// Sets active, suspended or deleted; reservations end by [`Directory::activate`] or [`Directory::remove`].
+    fn set_state(&self, id: AccountId, state: AccountState) -> Answer<'_, Arc<Entry>>;
+
+    /// Gives an account another name, in the same domain or another that exists. A user's account stays one.
+    fn rename(&self, id: AccountId, to: AccountName) -> Answer<'_, Arc<Entry>>;
+
+    /// Forgets an account; its id is not given again.
+    fn remove(&self, id: AccountId) -> Answer<'_, ()>;
+
+    /// Sets the home if it is exactly `expected`. The epoch must rise.
+    fn set_home(&self, id: AccountId, expected: Home, to: Home) -> Answer<'_, Arc<Entry>>;
+
+    /// Domains by name, after `after`, at most `limit` and [`PAGE_MAX`].
+    fn domains(&self, after: Option<String>, limit: usize) -> Answer<'_, Vec<Domain>>;
+
+    /// Makes a domain. The first one becomes the default.
+    fn add_domain(&self, name: String) -> Answer<'_, Domain>;
+
+    /// Forgets a domain without accounts that is not the default.
+    fn remove_domain(&self, name: String) -> Answer<'_, ()>;
+
+    /// The domain that completes bare names; `None` before there is any.
+    fn default_domain(&self) -> Answer<'_, Option<Domain>>;
+
+    /// Makes a domain the default. Entries are not changed: they always carry their domain.
+    fn set_default_domain(&self, name: String) -> Answer<'_, ()>;
+
+    /// All nodes; they are few.
+    fn nodes(&self) -> Answer<'_, Vec<Node>>;
+
+    /// Sets what is known of a node, new or not.
+    fn put_node(&self, node: Node) -> Answer<'_, ()>;
+
+    /// Forgets a node.
+    fn remove_node(&self, id: NodeId) -> Answer<'_, ()>;
+
+    /// The newest revision, and a wake-up at each further one. Revisions may be skipped; the newest is always told.
+    fn subscribe(&self) -> watch::Receiver<u64>;
+
+    /// Returns when look-ups here see all that was acknowledged anywhere before the call, with the revision.
+    fn barrier(&self) -> Answer<'_, u64>;
+}

@@ -1,0 +1,143 @@
+//! Where the commands on a mailbox run: decided in one place, as a value, for every protocol.
+//!
+//! Invariants:
+//! - [`route`] alone asks whether an account is at home here.
+//! - "There is none" is said only after the directory was read up to date; when it cannot be read, that is what is
+//!   said, so that no mail bounces for a directory that is away.
+//! - Nothing is relayed to other nodes yet: an account whose home is another node is answered with
+//!   [`RouteError::Elsewhere`], never as if it did not exist.
+
+use rookery_directory::{AccountState, Directory, DirectoryError, Entry};
+use rookery_types::{
+    AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, Style, UserName,
+};
+use std::sync::Arc;
+
+/// Where the commands on one mailbox run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// In this node's store.
+    Here {
+        /// The account in the store.
+        account: AccountId,
+    },
+    /// At another node, by relaying. Not given by [`route`] yet.
+    Proxy(NodeId),
+    /// The client goes there itself: an IMAP URL (RFC 2193). Not given by [`route`] yet.
+    Refer(String),
+}
+
+/// What the client can do, as far as it decides the route.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ClientAbilities {
+    /// It follows mailbox referrals: it has used RLIST or RLSUB (RFC 2193 §3).
+    pub referrals: bool,
+}
+
+/// A name that was resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// Where its commands run.
+    pub route: Route,
+    /// The mailbox meant. Whether it exists is for the route's end to say; that its account does is known.
+    pub address: Address,
+}
+
+/// Why there is no route.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The name cannot be a mailbox's.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// There is no such account; the directory was up to date when it said so.
+    #[error("{0} does not exist")]
+    NonExistent(AccountName),
+    /// Whether there is such an account, or where, cannot be said now.
+    #[error("where the mailbox is cannot be found out")]
+    Unavailable(#[source] DirectoryError),
+    /// The account is at home at another node, and this one cannot reach it on the client's behalf.
+    #[error("the account is at home at node {0}, to which this node does not relay")]
+    Elsewhere(NodeId),
+}
+
+/// Decides where the commands on an account's mailboxes run.
+///
+/// Reserved and deleted accounts do not exist for anyone; suspended ones do, since mail still comes in and others
+/// read what was shared with them.
+pub fn route(entry: &Entry, here: NodeId, _abilities: &ClientAbilities) -> Result<Route, RouteError> {
+    match entry.state {
+        AccountState::Reserved { .. } | AccountState::Deleted => {
+            Err(RouteError::NonExistent(entry.name.clone()))
+        }
+        AccountState::Active | AccountState::Suspended if entry.home.node == here => {
+            Ok(Route::Here { account: entry.id })
+        }
+        AccountState::Active | AccountState::Suspended => Err(RouteError::Elsewhere(entry.home.node)),
+    }
+}
+
+/// Resolves the names that clients use.
+#[derive(Clone)]
+pub struct Router {
+    directory: Arc<dyn Directory>,
+    here: NodeId,
+    style: Style,
+}
+
+impl Router {
+    /// A router of the node `here`, whose clients see names in one style.
+    pub fn new(directory: Arc<dyn Directory>, here: NodeId, style: Style) -> Router {
+        Router { directory, here, style }
+    }
+
+    /// The names as a user sees them.
+    pub fn names_of(&self, viewer: &UserName) -> ClientNames {
+        ClientNames::new(self.style, viewer.clone())
+    }
+
+    /// What a name on the wire means to a user and where the commands on it run.
+    pub async fn resolve(
+        &self,
+        viewer: &UserName,
+        wire: &[u8],
+        encoding: Encoding,
+        abilities: &ClientAbilities,
+    ) -> Result<Target, RouteError> {
+        let address = self.names_of(viewer).to_address(wire, encoding)?;
+        self.target(address, abilities).await
+    }
+
+    /// The same for a mailbox that is to be made ([`ClientNames::to_new_address`]).
+    pub async fn resolve_new(
+        &self,
+        viewer: &UserName,
+        wire: &[u8],
+        encoding: Encoding,
+        abilities: &ClientAbilities,
+    ) -> Result<Target, RouteError> {
+        let address = self.names_of(viewer).to_new_address(wire, encoding)?;
+        self.target(address, abilities).await
+    }
+
+    /// Where the commands on a mailbox run whose name is known: a recipient's INBOX, say.
+    pub async fn target(&self, address: Address, abilities: &ClientAbilities) -> Result<Target, RouteError> {
+        let entry = self.entry(address.account()).await?;
+        Ok(Target { route: route(&entry, self.here, abilities)?, address })
+    }
+
+    /// The entry of an account that anyone may know of.
+    async fn entry(&self, name: &AccountName) -> Result<Arc<Entry>, RouteError> {
+        let found = match self.directory.look_up(name).await {
+            // The copy at hand may lag; only an up-to-date one can say that there is none.
+            Err(DirectoryError::NotFound(_)) => {
+                self.directory.barrier().await.map_err(RouteError::Unavailable)?;
+                self.directory.look_up(name).await
+            }
+            found => found,
+        };
+        found.map_err(|error| match error {
+            DirectoryError::NotFound(_) => RouteError::NonExistent(name.clone()),
+            error => RouteError::Unavailable(error),
+        })
+    }
+}
