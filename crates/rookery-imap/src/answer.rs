@@ -44,16 +44,8 @@ impl Answer {
         Answer::new(Condition::No, Some(code), text)
     }
 
-    pub(crate) fn no_plain(text: impl Into<Cow<'static, str>>) -> Answer {
-        Answer::new(Condition::No, None, text)
-    }
-
     pub(crate) fn bad(text: impl Into<Cow<'static, str>>) -> Answer {
         Answer::new(Condition::Bad, None, text)
-    }
-
-    pub(crate) fn bad_code(code: Code, text: impl Into<Cow<'static, str>>) -> Answer {
-        Answer::new(Condition::Bad, Some(code), text)
     }
 
     /// The server's own fault; what happened was logged.

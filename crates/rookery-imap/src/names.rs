@@ -7,7 +7,8 @@ use crate::answer::{Answer, Failure, no_such_mailbox};
 use crate::services::Services;
 use crate::session::User;
 use rookery_codec::imap::{Code, WireName};
-use rookery_directory::{AccountFilter, AccountState, DirectoryError};
+use rookery_directory::{AccountFilter, DirectoryError};
+use rookery_route::{ClientAbilities, Route, RouteError};
 use rookery_store::{Account, MailboxState, StoreError};
 use rookery_types::{
     AccountName, Address, ClientNames, Encoding, MailboxId, NameError, Pattern, Rights, UserName,
@@ -159,18 +160,23 @@ pub(crate) async fn account_of(
     services: &Services,
     name: &AccountName,
 ) -> Result<Option<Account>, Failure> {
-    let entry = match services.directory.look_up(name).await {
-        Err(DirectoryError::NotFound(_)) => return Ok(None),
-        entry => entry.map_err(directory_failed)?,
+    let target = services.router.target(Address::top(name.clone()), &ClientAbilities::default()).await;
+    let account = match target.map(|target| target.route) {
+        Ok(Route::Here { account }) => account,
+        Ok(Route::Proxy(_) | Route::Refer(_)) => return Err(elsewhere()),
+        Err(RouteError::NonExistent(_) | RouteError::Name(_)) => return Ok(None),
+        Err(RouteError::Elsewhere(_)) => return Err(elsewhere()),
+        Err(RouteError::Unavailable(error)) => return Err(directory_failed(error)),
     };
-    if !matches!(entry.state, AccountState::Active | AccountState::Suspended) {
-        return Ok(None);
-    }
-    match services.store.account(entry.id).await {
+    match services.store.account(account).await {
         Ok(account) => Ok(Some(account)),
         Err(StoreError::NoAccount) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+fn elsewhere() -> Failure {
+    Answer::no(Code::Unavailable, "That mailbox cannot be reached from here").into()
 }
 
 fn directory_failed(error: DirectoryError) -> Failure {

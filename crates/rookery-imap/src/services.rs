@@ -5,7 +5,8 @@ use parking_lot::Mutex;
 use rookery_auth::Authenticator;
 use rookery_directory::Directory;
 use rookery_net::{Networks, TlsAcceptor};
-use rookery_types::{AccountId, Style};
+use rookery_types::AccountId;
+use rookery_route::Router;
 use rookery_store::Store;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use std::sync::Arc;
 pub struct Services {
     /// Mail.
     pub store: Store,
-    /// Where names lead.
+    /// Which accounts there are.
     pub directory: Arc<dyn Directory>,
-    /// What clients call mailboxes.
-    pub style: Style,
+    /// Where the commands on a mailbox run.
+    pub router: Router,
     /// Who is asking.
     pub authenticator: Arc<Authenticator>,
     /// For STARTTLS and for TLS ports; `None`: there is no certificate.
@@ -26,8 +27,6 @@ pub struct Services {
     pub config: ImapConfig,
     /// The server's name, for the greeting.
     pub hostname: String,
-    /// The domain of bare user names.
-    pub default_domain: String,
     /// Networks from which passwords are taken without TLS, besides this machine.
     pub trusted: Networks,
     /// How many sessions each account has.

@@ -6,7 +6,7 @@
 //! - Whatever differs between the view and the mailbox will be told at a later `catch_up`; nothing is queued.
 
 use rookery_store::{MailboxState, Message, Messages};
-use rookery_types::{Keyword, ModSeq, SeqNum, Uid, UidSet};
+use rookery_types::{Keyword, SeqNum, Uid, UidSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -165,9 +165,4 @@ impl View {
     pub(crate) fn last_uid(&self) -> u32 {
         self.base.last().map_or(0, |message| message.uid.get())
     }
-}
-
-/// The highest modseq of some messages.
-pub(crate) fn highest<'a>(messages: impl Iterator<Item = &'a Message>) -> Option<ModSeq> {
-    messages.map(|message| message.modseq).max()
 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use rookery_auth::{Attempt, AuthError, Credentials, Mechanism, Step};
 use rookery_codec::imap::server::Decoded;
 use rookery_codec::imap::{Code, Response, Secret};
-use rookery_types::{AccountName, ClientNames, UserName};
+use rookery_types::{AccountName, UserName};
 use std::sync::Arc;
 
 type LoggedIn = Result<(Box<User>, Answer), Failure>;
@@ -124,6 +124,6 @@ async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure
     let Some(slot) = services.sessions.enter(account.id(), max) else {
         return Err(Answer::no(Code::Limit, "This account has too many sessions").into());
     };
-    let names = Names::new(ClientNames::new(services.style, name.clone()));
+    let names = Names::new(services.router.names_of(&name));
     Ok(User { services: services.clone(), name, groups: Vec::new(), account, names, enabled: Enabled::default(), _slot: slot })
 }

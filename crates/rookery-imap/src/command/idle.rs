@@ -76,10 +76,13 @@ async fn wait(
     silence_max: std::time::Duration,
 ) -> Result<Woken, Failure> {
     let change = async {
-        match changed {
-            Some(changed) if changed.changed().await.is_ok() => {}
-            // Nothing selected, or a mailbox that will never change again.
-            _ => std::future::pending().await,
+        let came = match changed {
+            Some(changed) => changed.changed().await.is_ok(),
+            None => false,
+        };
+        if !came {
+            // Nothing is selected, or a mailbox that will never change again.
+            std::future::pending::<()>().await;
         }
     };
     tokio::select! {
