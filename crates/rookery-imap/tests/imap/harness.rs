@@ -256,17 +256,17 @@ impl Client {
         self.until(&tag).await
     }
 
-    /// All lines up to the one that begins so.
+    /// All lines up to the one that begins so, or to the end of the connection.
     pub(crate) async fn until(&mut self, start: &str) -> Vec<String> {
         let mut lines = Vec::new();
-        loop {
-            let line = self.line().await;
-            let last = line.starts_with(start) || line.starts_with("* BYE") && start != "* ";
+        while let Some(line) = self.next_line().await {
+            let last = line.starts_with(start);
             lines.push(line);
             if last {
-                return lines;
+                break;
             }
         }
+        lines
     }
 
     /// The next line. Waits ten seconds at most.
