@@ -65,15 +65,22 @@ impl Names {
     pub(crate) fn address(&self, name: &WireName) -> Result<Address, Failure> {
         self.client.to_address(name.as_bytes(), self.encoding).map_err(|error| match error {
             // What cannot be a name names nothing; only a wrong encoding is worth other words.
-            NameError::BadEncoding => Answer::bad("The mailbox name is not well encoded").into(),
+            NameError::BadEncoding => badly_encoded(),
             _ => no_such_mailbox().into(),
         })
     }
 
     /// Reads the name of something to be made.
     pub(crate) fn new_address(&self, name: &WireName) -> Result<Address, Failure> {
-        Ok(self.client.to_new_address(name.as_bytes(), self.encoding)?)
+        self.client.to_new_address(name.as_bytes(), self.encoding).map_err(|error| match error {
+            NameError::BadEncoding => badly_encoded(),
+            error => error.into(),
+        })
     }
+}
+
+fn badly_encoded() -> Failure {
+    Answer::bad("The mailbox name is not well encoded").into()
 }
 
 impl User {

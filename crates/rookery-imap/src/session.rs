@@ -58,8 +58,6 @@ pub(crate) struct Selected {
     pub(crate) view: View,
     /// `$` (RFC 5182).
     pub(crate) saved: UidSet,
-    /// Messages whose flags the command under way has told already.
-    pub(crate) told: UidSet,
 }
 
 impl User {

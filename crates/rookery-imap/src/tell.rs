@@ -17,13 +17,11 @@ pub(crate) async fn checkpoint(
     selected: &mut Selected,
     expunges: bool,
 ) -> Result<(), Failure> {
-    let told = std::mem::take(&mut selected.told);
     let (state, messages) = selected.now();
     let gone_mailbox = messages.is_empty() && selected.view.exists() > 0;
     if selected.view.is_current(state.summary.highest_modseq.get(), expunges) && !gone_mailbox {
         return Ok(());
     }
-    // Claimed first: what is \Recent for us is then in the state we show.
     let uid_next = state.summary.uid_next;
     let news = selected.view.catch_up(&state, &messages, expunges);
     if user.enabled.qresync && !news.gone.is_empty() {
@@ -49,7 +47,7 @@ pub(crate) async fn checkpoint(
         flags_and_permanent_flags(wire, user, selected, &state);
     }
     let shape = Shape::of(user);
-    for (seq, message) in news.changed.iter().filter(|(_, message)| !told.contains_uid(message.uid)) {
+    for (seq, message) in &news.changed {
         fetch_flags(wire, &shape, &selected.view, &state, *seq, message);
         wire.flush_if_full().await?;
     }
@@ -147,7 +145,7 @@ pub(crate) fn changeable(rights: Rights) -> SystemFlags {
     flags
 }
 
-/// HIGHESTMODSEQ up to which the session knows everything, for tagged answers.
+/// The UIDs of the whole view.
 pub(crate) fn uids_of(view: &View) -> UidSet {
     view.uids_at(&[0..view.messages().len()])
 }

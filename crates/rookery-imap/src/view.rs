@@ -24,6 +24,8 @@ pub(crate) struct View {
     recent: UidSet,
     /// Whether expunges are held back.
     held_back: bool,
+    /// Flags that the command under way has told already: of these messages, as of that modseq.
+    told_now: Vec<(UidSet, u64)>,
 }
 
 /// What the client is to be told, in this order.
@@ -48,7 +50,19 @@ impl View {
             keywords: state.settings.keywords.clone(),
             recent: UidSet::new(),
             held_back: false,
+            told_now: Vec::new(),
         }
+    }
+
+    /// Notes that flags of these messages were told as they are in `state`, so that the next `catch_up` does
+    /// not tell them again.
+    pub(crate) fn note_told(&mut self, uids: UidSet, state: &MailboxState) {
+        self.told_now.push((uids, state.summary.highest_modseq.get()));
+    }
+
+    /// A message as the client knows it.
+    pub(crate) fn known(&self, uid: Uid) -> Option<&Message> {
+        self.told.by_uid(uid).or_else(|| self.base.by_uid(uid)).map(|(_, message)| message)
     }
 
     pub(crate) fn exists(&self) -> u32 {
@@ -84,6 +98,10 @@ impl View {
     /// what was told of flags, and numbers stay; new messages are then told later as well.
     pub(crate) fn catch_up(&mut self, state: &MailboxState, messages: &Messages, expunges: bool) -> News {
         let mut news = News::default();
+        let told_now = std::mem::take(&mut self.told_now);
+        let told = |message: &Message| {
+            told_now.iter().any(|(uids, at)| message.modseq.get() <= *at && uids.contains_uid(message.uid))
+        };
         let flags = self.told.difference(messages);
         let numbers = if self.held_back { self.base.difference(messages) } else { Default::default() };
         let (gone, arrived) = match self.held_back {
@@ -101,7 +119,7 @@ impl View {
         } else {
             self.held_back = true;
         }
-        for message in flags.changed {
+        for message in flags.changed.into_iter().filter(|message| !told(message)) {
             // What arrived after `base` is told by EXISTS, later.
             if let Some((seq, _)) = self.base.by_uid(message.uid) {
                 news.changed.push((seq, message));

@@ -150,7 +150,7 @@ impl Fetching<'_> {
                 *message = fresh.clone();
             }
         }
-        self.selected.told.extend(&stored.changed);
+        self.selected.view.note_told(stored.changed, &state);
         let mut plan = self.plan.with_flags();
         if self.user.enabled.condstore && !plan.items.contains(&FetchItem::ModSeq) {
             plan.items.push(FetchItem::ModSeq);

@@ -60,7 +60,7 @@ async fn open(
     let messages = state.messages.clone().unwrap_or_default();
     let mut view = View::new(&state, messages);
     view.add_recent(first_recent, state.summary.uid_next);
-    let selected = Selected { mailbox, read_only, view, saved: UidSet::new(), told: UidSet::new() };
+    let selected = Selected { mailbox, read_only, view, saved: UidSet::new() };
     let name = user.names.wire(&user.names.show(&address));
     describe(wire, user, &selected, &state, name);
     if let Some(known) = parameters.qresync {

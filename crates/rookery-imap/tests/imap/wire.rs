@@ -35,7 +35,7 @@ async fn nul_in_a_message_is_refused_and_the_stream_stays_in_step() {
     let mut client = site.login("ann").await;
     client.send_octets(b"1 APPEND INBOX {5+}\r\na\0b\r\n\r\n").await;
     let heard = client.until("1 ").await;
-    assert!(heard[0].starts_with("1 BAD"), "{heard:?}");
+    assert!(heard[0].starts_with("1 NO"), "{heard:?}");
     let heard = client.command("2 STATUS INBOX (MESSAGES)").await;
     assert_eq!(heard[0], "* STATUS INBOX (MESSAGES 0)");
 }
