@@ -140,7 +140,7 @@ impl Believer {
             Deed::Move { from, .. } if from <= len => drop(self.say(&format!("MOVE {from} Trash"), false).await),
             Deed::Copy { from, .. } if from <= len => drop(self.say(&format!("COPY {from} INBOX"), false).await),
             Deed::Fetch { from, sees, .. } if from <= len => {
-                let item = if sees { "BODY[]" } else { "FLAGS" };
+                let item = if sees { "(FLAGS BODY[])" } else { "FLAGS" };
                 let answer = self.say(&format!("FETCH {from}:* {item}"), true).await;
                 assert!(answer.contains(" OK "), "{answer}");
             }
