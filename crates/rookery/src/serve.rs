@@ -40,7 +40,7 @@ const TLS_WATCH: Duration = Duration::from_secs(60);
 /// An open data folder, without listeners. Dropping it after [`Data::close`] frees the folder.
 pub(crate) struct Data {
     pub(crate) node: Arc<Node>,
-    pub(crate) router: Arc<Router>,
+    pub(crate) router: Router,
     _lock: DataLock,
 }
 
@@ -107,7 +107,7 @@ impl Data {
             AuthenticatorOptions::new(&config.default_domain),
         ));
         let directory: Arc<dyn Directory> = Arc::new(directory);
-        let router = Arc::new(Router::new(Arc::clone(&directory), store.node(), Style::default()));
+        let router = Router::new(Arc::clone(&directory), store.node(), Style::default());
         let node = Arc::new(Node { config: config.clone(), store, directory, authenticator });
         Ok(Data { node, router, _lock: lock })
     }
@@ -269,8 +269,16 @@ pub(crate) async fn run(
             }
         });
     }
-    if let Some(tls) = &tls {
-        tasks.spawn(Arc::clone(tls).watch(TLS_WATCH, drain.clone()));
+    if tls.is_some() {
+        let (reload, drain) = (reload.clone(), drain.clone());
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = drain.draining() => return,
+                    () = tokio::time::sleep(TLS_WATCH) => reload.look(),
+                }
+            }
+        });
     }
     tell(&node, &places).await;
     notify("READY=1");
@@ -312,7 +320,7 @@ fn spawn_lmtp(
     drain: &Drain,
 ) -> Result<(), Failure> {
     let config = &data.node.config;
-    let house = rookery_lmtp::House::new(data.node.store.clone(), Arc::clone(&data.router));
+    let house = rookery_lmtp::House::new(data.node.store.clone(), Arc::new(data.router.clone()));
     let services = rookery_lmtp::Services::new(
         config.lmtp.clone(),
         hostname.to_owned(),

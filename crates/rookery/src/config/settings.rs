@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,9 @@ pub(crate) struct ImapSection {
     pub listen: Vec<String>,
     /// Where to listen with TLS from the first octet.
     pub listen_tls: Vec<String>,
+    /// What sessions may do.
+    #[serde(flatten)]
+    pub sessions: ImapConfig,
 }
 
 /// HTTP: where to listen.
@@ -147,7 +151,11 @@ fn on_loopback(port: u16) -> Vec<String> {
 
 impl Default for ImapSection {
     fn default() -> ImapSection {
-        ImapSection { listen: on_loopback(1143), listen_tls: on_loopback(1993) }
+        ImapSection {
+            listen: on_loopback(1143),
+            listen_tls: on_loopback(1993),
+            sessions: ImapConfig::default(),
+        }
     }
 }
 
