@@ -212,8 +212,11 @@ impl Config {
         if self.data_dir.as_os_str().is_empty() {
             fault("data_dir", "must name a folder".to_owned());
         }
-        let listens =
-            [("imap.listen", &self.imap.listen), ("imap.listen_tls", &self.imap.listen_tls), ("http.listen", &self.http.listen)];
+        let listens = [
+            ("imap.listen", &self.imap.listen),
+            ("imap.listen_tls", &self.imap.listen_tls),
+            ("http.listen", &self.http.listen),
+        ];
         for (name, list) in listens {
             for text in list {
                 if let Err(error) = text.parse::<rookery_net::ListenSpec>() {
@@ -271,7 +274,9 @@ impl Config {
 
 impl AccountsSection {
     /// The mailboxes with their uses. Err: what is wrong.
-    pub(crate) fn parsed(&self) -> Result<Vec<(rookery_types::MailboxPath, Vec<rookery_types::SpecialUse>)>, String> {
+    pub(crate) fn parsed(
+        &self,
+    ) -> Result<Vec<(rookery_types::MailboxPath, Vec<rookery_types::SpecialUse>)>, String> {
         use rookery_types::{MailboxPath, SpecialUse};
         let mut mailboxes = Vec::new();
         for text in &self.mailboxes {
