@@ -55,7 +55,11 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
 fn limits(services: &Services, logged_in: bool) -> Limits {
     let config = &services.config;
     Limits {
-        command_octets: if logged_in { config.command_octets_max } else { config.command_octets_before_login_max },
+        command_octets: if logged_in {
+            config.command_octets_max
+        } else {
+            config.command_octets_before_login_max
+        },
         append_octets: if logged_in { config.message_octets_max } else { 0 },
         depth: DEPTH_MAX,
         literal_minus: false,
@@ -293,4 +297,3 @@ impl Driver {
 fn bye(code: Option<Code>, text: &'static str) -> Response {
     Response::Status(Status { tag: None, condition: Condition::Bye, code, text: text.into() })
 }
-

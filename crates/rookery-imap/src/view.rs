@@ -132,6 +132,11 @@ impl View {
         news
     }
 
+    /// The places of all messages of the view.
+    pub(crate) fn everywhere(&self) -> Range<usize> {
+        0..self.base.len()
+    }
+
     /// The places of the view's messages with these sequence numbers.
     pub(crate) fn places_of_numbers(&self, numbers: &UidSet) -> Vec<Range<usize>> {
         let end = |n: u32| usize::try_from(n).unwrap_or(usize::MAX).min(self.base.len());

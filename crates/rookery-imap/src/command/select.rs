@@ -158,7 +158,12 @@ fn agreed_up_to(selected: &Selected, numbers: &UidSet, uids: &UidSet) -> u32 {
         message.is_some_and(|message| message.uid.get() == uid)
     };
     let pairs = numbers.iter().zip(uids.iter());
-    pairs.take(SEQUENCE_MATCH_MAX).filter(|(number, uid)| has(*number, *uid)).map(|(_, uid)| uid).max().unwrap_or(0)
+    pairs
+        .take(SEQUENCE_MATCH_MAX)
+        .filter(|(number, uid)| has(*number, *uid))
+        .map(|(_, uid)| uid)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Pairs of number and UID that are looked at; a client has reason to send a few dozen.
