@@ -30,6 +30,8 @@ pub trait FileLayer: Send + Sync + 'static {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Returns when all creations, removals and renames so far are on stable storage.
     fn sync_directory(&self) -> io::Result<()>;
+    /// Octets that can still be written to the disk, about.
+    fn free_octets(&self) -> io::Result<u64>;
 }
 
 /// One open file.
@@ -141,6 +143,11 @@ impl FileLayer for RealFiles {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.folder.sync_all()
+    }
+
+    fn free_octets(&self) -> io::Result<u64> {
+        let disk = rustix::fs::fstatvfs(&self.folder)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 }
 

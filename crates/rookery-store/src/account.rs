@@ -3,7 +3,7 @@
 use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::Mailbox;
-use crate::records::{self, Change, ContentRecord, Facts, Settings, Summary};
+use crate::records::{self, AccountState, Change, ContentRecord, Facts, Settings, Summary};
 use crate::sequencer::{AccountCell, MailboxState, Transaction, Tree};
 use crate::store::{Store, now_unix};
 use bytes::Bytes;
@@ -73,8 +73,13 @@ impl Account {
         self.cell.changed.subscribe()
     }
 
+    /// Begins a change, unless the account is deleted.
     pub(crate) fn begin(&self) -> Result<Transaction<'_>, StoreError> {
-        self.cell.begin(self.store.engine())
+        let transaction = self.cell.begin(self.store.engine())?;
+        match transaction.record.state {
+            AccountState::Home => Ok(transaction),
+            AccountState::Deleted => Err(StoreError::NoAccount),
+        }
     }
 
     /// Makes one change, and returns when it is durable and visible.

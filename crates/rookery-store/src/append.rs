@@ -101,6 +101,9 @@ impl Spool {
         }
         self.scanner.push(octets);
         self.hasher.update(octets);
+        if self.large.is_none() && self.store.is_full() {
+            return Err(StoreError::NoSpace);
+        }
         if self.large.is_none() && self.memory.len() + octets.len() > MEMORY_OCTETS_MAX {
             let mut large = self.store.volumes().begin_large()?;
             large.push(&std::mem::take(&mut self.memory))?;
@@ -167,6 +170,9 @@ pub struct Appended {
 impl Account {
     /// Puts messages into a mailbox, all or none of them. When it returns they are on stable storage.
     pub async fn append(&self, to: MailboxId, messages: Vec<NewMessage>) -> Result<Appended, StoreError> {
+        if self.store.is_full() {
+            return Err(StoreError::NoSpace);
+        }
         let mut placed: Vec<Option<Placed>> = Vec::with_capacity(messages.len());
         for message in &messages {
             // A content that is here already needs no octets; whether it still is, is decided in the change.

@@ -6,7 +6,7 @@ use crate::account::Account;
 use crate::error::StoreError;
 use crate::fold;
 use crate::keys;
-use crate::records;
+use crate::records::{self, AccountState};
 use crate::recover::release;
 use crate::sequencer::Transaction;
 use crate::store::{Store, WeakStore, now_unix, read_live};
@@ -44,6 +44,7 @@ pub(crate) async fn run(store: WeakStore, pause: Duration) {
 
 /// One look around.
 pub(crate) async fn round(store: &Store, cursor: &mut Option<AccountId>) -> Result<(), StoreError> {
+    store.look_at_the_disk();
     for account in store.loaded() {
         tend(&account).await?;
     }
@@ -106,7 +107,7 @@ async fn forget_due(store: &Store, cursor: &mut Option<AccountId>) -> Result<(),
             continue;
         }
         if let Some(account) = store.load_account(id)? {
-            while account.transact(|t| forget_expunged(t, &account, before)).await? {}
+            while forget_step(&account, before).await? {}
         }
     }
     Ok(())
@@ -131,6 +132,58 @@ fn has_due(store: &Store, id: AccountId, before: u32) -> Result<bool, StoreError
         false
     })?;
     Ok(due)
+}
+
+/// Forgets a few records, of a deleted account too; returns whether more is due.
+async fn forget_step(account: &Account, before: u32) -> Result<bool, StoreError> {
+    let (more, ticket) = {
+        let mut t = account.cell.begin(account.store.engine())?;
+        let more = match t.record.state {
+            AccountState::Home => forget_expunged(&mut t, account, before)?,
+            AccountState::Deleted => forget_account(&mut t, account, before)?,
+        };
+        (more, t.finish(account.store.committer()))
+    };
+    ticket.wait().await?;
+    account.cell.tidy();
+    Ok(more)
+}
+
+/// Forgets a part of a deleted account, its own record last.
+fn forget_account(t: &mut Transaction<'_>, account: &Account, before: u32) -> Result<bool, StoreError> {
+    let prefix = keys::account(account.id());
+    let end = prefix_end(&prefix);
+    let deleted = keys::deleted_account(account.id(), 0);
+    let queue = t.scan(Space::Queue, &prefix, end.as_deref(), usize::MAX)?;
+    let marker = queue.iter().find(|(key, _)| key.get(12..) == deleted.get(12..));
+    let due = marker
+        .is_some_and(|(key, _)| key.get(8..12).is_some_and(|second| second < &before.to_be_bytes()[..]));
+    if !due {
+        return Ok(false);
+    }
+    for (key, value) in t.scan(Space::Content, &prefix, end.as_deref(), STEP_RECORDS)? {
+        if key.last() == Some(&0) {
+            let record = records::ContentRecord::decode(&key, &value).map_err(StoreError::Damaged)?;
+            t.live(record.locator.volume, -i64::from(record.stored));
+        }
+        t.delete(Space::Content, key);
+    }
+    let mut left = STEP_RECORDS;
+    for space in [Space::Chunk, Space::Delta, Space::Tombstone, Space::Log, Space::Thread, Space::Mailbox] {
+        let doomed = t.scan(space, &prefix, end.as_deref(), left)?;
+        left = left.saturating_sub(doomed.len());
+        doomed.into_iter().for_each(|(key, _)| t.delete(space, key));
+    }
+    if left == 0 || !t.scan(Space::Content, &prefix, end.as_deref(), 1)?.is_empty() {
+        return Ok(true);
+    }
+    for space in [Space::Queue, Space::Account] {
+        for (key, _) in t.scan(space, &prefix, end.as_deref(), usize::MAX)? {
+            t.delete(space, key);
+        }
+    }
+    account.store.unload(account.id());
+    Ok(false)
 }
 
 fn forget_expunged(t: &mut Transaction<'_>, account: &Account, before: u32) -> Result<bool, StoreError> {

@@ -108,6 +108,11 @@ pub(crate) fn deleted_mailbox(id: MailboxId, unix_seconds: u32) -> [u8; 20] {
     key
 }
 
+/// A deleted account, by the second of its deletion: mailbox number and UID are 0.
+pub(crate) fn deleted_account(id: AccountId, unix_seconds: u32) -> [u8; 20] {
+    deleted_mailbox(MailboxId { account: id, number: 0 }, unix_seconds)
+}
+
 /// The mailbox in the key of an expunged message or a deleted mailbox.
 pub(crate) fn queued_mailbox(key: &[u8]) -> Option<MailboxId> {
     let number = u32::from_be_bytes(*key.get(12..16)?.first_chunk::<4>()?);

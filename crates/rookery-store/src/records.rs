@@ -24,7 +24,7 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 13] = [
+pub const KINDS: [Kind; 14] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
@@ -38,6 +38,7 @@ pub const KINDS: [Kind; 13] = [
     Kind { name: "thread", space: Space::Thread, derived: true },
     Kind { name: "expunged message", space: Space::Queue, derived: false },
     Kind { name: "deleted mailbox", space: Space::Queue, derived: true },
+    Kind { name: "deleted account", space: Space::Queue, derived: true },
 ];
 
 /// Whether an account may be used.
@@ -614,7 +615,7 @@ pub(crate) fn decode_expunged(key: &[u8], value: &[u8]) -> Result<Message, Damag
     })
 }
 
-/// A deleted mailbox that is still kept; all there is to say is in the key.
+/// A deleted mailbox or account that is still kept; all there is to say is in the key.
 pub(crate) fn encode_deleted_mailbox(key: &[u8]) -> Bytes {
     seal(Space::Queue, key, Encoder::new(1))
 }

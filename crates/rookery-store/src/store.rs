@@ -16,7 +16,7 @@ use rookery_types::{
     AccountId, Epoch, MailboxId, MailboxPath, ModSeq, NodeId, SpecialUse, StoreId, UserName,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -40,6 +40,8 @@ pub struct StoreOptions {
     pub background: Option<Duration>,
     /// Change log entries and tombstones of an account that are kept at least.
     pub log_entries: u64,
+    /// With less room than this left on the disk no new messages are taken, in octets.
+    pub reserve_octets: u64,
 }
 
 impl Default for StoreOptions {
@@ -51,6 +53,7 @@ impl Default for StoreOptions {
             hot_octets_max: 64 << 20,
             background: Some(Duration::from_secs(1)),
             log_entries: 100_000,
+            reserve_octets: 256 << 20,
         }
     }
 }
@@ -145,6 +148,8 @@ struct Inner {
     /// Mailboxes that were closed and still have their messages in memory, oldest first.
     closed: Mutex<Vec<(Weak<AccountCell>, MailboxId)>>,
     background: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// The disk has less room left than the reserve.
+    full: AtomicBool,
 }
 
 /// A store. Cheap to clone.
@@ -203,7 +208,9 @@ impl Store {
             accounts: Mutex::default(),
             closed: Mutex::default(),
             background: Mutex::new(None),
+            full: AtomicBool::new(false),
         }));
+        store.look_at_the_disk();
         store.drop_unwritten_tail()?;
         if let Some(pause) = store.0.options.background {
             let task = tokio::spawn(crate::background::run(Arc::downgrade(&store.0).into(), pause));
@@ -256,6 +263,28 @@ impl Store {
     /// Why nothing can be written any more; `None` while all is well.
     pub fn read_only_because(&self) -> Option<String> {
         self.0.committer.poison().map(|error| error.to_string())
+    }
+
+    /// Whether the disk is so full that no new messages are taken. Deletions always are.
+    pub fn is_full(&self) -> bool {
+        self.0.full.load(Ordering::Acquire)
+    }
+
+    /// Looks how much room the disk has left.
+    pub(crate) fn look_at_the_disk(&self) {
+        let full = match self.0.volumes.free_octets() {
+            Ok(free) => free < self.0.options.reserve_octets,
+            Err(error) => {
+                tracing::warn!(%error, "the room left on the disk is unknown");
+                return;
+            }
+        };
+        if self.0.full.swap(full, Ordering::AcqRel) != full {
+            match full {
+                true => tracing::error!("the disk is nearly full: no new messages are taken"),
+                false => tracing::info!("the disk has room again"),
+            }
+        }
     }
 
     /// Begins to take a message.
@@ -337,9 +366,17 @@ impl Store {
         account
             .transact(|t| {
                 t.record.state = AccountState::Deleted;
+                let key = keys::deleted_account(id, now_unix());
+                let value = crate::records::encode_deleted_mailbox(&key);
+                t.put(Space::Queue, key.to_vec(), value);
                 Ok(())
             })
             .await
+    }
+
+    /// An account that has been forgotten does not take up memory either.
+    pub(crate) fn unload(&self, id: AccountId) {
+        self.0.accounts.lock().remove(&id);
     }
 
     /// Makes changes outside of accounts durable, in the same groups: the directory's.

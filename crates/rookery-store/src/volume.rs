@@ -159,6 +159,8 @@ pub(crate) struct Volumes {
     open: Mutex<HashMap<u32, Arc<Volume>>>,
     /// At this size a volume is full.
     roll_octets: u64,
+    /// The last volume of an earlier run, if it has room left.
+    resumable: Mutex<Option<u32>>,
 }
 
 fn name(number: u32) -> String {
@@ -185,7 +187,13 @@ impl Volumes {
             next: AtomicU32::new(last + 1),
             open: Mutex::new(HashMap::new()),
             roll_octets,
+            resumable: Mutex::new((last > 0).then_some(last)),
         })
+    }
+
+    /// What is left of the disk, in octets.
+    pub(crate) fn free_octets(&self) -> io::Result<u64> {
+        self.files.free_octets()
     }
 
     pub(crate) fn files(&self) -> &dyn FileLayer {
@@ -215,13 +223,7 @@ impl Volumes {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let io = |source| VolumeError::Io { volume: number, source };
         let file = self.files.create(&name(number)).map_err(io)?;
-        let mut header = [0; FILE_HEADER as usize];
-        header[..8].copy_from_slice(FILE_MAGIC);
-        header[8..24].copy_from_slice(&self.store.0);
-        header[24..28].copy_from_slice(&number.to_le_bytes());
-        let crc = crc32c::crc32c(&header[..60]);
-        header[60..].copy_from_slice(&crc.to_le_bytes());
-        file.write_at(&header, 0).map_err(io)?;
+        file.write_at(&self.file_header(number), 0).map_err(io)?;
         let volume = Arc::new(Volume { number, file, new: AtomicBool::new(true) });
         self.remember(&volume);
         Ok(volume)
@@ -247,9 +249,37 @@ impl Volumes {
         Ok(volume)
     }
 
+    /// The last volume of an earlier run, from behind all that a crash may have left in it.
+    fn resume(&self) -> Result<Option<Current>, VolumeError> {
+        let Some(number) = self.resumable.lock().take() else { return Ok(None) };
+        let volume = self.volume(number)?;
+        let len = volume.file.len().map_err(|e| volume.io(e))?;
+        let sound = len >= FILE_HEADER && self.header_is_sound(&volume)?;
+        Ok((sound && len < self.roll_octets).then(|| Current { volume, end: aligned(len) }))
+    }
+
+    fn header_is_sound(&self, volume: &Volume) -> Result<bool, VolumeError> {
+        let mut header = [0; FILE_HEADER as usize];
+        let whole = volume.read_exact(&mut header, 0)?;
+        Ok(whole && header == self.file_header(volume.number))
+    }
+
+    fn file_header(&self, number: u32) -> [u8; FILE_HEADER as usize] {
+        let mut header = [0; FILE_HEADER as usize];
+        header[..8].copy_from_slice(FILE_MAGIC);
+        header[8..24].copy_from_slice(&self.store.0);
+        header[24..28].copy_from_slice(&number.to_le_bytes());
+        let crc = crc32c::crc32c(&header[..60]);
+        header[60..].copy_from_slice(&crc.to_le_bytes());
+        header
+    }
+
     /// Takes room for a record at the end of the current volume, beginning a new one when it is full.
     fn reserve(&self, octets: u64) -> Result<(Arc<Volume>, u64), VolumeError> {
         let mut current = self.current.lock();
+        if current.is_none() {
+            *current = self.resume()?;
+        }
         if current.as_ref().is_none_or(|current| current.end >= self.roll_octets) {
             *current = Some(Current { volume: self.create()?, end: FILE_HEADER });
         }

@@ -380,3 +380,176 @@ async fn folding_and_reopening_change_nothing() {
     let findings = rookery_store::check::check(&*store.engine_for_check(), Arc::new(disk.files())).unwrap();
     assert!(findings.is_empty(), "{findings:?}");
 }
+
+/// A failed write or sync is never acknowledged, and what was acknowledged before it stays.
+async fn faulty_life(seed: u64) {
+    use rookery_kv::sim::{Fault, OpKind};
+    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let disk = SimDisk::new(seed);
+    let (store, mut model) = fresh(&disk).await;
+    let kind = [OpKind::Write, OpKind::Sync, OpKind::Create, OpKind::SyncDirectory, OpKind::Commit]
+        [rng.below(5) as usize];
+    let fault = [Fault::Io, Fault::NoSpace, Fault::Short][rng.below(3) as usize];
+    disk.fail_nth(kind, rng.below(15), fault);
+    let mut others = vec![];
+    for _ in 0..40 {
+        if let Err(next) = step(&store, &mut rng, &mut model).await {
+            others.push(*next);
+            if store.read_only_because().is_some() {
+                // Nothing is acknowledged any more.
+                let mut copy = model.clone();
+                let _ = step(&store, &mut rng, &mut copy).await;
+                assert!(store.read_only_because().is_some());
+                break;
+            }
+        }
+    }
+    store.close().await;
+    drop(store);
+    match rng.below(2) {
+        0 => disk.process_crash(),
+        _ => disk.power_loss(),
+    }
+    let store = open(&disk).unwrap_or_else(|e| panic!("seed {seed}: the store does not open: {e:?}"));
+    let seen = without_modseq(&observed(&store).await);
+    let lenient = |m: &Model| {
+        let mut m = without_modseq(m);
+        m.values_mut().for_each(|mailbox| (mailbox.uid_next, mailbox.uid_validity) = (0, 0));
+        m
+    };
+    let fits =
+        lenient(&seen) == lenient(&model) || others.last().is_some_and(|or| lenient(&seen) == lenient(or));
+    assert!(fits, "seed {seed} {kind:?} {fault:?}:\nseen   {seen:?}\nwanted {model:?}\nor     {others:?}");
+    let findings = rookery_store::check::check(&*store.engine_for_check(), Arc::new(disk.files())).unwrap();
+    assert!(findings.is_empty(), "seed {seed}: {findings:?}");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn failing_writes_and_syncs_are_never_acknowledged() {
+    for seed in 1..=300 {
+        faulty_life(seed).await;
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_lost_its_end_is_refused() {
+    let disk = SimDisk::new(3);
+    let (store, mut model) = fresh(&disk).await;
+    let mut rng = Rng(5);
+    for _ in 0..40 {
+        step(&store, &mut rng, &mut model).await.expect("nothing fails here");
+    }
+    store.close().await;
+    drop(store);
+    disk.process_crash();
+    assert!(disk.lose_suffix_of_durable(10) > 0);
+    match open(&disk) {
+        Err(rookery_store::OpenError::LostSuffix { engine, marked }) => assert!(engine < marked),
+        Ok(_) => panic!("a store that lost acknowledged changes opened"),
+        Err(error) => panic!("another error: {error:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_no_messages_and_lets_go_of_them() {
+    let disk = SimDisk::new(4);
+    let (store, _) = fresh(&disk).await;
+    let account = store.account(account_id()).await.unwrap();
+    let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
+    let new = |body| NewMessage {
+        body,
+        flags: SystemFlags::DELETED,
+        keywords: Vec::new(),
+        date: InternalDate::from_unix(1),
+    };
+    let spool = |text: &[u8]| -> Result<_, rookery_store::StoreError> {
+        let mut spool = store.spool();
+        spool.push(text)?;
+        spool.finish()
+    };
+    account.append(inbox, vec![new(spool(b"a: b\r\n\r\n").unwrap())]).await.unwrap();
+    disk.set_full(true);
+    store.tend_now().await.unwrap();
+    assert!(matches!(spool(b"c: d\r\n\r\n"), Err(rookery_store::StoreError::NoSpace)));
+    disk.set_full(false);
+    store.tend_now().await.unwrap();
+    account.append(inbox, vec![new(spool(b"c: d\r\n\r\n").unwrap())]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once_get_different_uids_in_order() {
+    let disk = SimDisk::new(5);
+    let (store, _) = fresh(&disk).await;
+    let account = store.account(account_id()).await.unwrap();
+    let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
+    let mailbox = account.open(inbox).await.unwrap();
+    let mut tasks = Vec::new();
+    for writer in 0..8 {
+        let (store, account, mailbox) = (store.clone(), account.clone(), mailbox.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut uids = Vec::new();
+            for n in 0..50 {
+                let mut spool = store.spool();
+                spool.push(format!("Subject: {writer} {n}\r\n\r\n").as_bytes()).unwrap();
+                let body = spool.finish().unwrap();
+                let (flags, date) = (SystemFlags::NONE, InternalDate::from_unix(1));
+                let new = NewMessage { body, flags, keywords: Vec::new(), date };
+                let uid = account.append(inbox, vec![new]).await.unwrap().uids[0];
+                // Acknowledged is visible.
+                assert!(mailbox.now().messages.as_ref().unwrap().by_uid(uid).is_some());
+                uids.push(uid);
+            }
+            uids
+        }));
+    }
+    let mut all = Vec::new();
+    for task in tasks {
+        let uids = task.await.unwrap();
+        assert!(uids.windows(2).all(|pair| pair[0] < pair[1]));
+        all.extend(uids);
+    }
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!((all.len(), all.last().map(|uid| uid.get())), (400, Some(400)));
+}
+
+#[tokio::test]
+async fn a_deleted_account_is_gone_at_once_and_its_space_is_won_back() {
+    let disk = SimDisk::new(6);
+    let (store, mut model) = fresh(&disk).await;
+    let mut rng = Rng(9);
+    for _ in 0..60 {
+        step(&store, &mut rng, &mut model).await.expect("nothing fails here");
+    }
+    let account = store.account(account_id()).await.unwrap();
+    store.delete_account(account_id()).await.unwrap();
+    assert!(matches!(store.account(account_id()).await, Err(rookery_store::StoreError::NoAccount)));
+    let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
+    let set = account.set_special_use(inbox, Vec::new()).await;
+    assert!(
+        matches!(set, Err(rookery_store::StoreError::NoAccount)),
+        "a handle to it changes nothing either"
+    );
+    drop(account);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    store.tend_now().await.unwrap();
+    store.close().await;
+    drop(store);
+    let store = open(&disk).unwrap();
+    store.tend_now().await.unwrap();
+    let engine = store.engine_for_check();
+    for space in rookery_kv::engine::Space::ALL {
+        let mut keys = 0;
+        engine
+            .scan(space, &[], None, false, &mut |_, _| {
+                keys += 1;
+                true
+            })
+            .unwrap();
+        assert!(keys == 0 || space == rookery_kv::engine::Space::Meta, "{space:?} has {keys} keys left");
+    }
+    use rookery_kv::files::FileLayer;
+    assert!(disk.files().list().unwrap().len() <= 1, "{:?}", disk.files().list());
+    assert!(rookery_store::check::check(&*engine, Arc::new(disk.files())).unwrap().is_empty());
+}

@@ -149,7 +149,7 @@ impl Decoder {
         loop {
             if self.dead {
                 self.input.clear();
-                return Decoded::TooLong;
+                return Decoded::NeedMore;
             }
             let Some(unseen) = self.input.get(self.scanned..) else { return Decoded::NeedMore };
             let found = memchr::memchr(b'\n', unseen);
@@ -157,7 +157,7 @@ impl Decoder {
             self.scanned = end;
             if end > self.octets_max {
                 self.dead = true;
-                continue;
+                return Decoded::TooLong;
             }
             if found.is_none() {
                 return Decoded::NeedMore;
@@ -175,7 +175,10 @@ impl Decoder {
                     self.line_start = next;
                     self.scanned = next;
                 }
-                None => self.dead = true,
+                None => {
+                    self.dead = true;
+                    return Decoded::TooLong;
+                }
             }
         }
     }

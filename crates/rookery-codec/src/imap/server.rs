@@ -323,9 +323,11 @@ impl Decoder {
 
     /// A refusal of the command that `input` begins with.
     fn bad(&self, condition: Condition, code: Option<Code>, text: &'static str) -> Decoded {
-        let word = self.input.get(..self.input.len().min(Tag::OCTETS_MAX + 1)).unwrap_or(&[]);
-        let word = word.split(|b| matches!(b, b' ' | b'\r' | b'\n')).next().unwrap_or(&[]);
-        Decoded::Bad(Bad { tag: Tag::new(word), condition, code, text })
+        // No more than is there however the input was cut.
+        let start = self.input.len().min(self.limits.command_octets).min(Tag::OCTETS_MAX + 1);
+        let start = self.input.get(..start).unwrap_or(&[]);
+        let tag = memchr::memchr(b' ', start).and_then(|at| Tag::new(start.get(..at)?));
+        Decoded::Bad(Bad { tag, condition, code, text })
     }
 
     /// A literal's announcement, which ends the octets before `frame`; its line ends before `end`.

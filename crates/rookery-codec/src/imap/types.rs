@@ -211,5 +211,5 @@ pub struct LiteralKind {
     pub binary: bool,
 }
 
-/// `AUTH=..` and the like: parameter lists of ID (RFC 2971): `None` for `NIL`.
+/// What ID tells, field by field (RFC 2971 §3.1); `None`: `NIL`.
 pub type IdParams = Option<Vec<(Bytes, Option<Bytes>)>>;

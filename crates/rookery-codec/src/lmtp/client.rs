@@ -144,7 +144,7 @@ pub struct Decoder {
     input: BytesMut,
     scanned: usize,
     begun: Option<Reply>,
-    broken: Option<&'static str>,
+    broken: bool,
 }
 
 impl Decoder {
@@ -155,7 +155,7 @@ impl Decoder {
 
     /// Takes octets that the server sent.
     pub fn push(&mut self, octets: &[u8]) {
-        if self.broken.is_none() {
+        if !self.broken {
             self.input.extend_from_slice(octets);
         }
     }
@@ -164,17 +164,17 @@ impl Decoder {
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at NeedMore; this goes on")]
     pub fn next(&mut self) -> Decoded {
         loop {
-            if let Some(text) = self.broken {
+            if self.broken {
                 self.input.clear();
-                return Decoded::Malformed(text);
+                return Decoded::NeedMore;
             }
             let unseen = self.input.get(self.scanned..).unwrap_or(&[]);
             let found = memchr::memchr(b'\n', unseen);
             let end = found.map_or(self.input.len(), |at| self.scanned + at + 1);
             self.scanned = end;
             if end > LINE_OCTETS_MAX {
-                self.broken = Some("Reply line too long");
-                continue;
+                self.broken = true;
+                return Decoded::Malformed("Reply line too long");
             }
             if found.is_none() {
                 return Decoded::NeedMore;
@@ -185,7 +185,10 @@ impl Decoder {
             match self.line(line.trim_end_matches(['\r', '\n'])) {
                 Ok(Some(reply)) => return Decoded::Reply(reply),
                 Ok(None) => {}
-                Err(text) => self.broken = Some(text),
+                Err(text) => {
+                    self.broken = true;
+                    return Decoded::Malformed(text);
+                }
             }
         }
     }

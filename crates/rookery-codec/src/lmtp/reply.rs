@@ -28,7 +28,7 @@ pub struct Reply {
 impl Reply {
     /// A reply of one line, with an enhanced code.
     pub fn new(code: u16, enhanced: (u8, u16, u16), text: impl Into<Cow<'static, str>>) -> Reply {
-        let Enhanced(class, subject, detail) = Enhanced(enhanced.0, enhanced.1, enhanced.2);
+        let (class, subject, detail) = enhanced;
         Reply { code, enhanced: Some(Enhanced(class, subject, detail)), lines: vec![text.into()] }
     }
 

@@ -315,6 +315,10 @@ impl FileLayer for SimFiles {
         })
     }
 
+    fn free_octets(&self) -> io::Result<u64> {
+        Ok(if self.disk.lock().is_full() { 0 } else { u64::MAX })
+    }
+
     fn sync_directory(&self) -> io::Result<()> {
         let mut state = self.disk.lock();
         let state = &mut *state;

@@ -159,7 +159,12 @@ fn read_history(
     }
     for (key, value) in entries(engine, Space::Queue, &keys::account(id))? {
         if keys::uid_of(&key).is_none() {
-            findings.keep("deleted mailbox", &key, records::decode_deleted_mailbox(&key, &value));
+            let kind = if keys::queued_mailbox(&key).is_some_and(|m| m.number == 0) {
+                "deleted account"
+            } else {
+                "deleted mailbox"
+            };
+            findings.keep(kind, &key, records::decode_deleted_mailbox(&key, &value));
             seen.queued.extend(keys::queued_mailbox(&key).map(|mailbox| mailbox.number));
             continue;
         }

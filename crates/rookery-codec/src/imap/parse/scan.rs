@@ -295,6 +295,9 @@ impl<'a> Scanner<'a> {
     /// astring = 1*ASTRING-CHAR / string
     /// ```
     pub(crate) fn astring(&mut self) -> Parsed<Bytes> {
+        if self.rest().starts_with(b"~{") {
+            return self.string();
+        }
         match self.run(is_astring_char) {
             [] => self.string(),
             atom => Ok(self.own(atom)),

@@ -1,7 +1,7 @@
 //! Commands, as a client sends them: octets, and the places where it has to wait for `+`.
 
 use super::basic::{
-    can_be_quoted, date_time, day, flags, is_astring_atom, joined, literal_header, number, part, quoted,
+    can_be_quoted, date_time, day, is_astring_atom, joined, literal_header, number, part, quoted,
     section_with, sequence_set,
 };
 use crate::imap::client::{EncodeError, Literals};
@@ -126,15 +126,14 @@ impl CommandWriter {
     }
 
     fn flag_list(&mut self, list: &[Flag]) {
-        let mut system = SystemFlags::NONE;
-        let mut keywords = Vec::new();
-        for flag in list {
-            match flag {
-                Flag::System(flag) => system = system.union(*flag),
-                Flag::Keyword(keyword) => keywords.push(keyword.as_str()),
+        self.text("(");
+        self.many(list, |w, flag| match flag {
+            Flag::System(flag) => {
+                w.text(SystemFlags::ALL.iter().find(|(one, _)| one == flag).map_or("", |(_, name)| name));
             }
-        }
-        flags(&mut self.out, system, false, keywords, false);
+            Flag::Keyword(keyword) => w.text(keyword.as_str()),
+        });
+        self.text(")");
     }
 
     /// Tag, command and line end.

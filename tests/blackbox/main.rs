@@ -1,0 +1,29 @@
+//! Black-box tests: the real binary, real clients, one file for each. A missing client is a failure.
+
+mod corpus;
+mod crash;
+mod curl;
+mod dialogue;
+mod imaplib;
+mod mbsync;
+mod neomutt;
+mod shim;
+mod swaks;
+mod tls;
+mod torture;
+
+/// A small message with this subject and body, lines ended by CRLF.
+fn message(subject: &str, body: &str) -> String {
+    format!(
+        "From: Ada <ada@example.net>\r\nTo: joe@example.org\r\nSubject: {subject}\r\n\
+         Date: Mon, 23 Nov 2026 10:00:00 +0000\r\nMessage-ID: <{}@example.net>\r\n\r\n{body}\r\n",
+        subject.replace(' ', "-")
+    )
+}
+
+/// A running server with the account `joe`.
+fn server_with_joe() -> anyhow::Result<rookery_tests::server::Server> {
+    let server = rookery_tests::server::Server::start()?;
+    server.add_user("joe")?;
+    Ok(server)
+}

@@ -1,0 +1,123 @@
+//! House commands. `cargo xtask soak kill9`, `cargo xtask soak powerloss`, `cargo xtask trace-delivery`,
+//! `cargo xtask bench first-figures`.
+#![allow(clippy::print_stdout, reason = "a command line tool's results go to standard output")]
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use rookery_tests::server::Program;
+use rookery_tests::soak;
+
+mod trace_delivery;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "House commands of this workspace")]
+enum Xtask {
+    /// Kill the server, or its disk, again and again under load, and compare what is left with what it acknowledged.
+    #[command(subcommand)]
+    Soak(Soak),
+    /// Side-by-side figures with the peers that Debian ships; bench/peers/install-debian.sh installs them.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Trace one LMTP delivery and prove that every file it wrote was synced before its 250 went out.
+    TraceDelivery,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Delivery, flags of a large mailbox, memory of idle connections.
+    FirstFigures {
+        /// Who takes part.
+        #[arg(long, default_value = "rookery,cyrus,dovecot")]
+        contenders: String,
+        /// Rounds, interleaved; medians are shown.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Deliveries in each measurement.
+        #[arg(long, default_value_t = 2000)]
+        deliveries: usize,
+        /// Messages in the large mailbox.
+        #[arg(long, default_value_t = 100_000)]
+        mailbox: usize,
+        /// Idle connections.
+        #[arg(long, default_value_t = 1000)]
+        idle: usize,
+        /// Writes all rounds' values to this file as JSON.
+        #[arg(long)]
+        json: Option<std::path::PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Soak {
+    /// `kill -9` at random moments.
+    Kill9 {
+        /// Kills.
+        #[arg(long, default_value_t = 100)]
+        rounds: u64,
+        /// Repeats the choices of an earlier run; by default the clock decides.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Loss of power: what was not synced is kept, dropped or torn.
+    Powerloss {
+        /// Crash points.
+        #[arg(long, default_value_t = 100)]
+        runs: u64,
+        /// Repeats the choices of an earlier run; by default the clock decides.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The sync of a new file also keeps its name, as ext4 and XFS do; without this a folder must be synced.
+        #[arg(long)]
+        lenient_dirs: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    match Xtask::parse() {
+        Xtask::Soak(Soak::Kill9 { rounds, seed }) => kill9(rounds, seed.unwrap_or_else(clock)),
+        Xtask::Soak(Soak::Powerloss { runs, seed, lenient_dirs }) => {
+            powerloss(runs, seed.unwrap_or_else(clock), lenient_dirs)
+        }
+        Xtask::Bench(Bench::FirstFigures { contenders, rounds, deliveries, mailbox, idle, json }) => {
+            let contenders = rookery_bench::contenders(&contenders)?;
+            let ours = contenders.contains(&Program::Rookery);
+            let binary = if ours { Some(rookery_bench::release_binary()?) } else { None };
+            let plan = rookery_bench::Plan { contenders, rounds, deliveries, mailbox, idle, binary };
+            let figures = rookery_bench::first_figures(&plan, |line| eprintln!("{line}"))?;
+            print!("{}", figures.markdown(&plan.contenders));
+            if let Some(path) = json {
+                std::fs::write(path, figures.json()?)?;
+            }
+            Ok(())
+        }
+        Xtask::TraceDelivery => trace_delivery::run(),
+    }
+}
+
+fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs())
+}
+
+fn kill9(rounds: u64, seed: u64) -> Result<()> {
+    println!("seed {seed}");
+    let summary = soak::kill9::soak(rounds, seed, |line| println!("{line}"))?;
+    println!(
+        "{} kills: {} with commands in flight, {} with one acknowledged within the 50 ms before; {} commands \
+         acknowledged in all, none lost, no UID reused",
+        summary.rounds, summary.with_in_flight, summary.with_just_acked, summary.acked
+    );
+    Ok(())
+}
+
+fn powerloss(runs: u64, seed: u64, lenient_dirs: bool) -> Result<()> {
+    println!("seed {seed}");
+    let summary = soak::powerloss::soak(runs, seed, lenient_dirs, |line| println!("{line}"))?;
+    println!(
+        "{} losses of power: {} with commands in flight, {} with one acknowledged within the 50 ms before, {} with \
+         something unsynced at stake; {} changes dropped or torn, nothing acknowledged lost, no UID reused",
+        summary.runs, summary.with_in_flight, summary.with_just_acked, summary.with_risk, summary.lost
+    );
+    Ok(())
+}
