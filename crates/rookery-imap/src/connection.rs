@@ -128,6 +128,11 @@ impl Driver {
 
     /// One thing that came from the client, or the wait for it.
     async fn turn(&mut self) -> Result<Next, Failure> {
+        // Also a client that never stops sending has to go.
+        if self.drain.is_draining() {
+            self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
+            return Ok(Next::Close);
+        }
         match self.wire.decoder.next() {
             Decoded::NeedMore => self.wait().await,
             Decoded::Continue => {

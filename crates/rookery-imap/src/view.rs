@@ -73,6 +73,11 @@ impl View {
         &self.base
     }
 
+    /// HIGHESTMODSEQ of what was told last.
+    pub(crate) fn modseq(&self) -> u64 {
+        self.modseq
+    }
+
     pub(crate) fn recent(&self) -> &UidSet {
         &self.recent
     }

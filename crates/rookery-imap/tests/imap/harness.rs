@@ -19,14 +19,14 @@ use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::{
     AccountName, Epoch, InternalDate, Keyword, MailboxPath, SpecialUse, Style, SystemFlags, UserName,
 };
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A server with the users ann, joe and max; everyone's password is `secret`.
