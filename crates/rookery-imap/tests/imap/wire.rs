@@ -152,3 +152,26 @@ async fn a_session_is_small() {
     let octets = std::mem::size_of_val(&site.session());
     assert!(octets < 3000, "{octets}");
 }
+
+#[tokio::test]
+async fn silent_clients_are_logged_out() {
+    let site = Site::with(ImapConfig { login_timeout_s: 0, ..ImapConfig::default() }).await;
+    let mut client = site.connect().await;
+    assert!(client.line().await.starts_with("* BYE Autologout"));
+    assert_eq!(client.next_line().await, None);
+    let config = ImapConfig { idle_timeout_s: 1, still_here_s: 1, ..ImapConfig::default() };
+    let site = Site::with(config).await;
+    let mut client = site.login("ann").await;
+    client.send("1 IDLE").await;
+    let heard = client.until("* BYE").await;
+    assert_eq!(heard.first().unwrap(), "+ idling");
+    assert!(heard.last().unwrap().starts_with("* BYE Autologout"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_client_in_idle_hears_that_the_server_is_there() {
+    let site = Site::with(ImapConfig { still_here_s: 1, ..ImapConfig::default() }).await;
+    let mut client = site.login("ann").await;
+    client.send("1 IDLE").await;
+    assert_eq!(client.until("* OK").await, ["+ idling", "* OK Still here"]);
+}
