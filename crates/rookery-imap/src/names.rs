@@ -133,7 +133,9 @@ impl User {
         let prefixes: Vec<String> = patterns.iter().map(Pattern::literal_prefix).collect();
         let shared = namespaces.shared.prefix;
         if prefixes.iter().any(|prefix| prefix.starts_with(shared) || shared.starts_with(prefix.as_str())) {
-            let filter = AccountFilter { shared: Some(true), ..AccountFilter::default() };
+            // Those of the user's own domain stand together in the directory.
+            let domain = Some(self.name.domain().into());
+            let filter = AccountFilter { domain, shared: Some(true), ..AccountFilter::default() };
             let page = self.services.directory.list(filter, None, SHARED_TREES_MAX).await;
             names.extend(page.map_err(directory_failed)?.entries.into_iter().map(|entry| entry.name));
         }

@@ -16,8 +16,10 @@ use rookery_kv::sim::SimDisk;
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Stream, TlsAcceptor};
 use rookery_route::Router;
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
+use rookery_types::namespace::parse_identifier;
 use rookery_types::{
-    AccountName, Epoch, InternalDate, Keyword, MailboxPath, SpecialUse, Style, SystemFlags, UserName,
+    AccountName, Acl, Epoch, InternalDate, Keyword, MailboxPath, Rights, SharedName, SpecialUse, Style,
+    SystemFlags, UserName,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -99,6 +101,23 @@ impl Site {
         let name = AccountName::User(UserName::parse(user, "example.org").unwrap());
         let entry = self.services.directory.look_up(&name).await.unwrap();
         self.services.store.account(entry.id).await.unwrap()
+    }
+
+    /// Adds a shared tree of one mailbox, on which someone has rights.
+    pub(crate) async fn add_shared(&self, root: &str, identifier: &str, rights: &str) {
+        let store = &self.services.store;
+        let name = AccountName::Shared(SharedName::new(root, "example.org").unwrap());
+        let home = Home { node: store.node(), store: store.store_id(), epoch: Epoch(1) };
+        let entry = self.services.directory.reserve(name, home, 1).await.unwrap();
+        let mailboxes = vec![(MailboxPath::root(), vec![])];
+        let new = NewAccount { owner: None, mailboxes, subscriptions: vec![] };
+        let account = store.create_account(entry.id, new).await.unwrap();
+        self.services.directory.activate(entry.id).await.unwrap();
+        let id = account.tree().get(&MailboxPath::root()).unwrap();
+        let (identifier, _) = parse_identifier(identifier, "example.org").unwrap();
+        let mut acl = Acl::new();
+        acl.set(identifier, false, Rights::parse(rights).unwrap());
+        account.set_acl(id, acl).await.unwrap();
     }
 
     /// A client that has heard the greeting.
