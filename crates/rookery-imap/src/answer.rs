@@ -67,7 +67,12 @@ impl Answer {
     }
 
     pub(crate) fn into_response(self, tag: Tag) -> Response {
-        Response::Status(Status { tag: Some(tag), condition: self.condition, code: self.code, text: self.text })
+        Response::Status(Status {
+            tag: Some(tag),
+            condition: self.condition,
+            code: self.code,
+            text: self.text,
+        })
     }
 }
 
@@ -129,7 +134,9 @@ pub(crate) fn no_permission() -> Answer {
 }
 
 /// What a blocking task gave, or the answer if it was cut off.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
     let span = tracing::Span::current();
     tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(|error| {
         if error.is_panic() {

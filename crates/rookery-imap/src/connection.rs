@@ -55,7 +55,11 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
 fn limits(services: &Services, logged_in: bool) -> Limits {
     let config = &services.config;
     Limits {
-        command_octets: if logged_in { config.command_octets_max } else { config.command_octets_before_login_max },
+        command_octets: if logged_in {
+            config.command_octets_max
+        } else {
+            config.command_octets_before_login_max
+        },
         append_octets: if logged_in { config.message_octets_max } else { 0 },
         depth: DEPTH_MAX,
         literal_minus: false,
@@ -124,6 +128,11 @@ impl Driver {
 
     /// One thing that came from the client, or the wait for it.
     async fn turn(&mut self) -> Result<Next, Failure> {
+        // Also a client that never stops sending has to go.
+        if self.drain.is_draining() {
+            self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
+            return Ok(Next::Close);
+        }
         match self.wire.decoder.next() {
             Decoded::NeedMore => self.wait().await,
             Decoded::Continue => {
@@ -293,4 +302,3 @@ impl Driver {
 fn bye(code: Option<Code>, text: &'static str) -> Response {
     Response::Status(Status { tag: None, condition: Condition::Bye, code, text: text.into() })
 }
-

@@ -64,15 +64,18 @@ impl Timing {
 
     pub(crate) fn end(self, result: &'static str) {
         let took = self.began.elapsed();
-        metrics::counter!("rookery_imap_commands_total", "command" => self.verb, "result" => result).increment(1);
-        metrics::histogram!("rookery_imap_command_seconds", "command" => self.verb).record(took.as_secs_f64());
+        metrics::counter!("rookery_imap_commands_total", "command" => self.verb, "result" => result)
+            .increment(1);
+        metrics::histogram!("rookery_imap_command_seconds", "command" => self.verb)
+            .record(took.as_secs_f64());
         tracing::debug!(tag = &*self.tag, verb = self.verb, result, micros = took.as_micros(), "command");
     }
 }
 
 /// A command that could not be read.
 pub(crate) fn bad_syntax() {
-    metrics::counter!("rookery_imap_commands_total", "command" => "none", "result" => "badsyntax").increment(1);
+    metrics::counter!("rookery_imap_commands_total", "command" => "none", "result" => "badsyntax")
+        .increment(1);
 }
 
 /// What is said of a connection when it ends, and its place in the gauge.

@@ -127,16 +127,15 @@ impl User {
     }
 
     /// Accounts of others that a pattern asks for: shared trees, and the trees of users it names.
-    pub(crate) async fn others(
-        &self,
-        patterns: &[Pattern],
-    ) -> Result<Vec<(Account, AccountName)>, Failure> {
+    pub(crate) async fn others(&self, patterns: &[Pattern]) -> Result<Vec<(Account, AccountName)>, Failure> {
         let mut names = Vec::new();
         let namespaces = self.names.client.namespaces();
         let prefixes: Vec<String> = patterns.iter().map(Pattern::literal_prefix).collect();
         let shared = namespaces.shared.prefix;
         if prefixes.iter().any(|prefix| prefix.starts_with(shared) || shared.starts_with(prefix.as_str())) {
-            let filter = AccountFilter { shared: Some(true), ..AccountFilter::default() };
+            // Those of the user's own domain stand together in the directory.
+            let domain = Some(self.name.domain().into());
+            let filter = AccountFilter { domain, shared: Some(true), ..AccountFilter::default() };
             let page = self.services.directory.list(filter, None, SHARED_TREES_MAX).await;
             names.extend(page.map_err(directory_failed)?.entries.into_iter().map(|entry| entry.name));
         }
@@ -163,10 +162,7 @@ impl User {
 const SHARED_TREES_MAX: usize = 1000;
 
 /// The account of that name, if there is one, it may be used and it is here.
-pub(crate) async fn account_of(
-    services: &Services,
-    name: &AccountName,
-) -> Result<Option<Account>, Failure> {
+pub(crate) async fn account_of(services: &Services, name: &AccountName) -> Result<Option<Account>, Failure> {
     let target = services.router.target(Address::top(name.clone()), &ClientAbilities::default()).await;
     let account = match target.map(|target| target.route) {
         Ok(Route::Here { account }) => account,

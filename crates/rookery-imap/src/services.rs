@@ -5,9 +5,9 @@ use parking_lot::Mutex;
 use rookery_auth::Authenticator;
 use rookery_directory::Directory;
 use rookery_net::{Networks, TlsAcceptor};
-use rookery_types::AccountId;
 use rookery_route::Router;
 use rookery_store::Store;
+use rookery_types::AccountId;
 use std::collections::HashMap;
 use std::sync::Arc;
 

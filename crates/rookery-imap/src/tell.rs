@@ -37,8 +37,11 @@ pub(crate) async fn checkpoint(
     if let Some(exists) = news.exists {
         wire.put(&Response::Exists(exists));
         if !user.enabled.rev2 {
-            let first =
-                if selected.read_only { selected.mailbox.peek_recent() } else { selected.mailbox.claim_recent() };
+            let first = if selected.read_only {
+                selected.mailbox.peek_recent()
+            } else {
+                selected.mailbox.claim_recent()
+            };
             selected.view.add_recent(first, uid_next);
             wire.put(&Response::Recent(selected.view.recent_count()));
         }
@@ -120,7 +123,8 @@ pub(crate) fn flags_and_permanent_flags(
     state: &MailboxState,
 ) {
     let keywords = state.settings.keywords.to_vec();
-    let every = FlagList { system: all_system_flags(), recent: false, any: false, keywords: keywords.clone() };
+    let every =
+        FlagList { system: all_system_flags(), recent: false, any: false, keywords: keywords.clone() };
     wire.put(&Response::Flags(every));
     let rights = if selected.read_only { Rights::NONE } else { selected.rights(user) };
     let permanent = match rights.contains(Rights::WRITE) {
@@ -147,5 +151,5 @@ pub(crate) fn changeable(rights: Rights) -> SystemFlags {
 
 /// The UIDs of the whole view.
 pub(crate) fn uids_of(view: &View) -> UidSet {
-    view.uids_at(&[0..view.messages().len()])
+    view.uids_at(std::slice::from_ref(&view.everywhere()))
 }

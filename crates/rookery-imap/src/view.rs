@@ -73,6 +73,11 @@ impl View {
         &self.base
     }
 
+    /// HIGHESTMODSEQ of what was told last.
+    pub(crate) fn modseq(&self) -> u64 {
+        self.modseq
+    }
+
     pub(crate) fn recent(&self) -> &UidSet {
         &self.recent
     }
@@ -130,6 +135,11 @@ impl View {
         self.told = messages.clone();
         self.modseq = state.summary.highest_modseq.get();
         news
+    }
+
+    /// The places of all messages of the view.
+    pub(crate) fn everywhere(&self) -> Range<usize> {
+        0..self.base.len()
     }
 
     /// The places of the view's messages with these sequence numbers.

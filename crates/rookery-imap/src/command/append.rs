@@ -73,7 +73,8 @@ async fn prepare<'a>(
     };
     let found = copy::target(user, mailbox).await?;
     let usage = found.account.usage();
-    let full = |used: u64, more: u64, max: Option<u64>| max.is_some_and(|max| used.saturating_add(more) > max);
+    let full =
+        |used: u64, more: u64, max: Option<u64>| max.is_some_and(|max| used.saturating_add(more) > max);
     if full(usage.octets, first.octets, usage.octets_max) || full(usage.messages, 1, usage.messages_max) {
         return Err(Answer::no(Code::OverQuota, "The quota does not allow it").into());
     }
@@ -96,7 +97,10 @@ fn acceptable(user: &User, message: &AppendMessage, so_far: usize) -> Result<(),
 
 /// What came of one message.
 enum Received {
-    Message { body: Spooled, more: bool },
+    Message {
+        body: Spooled,
+        more: bool,
+    },
     /// The command cannot be; this is its answer.
     Bad(Bad),
 }

@@ -37,11 +37,7 @@ pub(crate) async fn login(context: Context<'_>, user: Bytes, password: Secret) -
 }
 
 /// AUTHENTICATE: a SASL mechanism, line by line in base64.
-pub(crate) async fn authenticate(
-    context: Context<'_>,
-    mechanism: &str,
-    initial: Option<Secret>,
-) -> LoggedIn {
+pub(crate) async fn authenticate(context: Context<'_>, mechanism: &str, initial: Option<Secret>) -> LoggedIn {
     private(context.services, context.wire)?;
     let Some(mut sasl) = Mechanism::new(mechanism) else {
         return Err(Answer::no(Code::Cannot, "No such authentication mechanism").into());
@@ -73,9 +69,7 @@ async fn challenge_client(wire: &mut Wire, challenge: &[u8]) -> Result<Vec<u8>, 
     wire.put(&Response::Continue(STANDARD.encode(challenge).into()));
     match wire.next().await? {
         Decoded::Line(line) if &line[..] == b"*" => Err(Answer::bad("AUTHENTICATE cancelled").into()),
-        Decoded::Line(line) => {
-            STANDARD.decode(&line).map_err(|_| Answer::bad("That is no base64").into())
-        }
+        Decoded::Line(line) => STANDARD.decode(&line).map_err(|_| Answer::bad("That is no base64").into()),
         _ => Err(closed()),
     }
 }
@@ -95,12 +89,7 @@ fn unavailable() -> Answer {
     Answer::no(Code::Unavailable, "Logins are not possible at the moment")
 }
 
-async fn check(
-    services: &Arc<Services>,
-    wire: &Wire,
-    attempt: Attempt<'_>,
-    text: &'static str,
-) -> LoggedIn {
+async fn check(services: &Arc<Services>, wire: &Wire, attempt: Attempt<'_>, text: &'static str) -> LoggedIn {
     let login = services.authenticator.login(attempt).await.map_err(|error| match error {
         AuthError::Invalid => wrong(),
         AuthError::NotAuthorized => Answer::no(Code::AuthorizationFailed, "You may not act as that user"),
@@ -119,11 +108,20 @@ async fn check(
 
 /// Opens the account of someone who has proved who they are.
 async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure> {
-    let account = names::account_of(services, &AccountName::User(name.clone())).await?.ok_or_else(unavailable)?;
+    let account =
+        names::account_of(services, &AccountName::User(name.clone())).await?.ok_or_else(unavailable)?;
     let max = services.config.sessions_per_account_max;
     let Some(slot) = services.sessions.enter(account.id(), max) else {
         return Err(Answer::no(Code::Limit, "This account has too many sessions").into());
     };
     let names = Names::new(services.router.names_of(&name));
-    Ok(User { services: services.clone(), name, groups: Vec::new(), account, names, enabled: Enabled::default(), _slot: slot })
+    Ok(User {
+        services: services.clone(),
+        name,
+        groups: Vec::new(),
+        account,
+        names,
+        enabled: Enabled::default(),
+        _slot: slot,
+    })
 }

@@ -21,7 +21,12 @@ const BATCH_MESSAGES: usize = 512;
 const STREAM_OCTETS: u64 = 256 << 10;
 
 /// Answers with what is asked of messages.
-pub(crate) async fn fetch(wire: &mut Wire, user: &mut User, selected: &mut Selected, fetch: Fetch) -> Outcome {
+pub(crate) async fn fetch(
+    wire: &mut Wire,
+    user: &mut User,
+    selected: &mut Selected,
+    fetch: Fetch,
+) -> Outcome {
     if fetch.vanished && !user.enabled.qresync {
         return Err(Answer::bad("ENABLE QRESYNC comes first").into());
     }
@@ -50,7 +55,8 @@ pub(crate) async fn fetch(wire: &mut Wire, user: &mut User, selected: &mut Selec
     fetching.all(&places, &newest, &state, since, sees).await?;
     Ok(match fetching {
         Fetching { failed: 1.., .. } => {
-            let mut answer = Answer::no(Code::ServerBug, "Some messages cannot be read; the operator was told");
+            let mut answer =
+                Answer::no(Code::ServerBug, "Some messages cannot be read; the operator was told");
             answer.fault = true;
             answer
         }
@@ -76,12 +82,7 @@ fn job(
 }
 
 /// VANISHED (EARLIER): what is gone of the client's UIDs since a modseq.
-async fn vanished(
-    wire: &mut Wire,
-    selected: &Selected,
-    set: &MessageSet,
-    since: u64,
-) -> Result<(), Failure> {
+async fn vanished(wire: &mut Wire, selected: &Selected, set: &MessageSet, since: u64) -> Result<(), Failure> {
     let asked = match set {
         MessageSet::Saved => selected.saved.clone(),
         MessageSet::Set(set) => set.resolve(selected.mailbox.now().summary.uid_next.saturating_sub(1)),
@@ -202,7 +203,13 @@ struct Cursor {
 
 impl Cursor {
     /// The next messages, as many as make a batch.
-    fn batch(&mut self, selected: &Selected, newest: &Messages, plan: &Plan, since: u64) -> Vec<(SeqNum, Message)> {
+    fn batch(
+        &mut self,
+        selected: &Selected,
+        newest: &Messages,
+        plan: &Plan,
+        since: u64,
+    ) -> Vec<(SeqNum, Message)> {
         let mut batch = Vec::new();
         let mut octets = 0;
         while let Some(range) = self.places.get_mut(self.next) {

@@ -11,8 +11,11 @@ const LOGGED_OCTETS_MAX: usize = 64;
 /// Says who we are. What the client says of itself is for the log, cut short and escaped.
 pub(crate) fn id(wire: &mut Wire, parameters: IdParams) {
     let said = |wanted: &str| {
-        let found = parameters.iter().flatten().find(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes()));
-        found.and_then(|(_, value)| value.clone()).map(|value| value.slice(..value.len().min(LOGGED_OCTETS_MAX)))
+        let found =
+            parameters.iter().flatten().find(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes()));
+        found
+            .and_then(|(_, value)| value.clone())
+            .map(|value| value.slice(..value.len().min(LOGGED_OCTETS_MAX)))
     };
     tracing::debug!(client = ?said("name"), version = ?said("version"), "the client says what it is");
     let ours = [("name", "Rookery"), ("version", env!("CARGO_PKG_VERSION"))];

@@ -93,3 +93,21 @@ async fn wait(
         read = wire.read(silence_max) => Ok(Woken::Client(read?)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn octets_of<'a, F: Future>(
+        _: impl FnOnce(&'a mut Wire, &'a User, Option<&'a mut Selected>, &'a DrainGuard) -> F,
+    ) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_that_waits_is_small() {
+        let octets = octets_of(|wire, user, selected, drain| idle(wire, user, selected, drain));
+        assert!(octets < 2048, "{octets}");
+        assert!(std::mem::size_of::<User>() + std::mem::size_of::<Selected>() < 1024);
+    }
+}

@@ -117,7 +117,11 @@ fn add_tree(user: &User, account: &Account, name: &AccountName, names: &mut Gath
             continue;
         }
         if let Ok(address) = Address::new(name.clone(), path.clone()) {
-            let listed = Listed { mailbox: Some((account.clone(), state, rights)), in_tree: true, ..Listed::default() };
+            let listed = Listed {
+                mailbox: Some((account.clone(), state, rights)),
+                in_tree: true,
+                ..Listed::default()
+            };
             names.insert(user.names.show(&address), listed);
         }
     }
@@ -151,7 +155,8 @@ fn add_subscriptions(user: &User, names: &mut Gathered) {
 
 /// Whether the selection options choose the name itself.
 fn chosen(select: &ListSelect, listed: &Listed) -> bool {
-    let special = || listed.mailbox.as_ref().is_some_and(|(_, state, _)| !state.settings.special_use.is_empty());
+    let special =
+        || listed.mailbox.as_ref().is_some_and(|(_, state, _)| !state.settings.special_use.is_empty());
     match (select.subscribed, select.special_use) {
         (false, false) => listed.in_tree,
         (true, false) => listed.subscribed,

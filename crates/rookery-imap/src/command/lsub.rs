@@ -11,12 +11,7 @@ use std::collections::BTreeMap;
 
 /// Lists subscriptions. With `%` a name that is not subscribed to stands, with `\Noselect`, for those below it
 /// that the pattern does not reach.
-pub(crate) async fn lsub(
-    wire: &mut Wire,
-    user: &User,
-    reference: &WireName,
-    pattern: &WireName,
-) -> Outcome {
+pub(crate) async fn lsub(wire: &mut Wire, user: &User, reference: &WireName, pattern: &WireName) -> Outcome {
     let patterns = list::patterns(&user.names, reference, std::slice::from_ref(pattern))?;
     let gathered = list::gather(user, &patterns).await?;
     let mut names: BTreeMap<&str, bool> = BTreeMap::new();

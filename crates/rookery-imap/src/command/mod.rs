@@ -154,9 +154,7 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         Command::Unselect => return (State::Authenticated(user), Ok(Answer::ok("UNSELECT completed"))),
         Command::Check => Ok(Answer::ok("CHECK completed")),
         Command::Expunge { uids } => expunge::expunge(wire, &user, &mut selected, uids).await,
-        Command::Search(search) => {
-            search::search(wire, context.tag, &mut user, &mut selected, search).await
-        }
+        Command::Search(search) => search::search(wire, context.tag, &mut user, &mut selected, search).await,
         Command::Fetch(fetch) => fetch::fetch(wire, &mut user, &mut selected, fetch).await,
         Command::Store(store) => store::store(wire, &mut user, &mut selected, store).await,
         Command::Copy { uid, set, mailbox } => copy::copy(&user, &selected, &set, uid, &mailbox).await,

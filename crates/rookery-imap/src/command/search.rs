@@ -85,7 +85,7 @@ fn forget(selected: &mut Selected, saves: bool) {
 /// The messages that match, ascending, and how many could not be read.
 async fn find(selected: &Selected, key: Arc<Compiled>, uid: bool) -> Result<(Vec<Hit>, usize), Failure> {
     let (_, newest) = selected.now();
-    let everything = [0..selected.view.messages().len()];
+    let everywhere = selected.view.everywhere();
     let hit = |seq: SeqNum, message: &Message| Hit {
         number: if uid { message.uid.get() } else { seq.get() },
         uid: message.uid.get(),
@@ -94,7 +94,7 @@ async fn find(selected: &Selected, key: Arc<Compiled>, uid: bool) -> Result<(Vec
     let mut hits = Vec::new();
     let mut undecided: Vec<(SeqNum, Message)> = Vec::new();
     let scene = Scene { recent: selected.view.recent() };
-    for (asked, (seq, message)) in selected.view.at(&everything, &newest).enumerate() {
+    for (asked, (seq, message)) in selected.view.at(std::slice::from_ref(&everywhere), &newest).enumerate() {
         match key.known(message, &scene) {
             Some(true) => hits.push(hit(seq, message)),
             Some(false) => {}

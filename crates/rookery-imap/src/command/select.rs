@@ -11,7 +11,7 @@ use rookery_codec::imap::command::{Qresync, SelectParameters};
 use rookery_codec::imap::response::ListEntry;
 use rookery_codec::imap::{Code, Response, WireName};
 use rookery_store::MailboxState;
-use rookery_types::{Rights, SeqNum, Uid, UidSet};
+use rookery_types::{ModSeq, Rights, SeqNum, Uid, UidSet};
 
 /// Leaves what is selected, and selects another mailbox.
 pub(crate) async fn select(
@@ -158,13 +158,19 @@ fn agreed_up_to(selected: &Selected, numbers: &UidSet, uids: &UidSet) -> u32 {
         message.is_some_and(|message| message.uid.get() == uid)
     };
     let pairs = numbers.iter().zip(uids.iter());
-    pairs.take(SEQUENCE_MATCH_MAX).filter(|(number, uid)| has(*number, *uid)).map(|(_, uid)| uid).max().unwrap_or(0)
+    pairs
+        .take(SEQUENCE_MATCH_MAX)
+        .filter(|(number, uid)| has(*number, *uid))
+        .map(|(_, uid)| uid)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Pairs of number and UID that are looked at; a client has reason to send a few dozen.
 const SEQUENCE_MATCH_MAX: usize = 10_000;
 
-/// HIGHESTMODSEQ for the tagged answer of a command that expunged.
+/// HIGHESTMODSEQ for the tagged answer of a command that expunged: that of the last checkpoint, since the
+/// client must not believe to know what was not told.
 pub(super) fn highest_modseq(selected: &Selected) -> Code {
-    Code::HighestModSeq(selected.mailbox.now().summary.highest_modseq)
+    ModSeq::new(selected.view.modseq()).map_or(Code::NoModSeq, Code::HighestModSeq)
 }

@@ -65,7 +65,15 @@ impl Plan {
     fn only_headers(&self) -> bool {
         let header = |item: &FetchItem| match item {
             FetchItem::Section { section: Section { part, text }, .. } => {
-                part.is_empty() && matches!(text, Some(SectionText::Header | SectionText::HeaderFields(_) | SectionText::HeaderFieldsNot(_)))
+                part.is_empty()
+                    && matches!(
+                        text,
+                        Some(
+                            SectionText::Header
+                                | SectionText::HeaderFields(_)
+                                | SectionText::HeaderFieldsNot(_)
+                        )
+                    )
             }
             FetchItem::Rfc822Header => true,
             other => source(other) < Source::Content,
@@ -83,7 +91,9 @@ fn source(item: &FetchItem) -> Source {
         | FetchItem::ModSeq
         | FetchItem::EmailId
         | FetchItem::SaveDate => Source::Memory,
-        FetchItem::Envelope | FetchItem::Body | FetchItem::BodyStructure | FetchItem::ThreadId => Source::Facts,
+        FetchItem::Envelope | FetchItem::Body | FetchItem::BodyStructure | FetchItem::ThreadId => {
+            Source::Facts
+        }
         _ => Source::Content,
     }
 }

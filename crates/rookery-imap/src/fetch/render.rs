@@ -50,7 +50,12 @@ pub(crate) fn render(job: &Job) -> Rendered {
     for (seq, message) in &job.messages {
         let before = out.len();
         let pieces = rendered.pieces.len();
-        let mut one = One { job, message, facts: None, content: Content::new(&job.account, message.content, message.size) };
+        let mut one = One {
+            job,
+            message,
+            facts: None,
+            content: Content::new(&job.account, message.content, message.size),
+        };
         match one.render(*seq, &mut out, &mut rendered) {
             Ok(()) => {}
             Err(error) => {
@@ -90,12 +95,7 @@ enum Ready {
 }
 
 impl One<'_> {
-    fn render(
-        &mut self,
-        seq: SeqNum,
-        out: &mut BytesMut,
-        rendered: &mut Rendered,
-    ) -> Result<(), StoreError> {
+    fn render(&mut self, seq: SeqNum, out: &mut BytesMut, rendered: &mut Rendered) -> Result<(), StoreError> {
         // All that can fail comes before the first octet.
         let job = self.job;
         let mut ready = Vec::new();
@@ -114,7 +114,9 @@ impl One<'_> {
                 }
                 Some(Prepared::Thread(id)) => writer.threadid(Some(id.as_bytes())),
                 Some(Prepared::Preview(text)) => writer.preview(text.as_deref().map(str::as_bytes)),
-                Some(Prepared::Body(ready)) => body(&mut writer, item, ready, self.message.content, &mut rendered.pieces),
+                Some(Prepared::Body(ready)) => {
+                    body(&mut writer, item, ready, self.message.content, &mut rendered.pieces)
+                }
             }
         }
         writer.end();
@@ -123,7 +125,9 @@ impl One<'_> {
 
     /// What has to be read for an item; `None` if nothing.
     fn prepare(&mut self, item: &FetchItem, unknown_cte: &mut bool) -> Result<Option<Prepared>, StoreError> {
-        if matches!(item, FetchItem::Envelope | FetchItem::Body | FetchItem::BodyStructure) && self.facts.is_none() {
+        if matches!(item, FetchItem::Envelope | FetchItem::Body | FetchItem::BodyStructure)
+            && self.facts.is_none()
+        {
             self.facts = Some(self.job.account.facts(self.message.content)?);
         }
         Ok(match item {

@@ -42,7 +42,11 @@ pub(crate) struct Scene<'a> {
 }
 
 /// Makes a key ready. Strings must be UTF-8, of which US-ASCII is a part.
-pub(crate) fn compile(key: SearchKey, selected: &Selected, keywords: &[Keyword]) -> Result<Compiled, Failure> {
+pub(crate) fn compile(
+    key: SearchKey,
+    selected: &Selected,
+    keywords: &[Keyword],
+) -> Result<Compiled, Failure> {
     let number = |keyword: &Keyword| {
         let at = keywords.iter().position(|one| one == keyword).and_then(|at| u16::try_from(at).ok());
         at.map_or(Compiled::Always(false), Compiled::Keyword)

@@ -8,7 +8,12 @@ use rookery_store::{Account, Message, StoreError};
 use rookery_types::UidSet;
 
 /// Whether a message matches. One that cannot be read matches nothing that needs reading.
-pub(crate) fn matches(key: &Compiled, account: &Account, message: &Message, recent: &UidSet) -> Result<bool, StoreError> {
+pub(crate) fn matches(
+    key: &Compiled,
+    account: &Account,
+    message: &Message,
+    recent: &UidSet,
+) -> Result<bool, StoreError> {
     let mut asked = Asked {
         account,
         message,

@@ -60,7 +60,8 @@ async fn a_store_is_refused_for_what_has_changed() {
     let mut ann = site.login("ann").await;
     let modseq = number(&select(&mut ann, " (CONDSTORE)").await, "HIGHESTMODSEQ");
     ann.command(r"1 STORE 2 +FLAGS (\Flagged)").await;
-    let heard = ann.command(&format!(r"2 STORE 1:3 (UNCHANGEDSINCE {modseq}) +FLAGS.SILENT (\Deleted)")).await;
+    let heard =
+        ann.command(&format!(r"2 STORE 1:3 (UNCHANGEDSINCE {modseq}) +FLAGS.SILENT (\Deleted)")).await;
     assert!(heard[0].starts_with("* 1 FETCH (MODSEQ ("), "{heard:?}");
     assert!(heard[1].starts_with("* 3 FETCH (MODSEQ ("), "{heard:?}");
     assert!(heard[2].starts_with("2 OK [MODIFIED 2]"), "{heard:?}");

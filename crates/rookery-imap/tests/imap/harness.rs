@@ -6,24 +6,30 @@
 //! tagged one. What is heard and not written fails the test.
 
 use rookery_auth::{
-    AccountState, Accounts, Authenticator, AuthenticatorOptions, Credential, HashParams, Hasher, HasherOptions,
-    LookUp,
+    AccountState, Accounts, Authenticator, AuthenticatorOptions, Credential, HashParams, Hasher,
+    HasherOptions, LookUp,
 };
 use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
 use rookery_imap::{ImapConfig, Services, Sessions, serve_connection};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
-use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Stream};
+use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Stream, TlsAcceptor};
 use rookery_route::Router;
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
+use rookery_types::namespace::parse_identifier;
 use rookery_types::{
-    AccountName, Epoch, InternalDate, Keyword, MailboxPath, SpecialUse, Style, SystemFlags, UserName,
+    AccountName, Acl, Epoch, InternalDate, Keyword, MailboxPath, Rights, SharedName, SpecialUse, Style,
+    SystemFlags, UserName,
 };
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A server with the users ann, joe and max; everyone's password is `secret`.
 pub(crate) struct Site {
@@ -48,6 +54,18 @@ impl Site {
     }
 
     pub(crate) async fn with(config: ImapConfig) -> Site {
+        Site::built(config, None).await
+    }
+
+    /// A site with a certificate that nobody has signed.
+    pub(crate) async fn with_tls() -> Site {
+        let dir = tempfile::tempdir().unwrap();
+        let made = rookery_net::tls::self_signed(&["mail.example.org".to_string()], dir.path()).unwrap();
+        let tls = rookery_net::ServerTls::load(made.cert, made.key).unwrap();
+        Site::built(ImapConfig::default(), Some(tls.acceptor())).await
+    }
+
+    async fn built(config: ImapConfig, tls: Option<TlsAcceptor>) -> Site {
         let disk = SimDisk::new(1);
         let options = StoreOptions { background: None, ..StoreOptions::default() };
         let store =
@@ -69,7 +87,7 @@ impl Site {
             store,
             directory,
             authenticator: Arc::new(authenticator),
-            tls: None,
+            tls,
             config,
             hostname: "mail.example.org".to_string(),
             trusted: Networks::none(),
@@ -83,6 +101,23 @@ impl Site {
         let name = AccountName::User(UserName::parse(user, "example.org").unwrap());
         let entry = self.services.directory.look_up(&name).await.unwrap();
         self.services.store.account(entry.id).await.unwrap()
+    }
+
+    /// Adds a shared tree of one mailbox, on which someone has rights.
+    pub(crate) async fn add_shared(&self, root: &str, identifier: &str, rights: &str) {
+        let store = &self.services.store;
+        let name = AccountName::Shared(SharedName::new(root, "example.org").unwrap());
+        let home = Home { node: store.node(), store: store.store_id(), epoch: Epoch(1) };
+        let entry = self.services.directory.reserve(name, home, 1).await.unwrap();
+        let mailboxes = vec![(MailboxPath::root(), vec![])];
+        let new = NewAccount { owner: None, mailboxes, subscriptions: vec![] };
+        let account = store.create_account(entry.id, new).await.unwrap();
+        self.services.directory.activate(entry.id).await.unwrap();
+        let id = account.tree().get(&MailboxPath::root()).unwrap();
+        let (identifier, _) = parse_identifier(identifier, "example.org").unwrap();
+        let mut acl = Acl::new();
+        acl.set(identifier, false, Rights::parse(rights).unwrap());
+        account.set_acl(id, acl).await.unwrap();
     }
 
     /// A client that has heard the greeting.
@@ -100,10 +135,18 @@ impl Site {
         let permit = self.gate.admit_peer(stream.peer()).unwrap();
         let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
         tokio::spawn(serve_connection(accepted, self.services.clone(), false));
-        let mut client = Client { stream: ours, input: Vec::new(), heard: Vec::new() };
+        let mut client = Client { stream: Box::new(ours), input: Vec::new(), heard: Vec::new() };
         let greeting = client.line().await;
         assert!(greeting.starts_with("* OK [CAPABILITY IMAP4rev1 "), "{greeting}");
         (client, greeting)
+    }
+
+    /// A session that nobody drives.
+    pub(crate) fn session(&self) -> impl Future<Output = ()> + use<> {
+        let stream = Stream::from(tokio::io::duplex(1).1);
+        let permit = self.gate.admit_peer(stream.peer()).unwrap();
+        let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
+        serve_connection(accepted, self.services.clone(), false)
     }
 
     /// A client of a user who has logged in.
@@ -231,9 +274,52 @@ fn fits(wanted: &str, heard: &str) -> bool {
     rest.ends_with(last)
 }
 
+/// A connection, plain or not.
+trait Octets: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Octets for T {}
+
+/// Takes any certificate.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 /// A client's end of a connection.
 pub(crate) struct Client {
-    stream: DuplexStream,
+    stream: Box<dyn Octets>,
     input: Vec<u8>,
     heard: Vec<String>,
 }
@@ -243,6 +329,21 @@ impl Client {
     pub(crate) async fn send(&mut self, command: &str) {
         let octets = format!("{}\r\n", command.replace("\\n", "\r\n"));
         self.stream.write_all(octets.as_bytes()).await.unwrap();
+    }
+
+    /// The same client, under TLS.
+    pub(crate) async fn start_tls(self) -> Client {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+            .with_no_client_auth();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let name = ServerName::try_from("mail.example.org").unwrap();
+        let stream = connector.connect(name, self.stream).await.unwrap();
+        Client { stream: Box::new(stream), input: Vec::new(), heard: Vec::new() }
     }
 
     pub(crate) async fn send_octets(&mut self, octets: &[u8]) {

@@ -229,3 +229,35 @@ async fn others_mailboxes_are_not_there_without_rights() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn shared_mailboxes_are_listed_to_those_who_may_look() {
+    let site = Site::new().await;
+    site.add_shared("team", "anyone", "lrswipte").await;
+    site.add_shared("board", "joe", "lr").await;
+    site.play(
+        r#"
+        A> 1 LIST "" *
+        A< * LIST (\HasNoChildren) "/" INBOX
+        A< * LIST (\HasNoChildren \Sent) "/" Sent
+        A< * LIST (\NonExistent \Noselect \HasChildren) "/" Shared
+        A< * LIST (\HasNoChildren) "/" Shared/team
+        A< * LIST (\HasNoChildren \Trash) "/" Trash
+        A< 1 OK <*>
+        J> 2 LIST "" Shared/%
+        J< * LIST (\HasNoChildren) "/" Shared/board
+        J< * LIST (\HasNoChildren) "/" Shared/team
+        J< 2 OK <*>
+        A> 3 APPEND Shared/team {3+}\na\n
+        A< 3 OK [APPENDUID <*>] <*>
+        J> 4 STATUS Shared/team (MESSAGES)
+        J< * STATUS Shared/team (MESSAGES 1)
+        J< 4 OK <*>
+        J> 5 APPEND Shared/board {3+}\na\n
+        J< 5 NO [NOPERM] <*>
+        A> 6 SELECT Shared/board
+        A< 6 NO [NONEXISTENT] <*>
+        "#,
+    )
+    .await;
+}

@@ -125,7 +125,8 @@ impl Believer {
                     return;
                 }
                 let (sign, flag) = (if add { '+' } else { '-' }, FLAGS[flag]);
-                let (verb, dot) = (if uid { "UID STORE" } else { "STORE" }, if silent { ".SILENT" } else { "" });
+                let (verb, dot) =
+                    (if uid { "UID STORE" } else { "STORE" }, if silent { ".SILENT" } else { "" });
                 // What it asks for silently it takes for done, where it names a message it knows; the answer
                 // may then tell more.
                 if silent {
@@ -137,8 +138,12 @@ impl Believer {
             Deed::Expunge { .. } => drop(self.say("EXPUNGE", false).await),
             Deed::UidExpunge { uid, .. } => drop(self.say(&format!("UID EXPUNGE {uid}"), false).await),
             Deed::Append { .. } => drop(self.say("APPEND INBOX (\\Flagged) {3+}\\na\\n", false).await),
-            Deed::Move { from, .. } if from <= len => drop(self.say(&format!("MOVE {from} Trash"), false).await),
-            Deed::Copy { from, .. } if from <= len => drop(self.say(&format!("COPY {from} INBOX"), false).await),
+            Deed::Move { from, .. } if from <= len => {
+                drop(self.say(&format!("MOVE {from} Trash"), false).await)
+            }
+            Deed::Copy { from, .. } if from <= len => {
+                drop(self.say(&format!("COPY {from} INBOX"), false).await)
+            }
             Deed::Fetch { from, sees, .. } if from <= len => {
                 let item = if sees { "(FLAGS BODY[])" } else { "FLAGS" };
                 let answer = self.say(&format!("FETCH {from}:* {item}"), true).await;
@@ -185,8 +190,11 @@ fn numbers(set: &str) -> BTreeSet<u32> {
 async fn play(deeds: Vec<Deed>) {
     let site = Site::new().await;
     site.fill("..s.d.").await;
-    let mut believers =
-        [Believer::new(&site, false).await, Believer::new(&site, true).await, Believer::new(&site, false).await];
+    let mut believers = [
+        Believer::new(&site, false).await,
+        Believer::new(&site, true).await,
+        Believer::new(&site, false).await,
+    ];
     for deed in &deeds {
         let (Deed::Store { by, .. }
         | Deed::Expunge { by }
@@ -209,7 +217,7 @@ async fn play(deeds: Vec<Deed>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn what_clients_are_told_is_what_there_is(deeds in proptest::collection::vec(deed(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

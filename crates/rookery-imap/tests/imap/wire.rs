@@ -123,3 +123,55 @@ async fn a_large_message_comes_back_octet_by_octet() {
     let heard = client.command("4 FETCH 1 BODY.PEEK[TEXT]<2000000.5>").await;
     assert_eq!(heard[0], "* 1 FETCH (BODY[TEXT]<2000000> {5}");
 }
+
+#[tokio::test]
+async fn starttls_changes_what_is_offered() {
+    let site = Site::with_tls().await;
+    let (mut client, greeting) = site.connect_from(Some("192.0.2.1:1000".parse().unwrap())).await;
+    assert!(greeting.contains(" STARTTLS LOGINDISABLED]"), "{greeting}");
+    assert_eq!(client.command("1 STARTTLS").await, ["1 OK Begin TLS"]);
+    let mut client = client.start_tls().await;
+    let heard = client.command("2 CAPABILITY").await;
+    assert!(heard[0].contains("AUTH=PLAIN") && !heard[0].contains("STARTTLS"), "{heard:?}");
+    assert!(client.command("3 STARTTLS").await[0].starts_with("3 BAD"));
+    assert!(client.command("4 LOGIN ann secret").await[0].starts_with("4 OK"));
+}
+
+#[tokio::test]
+async fn what_stands_behind_starttls_is_not_believed() {
+    let site = Site::with_tls().await;
+    let mut client = site.connect().await;
+    client.send_octets(b"1 STARTTLS\r\n2 LOGIN ann secret\r\n").await;
+    assert_eq!(client.line().await, "1 OK Begin TLS");
+    assert_eq!(client.next_line().await, None);
+}
+
+#[tokio::test]
+async fn a_session_is_small() {
+    let site = Site::new().await;
+    let octets = std::mem::size_of_val(&site.session());
+    assert!(octets < 3000, "{octets}");
+}
+
+#[tokio::test]
+async fn silent_clients_are_logged_out() {
+    let site = Site::with(ImapConfig { login_timeout_s: 0, ..ImapConfig::default() }).await;
+    let mut client = site.connect().await;
+    assert!(client.line().await.starts_with("* BYE Autologout"));
+    assert_eq!(client.next_line().await, None);
+    let config = ImapConfig { idle_timeout_s: 1, still_here_s: 1, ..ImapConfig::default() };
+    let site = Site::with(config).await;
+    let mut client = site.login("ann").await;
+    client.send("1 IDLE").await;
+    let heard = client.until("* BYE").await;
+    assert_eq!(heard.first().unwrap(), "+ idling");
+    assert!(heard.last().unwrap().starts_with("* BYE Autologout"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_client_in_idle_hears_that_the_server_is_there() {
+    let site = Site::with(ImapConfig { still_here_s: 1, ..ImapConfig::default() }).await;
+    let mut client = site.login("ann").await;
+    client.send("1 IDLE").await;
+    assert_eq!(client.until("* OK").await, ["+ idling", "* OK Still here"]);
+}
