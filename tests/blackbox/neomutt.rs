@@ -35,7 +35,7 @@ fn neomutt(server: &Server, mailbox: &str, keys: &str) -> Result<String> {
 fn neomutt_reads_copies_and_deletes() -> Result<()> {
     let mut server = server_with_joe()?;
     let mut imap = server.login("joe")?;
-    imap.ok("CREATE Archive")?;
+    imap.ok("CREATE Kept")?;
     for subject in ["alpha", "beta", "gamma"] {
         imap.append_ok("INBOX", "", message(subject, "text").as_bytes())?;
     }
@@ -44,8 +44,8 @@ fn neomutt_reads_copies_and_deletes() -> Result<()> {
         ensure!(shown.contains(subject), "neomutt did not show {subject}:\n{}", shown.escape_debug());
     }
     ensure!(shown.contains("Msgs:3"), "neomutt did not count three:\n{}", shown.escape_debug());
-    // Tags everything, copies it to Archive, deletes the second message, reads the third, quits.
-    let keys = "<tag-pattern>.<enter><tag-prefix><copy-message>=Archive<enter><untag-pattern>.<enter>\
+    // Tags everything, copies it to Kept, deletes the second message, reads the third, quits.
+    let keys = "<tag-pattern>.<enter><tag-prefix><copy-message>=Kept<enter><untag-pattern>.<enter>\
                 <jump>2<enter><delete-message><jump>3<enter><display-message><exit><sync-mailbox><quit>";
     neomutt(&server, "INBOX", keys)?;
     let subjects = |imap: &mut rookery_tests::imap::Imap, mailbox: &str| -> Result<Vec<(String, bool)>> {
@@ -61,7 +61,7 @@ fn neomutt_reads_copies_and_deletes() -> Result<()> {
     };
     let inbox = subjects(&mut imap, "INBOX")?;
     ensure!(inbox == [("alpha".into(), false), ("gamma".into(), true)], "{inbox:?}");
-    let archive: Vec<_> = subjects(&mut imap, "Archive")?.into_iter().map(|(subject, _)| subject).collect();
-    ensure!(archive == ["alpha", "beta", "gamma"], "{archive:?}");
+    let kept: Vec<_> = subjects(&mut imap, "Kept")?.into_iter().map(|(subject, _)| subject).collect();
+    ensure!(kept == ["alpha", "beta", "gamma"], "{kept:?}");
     server.stop()
 }
