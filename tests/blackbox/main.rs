@@ -1,12 +1,19 @@
 //! Black-box tests: the real binary, real clients, one file for each. A missing client is a failure.
 
+mod command_line;
 mod corpus;
 mod crash;
 mod curl;
 mod dialogue;
+mod extremes;
+mod full_disk;
+mod idle;
 mod imaplib;
+mod import;
+mod lmtp;
 mod mbsync;
 mod neomutt;
+mod refusals;
 mod shim;
 mod swaks;
 mod tls;

@@ -86,6 +86,19 @@ fn pss_of_one(pid: u32) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// Forgets the highest resident size that a process of this user has had so far.
+pub fn reset_peak(pid: u32) -> Result<()> {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("the peak cannot be reset")
+}
+
+/// The highest resident size of a process since [`reset_peak`], in octets.
+pub fn peak(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -59,6 +59,8 @@ pub struct Server {
     environment: Vec<(OsString, OsString)>,
     allowed_log: Vec<String>,
     binary: Option<PathBuf>,
+    /// Program and arguments that the server is started through.
+    wrapper: Vec<OsString>,
     /// Octets of the log already judged by an earlier stop.
     log_judged: u64,
     /// IMAP with STARTTLS.
@@ -82,8 +84,7 @@ enum Folder {
 impl Server {
     /// Starts a server on a new temporary folder.
     pub fn start() -> Result<Server> {
-        let folder = tempfile::Builder::new().prefix("rookery-test-").tempdir()?;
-        let mut server = Server::prepare(Program::chosen(), Folder::Temporary(folder))?;
+        let mut server = Server::unstarted()?;
         server.launch()?;
         Ok(server)
     }
@@ -113,6 +114,7 @@ impl Server {
             environment: Vec::new(),
             allowed_log: Vec::new(),
             binary: None,
+            wrapper: Vec::new(),
             log_judged,
             imap,
             imaps,
@@ -196,7 +198,27 @@ impl Server {
         self.binary = Some(path);
     }
 
-    fn binary(&self) -> Result<PathBuf> {
+    /// Starts the server through this program, which must end by `exec` of the arguments that follow its own.
+    pub fn wrap(&mut self, program: &[&str]) {
+        self.wrapper = program.iter().map(OsString::from).collect();
+    }
+
+    /// Adds lines to the configuration file, for the next start. They follow all sections, so they begin with one.
+    pub fn add_config(&self, text: &str) -> Result<()> {
+        use std::io::Write;
+        ensure!(self.program == Program::Rookery, "the stand-in has its own configuration");
+        let mut file = OpenOptions::new().append(true).open(self.config())?;
+        Ok(file.write_all(text.as_bytes())?)
+    }
+
+    /// Prepares a server on a new temporary folder, without starting it.
+    pub fn unstarted() -> Result<Server> {
+        let folder = tempfile::Builder::new().prefix("rookery-test-").tempdir()?;
+        Server::prepare(Program::chosen(), Folder::Temporary(folder))
+    }
+
+    /// The program that is started.
+    pub fn binary(&self) -> Result<PathBuf> {
         self.binary.clone().map_or_else(binary, Ok)
     }
 
@@ -211,8 +233,10 @@ impl Server {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let mut command = match self.program {
             Program::Rookery => {
-                let mut command = Command::new(self.binary()?);
-                command.arg("serve").arg("--config").arg(self.config());
+                let mut words = self.wrapper.clone();
+                words.push(self.binary()?.into_os_string());
+                let mut command = Command::new(words.remove(0));
+                command.args(words).arg("serve").arg("--config").arg(self.config());
                 command
             }
             Program::Dovecot => {

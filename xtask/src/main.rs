@@ -1,10 +1,11 @@
-//! House commands. `cargo xtask soak kill9`, `cargo xtask soak powerloss`, `cargo xtask trace-delivery`,
-//! `cargo xtask bench first-figures`.
+//! House commands. `cargo xtask soak kill9`, `cargo xtask soak powerloss`, `cargo xtask soak store`,
+//! `cargo xtask trace-delivery`, `cargo xtask bench first-figures`.
 #![allow(clippy::print_stdout, reason = "a command line tool's results go to standard output")]
 
+use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use rookery_tests::server::Program;
 use rookery_tests::soak;
@@ -72,6 +73,18 @@ enum Soak {
         #[arg(long)]
         lenient_dirs: bool,
     },
+    /// The store beside a naive model, over random operations and simulated crashes: one life for each seed.
+    Store {
+        /// Lives.
+        #[arg(long, default_value_t = 2_000)]
+        seeds: u64,
+        /// The first seed; the others follow it.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        /// Builds the test optimised: worth it for many thousands of seeds.
+        #[arg(long)]
+        release: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -80,6 +93,7 @@ fn main() -> Result<()> {
         Xtask::Soak(Soak::Powerloss { runs, seed, lenient_dirs }) => {
             powerloss(runs, seed.unwrap_or_else(clock), lenient_dirs)
         }
+        Xtask::Soak(Soak::Store { seeds, first, release }) => store(seeds, first, release),
         Xtask::Bench(Bench::FirstFigures { contenders, rounds, deliveries, mailbox, idle, json }) => {
             let contenders = rookery_bench::contenders(&contenders)?;
             let ours = contenders.contains(&Program::Rookery);
@@ -119,5 +133,25 @@ fn powerloss(runs: u64, seed: u64, lenient_dirs: bool) -> Result<()> {
          something unsynced at stake; {} changes dropped or torn, nothing acknowledged lost, no UID reused",
         summary.runs, summary.with_in_flight, summary.with_just_acked, summary.with_risk, summary.lost
     );
+    Ok(())
+}
+
+/// Runs the store's model test over these seeds and shows what it says last.
+fn store(seeds: u64, first: u64, release: bool) -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(rookery_tests::workspace());
+    cargo.args(["test", "--quiet", "--locked", "-p", "rookery-store", "--test", "model"]);
+    if release {
+        cargo.arg("--release");
+    }
+    cargo.args(["--", "--nocapture"]);
+    cargo.env("ROOKERY_SEEDS", seeds.to_string()).env("ROOKERY_FIRST_SEED", first.to_string());
+    let output = cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "the store and its model differ:\n{said}");
+    for line in said.lines().filter(|line| line.contains("seeds from")) {
+        println!("{}", line.trim_start_matches('.'));
+    }
+    println!("{}", said.trim_end().lines().next_back().unwrap_or_default());
     Ok(())
 }

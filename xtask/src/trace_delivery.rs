@@ -1,4 +1,4 @@
-//! One LMTP delivery under strace: which files were written, when their sync returned, when the 250 went out.
+//! LMTP deliveries under strace: which files were written, when their sync returned, when the 250 went out.
 //!
 //! A written file counts as safe once an fsync or fdatasync of it, begun after its last write, has returned 0; a name made
 //! or moved once the same happened to its folder. All of that has to come before the 250 is written to the client.
@@ -23,13 +23,22 @@ struct Call {
     text: String,
 }
 
-/// Traces one delivery and fails unless the order is right.
+/// Traces the first delivery of a new store, which makes files and their names, and a later one; fails unless the order
+/// is right in both.
 pub(crate) fn run() -> Result<()> {
     command::require("strace")?;
+    println!("the first delivery of a new store");
+    one(true)?;
+    println!("\na later delivery");
+    one(false)
+}
+
+fn one(first: bool) -> Result<()> {
     let mut server = Server::start()?;
     server.add_user("joe")?;
-    let message = b"Subject: before\r\n\r\nso that everything is open\r\n";
-    server.deliver("joe", message)?;
+    if !first {
+        server.deliver("joe", b"Subject: before\r\n\r\nso that everything is open\r\n")?;
+    }
 
     let mut lmtp = Lmtp::connect(server.lmtp)?;
     let trace = server.root().join("strace");
