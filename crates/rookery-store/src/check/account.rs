@@ -323,9 +323,10 @@ fn contents(id: AccountId, findings: &mut Findings, seen: &Seen, history: &Histo
         let key = keys::content(id, *content);
         let count = references.get(content).map_or(0, |(_, all)| *all);
         if record.references != count {
-            // Placements that are known to be lost explain it; else it can only have been expunged.
+            // Placements that are known to be lost explain it. A deleted mailbox that is being forgotten gives its
+            // references back as it goes, so one that lacks messages explains it too. Else it was expunged.
             let kind = match record.references > count && !history.has_losses() {
-                true => "expunged message",
+                true => history.in_deleted.unwrap_or("expunged message"),
                 false => "content",
             };
             let what = format!("{} messages referred to the content, and {count} do", record.references);

@@ -19,6 +19,8 @@ pub(super) struct History {
     pub(super) unnamed: BTreeMap<u32, u32>,
     /// Mailboxes that lack chunks, and how many.
     pub(super) chunks: BTreeMap<u32, u32>,
+    /// The kind of record that lacks in a deleted mailbox, unless it is just being forgotten.
+    pub(super) in_deleted: Option<&'static str>,
     /// Messages that are there though they were expunged.
     pub(super) risen: BTreeMap<u32, UidSet>,
     /// Messages whose modseq is not the one of their last change.
@@ -113,6 +115,14 @@ impl History {
     }
 
     fn count(&mut self, seen: &Seen, present: impl Fn(&u32) -> bool) {
+        for (number, summary) in seen.summaries.iter().filter(|(number, _)| seen.is_deleted(**number)) {
+            let there = seen.messages.get(number).map_or(0, Vec::len);
+            if usize::try_from(summary.exists).is_ok_and(|exists| exists > there) {
+                let chunks = seen.chunks.get(number).copied().unwrap_or(0);
+                self.in_deleted =
+                    Some(if summary.chunks > chunks { "message chunk" } else { "message delta" });
+            }
+        }
         let len = |sets: &BTreeMap<u32, UidSet>, number: &u32| sets.get(number).map_or(0, UidSet::len);
         for (number, summary) in seen.summaries.iter().filter(|(number, _)| present(number)) {
             let chunks = seen.chunks.get(number).copied().unwrap_or(0);

@@ -51,8 +51,11 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
 }
 
 /// What a record under a key that makes no sense is taken for.
-fn kind_of_space(space: Space) -> &'static str {
+fn kind_near(space: Space, key: &[u8]) -> &'static str {
     match space {
+        Space::Meta if key.starts_with(keys::GROUP) => "group",
+        Space::Meta if key.starts_with(keys::TAIL) => "tail",
+        Space::Meta if key.starts_with(keys::VOLUME) => "volume counter",
         Space::Meta | Space::Directory => "store identity",
         Space::Account => "account",
         Space::Mailbox => "mailbox settings",
@@ -89,11 +92,10 @@ fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
     }
 }
 
+type Visit<'a> = dyn FnMut(Space, &[u8], &[u8], &'static str, &'static str) + 'a;
+
 /// Visits every record that is damaged, or stands where the store puts none: space, key, value, kind and fault.
-pub(super) fn damaged(
-    engine: &dyn Engine,
-    visit: &mut dyn FnMut(Space, &[u8], &[u8], &'static str, &'static str),
-) -> Result<(), EngineError> {
+pub(super) fn damaged(engine: &dyn Engine, visit: &mut Visit<'_>) -> Result<(), EngineError> {
     for space in Space::ALL.into_iter().filter(|space| *space != Space::Directory) {
         engine.scan(space, &[], None, false, &mut |key, value| {
             match kind_of(space, key) {
@@ -103,7 +105,7 @@ pub(super) fn damaged(
                     }
                 }
                 None if space == Space::Meta && key.starts_with(keys::QUARANTINE) => {}
-                None => visit(space, key, value, kind_of_space(space), "the store makes no such key"),
+                None => visit(space, key, value, kind_near(space, key), "the store makes no such key"),
             }
             true
         })?;
