@@ -3,8 +3,10 @@
 //!
 //! `cargo test -p rookery-store --test damage -- --nocapture` prints the table.
 
-use rookery_kv::engine::{Batch, Engine, Read, Space};
-use rookery_kv::files::FileLayer;
+mod image;
+
+use image::Image;
+use rookery_kv::engine::{Engine, Space};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_store::check::{Outcome, Report, check, repair};
@@ -32,56 +34,9 @@ fn path(text: &str) -> MailboxPath {
     MailboxPath::new(text).expect("a path")
 }
 
-/// All that a disk holds, to be put on as many disks as there are damages.
-#[derive(Clone, Default)]
-struct Image {
-    records: BTreeMap<(Space, Vec<u8>), Vec<u8>>,
-    files: BTreeMap<String, Vec<u8>>,
-}
-
-impl Image {
-    fn of(disk: &SimDisk) -> Image {
-        let engine = MemoryEngine::new(disk.clone());
-        let mut image = Image::default();
-        for space in Space::ALL {
-            let mut visit = |key: &[u8], value: &[u8]| {
-                image.records.insert((space, key.to_vec()), value.to_vec());
-                true
-            };
-            engine.scan(space, &[], None, false, &mut visit).expect("it scans");
-        }
-        let files = disk.files();
-        for name in files.list().expect("it lists") {
-            let file = files.open(&name).expect("it opens");
-            let mut octets = vec![0; file.len().expect("it has a length") as usize];
-            file.read_at(&mut octets, 0).expect("it reads");
-            image.files.insert(name, octets);
-        }
-        image
-    }
-
-    fn disk(&self) -> SimDisk {
-        let disk = SimDisk::new(7);
-        let engine = MemoryEngine::new(disk.clone());
-        let mut batch = Batch::new();
-        for ((space, key), value) in &self.records {
-            batch.put(*space, key.clone(), value.clone());
-        }
-        engine.commit(batch).expect("it commits");
-        let files = disk.files();
-        for (name, octets) in &self.files {
-            let file = files.create(name).expect("it creates");
-            file.write_at(octets, 0).expect("it writes");
-            file.sync().expect("it syncs");
-        }
-        files.sync_directory().expect("it syncs");
-        disk
-    }
-
-    fn in_quarantine(&self, value: &[u8]) -> bool {
-        let mut own = self.records.iter().filter(|((space, _), _)| *space == Space::Meta);
-        own.any(|((_, key), kept)| key.starts_with(b"quarantine/") && kept == value)
-    }
+fn in_quarantine(image: &Image, value: &[u8]) -> bool {
+    let mut own = image.records.iter().filter(|((space, _), _)| *space == Space::Meta);
+    own.any(|((_, key), kept)| key.starts_with(b"quarantine/") && kept == value)
 }
 
 /// A message as a client sees it: flags, keywords and octets.
@@ -296,6 +251,7 @@ struct Row {
     outcome: String,
 }
 
+#[expect(clippy::print_stdout, reason = "the table is for whoever runs the test")]
 fn print(rows: &[Row]) {
     println!("{:<18} | {:<9} | {:<60} | outcome", "kind", "damage", "found as");
     for row in rows {
@@ -365,7 +321,7 @@ async fn record_case(
     let finding = found.iter().find(|f| f.kind == kind && (f.record == record || how == Damage::Drop));
     let finding = finding.unwrap_or_else(|| panic!("{label}: not named: {found:#?}"));
     if let Some(octets) = octets {
-        assert!(mended.in_quarantine(&octets), "{label}: the damaged octets are gone");
+        assert!(in_quarantine(&mended, &octets), "{label}: the damaged octets are gone");
     }
     assert_no_mail_lost(&label, &before, &after);
     let differ = differences(&before, &after);
