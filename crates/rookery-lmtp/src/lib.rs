@@ -1,0 +1,21 @@
+//! LMTP sessions (RFC 2033): messages from the MTA into the store, with one answer for each recipient.
+//!
+//! Invariants:
+//! - What a session needs of directory and store it gets through [`Backing`]; it opens no socket and no file.
+//! - An unknown user is refused at RCPT, and only when the directory surely knows of none: mail is never
+//!   bounced because something is away.
+//! - Nothing of a message is changed; `Return-Path` and `Received` are put on top.
+
+mod backing;
+mod body;
+mod command;
+mod config;
+mod deliver;
+mod house;
+mod reply;
+mod session;
+
+pub use backing::{Backing, DeliverError, LookUpError};
+pub use config::LmtpConfig;
+pub use house::House;
+pub use session::{Services, serve_connection};

@@ -1,0 +1,377 @@
+//! Whole LMTP connections as transcripts, against a backing in memory whose accounts fail in the ways that
+//! their names say.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rookery_lmtp::{Backing, DeliverError, LmtpConfig, LookUpError, Services, serve_connection};
+use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Peer, Stream};
+use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, UserName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+const INBOX: u32 = 1;
+const LISTS: u32 = 2;
+const PRIVATE: u32 = 3;
+const OCTETS_MAX: u64 = 100_000;
+
+/// Users `joe`, `ann`, `full`, `broken`, `moving`, `away` and `u1`, `u2`, …
+#[derive(Default)]
+struct Memory {
+    stored: Mutex<HashMap<MailboxId, Vec<Vec<u8>>>>,
+}
+
+const NAMES: [&str; 6] = ["joe", "ann", "full", "broken", "moving", "away"];
+
+fn account(name: &str) -> Option<AccountId> {
+    let number = match NAMES.iter().position(|known| *known == name) {
+        Some(at) => at as u64 + 1,
+        None => name.strip_prefix('u')?.parse::<u64>().ok()? + 100,
+    };
+    AccountId::new(number)
+}
+
+impl Backing for Memory {
+    type Spool = Vec<u8>;
+    type Message = Arc<Vec<u8>>;
+
+    async fn look_up(&self, user: &UserName) -> Result<AccountId, LookUpError> {
+        match user.local() {
+            "moving" => Err(LookUpError::Closed),
+            "away" => Err(LookUpError::Unavailable("no answer".to_owned())),
+            local if user.domain() == "example.org" => account(local).ok_or(LookUpError::NotFound),
+            _ => Err(LookUpError::NotFound),
+        }
+    }
+
+    async fn target(
+        &self,
+        account: AccountId,
+        detail: Option<&MailboxPath>,
+        author: Option<&UserName>,
+    ) -> Result<MailboxId, DeliverError> {
+        let number = match detail.map(MailboxPath::as_str) {
+            Some("Lists/rust") => LISTS,
+            Some("Private") if author.is_some_and(|user| user.local() == "ann") => PRIVATE,
+            _ => INBOX,
+        };
+        Ok(MailboxId { account, number })
+    }
+
+    fn spool(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn push(&self, spool: &mut Vec<u8>, octets: &[u8]) -> Result<(), DeliverError> {
+        spool.extend_from_slice(octets);
+        Ok(())
+    }
+
+    fn finish(&self, spool: Vec<u8>) -> Result<Arc<Vec<u8>>, DeliverError> {
+        Ok(Arc::new(spool))
+    }
+
+    async fn append(
+        &self,
+        mailbox: MailboxId,
+        message: Arc<Vec<u8>>,
+        _date: InternalDate,
+    ) -> Result<(), DeliverError> {
+        tokio::task::yield_now().await;
+        if Some(mailbox.account) == account("full") {
+            return Err(DeliverError::OverQuota);
+        }
+        if Some(mailbox.account) == account("broken") {
+            return Err(DeliverError::Failed("the disk is on fire".to_owned()));
+        }
+        self.stored.lock().unwrap().entry(mailbox).or_default().push(message.to_vec());
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn of(&self, name: &str, number: u32) -> Vec<String> {
+        let id = MailboxId { account: account(name).unwrap(), number };
+        let stored = self.stored.lock().unwrap();
+        let messages = stored.get(&id).into_iter().flatten();
+        messages.map(|message| String::from_utf8_lossy(message).into_owned()).collect()
+    }
+}
+
+struct Client {
+    stream: DuplexStream,
+    backing: Arc<Memory>,
+    drain: Drain,
+    server: tokio::task::JoinHandle<()>,
+}
+
+fn connect_with(config: LmtpConfig, peer: Peer) -> Client {
+    let backing = Arc::new(Memory::default());
+    let services = Services::new(
+        config,
+        "mail.example.org".into(),
+        "example.org".into(),
+        OCTETS_MAX,
+        Arc::clone(&backing),
+    );
+    let services = Arc::new(services.unwrap());
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let drain = Drain::new();
+    let accepted = Accepted {
+        stream: Stream::from(far).with_peer(peer),
+        id: ConnId::next(),
+        permit: Gate::new(ConnectionLimits::default()).admit_peer(peer).unwrap(),
+        drain: drain.guard(),
+    };
+    let server = tokio::spawn(serve_connection(accepted, services));
+    Client { stream: near, backing, drain, server }
+}
+
+fn connect() -> Client {
+    connect_with(LmtpConfig::default(), Peer::Memory)
+}
+
+impl Client {
+    async fn send(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// One reply, with all its lines.
+    async fn reply(&mut self) -> String {
+        let mut text = String::new();
+        loop {
+            let start = text.len();
+            loop {
+                let octet = self.stream.read_u8().await.unwrap_or(b'\n');
+                text.push(char::from(octet));
+                if octet == b'\n' {
+                    break;
+                }
+            }
+            if text[start..].as_bytes().get(3) != Some(&b'-') {
+                return text.trim_end().to_owned();
+            }
+        }
+    }
+
+    /// Says each line and expects a reply that begins so.
+    async fn talk(&mut self, script: &[(&str, &str)]) {
+        for (line, expected) in script {
+            if !line.is_empty() {
+                self.send(&format!("{line}\r\n")).await;
+            }
+            let reply = self.reply().await;
+            assert!(reply.starts_with(expected), "{line:?}: {reply:?}, not {expected:?}");
+        }
+    }
+
+    async fn hello(&mut self) {
+        self.talk(&[("", "220 mail.example.org "), ("LHLO mta.test", "250-mail.example.org")]).await;
+    }
+
+    /// Everything until the server closes.
+    async fn rest(&mut self) -> String {
+        let mut text = String::new();
+        self.stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+}
+
+#[tokio::test]
+async fn one_reply_for_each_recipient() {
+    let mut client = connect();
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<ann@far.test> SIZE=40 BODY=8BITMIME", "250 2.1.0"),
+            ("RCPT TO:<joe>", "250 2.1.5"),
+            ("RCPT TO:<nobody@example.org>", "550 5.1.1 <nobody@example.org>"),
+            ("RCPT TO:<full@EXAMPLE.org>", "250 2.1.5"),
+            ("RCPT TO:<away>", "451 4.3.0"),
+            ("RCPT TO:<moving>", "451 4.2.1"),
+            ("RCPT TO:<broken>", "250 2.1.5"),
+            ("RCPT TO:<joe@other.test>", "550 5.1.1"),
+            ("RCPT TO:<Joe@example.org>", "250 2.1.5"),
+            ("RCPT TO:<joe+Lists/rust@example.org>", "250 2.1.5"),
+            ("DATA", "354"),
+            ("Subject: x\r\n\r\n..dot\r\nbody\r\n.", "250 2.1.5"),
+            ("", "452 4.2.2"),
+            ("", "451 4.3.0"),
+            ("", "250 2.1.5"),
+            ("", "250 2.1.5"),
+            ("NOOP", "250 2.0.0"),
+            ("QUIT", "221 2.0.0"),
+        ])
+        .await;
+    assert_eq!(client.rest().await, "");
+    let inbox = client.backing.of("joe", INBOX);
+    assert_eq!(inbox.len(), 1, "the same recipient twice is one delivery");
+    let (trace, message) = inbox[0].split_once("Subject:").unwrap();
+    assert_eq!(message, " x\r\n\r\n.dot\r\nbody\r\n");
+    assert!(
+        trace.starts_with("Return-Path: <ann@far.test>\r\nReceived: from mta.test (local)\r\n\tby mail.example.org (Rookery) with LMTP id "),
+        "{trace}"
+    );
+    assert!(trace.ends_with("\r\n") && trace.matches("\r\n").count() == 4, "{trace}");
+    assert_eq!(client.backing.of("joe", LISTS), inbox);
+}
+
+#[tokio::test]
+async fn what_is_offered_is_what_is_done() {
+    let mut client = connect();
+    client.reply().await;
+    client.send("LHLO x\r\n").await;
+    assert_eq!(
+        client.reply().await,
+        "250-mail.example.org\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 100000\r\n250 ENHANCEDSTATUSCODES"
+    );
+}
+
+#[tokio::test]
+async fn commands_out_of_order() {
+    let mut client = connect();
+    client
+        .talk(&[
+            ("", "220"),
+            ("MAIL FROM:<>", "503 5.5.1"),
+            ("EHLO x", "500 5.5.1"),
+            ("LHLO x", "250-"),
+            ("RCPT TO:<joe>", "503 5.5.1"),
+            ("DATA", "503 5.5.1"),
+            ("MAIL FROM:<>", "250"),
+            ("MAIL FROM:<>", "503 5.5.1"),
+            ("RCPT TO:<nobody>", "550 5.1.1"),
+            ("DATA", "503 5.5.1"),
+            ("RCPT TO:<joe>", "250"),
+            ("RSET", "250 2.0.0"),
+            ("RCPT TO:<joe>", "503"),
+            ("MAIL FROM:<>", "250"),
+            ("LHLO again", "250-"),
+            ("RCPT TO:<joe>", "503"),
+            ("MAIL FROM:<a@b.test> SIZE=100001", "552 5.3.4"),
+            ("VRFY joe", "252 2.3.3"),
+            ("STARTTLS", "502 5.5.1"),
+        ])
+        .await;
+    client.send(&format!("NOOP {}\r\n", "x".repeat(10_000))).await;
+    assert!(client.reply().await.starts_with("500 5.5.6"));
+    client.talk(&[("NOOP", "250")]).await;
+}
+
+#[tokio::test]
+async fn a_pipelined_group_and_a_second_transaction() {
+    let mut client = connect();
+    client.hello().await;
+    client.send("MAIL FROM:<>\r\nRCPT TO:<joe>\r\nRCPT TO:<nobody>\r\nRCPT TO:<ann>\r\nDATA\r\n").await;
+    client.talk(&[("", "250"), ("", "250"), ("", "550"), ("", "250"), ("", "354")]).await;
+    client.send("a\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<ann>\r\nDATA\r\n").await;
+    client.talk(&[("", "250 2.1.5"), ("", "250 2.1.5"), ("", "250 2.1.0"), ("", "250"), ("", "354")]).await;
+    client.talk(&[("b\r\n.", "250 2.1.5"), ("QUIT", "221")]).await;
+    assert_eq!(client.backing.of("ann", INBOX).len(), 2);
+    assert!(client.backing.of("joe", INBOX)[0].ends_with("\r\na\r\n"));
+}
+
+#[tokio::test]
+async fn messages_that_cannot_be_taken() {
+    let mut client = connect();
+    client.hello().await;
+    let begin =
+        [("MAIL FROM:<>", "250"), ("RCPT TO:<joe>", "250"), ("RCPT TO:<ann>", "250"), ("DATA", "354")];
+    client.talk(&begin).await;
+    client.talk(&[("a\0b\r\n.", "554 5.6.0"), ("", "554 5.6.0")]).await;
+    client.talk(&begin).await;
+    let large = format!("{}\r\n.", "x".repeat(100_000));
+    client.talk(&[(&large, "552 5.3.4"), ("", "552 5.3.4"), ("NOOP", "250")]).await;
+    client.talk(&begin).await;
+    let long_line = format!("{}\r\n.", "x".repeat(99_998));
+    client.talk(&[(&long_line, "250"), ("", "250")]).await;
+    assert_eq!(client.backing.of("joe", INBOX).len(), 1);
+    let permanent = LmtpConfig { over_quota_is_permanent: true, ..LmtpConfig::default() };
+    let mut client = connect_with(permanent, Peer::Memory);
+    client.hello().await;
+    client
+        .talk(&[("MAIL FROM:<>", "250"), ("RCPT TO:<full>", "250"), ("DATA", "354"), ("x\r\n.", "552 5.2.2")])
+        .await;
+}
+
+#[tokio::test]
+async fn a_connection_cut_inside_data_stores_nothing() {
+    let mut client = connect();
+    client.hello().await;
+    client.talk(&[("MAIL FROM:<>", "250"), ("RCPT TO:<joe>", "250"), ("DATA", "354")]).await;
+    client.send("Subject: half\r\n\r\n.").await;
+    drop(client.stream);
+    client.server.await.unwrap();
+    assert!(client.backing.of("joe", INBOX).is_empty());
+}
+
+#[tokio::test]
+async fn a_thousand_recipients_and_the_limit() {
+    let config = LmtpConfig { recipients_max: 1200, parallel_max: 7, ..LmtpConfig::default() };
+    let mut client = connect_with(config, Peer::Memory);
+    client.hello().await;
+    client.talk(&[("MAIL FROM:<>", "250")]).await;
+    for number in 0..1200 {
+        client.send(&format!("RCPT TO:<u{number}>\r\n")).await;
+        assert!(client.reply().await.starts_with("250"));
+    }
+    client.talk(&[("RCPT TO:<joe>", "452 4.5.3"), ("DATA", "354"), ("x\r\n.", "250")]).await;
+    for _ in 1..1200 {
+        assert!(client.reply().await.starts_with("250 2.1.5"));
+    }
+    assert_eq!(client.backing.of("u1199", INBOX).len(), 1);
+    assert!(client.backing.of("joe", INBOX).is_empty());
+}
+
+#[tokio::test]
+async fn the_author_counts_for_rights_and_strangers_may_not_deliver() {
+    let mut client = connect();
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<x@far.test> AUTH=ann", "250"),
+            ("RCPT TO:<joe+Private>", "250"),
+            ("DATA", "354"),
+            ("1\r\n.", "250"),
+            ("MAIL FROM:<ann@example.org>", "250"),
+            ("RCPT TO:<joe+Private>", "250"),
+            ("RCPT TO:<joe+../x>", "250"),
+            ("DATA", "354"),
+            ("2\r\n.", "250"),
+            ("", "250"),
+        ])
+        .await;
+    assert_eq!((client.backing.of("joe", PRIVATE).len(), client.backing.of("joe", INBOX).len()), (1, 1));
+    let stranger = Peer::from_addr(([192, 0, 2, 1], 25).into());
+    let mut client = connect_with(LmtpConfig::default(), stranger);
+    client.hello().await;
+    client.talk(&[("MAIL FROM:<>", "530 5.7.0"), ("RCPT TO:<joe>", "503")]).await;
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_the_transaction() {
+    let mut idle = connect();
+    idle.hello().await;
+    idle.drain.start();
+    assert!(idle.rest().await.starts_with("421 4.3.2"));
+    let mut busy = connect();
+    busy.hello().await;
+    busy.talk(&[("MAIL FROM:<>", "250"), ("RCPT TO:<joe>", "250")]).await;
+    busy.drain.start();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    busy.talk(&[("DATA", "354"), ("x\r\n.", "250 2.1.5"), ("", "421 4.3.2")]).await;
+    assert_eq!((busy.rest().await.as_str(), busy.backing.of("joe", INBOX).len()), ("", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_and_nonsense_end_a_connection() {
+    let mut client = connect();
+    client.hello().await;
+    assert!(client.rest().await.starts_with("421 4.4.2"));
+    let mut client = connect();
+    client.hello().await;
+    for _ in 0..50 {
+        client.talk(&[("XYZZY", "500 5.5.2")]).await;
+    }
+    assert!(client.rest().await.starts_with("421 4.7.0"));
+}

@@ -1,0 +1,105 @@
+//! What the command line asks of the running server: one verb, one function.
+
+mod check;
+mod import;
+mod mailboxes;
+mod users;
+
+use std::sync::Arc;
+
+use rookery_admin::socket::{Failed, Replies, Request};
+use rookery_store::StoreError;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::node::{Node, NodeError};
+use crate::reload::Reload;
+
+pub(crate) use check::{Report, check};
+
+/// What every verb may use.
+pub(crate) struct Desk {
+    pub(crate) node: Arc<Node>,
+    pub(crate) reload: Reload,
+    /// One import or check at a time.
+    pub(crate) heavy: tokio::sync::Mutex<()>,
+}
+
+/// Answers one request.
+pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) -> Result<Value, Failed> {
+    let Request { verb, args, peer_uid } = request;
+    tracing::debug!(verb, peer_uid, "asked by the command line");
+    let node = &desk.node;
+    match verb.as_str() {
+        "status" => status(node).await,
+        "reload" => desk.reload.run().map(|text| json!({"text": text})).map_err(|error| Failed::new("failed", error)),
+        "user.add" => users::add(node, parse(args)?).await,
+        "user.list" => users::list(node, &replies).await,
+        "user.passwd" => users::passwd(node, parse(args)?).await,
+        "user.delete" => users::delete(node, parse(args)?).await,
+        "mailbox.list" => mailboxes::list(node, parse(args)?, &replies).await,
+        "mailbox.create" => mailboxes::create(node, parse(args)?).await,
+        "mailbox.delete" => mailboxes::delete(node, parse(args)?).await,
+        "mailbox.rename" => mailboxes::rename(node, parse(args)?).await,
+        "mailbox.info" => mailboxes::info(node, parse(args)?).await,
+        "import.maildir" => {
+            let _turn = desk.heavy.lock().await;
+            import::maildir(node, parse(args)?, &replies).await
+        }
+        "import.mbox" => {
+            let _turn = desk.heavy.lock().await;
+            import::mbox(node, parse(args)?, &replies).await
+        }
+        "check" => {
+            let _turn = desk.heavy.lock().await;
+            check(node, &replies).await
+        }
+        _ => Err(Failed::new("usage", format!("the server does not know '{verb}'; is it an older version?"))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(args: Value) -> Result<T, Failed> {
+    serde_json::from_value(args).map_err(|error| Failed::new("usage", error.to_string()))
+}
+
+async fn status(node: &Node) -> Result<Value, Failed> {
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "uptime_s": rookery_admin::process::uptime().as_secs(),
+        "resident_octets": rookery_admin::process::resident_octets(),
+        "data_dir": node.config.data_dir.display().to_string(),
+        "store": node.store.store_id().to_string(),
+        "read_only": node.store.read_only_because(),
+    }))
+}
+
+impl From<NodeError> for Failed {
+    fn from(error: NodeError) -> Failed {
+        let code = match &error {
+            NodeError::Name(_) | NodeError::Usage(_) => "usage",
+            NodeError::Exists(_) => "exists",
+            NodeError::NotFound(_) => "not-found",
+            NodeError::Directory(_) | NodeError::Password(_) => "failed",
+            NodeError::Store(error) => return failed(error),
+        };
+        Failed::new(code, error.to_string())
+    }
+}
+
+/// What the store says, for the command line.
+fn failed(error: &StoreError) -> Failed {
+    let code = match error {
+        StoreError::NoAccount | StoreError::NoMailbox => "not-found",
+        StoreError::AlreadyExists => "exists",
+        StoreError::InvalidName => "usage",
+        _ => "failed",
+    };
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    Failed::new(code, text)
+}

@@ -1,0 +1,210 @@
+//! The command line's grammar and help texts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; the reason is on standard error
+  2  the command line or the configuration is wrong
+  3  not found: no such user, mailbox or file
+  4  no server runs on this data folder
+  5  it exists already
+  6  the data folder is in use by another process
+  7  the check found damage";
+
+/// A mail store: IMAP and LMTP in one program.
+#[derive(Debug, Parser)]
+#[command(name = "rookery", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The configuration file [default: $ROOKERY_CONFIG, ./rookery.toml, /etc/rookery/rookery.toml, or built-in
+    /// defaults].
+    #[arg(long, short = 'c', global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server in the foreground.
+    Serve,
+    /// Run a server with an account full of mail, and say how to connect.
+    Demo(Demo),
+    /// Accounts: add, list, change the password, delete.
+    #[command(subcommand)]
+    User(User),
+    /// Mailboxes of an account: list, create, delete, rename, describe.
+    #[command(subcommand)]
+    Mailbox(Mailbox),
+    /// Bring mail in from files.
+    #[command(subcommand)]
+    Import(Import),
+    /// Verify everything that is stored: through the running server, or offline if none runs.
+    Check(Check),
+    /// Show or check the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Make the running server read its certificate again.
+    Reload,
+    /// Whether the server runs, and what it holds.
+    Status(Json),
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Json {
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Where the demo's data lives; it is kept [default: a temporary folder that is removed].
+    pub(crate) folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewPassword {
+    /// Take the password from the first line of standard input instead of asking for it.
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum User {
+    /// Make an account with INBOX and the usual mailboxes.
+    Add {
+        /// `joe`, or `joe@example.org`.
+        name: String,
+        #[command(flatten)]
+        password: NewPassword,
+    },
+    /// All accounts.
+    List(Json),
+    /// Change a password.
+    Passwd {
+        /// Whose.
+        name: String,
+        #[command(flatten)]
+        password: NewPassword,
+    },
+    /// Delete an account with all its mail.
+    Delete {
+        /// Whose.
+        name: String,
+        /// Do not ask whether this is meant.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Mailbox {
+    /// All mailboxes of an account.
+    List {
+        /// Whose.
+        user: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Make a mailbox.
+    Create {
+        /// Whose.
+        user: String,
+        /// Its name, such as `Lists/rust`.
+        name: String,
+        /// What it is for: Archive, Drafts, Flagged, Junk, Sent, Trash or All.
+        #[arg(long, value_name = "USE")]
+        special_use: Option<String>,
+    },
+    /// Delete a mailbox with its mail. Mailboxes below it stay.
+    Delete {
+        /// Whose.
+        user: String,
+        /// Its name.
+        name: String,
+        /// Do not ask whether this is meant.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Rename a mailbox with all below it.
+    Rename {
+        /// Whose.
+        user: String,
+        /// Its name now.
+        from: String,
+        /// Its name then.
+        to: String,
+    },
+    /// Everything about one mailbox.
+    Info {
+        /// Whose.
+        user: String,
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Import {
+    /// A Maildir with its folders: `.Folder.Sub` (Maildir++) or nested Maildirs. Flags and dates are kept.
+    Maildir(ImportArgs),
+    /// An mbox file. Flags (Status, X-Status) and dates are kept.
+    Mbox(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Into whose account.
+    pub(crate) user: String,
+    /// The folder or file. The server reads it, so it must be readable for the server's user.
+    pub(crate) path: PathBuf,
+    /// Into this mailbox, or below it for a Maildir's folders [default: INBOX].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) into: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Check {
+    /// Rebuild what can be derived, and set aside what cannot. Destroys nothing.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Every setting with its value and where that comes from.
+    Show,
+    /// Find mistakes in a configuration.
+    Check {
+        /// The file [default: the one that `serve` would take].
+        file: Option<PathBuf>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound_and_options_may_stand_on_either_side() {
+        Cli::command().debug_assert();
+        for words in ["rookery --config x serve", "rookery serve --config x", "rookery serve -c x"] {
+            let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+            assert_eq!(cli.config, Some("x".into()));
+        }
+        assert!(Cli::try_parse_from(["rookery", "import", "maildir", "joe", "dir"]).is_ok());
+        assert!(Cli::try_parse_from(["rookery", "user", "add", "joe", "--password-stdin"]).is_ok());
+    }
+}

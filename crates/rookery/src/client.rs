@@ -1,0 +1,221 @@
+//! Commands that ask the running server.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+
+use rookery_admin::socket::Client;
+use serde_json::{Value, json};
+
+use crate::cli::{Import, ImportArgs, Json, Mailbox, NewPassword, User};
+use crate::config::Config;
+use crate::exit::{Failure, Kind};
+use crate::output::{self, Bar, column, octets};
+
+/// Asks the server and shows its progress.
+pub(crate) async fn call(config: &Config, verb: &str, args: Value) -> Result<(Vec<Value>, Value), Failure> {
+    let mut client = Client::connect(&config.admin_socket()).await?;
+    let mut bar = Bar::new();
+    let answer = client.call(verb, args, |now| bar.show(now)).await;
+    bar.finish();
+    Ok(answer?)
+}
+
+/// `rookery user`.
+pub(crate) async fn user(config: &Config, command: User) -> Result<(), Failure> {
+    match command {
+        User::Add { name, password } => {
+            let password = new_password(&name, &password)?;
+            let (_, done) = call(config, "user.add", json!({"name": name, "password": password})).await?;
+            say(&format!("Added {}.", shown(&done, "name")));
+        }
+        User::List(json) => {
+            let (rows, _) = call(config, "user.list", Value::Null).await?;
+            let columns = [
+                column("NAME", "name"),
+                column("STATE", "state"),
+                column("ADMIN", "admin"),
+                column("MAILBOXES", "mailboxes"),
+                column("MESSAGES", "messages"),
+                octets("SIZE", "octets"),
+            ];
+            print_rows(json, &columns, rows);
+        }
+        User::Passwd { name, password } => {
+            let password = new_password(&name, &password)?;
+            call(config, "user.passwd", json!({"name": name, "password": password})).await?;
+            say("The password is changed.");
+        }
+        User::Delete { name, yes } => {
+            confirm(yes, &format!("Delete the account {name} with all its mail?"))?;
+            call(config, "user.delete", json!({"name": name})).await?;
+            say(&format!("Deleted {name}."));
+        }
+    }
+    Ok(())
+}
+
+/// `rookery mailbox`.
+pub(crate) async fn mailbox(config: &Config, command: Mailbox) -> Result<(), Failure> {
+    match command {
+        Mailbox::List { user, json } => {
+            let (rows, _) = call(config, "mailbox.list", json!({"user": user})).await?;
+            let columns = [
+                column("NAME", "name"),
+                column("MESSAGES", "messages"),
+                column("UNSEEN", "unseen"),
+                octets("SIZE", "octets"),
+                column("SUBSCRIBED", "subscribed"),
+                column("USE", "special_use"),
+            ];
+            print_rows(json, &columns, rows);
+        }
+        Mailbox::Create { user, name, special_use } => {
+            let args = json!({"user": user, "name": name, "special_use": special_use});
+            call(config, "mailbox.create", args).await?;
+            say(&format!("Created {name}."));
+        }
+        Mailbox::Delete { user, name, yes } => {
+            confirm(yes, &format!("Delete the mailbox {name} of {user} with its mail?"))?;
+            call(config, "mailbox.delete", json!({"user": user, "name": name})).await?;
+            say(&format!("Deleted {name}."));
+        }
+        Mailbox::Rename { user, from, to } => {
+            call(config, "mailbox.rename", json!({"user": user, "from": from, "to": to})).await?;
+            say(&format!("Renamed {from} to {to}."));
+        }
+        Mailbox::Info { user, name, json } => {
+            let (_, info) = call(config, "mailbox.info", json!({"user": user, "name": name})).await?;
+            print_members(json, &info);
+        }
+    }
+    Ok(())
+}
+
+/// `rookery import`.
+pub(crate) async fn import(config: &Config, command: Import) -> Result<(), Failure> {
+    let (verb, args) = match command {
+        Import::Maildir(args) => ("import.maildir", args),
+        Import::Mbox(args) => ("import.mbox", args),
+    };
+    let ImportArgs { user, path, into, json } = args;
+    let path = absolute(&path)?;
+    let (_, done) = call(config, verb, json!({"user": user, "path": path, "into": into})).await?;
+    if json.json {
+        output::json(&done);
+    } else {
+        let number = |member: &str| done.get(member).and_then(Value::as_u64).unwrap_or(0);
+        say(&format!(
+            "Imported {} messages ({}) into {} mailboxes; {} were there already, {} could not be read.",
+            number("imported"),
+            output::size(number("octets")),
+            number("mailboxes"),
+            number("skipped"),
+            number("failed"),
+        ));
+        for failure in done.get("failures").and_then(Value::as_array).into_iter().flatten() {
+            eprintln!("  {}", failure.as_str().unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+/// `rookery status`.
+pub(crate) async fn status(config: &Config, json: Json) -> Result<(), Failure> {
+    let (_, info) = call(config, "status", Value::Null).await?;
+    print_members(json, &info);
+    Ok(())
+}
+
+/// `rookery reload`.
+pub(crate) async fn reload(config: &Config) -> Result<(), Failure> {
+    let (_, done) = call(config, "reload", Value::Null).await?;
+    say(shown(&done, "text"));
+    Ok(())
+}
+
+/// The server reads the path, and need not run where this command does.
+fn absolute(path: &Path) -> Result<String, Failure> {
+    let whole = std::fs::canonicalize(path).map_err(|error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => Kind::NotFound,
+            _ => Kind::Failed,
+        };
+        Failure::new(kind, format!("{}: {error}", path.display()))
+    })?;
+    whole
+        .into_os_string()
+        .into_string()
+        .map_err(|path| Failure::failed(format!("the path {path:?} is not UTF-8")))
+}
+
+fn print_rows(json: Json, columns: &[output::Column], rows: Vec<Value>) {
+    if json.json {
+        output::json(&Value::Array(rows));
+    } else {
+        output::line(output::table(columns, &rows).trim_end());
+    }
+}
+
+fn print_members(json: Json, info: &Value) {
+    if json.json {
+        return output::json(info);
+    }
+    let members = info.as_object().into_iter().flatten();
+    let width = members.clone().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, value) in members {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        output::line(&format!("{name:<width$}  {text}"));
+    }
+}
+
+fn shown<'a>(value: &'a Value, member: &str) -> &'a str {
+    value.get(member).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// What a person wants to hear, and a program's pipe does not.
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Asks on the terminal, twice, or reads standard input.
+fn new_password(name: &str, how: &NewPassword) -> Result<String, Failure> {
+    let password = if how.password_stdin {
+        let mut line = String::new();
+        std::io::stdin()
+            .lock()
+            .read_line(&mut line)
+            .map_err(|error| Failure::failed(format!("the password cannot be read: {error}")))?;
+        line.trim_end_matches(['\r', '\n']).to_owned()
+    } else {
+        if !std::io::stdin().is_terminal() {
+            return Err(Failure::new(Kind::Usage, "no terminal to ask for the password: use --password-stdin"));
+        }
+        let ask = |prompt: String| {
+            rpassword::prompt_password(prompt)
+                .map_err(|error| Failure::failed(format!("the password cannot be read: {error}")))
+        };
+        let password = ask(format!("Password for {name}: "))?;
+        if ask("Once more: ".to_owned())? != password {
+            return Err(Failure::failed("the two passwords differ"));
+        }
+        password
+    };
+    if password.is_empty() {
+        return Err(Failure::new(Kind::Usage, "the password is empty"));
+    }
+    Ok(password)
+}
+
+fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
+    if yes || !std::io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let _ = write!(std::io::stderr(), "{question} [y/N] ");
+    let mut answer = String::new();
+    let _ = std::io::stdin().lock().read_line(&mut answer);
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(Failure::failed("nothing was changed"))
+    }
+}

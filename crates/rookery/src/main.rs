@@ -1,0 +1,91 @@
+//! The program: command line, configuration, wiring, signals.
+
+mod admin;
+mod check;
+mod cli;
+mod client;
+mod config;
+mod demo;
+mod exit;
+mod imap;
+mod import;
+mod logging;
+mod node;
+mod notify;
+mod output;
+mod reload;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command, ConfigCommand};
+use exit::{Failure, Kind};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// A runtime for a server.
+fn server_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)
+}
+
+/// A runtime for one question.
+fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let named = cli.config.as_deref();
+    if let Command::Config(command) = cli.command {
+        return configuration(named, command);
+    }
+    if let Command::Demo(options) = cli.command {
+        return demo::run(options, &server_runtime()?);
+    }
+    let loaded = config::load(named)?;
+    let config = loaded.config;
+    match cli.command {
+        Command::Serve => {
+            logging::start(&config);
+            let file = loaded.file.map_or("none".to_owned(), |file| file.display().to_string());
+            tracing::info!(config = file, data_dir = %config.data_dir.display(), "starting");
+            server_runtime()?.block_on(serve::run(config, async |_, _| Ok(())))
+        }
+        Command::User(command) => client_runtime()?.block_on(client::user(&config, command)),
+        Command::Mailbox(command) => client_runtime()?.block_on(client::mailbox(&config, command)),
+        Command::Import(command) => client_runtime()?.block_on(client::import(&config, command)),
+        Command::Status(json) => client_runtime()?.block_on(client::status(&config, json)),
+        Command::Reload => client_runtime()?.block_on(client::reload(&config)),
+        Command::Check(options) => server_runtime()?.block_on(check::run(&config, options)),
+        Command::Config(_) | Command::Demo(_) => Ok(()),
+    }
+}
+
+fn configuration(named: Option<&std::path::Path>, command: ConfigCommand) -> Result<(), Failure> {
+    match command {
+        ConfigCommand::Show => output::line(config::show(&config::load(named)?).trim_end()),
+        ConfigCommand::Check { file } => {
+            let loaded = match &file {
+                Some(file) if !file.exists() => {
+                    return Err(Failure::new(Kind::NotFound, format!("there is no file {}", file.display())));
+                }
+                Some(file) => config::load_file(file)?,
+                None => config::load(named)?,
+            };
+            match &loaded.file {
+                Some(file) => output::line(&format!("{}: no mistakes found", file.display())),
+                None => output::line("there is no configuration file; the defaults are used"),
+            }
+        }
+    }
+    Ok(())
+}
