@@ -5,7 +5,9 @@ use std::sync::Arc;
 use rookery_route::{ClientAbilities, Route, RouteError, Router};
 use rookery_store::{NewMessage, Spool, Spooled, Store, StoreError};
 use rookery_types::acl::Asker;
-use rookery_types::{AccountId, Address, InternalDate, MailboxId, MailboxPath, Rights, SystemFlags, UserName};
+use rookery_types::{
+    AccountId, Address, InternalDate, MailboxId, MailboxPath, Rights, SystemFlags, UserName,
+};
 
 use crate::backing::{Backing, DeliverError, LookUpError};
 
@@ -58,9 +60,10 @@ impl Backing for House {
         };
         match target.route {
             Route::Here { account } => Ok(account),
-            Route::Proxy(node) => {
-                Err(LookUpError::Unavailable(format!("the account is at node {}, which is not relayed to", node.0)))
-            }
+            Route::Proxy(node) => Err(LookUpError::Unavailable(format!(
+                "the account is at node {}, which is not relayed to",
+                node.0
+            ))),
             Route::Refer(_) => Err(LookUpError::Unavailable("the account is at home elsewhere".to_owned())),
         }
     }
@@ -97,7 +100,12 @@ impl Backing for House {
         Ok(spool.finish()?)
     }
 
-    async fn append(&self, mailbox: MailboxId, message: Spooled, date: InternalDate) -> Result<(), DeliverError> {
+    async fn append(
+        &self,
+        mailbox: MailboxId,
+        message: Spooled,
+        date: InternalDate,
+    ) -> Result<(), DeliverError> {
         let account = self.store.account(mailbox.account).await?;
         let message = NewMessage { body: message, flags: SystemFlags::NONE, keywords: Vec::new(), date };
         match account.append(mailbox, vec![message.clone()]).await {

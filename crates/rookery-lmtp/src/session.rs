@@ -61,7 +61,6 @@ pub async fn serve_connection<B: Backing>(accepted: Accepted, services: Arc<Serv
     if trusted {
         permit.authenticated();
     }
-    let peer = stream.peer();
     let began = Instant::now();
     let mut session = Session {
         connection: Connection::new(stream),
@@ -92,7 +91,7 @@ pub async fn serve_connection<B: Backing>(accepted: Accepted, services: Arc<Serv
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await;
     let Counts { messages, delivered, failed, rejected, octets } = counts;
     tracing::info!(
-        %id, %peer, messages, delivered, failed, rejected, octets,
+        messages, delivered, failed, rejected, octets,
         seconds = began.elapsed().as_secs(), end = %end, "lmtp connection ended"
     );
     drop((permit, drain));

@@ -53,7 +53,10 @@ impl Report for Collected {
 
 async fn offline(config: &Config) -> Result<(Vec<Value>, Value), Failure> {
     if !config.data_dir.is_dir() {
-        return Err(Failure::new(Kind::NotFound, format!("there is no data folder {}", config.data_dir.display())));
+        return Err(Failure::new(
+            Kind::NotFound,
+            format!("there is no data folder {}", config.data_dir.display()),
+        ));
     }
     let data = Data::open(config, false).await?;
     let collected = Collected { rows: Default::default(), bar: std::sync::Mutex::new(Bar::new()) };

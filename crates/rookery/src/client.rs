@@ -188,7 +188,10 @@ fn new_password(name: &str, how: &NewPassword) -> Result<String, Failure> {
         line.trim_end_matches(['\r', '\n']).to_owned()
     } else {
         if !std::io::stdin().is_terminal() {
-            return Err(Failure::new(Kind::Usage, "no terminal to ask for the password: use --password-stdin"));
+            return Err(Failure::new(
+                Kind::Usage,
+                "no terminal to ask for the password: use --password-stdin",
+            ));
         }
         let ask = |prompt: String| {
             rpassword::prompt_password(prompt)

@@ -44,12 +44,6 @@ impl Failure {
     }
 }
 
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Failure {
-        Failure::failed(format!("{error:#}"))
-    }
-}
-
 impl From<crate::config::ConfigError> for Failure {
     fn from(error: crate::config::ConfigError) -> Failure {
         Failure::new(Kind::Usage, error)
@@ -71,12 +65,18 @@ impl From<CallError> for Failure {
         };
         match &error {
             CallError::NoServer { path, source } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                let text = format!("{}: permission denied; run this as root or as the server's user", path.display());
+                let text = format!(
+                    "{}: permission denied; run this as root or as the server's user",
+                    path.display()
+                );
                 Failure::failed(text)
             }
             CallError::NoServer { path, .. } => Failure::new(
                 kind,
-                format!("no server runs on this data folder ({}); start it with: rookery serve", path.display()),
+                format!(
+                    "no server runs on this data folder ({}); start it with: rookery serve",
+                    path.display()
+                ),
             ),
             _ => Failure::new(kind, error),
         }

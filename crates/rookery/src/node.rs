@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use rookery_auth::{AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError};
 use rookery_directory::{
-    AccountFilter, AccountState, Commit, CommitError, Directory, DirectoryError, EmbeddedDirectory, Entry, Home,
-    Verifier,
+    AccountFilter, AccountState, Commit, CommitError, Directory, DirectoryError, EmbeddedDirectory, Entry,
+    Home, Verifier,
 };
 use rookery_kv::Batch;
 use rookery_store::{NewAccount, Store, StoreError};
@@ -34,7 +34,9 @@ impl Commit for ThroughStore {
         batch: Batch,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), CommitError>> + Send>> {
         let store = self.0.clone();
-        Box::pin(async move { store.commit_foreign(batch).await.map_err(|error| CommitError(error.to_string())) })
+        Box::pin(
+            async move { store.commit_foreign(batch).await.map_err(|error| CommitError(error.to_string())) },
+        )
     }
 }
 
@@ -140,14 +142,13 @@ impl Node {
             Err(error) => return Err(error.into()),
         }
         let home = Home { node: self.store.node(), store: self.store.store_id(), epoch: Epoch(1) };
-        let entry = self
-            .directory
-            .reserve(AccountName::User(user.clone()), home, rand::random())
-            .await
-            .map_err(|error| match error {
-                DirectoryError::Exists(_) => NodeError::Exists(format!("the user {}", self.shown(user))),
-                other => other.into(),
-            })?;
+        let entry =
+            self.directory.reserve(AccountName::User(user.clone()), home, rand::random()).await.map_err(
+                |error| match error {
+                    DirectoryError::Exists(_) => NodeError::Exists(format!("the user {}", self.shown(user))),
+                    other => other.into(),
+                },
+            )?;
         let made = self.make_account(user, &entry, verifier).await;
         if made.is_err() {
             // Best effort: what stays is resolved at the next start.
@@ -157,7 +158,12 @@ impl Node {
         made
     }
 
-    async fn make_account(&self, user: &UserName, entry: &Entry, verifier: Verifier) -> Result<(), NodeError> {
+    async fn make_account(
+        &self,
+        user: &UserName,
+        entry: &Entry,
+        verifier: Verifier,
+    ) -> Result<(), NodeError> {
         self.directory.set_verifier(entry.id, Some(verifier)).await?;
         let mut mailboxes = vec![(MailboxPath::inbox(), Vec::new())];
         mailboxes.extend(self.config.accounts.parsed().map_err(NodeError::Usage)?);
@@ -185,7 +191,9 @@ impl Node {
     pub(crate) async fn delete_user(&self, user: &UserName) -> Result<(), NodeError> {
         let entry = self.any_entry(user).await?;
         match entry.state {
-            AccountState::Reserved { .. } => return Err(NodeError::NotFound(format!("the user {}", self.shown(user)))),
+            AccountState::Reserved { .. } => {
+                return Err(NodeError::NotFound(format!("the user {}", self.shown(user))));
+            }
             AccountState::Deleted => {}
             AccountState::Active | AccountState::Suspended => {
                 self.directory.set_state(entry.id, AccountState::Deleted).await?;

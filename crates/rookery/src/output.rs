@@ -40,9 +40,7 @@ pub(crate) fn table(columns: &[Column], rows: &[Value]) -> String {
         Some(Value::Number(number)) if column.octets => size(number.as_u64().unwrap_or(0)),
         Some(Value::String(text)) => text.clone(),
         Some(Value::Bool(yes)) => if *yes { "yes" } else { "" }.to_owned(),
-        Some(Value::Array(items)) => {
-            items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
-        }
+        Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
         Some(Value::Null) | None => String::new(),
         Some(other) => other.to_string(),
     };
@@ -134,7 +132,12 @@ mod tests {
             json!({"name": "INBOX", "messages": 12, "octets": 2048, "use": []}),
             json!({"name": "Entwürfe", "messages": 3, "octets": 5, "use": ["\\Drafts"]}),
         ];
-        let columns = [column("NAME", "name"), column("MESSAGES", "messages"), octets("SIZE", "octets"), column("USE", "use")];
+        let columns = [
+            column("NAME", "name"),
+            column("MESSAGES", "messages"),
+            octets("SIZE", "octets"),
+            column("USE", "use"),
+        ];
         let expected = "NAME      MESSAGES     SIZE  USE\n\
                         INBOX           12  2.0 KiB\n\
                         Entwürfe         3      5 B  \\Drafts\n";

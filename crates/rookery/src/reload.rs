@@ -13,6 +13,20 @@ pub(crate) struct Reload {
 }
 
 impl Reload {
+    /// Reads the certificate if its files have changed, as a look now and then.
+    pub(crate) fn look(&self) {
+        match self.tls.as_ref().map(|tls| (tls, tls.reload())) {
+            None | Some((_, Ok(false))) => {}
+            Some((tls, Ok(true))) => {
+                (self.renewed)();
+                tracing::info!(cert = %tls.cert_file().display(), "the certificate has changed and was read again");
+            }
+            Some((_, Err(error))) => {
+                tracing::error!(%error, "the certificate cannot be reloaded; the old one is served");
+            }
+        }
+    }
+
     /// Says what was done.
     pub(crate) fn run(&self) -> Result<String, String> {
         let Some(tls) = &self.tls else { return Ok("There is no certificate to read again.".to_owned()) };

@@ -18,7 +18,9 @@ use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
-use rookery_net::{ConnectionLimits, Drain, Gate, ListenOptions, ListenSpec, Listener, Local, ServerTls, Service};
+use rookery_net::{
+    ConnectionLimits, Drain, Gate, ListenOptions, ListenSpec, Listener, Local, ServerTls, Service,
+};
 use rookery_route::Router;
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::{Style, UserName};
@@ -40,7 +42,7 @@ const TLS_WATCH: Duration = Duration::from_secs(60);
 /// An open data folder, without listeners. Dropping it after [`Data::close`] frees the folder.
 pub(crate) struct Data {
     pub(crate) node: Arc<Node>,
-    pub(crate) router: Arc<Router>,
+    pub(crate) router: Router,
     _lock: DataLock,
 }
 
@@ -73,7 +75,8 @@ impl Data {
         })?;
         check_space(folder, config.store.free_octets_min)?;
         let engine_folder = folder.join("engine");
-        let engine = tokio::task::spawn_blocking(move || FjallEngine::open(engine_folder, FjallOptions::default()));
+        let engine =
+            tokio::task::spawn_blocking(move || FjallEngine::open(engine_folder, FjallOptions::default()));
         let engine = engine.await.map_err(|error| failed("the engine", &error))?;
         let engine: Arc<dyn Engine> = Arc::new(engine.map_err(|error| match &error {
             EngineError::Locked => Failure::new(Kind::InUse, &error),
@@ -86,7 +89,8 @@ impl Data {
             background: background.then_some(Duration::from_secs(1)),
             ..StoreOptions::default()
         };
-        let store = Store::open(options, Arc::clone(&engine), files).map_err(|error: OpenError| failed(folder.display(), &error))?;
+        let store = Store::open(options, Arc::clone(&engine), files)
+            .map_err(|error: OpenError| failed(folder.display(), &error))?;
         let directory = EmbeddedDirectory::open(engine, Arc::new(ThroughStore(store.clone())))
             .map_err(|error| failed("the directory", &error))?;
         match directory.add_domain(config.default_domain.clone()).await {
@@ -98,8 +102,11 @@ impl Data {
             let set = directory.set_default_domain(config.default_domain.clone()).await;
             set.map_err(|error| failed("the directory", &error))?;
         }
-        let admins: Vec<UserName> =
-            config.admins.iter().filter_map(|name| UserName::parse(name, &config.default_domain).ok()).collect();
+        let admins: Vec<UserName> = config
+            .admins
+            .iter()
+            .filter_map(|name| UserName::parse(name, &config.default_domain).ok())
+            .collect();
         let hasher = Hasher::new(HasherOptions::default()).map_err(|error| failed("passwords", &error))?;
         let authenticator = Arc::new(Authenticator::new(
             Arc::new(DirectoryAccounts { directory: directory.clone(), admins }),
@@ -107,7 +114,7 @@ impl Data {
             AuthenticatorOptions::new(&config.default_domain),
         ));
         let directory: Arc<dyn Directory> = Arc::new(directory);
-        let router = Arc::new(Router::new(Arc::clone(&directory), store.node(), Style::default()));
+        let router = Router::new(Arc::clone(&directory), store.node(), Style::default());
         let node = Arc::new(Node { config: config.clone(), store, directory, authenticator });
         Ok(Data { node, router, _lock: lock })
     }
@@ -160,7 +167,7 @@ fn bind(specs: &[String], unix_mode: u32) -> Result<Vec<Listener>, Failure> {
             Err(error) if is_missing_family(&error) && !listeners.is_empty() => {
                 tracing::info!(%error, "not listened to");
             }
-            Err(error) => return Err(failed(format!("cannot listen on {spec}"), &error)),
+            Err(error) => return Err(Failure::failed(with_causes(&error))),
         }
     }
     Ok(listeners)
@@ -168,7 +175,9 @@ fn bind(specs: &[String], unix_mode: u32) -> Result<Vec<Listener>, Failure> {
 
 fn is_missing_family(error: &rookery_net::BindError) -> bool {
     use std::io::ErrorKind;
-    let rookery_net::BindError::Refused { spec: ListenSpec::Tcp(address), source } = error else { return false };
+    let rookery_net::BindError::Refused { spec: ListenSpec::Tcp(address), source } = error else {
+        return false;
+    };
     address.is_ipv6()
         && (source.kind() == ErrorKind::AddrNotAvailable
             || rustix::io::Errno::from_io_error(source) == Some(rustix::io::Errno::AFNOSUPPORT))
@@ -184,7 +193,8 @@ fn make_tls(config: &Config, hostname: &str) -> Result<Option<Arc<ServerTls>>, F
     }
     let (cert, key) = if config.tls.cert.as_os_str().is_empty() {
         let names = [hostname.to_owned(), "localhost".to_owned()];
-        let made = rookery_net::tls::self_signed(&names, &config.data_dir).map_err(|error| failed("TLS", &error))?;
+        let made =
+            rookery_net::tls::self_signed(&names, &config.data_dir).map_err(|error| failed("TLS", &error))?;
         if made.newly_made {
             tracing::info!(cert = %made.cert.display(), "made a self-signed certificate; set [tls] cert and key for a real one");
         }
@@ -231,7 +241,8 @@ pub(crate) async fn run(
         lmtp: bind(&config.lmtp.listen, lmtp_mode)?,
         http: bind(&config.http.listen, 0o660)?,
     };
-    let socket = rookery_admin::socket::bind(&config.admin_socket()).map_err(|error| failed("the admin socket", &error))?;
+    let socket = rookery_admin::socket::bind(&config.admin_socket())
+        .map_err(|error| failed("the admin socket", &error))?;
     let places = Places {
         imap: locals(&bound.imap),
         imap_tls: locals(&bound.imap_tls),
@@ -247,7 +258,10 @@ pub(crate) async fn run(
     let imap = crate::imap::services(&data, &hostname, tls.as_deref())?;
     let reload = Reload { tls: tls.clone(), renewed: imap.renewer(tls.clone()) };
     let desk = Arc::new(Desk { node: Arc::clone(&node), reload: reload.clone(), heavy: Default::default() });
-    tasks.spawn(socket.serve(drain.clone(), move |request, replies| admin::answer(Arc::clone(&desk), request, replies)));
+    tasks
+        .spawn(socket.serve(drain.clone(), move |request, replies| {
+            admin::answer(Arc::clone(&desk), request, replies)
+        }));
     for (listeners, over_tls) in [(bound.imap, false), (bound.imap_tls, true)] {
         for listener in listeners {
             imap.spawn(&mut tasks, listener, over_tls, &gate, &drain);
@@ -269,8 +283,16 @@ pub(crate) async fn run(
             }
         });
     }
-    if let Some(tls) = &tls {
-        tasks.spawn(Arc::clone(tls).watch(TLS_WATCH, drain.clone()));
+    if tls.is_some() {
+        let (reload, drain) = (reload.clone(), drain.clone());
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = drain.draining() => return,
+                    () = tokio::time::sleep(TLS_WATCH) => reload.look(),
+                }
+            }
+        });
     }
     tell(&node, &places).await;
     notify("READY=1");
@@ -312,7 +334,7 @@ fn spawn_lmtp(
     drain: &Drain,
 ) -> Result<(), Failure> {
     let config = &data.node.config;
-    let house = rookery_lmtp::House::new(data.node.store.clone(), Arc::clone(&data.router));
+    let house = rookery_lmtp::House::new(data.node.store.clone(), Arc::new(data.router.clone()));
     let services = rookery_lmtp::Services::new(
         config.lmtp.clone(),
         hostname.to_owned(),

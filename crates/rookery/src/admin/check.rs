@@ -131,7 +131,8 @@ fn check_mailbox(mailbox: &Mailbox) -> (u64, u64, Vec<String>) {
         unseen += u64::from(!message.flags.contains(SystemFlags::SEEN));
         deleted += u64::from(message.flags.contains(SystemFlags::DELETED));
         if uid <= last || uid >= state.summary.uid_next {
-            faults.push(format!("UID {uid} stands after {last} and before UIDNEXT {}", state.summary.uid_next));
+            faults
+                .push(format!("UID {uid} stands after {last} and before UIDNEXT {}", state.summary.uid_next));
         }
         last = uid;
         if message.modseq > state.summary.highest_modseq {
@@ -146,7 +147,8 @@ fn check_mailbox(mailbox: &Mailbox) -> (u64, u64, Vec<String>) {
             Ok(read) if read == u64::from(message.size) => {}
             Ok(read) => faults.push(format!("UID {uid} has {read} octets and not {}", message.size)),
             // Expunged for good while we looked.
-            Err(StoreError::NoContent) if mailbox.now().messages.as_ref().is_some_and(|now| now.by_uid(message.uid).is_none()) => {}
+            Err(StoreError::NoContent)
+                if mailbox.now().messages.as_ref().is_some_and(|now| now.by_uid(message.uid).is_none()) => {}
             Err(error) => faults.push(format!("UID {uid}: {error}")),
         }
         if let Err(error) = account.facts(message.content)

@@ -17,9 +17,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{failed, mailboxes};
+use crate::import::Found;
 use crate::import::maildir::{self, MaildirFolder};
 use crate::import::mbox::Mbox;
-use crate::import::Found;
 use crate::node::Node;
 
 /// Messages stored at once.
@@ -95,7 +95,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 fn target(into: Option<&str>) -> Result<MailboxPath, Failed> {
     match into {
         None => Ok(MailboxPath::inbox()),
-        Some(name) => MailboxPath::new(name).map_err(|error| Failed::new("usage", format!("'{name}': {error}"))),
+        Some(name) => {
+            MailboxPath::new(name).map_err(|error| Failed::new("usage", format!("'{name}': {error}")))
+        }
     }
 }
 
@@ -114,10 +116,8 @@ pub(super) async fn maildir(node: &Node, args: Args, replies: &Replies) -> Resul
         let text = format!("{} is no Maildir: it has no folder 'cur' or 'new'", args.path.display());
         return Err(Failed::new("usage", text));
     }
-    let mut tally = Tally {
-        total: Some(folders.iter().map(|(files, _)| files.len() as u64).sum()),
-        ..Tally::default()
-    };
+    let mut tally =
+        Tally { total: Some(folders.iter().map(|(files, _)| files.len() as u64).sum()), ..Tally::default() };
     complaints.into_iter().for_each(|text| tally.complain(text));
     for (files, MaildirFolder { path, folder }) in folders {
         let octets_max = node.config.store.message_octets_max;
@@ -243,7 +243,12 @@ async fn fill(
 async fn known(account: &Account, mailbox: MailboxId) -> Result<HashSet<ContentId>, Failed> {
     let opened = account.open(mailbox).await.map_err(|error| failed(&error))?;
     let state = opened.now();
-    Ok(state.messages.iter().flat_map(|messages| messages.iter()).map(|(_, message)| message.content).collect())
+    Ok(state
+        .messages
+        .iter()
+        .flat_map(|messages| messages.iter())
+        .map(|(_, message)| message.content)
+        .collect())
 }
 
 struct Reader<F> {

@@ -17,6 +17,15 @@ use crate::reload::Reload;
 
 pub(crate) use check::{Report, check};
 
+/// Makes a mailbox for a user, who is subscribed to it.
+pub(crate) async fn make_mailbox(
+    account: &rookery_store::Account,
+    user: &rookery_types::UserName,
+    path: &rookery_types::MailboxPath,
+) -> Result<rookery_types::MailboxId, Failed> {
+    mailboxes::make(account, user, path, Vec::new()).await
+}
+
 /// What every verb may use.
 pub(crate) struct Desk {
     pub(crate) node: Arc<Node>,
@@ -32,7 +41,9 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
     let node = &desk.node;
     match verb.as_str() {
         "status" => status(node).await,
-        "reload" => desk.reload.run().map(|text| json!({"text": text})).map_err(|error| Failed::new("failed", error)),
+        "reload" => {
+            desk.reload.run().map(|text| json!({"text": text})).map_err(|error| Failed::new("failed", error))
+        }
         "user.add" => users::add(node, parse(args)?).await,
         "user.list" => users::list(node, &replies).await,
         "user.passwd" => users::passwd(node, parse(args)?).await,

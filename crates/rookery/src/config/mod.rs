@@ -47,7 +47,8 @@ const PLACES: [&str; 2] = ["rookery.toml", "/etc/rookery/rookery.toml"];
 /// Finds and reads the configuration: `named`, or $ROOKERY_CONFIG, or `./rookery.toml`, or
 /// `/etc/rookery/rookery.toml`, or the defaults.
 pub(crate) fn load(named: Option<&Path>) -> Result<Loaded, ConfigError> {
-    let from_environment = || std::env::var_os("ROOKERY_CONFIG").filter(|text| !text.is_empty()).map(PathBuf::from);
+    let from_environment =
+        || std::env::var_os("ROOKERY_CONFIG").filter(|text| !text.is_empty()).map(PathBuf::from);
     let found = || PLACES.iter().map(PathBuf::from).find(|place| place.exists());
     match named.map(Path::to_path_buf).or_else(from_environment).or_else(found) {
         Some(file) => load_file(&file),
@@ -59,7 +60,7 @@ pub(crate) fn load(named: Option<&Path>) -> Result<Loaded, ConfigError> {
 pub(crate) fn load_file(file: &Path) -> Result<Loaded, ConfigError> {
     let text = std::fs::read_to_string(file)
         .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
-    let (config, lines) = read::read(&text)
-        .map_err(|faults| ConfigError::Faults(Faults { file: file.to_owned(), faults }))?;
+    let (config, lines) =
+        read::read(&text).map_err(|faults| ConfigError::Faults(Faults { file: file.to_owned(), faults }))?;
     Ok(Loaded { config, file: Some(file.to_owned()), lines })
 }

@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn values_are_checked_and_placed() {
-        let found = faults("default_domain = \"a b\"\n\n[imap]\nlisten = [\"nowhere\"]\n[tls]\ncert = \"x\"\n");
+        let found =
+            faults("default_domain = \"a b\"\n\n[imap]\nlisten = [\"nowhere\"]\n[tls]\ncert = \"x\"\n");
         assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 4, 6], "{found:?}");
         assert_eq!(faults("a = [").len(), 1);
         assert_eq!(faults("imap = 1")[0].1, "'imap' is a section: write [imap]");

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,9 @@ pub(crate) struct ImapSection {
     pub listen: Vec<String>,
     /// Where to listen with TLS from the first octet.
     pub listen_tls: Vec<String>,
+    /// What sessions may do.
+    #[serde(flatten)]
+    pub sessions: ImapConfig,
 }
 
 /// HTTP: where to listen.
@@ -147,7 +151,11 @@ fn on_loopback(port: u16) -> Vec<String> {
 
 impl Default for ImapSection {
     fn default() -> ImapSection {
-        ImapSection { listen: on_loopback(1143), listen_tls: on_loopback(1993) }
+        ImapSection {
+            listen: on_loopback(1143),
+            listen_tls: on_loopback(1993),
+            sessions: ImapConfig::default(),
+        }
     }
 }
 
@@ -204,8 +212,11 @@ impl Config {
         if self.data_dir.as_os_str().is_empty() {
             fault("data_dir", "must name a folder".to_owned());
         }
-        let listens =
-            [("imap.listen", &self.imap.listen), ("imap.listen_tls", &self.imap.listen_tls), ("http.listen", &self.http.listen)];
+        let listens = [
+            ("imap.listen", &self.imap.listen),
+            ("imap.listen_tls", &self.imap.listen_tls),
+            ("http.listen", &self.http.listen),
+        ];
         for (name, list) in listens {
             for text in list {
                 if let Err(error) = text.parse::<rookery_net::ListenSpec>() {
@@ -263,7 +274,9 @@ impl Config {
 
 impl AccountsSection {
     /// The mailboxes with their uses. Err: what is wrong.
-    pub(crate) fn parsed(&self) -> Result<Vec<(rookery_types::MailboxPath, Vec<rookery_types::SpecialUse>)>, String> {
+    pub(crate) fn parsed(
+        &self,
+    ) -> Result<Vec<(rookery_types::MailboxPath, Vec<rookery_types::SpecialUse>)>, String> {
         use rookery_types::{MailboxPath, SpecialUse};
         let mut mailboxes = Vec::new();
         for text in &self.mailboxes {

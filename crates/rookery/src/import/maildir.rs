@@ -63,7 +63,9 @@ pub(crate) fn mailboxes(root: &Path, into: &MailboxPath) -> io::Result<(Vec<Mail
                     false => MailboxPath::new(&format!("{into}/{whole}")),
                 };
                 match target {
-                    Ok(path) if found.len() < MAILBOXES_MAX => found.push(MaildirFolder { path, folder: below.clone() }),
+                    Ok(path) if found.len() < MAILBOXES_MAX => {
+                        found.push(MaildirFolder { path, folder: below.clone() })
+                    }
                     Ok(_) => complaints.push(format!("{}: too many mailboxes", below.display())),
                     Err(error) => complaints.push(format!("{}: {error}", below.display())),
                 }
@@ -94,7 +96,8 @@ pub(crate) fn messages(folder: &Path) -> io::Result<Vec<PathBuf>> {
             Ok(entries) => {
                 for entry in entries {
                     let entry = entry?;
-                    if entry.file_type()?.is_file() && !entry.file_name().as_encoded_bytes().starts_with(b".") {
+                    if entry.file_type()?.is_file() && !entry.file_name().as_encoded_bytes().starts_with(b".")
+                    {
                         files.push(entry.path());
                     }
                 }
@@ -156,7 +159,8 @@ fn flags_of(letters: &str, table: &[(u8, Keyword)]) -> (SystemFlags, Vec<Keyword
             b'T' => flags = flags | SystemFlags::DELETED,
             b'D' => flags = flags | SystemFlags::DRAFT,
             b'P' => keywords.extend(Keyword::new("$Forwarded")),
-            _ => keywords.extend(table.iter().find(|(known, _)| *known == letter).map(|(_, name)| name.clone())),
+            _ => keywords
+                .extend(table.iter().find(|(known, _)| *known == letter).map(|(_, name)| name.clone())),
         }
     }
     keywords.dedup();
@@ -197,11 +201,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         make(dir.path(), &[""]);
         fs::write(dir.path().join("dovecot-keywords"), "0 Work\n1 $Junk\n").unwrap();
-        for (name, text) in [("cur/20.b:2,FRSab", "B\n\nx\n"), ("cur/3.a:2,PTD", "A\r\n"), ("new/100.c", "C")] {
+        for (name, text) in [("cur/20.b:2,FRSab", "B\n\nx\n"), ("cur/3.a:2,PTD", "A\r\n"), ("new/100.c", "C")]
+        {
             fs::write(dir.path().join(name), text).unwrap();
         }
         let time = UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
-        fs::File::options().write(true).open(dir.path().join("new/100.c")).unwrap().set_modified(time).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(dir.path().join("new/100.c"))
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
         let table = keyword_table(dir.path());
         let files = messages(dir.path()).unwrap();
         let found: Vec<Found> = files.iter().map(|file| read(file, &table, 1000).unwrap()).collect();

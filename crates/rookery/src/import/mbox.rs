@@ -61,7 +61,8 @@ impl<R: BufRead> Mbox<R> {
         let mut after_empty_line = false;
         let mut line_start = true;
         while self.next_line()? > 0 {
-            if line_start && after_empty_line
+            if line_start
+                && after_empty_line
                 && let Some(date) = separator(&self.line)
             {
                 self.date = Some(date);
@@ -114,7 +115,8 @@ fn asctime(text: &str) -> Option<InternalDate> {
     let (month, day) = (words.get(at.checked_sub(2)?)?, words.get(at.checked_sub(1)?)?);
     let month = MONTHS.iter().find(|name| name.eq_ignore_ascii_case(month))?;
     let behind = words.get(at + 1..)?;
-    let year = behind.iter().find(|word| word.len() == 4 && word.bytes().all(|octet| octet.is_ascii_digit()))?;
+    let year =
+        behind.iter().find(|word| word.len() == 4 && word.bytes().all(|octet| octet.is_ascii_digit()))?;
     let zone = behind
         .iter()
         .find(|word| word.len() == 5 && word.starts_with(['+', '-']))
@@ -141,7 +143,8 @@ fn without_status(message: &[u8]) -> (Vec<u8>, SystemFlags, Vec<Keyword>) {
         let continued = line.starts_with(b" ") || line.starts_with(b"\t");
         if !continued {
             let field = line.split(|octet| *octet == b':').next().unwrap_or_default();
-            let value = String::from_utf8_lossy(line.get(field.len() + 1..).unwrap_or_default()).trim().to_owned();
+            let value =
+                String::from_utf8_lossy(line.get(field.len() + 1..).unwrap_or_default()).trim().to_owned();
             taken_out = true;
             if field.eq_ignore_ascii_case(b"Status") {
                 if value.contains('R') {
@@ -193,7 +196,10 @@ mod tests {
         let found = all(text);
         assert_eq!(found.len(), 2);
         let first = String::from_utf8(found[0].octets.clone()).unwrap();
-        assert_eq!(first, "Subject: one\r\n\r\nFrom here on it is text.\r\nFrom the quoted\r\n>From twice\r\n\r\nFrom nobody knows\r\n");
+        assert_eq!(
+            first,
+            "Subject: one\r\n\r\nFrom here on it is text.\r\nFrom the quoted\r\n>From twice\r\n\r\nFrom nobody knows\r\n"
+        );
         assert_eq!(found[0].flags, SystemFlags::SEEN | SystemFlags::ANSWERED | SystemFlags::FLAGGED);
         assert_eq!(found[0].keywords, [Keyword::new("Work").unwrap()]);
         assert_eq!(found[0].date.to_string(), "23-Nov-2026 22:18:09 +0000");
@@ -205,7 +211,10 @@ mod tests {
     fn odd_files() {
         assert!(all("").is_empty());
         assert!(Mbox::new(&b"Subject: x\n\n"[..], 99).next().is_err());
-        let mut mbox = Mbox::new(&b"From a Mon Nov 23 22:18:09 2026\nxxxxxxxxxx\n\nFrom a Mon Nov 23 22:18:09 2026\ny\n"[..], 5);
+        let mut mbox = Mbox::new(
+            &b"From a Mon Nov 23 22:18:09 2026\nxxxxxxxxxx\n\nFrom a Mon Nov 23 22:18:09 2026\ny\n"[..],
+            5,
+        );
         assert!(mbox.next().unwrap().unwrap().is_err());
         assert_eq!(mbox.next().unwrap().unwrap().unwrap().octets, b"y\r\n");
         assert!(mbox.next().unwrap().is_none());

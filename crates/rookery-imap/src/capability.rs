@@ -1,0 +1,64 @@
+//! What is advertised, and when.
+
+use crate::services::Services;
+use crate::session::State;
+use crate::wire::Wire;
+use std::borrow::Cow;
+
+/// What can be said of a server at any time.
+const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "SASL-IR", "LITERAL+", "ID", "ENABLE"];
+
+/// What a user who has logged in has besides.
+const LOGGED_IN: [&str; 21] = [
+    "IDLE",
+    "NAMESPACE",
+    "CHILDREN",
+    "UNSELECT",
+    "UIDPLUS",
+    "MOVE",
+    "CONDSTORE",
+    "QRESYNC",
+    "ESEARCH",
+    "SEARCHRES",
+    "LIST-EXTENDED",
+    "LIST-STATUS",
+    "LIST-MYRIGHTS",
+    "SPECIAL-USE",
+    "CREATE-SPECIAL-USE",
+    "STATUS=SIZE",
+    "OBJECTID",
+    "SAVEDATE",
+    "WITHIN",
+    "MULTIAPPEND",
+    "APPENDLIMIT",
+];
+
+/// Whether a password may come over this connection as it is.
+pub(crate) fn password_allowed(services: &Services, wire: &Wire) -> bool {
+    let peer = wire.connection.peer();
+    wire.connection.is_tls()
+        || peer.is_loopback()
+        || services.config.plaintext_login
+        || services.trusted.contains(peer)
+}
+
+/// The capabilities of a session in its state.
+pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<'static, str>> {
+    let mut names: Vec<Cow<'static, str>> = ALWAYS.iter().map(|name| Cow::Borrowed(*name)).collect();
+    match state {
+        State::NotAuthenticated | State::Logout => {
+            if services.tls.is_some() && !wire.connection.is_tls() {
+                names.push("STARTTLS".into());
+            }
+            names.push(if password_allowed(services, wire) { "AUTH=PLAIN" } else { "LOGINDISABLED" }.into());
+        }
+        State::Authenticated(_) | State::Selected(..) => {
+            let names_of_user = LOGGED_IN.iter().map(|name| match *name {
+                "APPENDLIMIT" => Cow::Owned(format!("APPENDLIMIT={}", services.config.message_octets_max)),
+                name => Cow::Borrowed(name),
+            });
+            names.extend(names_of_user);
+        }
+    }
+    names
+}

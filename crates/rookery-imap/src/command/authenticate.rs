@@ -1,0 +1,127 @@
+//! LOGIN and AUTHENTICATE (RFC 9051 §6.2.2, §6.2.3).
+//!
+//! Invariants:
+//! - A password is refused, unread, where it came in the clear and may not (RFC 9051 §11.1).
+//! - Nothing here is logged but what the authenticator logs.
+
+use super::Context;
+use crate::answer::{Answer, Failure};
+use crate::capability;
+use crate::names::{self, Names};
+use crate::services::Services;
+use crate::session::{Enabled, State, User};
+use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use rookery_auth::{Attempt, AuthError, Credentials, Mechanism, Step};
+use rookery_codec::imap::server::Decoded;
+use rookery_codec::imap::{Code, Response, Secret};
+use rookery_types::{AccountName, UserName};
+use std::sync::Arc;
+
+type LoggedIn = Result<(Box<User>, Answer), Failure>;
+
+/// LOGIN: a user's name and password as they are.
+pub(crate) async fn login(context: Context<'_>, user: Bytes, password: Secret) -> LoggedIn {
+    private(context.services, context.wire)?;
+    let Ok(name) = std::str::from_utf8(&user) else { return Err(wrong().into()) };
+    let attempt = Attempt {
+        authzid: "",
+        authcid: name,
+        password: password.as_bytes(),
+        ip: context.wire.connection.peer().ip(),
+        protocol: "imap",
+    };
+    check(context.services, context.wire, attempt, "LOGIN completed").await
+}
+
+/// AUTHENTICATE: a SASL mechanism, line by line in base64.
+pub(crate) async fn authenticate(context: Context<'_>, mechanism: &str, initial: Option<Secret>) -> LoggedIn {
+    private(context.services, context.wire)?;
+    let Some(mut sasl) = Mechanism::new(mechanism) else {
+        return Err(Answer::no(Code::Cannot, "No such authentication mechanism").into());
+    };
+    let mut step = sasl.start(initial.as_ref().map(Secret::as_bytes));
+    let Credentials { authzid, authcid, password } = loop {
+        match step {
+            Step::Continue(challenge) => {
+                let response = challenge_client(context.wire, challenge).await?;
+                step = sasl.step(&response);
+            }
+            Step::Credentials(credentials) => break credentials,
+            Step::Fail => return Err(wrong().into()),
+        }
+    };
+    let attempt = Attempt {
+        authzid: &authzid,
+        authcid: &authcid,
+        password: password.as_bytes(),
+        ip: context.wire.connection.peer().ip(),
+        protocol: "imap",
+    };
+    check(context.services, context.wire, attempt, "AUTHENTICATE completed").await
+}
+
+/// Sends a challenge and reads the client's answer to it.
+async fn challenge_client(wire: &mut Wire, challenge: &[u8]) -> Result<Vec<u8>, Failure> {
+    wire.decoder.expect_line(LINE_OCTETS_MAX);
+    wire.put(&Response::Continue(STANDARD.encode(challenge).into()));
+    match wire.next().await? {
+        Decoded::Line(line) if &line[..] == b"*" => Err(Answer::bad("AUTHENTICATE cancelled").into()),
+        Decoded::Line(line) => STANDARD.decode(&line).map_err(|_| Answer::bad("That is no base64").into()),
+        _ => Err(closed()),
+    }
+}
+
+fn private(services: &Services, wire: &Wire) -> Result<(), Failure> {
+    match capability::password_allowed(services, wire) {
+        true => Ok(()),
+        false => Err(Answer::no(Code::PrivacyRequired, "Passwords are taken under TLS only").into()),
+    }
+}
+
+fn wrong() -> Answer {
+    Answer::no(Code::AuthenticationFailed, "The user or the password is wrong")
+}
+
+fn unavailable() -> Answer {
+    Answer::no(Code::Unavailable, "Logins are not possible at the moment")
+}
+
+async fn check(services: &Arc<Services>, wire: &Wire, attempt: Attempt<'_>, text: &'static str) -> LoggedIn {
+    let login = services.authenticator.login(attempt).await.map_err(|error| match error {
+        AuthError::Invalid => wrong(),
+        AuthError::NotAuthorized => Answer::no(Code::AuthorizationFailed, "You may not act as that user"),
+        AuthError::Suspended => Answer::no(Code::AuthorizationFailed, "The account is closed at the moment"),
+        AuthError::Throttled | AuthError::Unavailable => unavailable(),
+    })?;
+    let user = Box::new(enter(services, login.user).await?);
+    let state = State::Authenticated(user);
+    // What can be done now is said at once, which saves the client a round trip.
+    let names = capability::names(services, &state, wire);
+    match state {
+        State::Authenticated(user) => Ok((user, Answer::ok_code(Code::Capability(names), text))),
+        _ => Err(Answer::server_fault().into()),
+    }
+}
+
+/// Opens the account of someone who has proved who they are.
+async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure> {
+    let account =
+        names::account_of(services, &AccountName::User(name.clone())).await?.ok_or_else(unavailable)?;
+    let max = services.config.sessions_per_account_max;
+    let Some(slot) = services.sessions.enter(account.id(), max) else {
+        return Err(Answer::no(Code::Limit, "This account has too many sessions").into());
+    };
+    let names = Names::new(services.router.names_of(&name));
+    Ok(User {
+        services: services.clone(),
+        name,
+        groups: Vec::new(),
+        account,
+        names,
+        enabled: Enabled::default(),
+        _slot: slot,
+    })
+}

@@ -1,0 +1,86 @@
+//! COPY and MOVE (RFC 9051 §6.4.7, §6.4.8), with COPYUID (RFC 4315 §3).
+
+use super::{Outcome, select};
+use crate::answer::{Answer, Failure, no_permission};
+use crate::names::Found;
+use crate::session::{Selected, User};
+use crate::tell;
+use crate::wire::Wire;
+use rookery_codec::imap::{Code, MessageSet, Response, WireName};
+use rookery_store::Copied;
+use rookery_types::Rights;
+
+/// Copies messages to another mailbox.
+pub(crate) async fn copy(
+    user: &User,
+    selected: &Selected,
+    set: &MessageSet,
+    uid: bool,
+    name: &WireName,
+) -> Outcome {
+    let uids = selected.resolve_uids(set, uid)?;
+    let target = target(user, name).await?;
+    if uids.is_empty() {
+        return Ok(Answer::ok("No messages to copy"));
+    }
+    let copied = selected.mailbox.copy(&uids, &target.account, target.id).await?;
+    Ok(match copy_uid(&copied) {
+        Some(code) => Answer::ok_code(code, "COPY completed"),
+        None => Answer::no(Code::ExpungeIssued, "The messages are gone"),
+    })
+}
+
+/// Moves messages to another mailbox. COPYUID comes before the EXPUNGEs, untagged (RFC 6851 §4.3).
+pub(crate) async fn r#move(
+    wire: &mut Wire,
+    user: &User,
+    selected: &mut Selected,
+    set: &MessageSet,
+    uid: bool,
+    name: &WireName,
+) -> Outcome {
+    let rights = selected.writable(user, &[Rights::DELETE_MESSAGES])?;
+    if !rights.contains(Rights::EXPUNGE) {
+        return Err(no_permission().into());
+    }
+    let uids = selected.resolve_uids(set, uid)?;
+    let target = target(user, name).await?;
+    if uids.is_empty() {
+        return Ok(Answer::ok("No messages to move"));
+    }
+    let moved = selected.mailbox.r#move(&uids, &target.account, target.id).await?;
+    let Some(code) = copy_uid(&moved) else {
+        return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
+    };
+    wire.put(&Response::ok_code(code, "These moved"));
+    tell::checkpoint(wire, user, selected, true).await?;
+    Ok(match user.enabled.qresync {
+        true => Answer::ok_code(select::highest_modseq(selected), "MOVE completed"),
+        false => Answer::ok("MOVE completed"),
+    })
+}
+
+/// The mailbox that takes the messages; `[TRYCREATE]` if it could be made (RFC 9051 §6.4.7).
+pub(super) async fn target(user: &User, name: &WireName) -> Result<Found, Failure> {
+    let found = match user.find(name).await {
+        Err(Failure::Refused(answer)) if answer.code == Some(Code::NonExistent) => {
+            return Err(match user.may_create(name).await {
+                true => Answer::no(Code::TryCreate, "No such mailbox; it could be created").into(),
+                false => Failure::Refused(answer),
+            });
+        }
+        found => found?,
+    };
+    match found.rights.contains(Rights::INSERT) {
+        true => Ok(found),
+        false => Err(no_permission().into()),
+    }
+}
+
+fn copy_uid(copied: &Copied) -> Option<Code> {
+    (!copied.from.is_empty()).then(|| Code::CopyUid {
+        uid_validity: copied.uid_validity,
+        from: copied.from.iter().copied().collect(),
+        to: copied.to.iter().copied().collect(),
+    })
+}

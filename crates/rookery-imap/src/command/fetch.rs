@@ -1,0 +1,231 @@
+//! FETCH (RFC 9051 §6.4.5), with CHANGEDSINCE and VANISHED (RFC 7162 §3.1.4, §3.2.6).
+
+use super::Outcome;
+use crate::answer::{Answer, Failure, blocking};
+use crate::fetch::{Job, Piece, Plan, Rendered, Source, render, render_from_memory};
+use crate::session::{Selected, User};
+use crate::tell;
+use crate::wire::Wire;
+use rookery_codec::imap::command::{Fetch, FetchItem};
+use rookery_codec::imap::{Code, MessageSet, Response};
+use rookery_store::{FlagChange, FlagList, MailboxState, Message, Messages};
+use rookery_types::{ContentId, Rights, SeqNum, SystemFlags, UidSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// About how many octets one batch has.
+const BATCH_OCTETS: usize = 256 << 10;
+/// Messages in one batch.
+const BATCH_MESSAGES: usize = 512;
+/// Octets of a large body that are read at once.
+const STREAM_OCTETS: u64 = 256 << 10;
+
+/// Answers with what is asked of messages.
+pub(crate) async fn fetch(
+    wire: &mut Wire,
+    user: &mut User,
+    selected: &mut Selected,
+    fetch: Fetch,
+) -> Outcome {
+    if fetch.vanished && !user.enabled.qresync {
+        return Err(Answer::bad("ENABLE QRESYNC comes first").into());
+    }
+    let places = selected.resolve(&fetch.set, fetch.uid)?;
+    if fetch.changed_since.is_some() || fetch.items.contains(&FetchItem::ModSeq) {
+        user.enabled.condstore = true;
+    }
+    if let (true, Some(since)) = (fetch.vanished, fetch.changed_since) {
+        vanished(wire, selected, &fetch.set, since).await?;
+    }
+    let plan = Plan::new(fetch.items, fetch.uid, fetch.changed_since.is_some());
+    let (state, newest) = selected.now();
+    let since = fetch.changed_since.unwrap_or(0);
+    if plan.source == Source::Memory {
+        let job = job(user, selected, &state, Arc::new(plan), Vec::new());
+        for (seq, message) in selected.view.at(&places, &newest) {
+            if message.modseq.get() > since {
+                render_from_memory(&job, seq, message, wire.connection.out());
+                wire.flush_if_full().await?;
+            }
+        }
+        return Ok(Answer::ok("FETCH completed"));
+    }
+    let sees = plan.sees && !selected.read_only && selected.rights(user).contains(Rights::SEEN);
+    let mut fetching = Fetching { wire, user, selected, plan: Arc::new(plan), failed: 0, unknown_cte: false };
+    fetching.all(&places, &newest, &state, since, sees).await?;
+    Ok(match fetching {
+        Fetching { failed: 1.., .. } => {
+            let mut answer =
+                Answer::no(Code::ServerBug, "Some messages cannot be read; the operator was told");
+            answer.fault = true;
+            answer
+        }
+        Fetching { unknown_cte: true, .. } => Answer::no(Code::UnknownCte, "A part has an unknown encoding"),
+        _ => Answer::ok("FETCH completed"),
+    })
+}
+
+fn job(
+    user: &User,
+    selected: &Selected,
+    state: &MailboxState,
+    plan: Arc<Plan>,
+    messages: Vec<(SeqNum, Message)>,
+) -> Job {
+    Job {
+        account: selected.mailbox.account().clone(),
+        plan,
+        keywords: state.settings.keywords.clone(),
+        recent: (!user.enabled.rev2).then(|| selected.view.recent().clone()),
+        messages,
+    }
+}
+
+/// VANISHED (EARLIER): what is gone of the client's UIDs since a modseq.
+async fn vanished(wire: &mut Wire, selected: &Selected, set: &MessageSet, since: u64) -> Result<(), Failure> {
+    let asked = match set {
+        MessageSet::Saved => selected.saved.clone(),
+        MessageSet::Set(set) => set.resolve(selected.mailbox.now().summary.uid_next.saturating_sub(1)),
+    };
+    let mailbox = selected.mailbox.clone();
+    let remembered = blocking(move || mailbox.vanished_since(since)).await??;
+    let last = selected.mailbox.now().summary.uid_next.saturating_sub(1);
+    let gone = remembered.unwrap_or_else(|| UidSet::range(1, last));
+    let uids = gone.intersection(&asked).difference(&tell::uids_of(&selected.view));
+    if !uids.is_empty() {
+        wire.put(&Response::Vanished { earlier: true, uids });
+    }
+    Ok(())
+}
+
+/// A FETCH that needs records or content.
+struct Fetching<'a> {
+    wire: &'a mut Wire,
+    user: &'a User,
+    selected: &'a mut Selected,
+    plan: Arc<Plan>,
+    failed: usize,
+    unknown_cte: bool,
+}
+
+impl Fetching<'_> {
+    /// All messages, batch by batch: while one is sent, the next is read.
+    async fn all(
+        &mut self,
+        places: &[Range<usize>],
+        newest: &Messages,
+        state: &MailboxState,
+        since: u64,
+        sees: bool,
+    ) -> Result<(), Failure> {
+        let mut cursor = Cursor { places: places.to_vec(), next: 0 };
+        loop {
+            let batch = cursor.batch(self.selected, newest, &self.plan, since);
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let job = match sees {
+                true => self.see(batch, state).await?,
+                false => job(self.user, self.selected, state, self.plan.clone(), batch),
+            };
+            let rendered = blocking(move || render(&job));
+            // What is waiting goes out while the next batch is read.
+            let (sent, rendered) = tokio::join!(self.wire.flush(), rendered);
+            sent?;
+            self.send(rendered?).await?;
+        }
+    }
+
+    /// Sets \Seen on the messages of a batch that have it not; these then tell their flags as well.
+    async fn see(&mut self, mut batch: Vec<(SeqNum, Message)>, state: &MailboxState) -> Result<Job, Failure> {
+        let unseen: UidSet =
+            batch.iter().filter(|(_, m)| !m.flags.contains(SystemFlags::SEEN)).map(|(_, m)| m.uid).collect();
+        if unseen.is_empty() {
+            return Ok(job(self.user, self.selected, state, self.plan.clone(), batch));
+        }
+        let change = FlagChange::Add(FlagList { flags: SystemFlags::SEEN, keywords: Vec::new() });
+        let stored = self.selected.mailbox.store_flags(&unseen, change, None).await?;
+        let (state, newest) = self.selected.now();
+        for (_, message) in &mut batch {
+            if let Some((_, fresh)) = newest.by_uid(message.uid) {
+                *message = fresh.clone();
+            }
+        }
+        self.selected.view.note_told(stored.changed, &state);
+        let mut plan = self.plan.with_flags();
+        if self.user.enabled.condstore && !plan.items.contains(&FetchItem::ModSeq) {
+            plan.items.push(FetchItem::ModSeq);
+        }
+        Ok(job(self.user, self.selected, &state, Arc::new(plan), batch))
+    }
+
+    async fn send(&mut self, rendered: Rendered) -> Result<(), Failure> {
+        self.failed += rendered.failed;
+        self.unknown_cte |= rendered.unknown_cte;
+        for piece in rendered.pieces {
+            match piece {
+                Piece::Octets(octets) => self.wire.connection.push_body(octets),
+                Piece::Body { content, range } => self.stream(content, range).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a large body piece by piece. Its length was announced: if it cannot be read to the end, nothing
+    /// sensible can be sent any more and the connection has to go.
+    async fn stream(&mut self, content: ContentId, range: Range<u64>) -> Result<(), Failure> {
+        let mut from = range.start;
+        while from < range.end {
+            let octets = (range.end - from).min(STREAM_OCTETS);
+            let wanted = usize::try_from(octets).unwrap_or(0);
+            let account = self.selected.mailbox.account().clone();
+            let read = blocking(move || account.read_part(content, from, wanted));
+            let (sent, read) = tokio::join!(self.wire.flush(), read);
+            sent?;
+            match read? {
+                Ok(body) if body.len() == wanted => self.wire.connection.push_body(body),
+                other => {
+                    tracing::error!(error = ?other.err(), "a message could not be read to its end");
+                    return Err(crate::wire::closed());
+                }
+            }
+            from += octets;
+        }
+        Ok(())
+    }
+}
+
+/// How far a FETCH has got.
+struct Cursor {
+    places: Vec<Range<usize>>,
+    next: usize,
+}
+
+impl Cursor {
+    /// The next messages, as many as make a batch.
+    fn batch(
+        &mut self,
+        selected: &Selected,
+        newest: &Messages,
+        plan: &Plan,
+        since: u64,
+    ) -> Vec<(SeqNum, Message)> {
+        let mut batch = Vec::new();
+        let mut octets = 0;
+        while let Some(range) = self.places.get_mut(self.next) {
+            let here = [range.clone()];
+            for (seq, message) in selected.view.at(&here, newest) {
+                if octets >= BATCH_OCTETS || batch.len() >= BATCH_MESSAGES {
+                    return batch;
+                }
+                range.start += 1;
+                if message.modseq.get() > since {
+                    octets += plan.octets(message.size);
+                    batch.push((seq, message.clone()));
+                }
+            }
+            self.next += 1;
+        }
+        batch
+    }
+}

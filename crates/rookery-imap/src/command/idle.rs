@@ -1,0 +1,113 @@
+//! IDLE (RFC 2177, RFC 9051 §6.3.13).
+//!
+//! Invariant: the future that waits owns no buffer and little else; tens of thousands of it wait at once.
+
+use super::Outcome;
+use crate::answer::{Answer, Failure};
+use crate::measure::Idling;
+use crate::session::{Selected, User};
+use crate::tell;
+use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
+use rookery_codec::imap::server::Decoded;
+use rookery_codec::imap::{Condition, Response};
+use rookery_net::{DrainGuard, IoError};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Why the wait is over.
+enum Woken {
+    Client(bool),
+    Changed,
+    Still,
+    Draining,
+}
+
+/// Tells changes as they come, until the client says DONE. An answer with `Bye` means that the server ends.
+pub(crate) async fn idle(
+    wire: &mut Wire,
+    user: &User,
+    mut selected: Option<&mut Selected>,
+    drain: &DrainGuard,
+) -> Outcome {
+    let mut changed = selected.as_ref().map(|selected| selected.mailbox.changed());
+    wire.put(&Response::Continue("idling".into()));
+    wire.decoder.expect_line(LINE_OCTETS_MAX);
+    let _idling = Idling::new();
+    let config = &user.services.config;
+    let last_octet = Instant::now();
+    loop {
+        if let Some(selected) = selected.as_deref_mut() {
+            if let Some(changed) = &mut changed {
+                changed.borrow_and_update();
+            }
+            Box::pin(tell::checkpoint(wire, user, selected, true)).await?;
+        }
+        match wire.decoder.next() {
+            Decoded::NeedMore => {}
+            Decoded::Line(line) if line.eq_ignore_ascii_case(b"DONE") => {
+                return Ok(Answer::ok("IDLE completed"));
+            }
+            Decoded::Line(_) => return Ok(Answer::bad("DONE was expected")),
+            _ => return Err(closed()),
+        }
+        wire.flush().await?;
+        match wait(wire, &mut changed, drain, config.still_here(), config.idle_timeout()).await? {
+            Woken::Client(true) => {}
+            Woken::Client(false) => return Err(closed()),
+            Woken::Changed => {}
+            Woken::Still if last_octet.elapsed() >= config.idle_timeout() => {
+                return Err(Failure::Gone(IoError::Idle));
+            }
+            Woken::Still => wire.put(&Response::untagged(Condition::Ok, "Still here")),
+            Woken::Draining => {
+                let mut answer = Answer::ok("");
+                answer.condition = Condition::Bye;
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+async fn wait(
+    wire: &mut Wire,
+    changed: &mut Option<watch::Receiver<u64>>,
+    drain: &DrainGuard,
+    still_here: std::time::Duration,
+    silence_max: std::time::Duration,
+) -> Result<Woken, Failure> {
+    let change = async {
+        let came = match changed {
+            Some(changed) => changed.changed().await.is_ok(),
+            None => false,
+        };
+        if !came {
+            // Nothing is selected, or a mailbox that will never change again.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = drain.draining() => Ok(Woken::Draining),
+        () = change => Ok(Woken::Changed),
+        () = tokio::time::sleep(still_here) => Ok(Woken::Still),
+        read = wire.read(silence_max) => Ok(Woken::Client(read?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn octets_of<'a, F: Future>(
+        _: impl FnOnce(&'a mut Wire, &'a User, Option<&'a mut Selected>, &'a DrainGuard) -> F,
+    ) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_that_waits_is_small() {
+        let octets = octets_of(|wire, user, selected, drain| idle(wire, user, selected, drain));
+        assert!(octets < 2048, "{octets}");
+        assert!(std::mem::size_of::<User>() + std::mem::size_of::<Selected>() < 1024);
+    }
+}

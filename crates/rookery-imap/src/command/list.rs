@@ -1,0 +1,229 @@
+//! LIST in both its forms (RFC 9051 §6.3.9, RFC 5258), with SPECIAL-USE (RFC 6154), STATUS (RFC 5819) and
+//! MYRIGHTS (RFC 8440).
+//!
+//! What can be listed is gathered first: mailboxes, names that exist only through what is below them, and
+//! names that are subscribed to. Then patterns and options choose among it.
+
+use super::{Outcome, status};
+use crate::answer::{Answer, Failure};
+use crate::names::Names;
+use crate::session::User;
+use crate::wire::Wire;
+use bytes::Bytes;
+use rookery_codec::imap::command::{List, ListReturn, ListSelect};
+use rookery_codec::imap::response::{ListAttribute, ListEntry};
+use rookery_codec::imap::{Response, StatusItem, WireName};
+use rookery_store::{Account, MailboxState};
+use rookery_types::{AccountName, Address, NameError, Pattern, Rights};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One name that can be listed.
+#[derive(Default)]
+pub(super) struct Listed {
+    /// The mailbox; `None` for a name that exists only through others.
+    pub(super) mailbox: Option<(Account, Arc<MailboxState>, Rights)>,
+    pub(super) subscribed: bool,
+    pub(super) has_children: bool,
+    /// The name is in the tree, if only through what is below it; else it is only subscribed to.
+    pub(super) in_tree: bool,
+}
+
+/// Everything that can be listed, by the name that patterns match.
+pub(super) type Gathered = BTreeMap<String, Listed>;
+
+/// Lists.
+pub(crate) async fn list(wire: &mut Wire, user: &mut User, list: List) -> Outcome {
+    if list.select.recursive_match && !list.select.subscribed && !list.select.special_use {
+        return Err(Answer::bad("RECURSIVEMATCH needs something to match").into());
+    }
+    user.enabled.condstore |= list.returns.status.contains(&StatusItem::HighestModSeq);
+    if let [pattern] = &list.patterns[..]
+        && pattern.as_bytes().is_empty()
+        && !list.extended
+    {
+        separator(wire, &list.reference);
+        return Ok(Answer::ok("LIST completed"));
+    }
+    let patterns = patterns(&user.names, &list.reference, &list.patterns)?;
+    let names = gather(user, &patterns).await?;
+    for (name, listed) in &names {
+        let matched = patterns.iter().any(|pattern| pattern.matches(name));
+        if !matched {
+            continue;
+        }
+        let chosen = chosen(&list.select, listed);
+        let child_info = match list.select.recursive_match {
+            true => chosen_below(&names, name, &list.select, &patterns),
+            false => Vec::new(),
+        };
+        if !chosen && child_info.is_empty() {
+            continue;
+        }
+        let attributes = attributes(listed, &list, chosen);
+        wire.put(&Response::List(ListEntry {
+            attributes,
+            separator: Some(b'/'),
+            mailbox: user.names.wire(name),
+            child_info,
+            old_name: None,
+        }));
+        if chosen {
+            returned(wire, user, name, listed, &list.returns).await?;
+        }
+        wire.flush_if_full().await?;
+    }
+    Ok(Answer::ok("LIST completed"))
+}
+
+/// `LIST "" ""`: what separates names (RFC 9051 §6.3.9).
+fn separator(wire: &mut Wire, reference: &WireName) {
+    let _ = reference;
+    wire.put(&Response::List(ListEntry {
+        attributes: vec![ListAttribute::NoSelect],
+        separator: Some(b'/'),
+        mailbox: WireName::from_static(""),
+        child_info: Vec::new(),
+        old_name: None,
+    }));
+}
+
+pub(super) fn patterns(
+    names: &Names,
+    reference: &WireName,
+    patterns: &[WireName],
+) -> Result<Vec<Pattern>, Failure> {
+    let read = |pattern: &WireName| names.pattern(reference, pattern);
+    let patterns: Result<Vec<Pattern>, NameError> = patterns.iter().map(read).collect();
+    Ok(patterns?)
+}
+
+/// Gathers what can be listed: the user's own tree, and trees of others as far as a pattern asks for them.
+pub(super) async fn gather(user: &User, patterns: &[Pattern]) -> Result<Gathered, Failure> {
+    let mut names = Gathered::new();
+    add_tree(user, &user.account, &AccountName::User(user.name.clone()), &mut names);
+    for (account, name) in user.others(patterns).await? {
+        add_tree(user, &account, &name, &mut names);
+    }
+    add_parents(&mut names);
+    add_subscriptions(user, &mut names);
+    Ok(names)
+}
+
+fn add_tree(user: &User, account: &Account, name: &AccountName, names: &mut Gathered) {
+    for (path, state) in account.tree().iter() {
+        let rights = user.rights(account, &state);
+        if !rights.contains(Rights::LOOKUP) {
+            continue;
+        }
+        if let Ok(address) = Address::new(name.clone(), path.clone()) {
+            let listed = Listed {
+                mailbox: Some((account.clone(), state, rights)),
+                in_tree: true,
+                ..Listed::default()
+            };
+            names.insert(user.names.show(&address), listed);
+        }
+    }
+}
+
+/// Adds the names above each mailbox, and marks what has something below it.
+fn add_parents(names: &mut Gathered) {
+    let children: Vec<String> = names.keys().cloned().collect();
+    for child in children {
+        let mut name = child.as_str();
+        while let Some((above, _)) = name.rsplit_once('/') {
+            let parent = names.entry(above.to_string()).or_default();
+            // What is above it was added when its first child was.
+            if parent.has_children {
+                break;
+            }
+            parent.has_children = true;
+            parent.in_tree = true;
+            name = above;
+        }
+    }
+}
+
+fn add_subscriptions(user: &User, names: &mut Gathered) {
+    for canonical in user.account.tree().subscriptions().keys() {
+        if let Ok(address) = Address::parse(canonical) {
+            names.entry(user.names.show(&address)).or_default().subscribed = true;
+        }
+    }
+}
+
+/// Whether the selection options choose the name itself.
+fn chosen(select: &ListSelect, listed: &Listed) -> bool {
+    let special =
+        || listed.mailbox.as_ref().is_some_and(|(_, state, _)| !state.settings.special_use.is_empty());
+    match (select.subscribed, select.special_use) {
+        (false, false) => listed.in_tree,
+        (true, false) => listed.subscribed,
+        (false, true) => special(),
+        (true, true) => listed.subscribed && special(),
+    }
+}
+
+/// CHILDINFO: which options choose something below the name that is not listed itself (RFC 5258 §3.5).
+fn chosen_below(
+    names: &Gathered,
+    name: &str,
+    select: &ListSelect,
+    patterns: &[Pattern],
+) -> Vec<std::borrow::Cow<'static, str>> {
+    let prefix = format!("{name}/");
+    let below = names.range(prefix.clone()..).take_while(|(below, _)| below.starts_with(&prefix));
+    let hidden = |below: &str| !patterns.iter().any(|pattern| pattern.matches(below));
+    let mut found = below.filter(|(below, listed)| chosen(select, listed) && hidden(below));
+    match found.next() {
+        None => Vec::new(),
+        Some(_) => [(select.subscribed, "SUBSCRIBED"), (select.special_use, "SPECIAL-USE")]
+            .into_iter()
+            .filter(|(asked, _)| *asked)
+            .map(|(_, name)| name.into())
+            .collect(),
+    }
+}
+
+fn attributes(listed: &Listed, list: &List, chosen: bool) -> Vec<ListAttribute> {
+    let mut attributes = Vec::new();
+    if listed.mailbox.is_none() {
+        attributes.push(ListAttribute::NonExistent);
+        // Clients that know RFC 3501 alone understand only this one.
+        if !list.extended {
+            attributes.push(ListAttribute::NoSelect);
+        }
+    }
+    if listed.subscribed && chosen && (list.select.subscribed || list.returns.subscribed) {
+        attributes.push(ListAttribute::Subscribed);
+    }
+    attributes.push(match listed.has_children {
+        true => ListAttribute::HasChildren,
+        false => ListAttribute::HasNoChildren,
+    });
+    if let Some((_, state, _)) = &listed.mailbox {
+        attributes.extend(state.settings.special_use.iter().map(|one| ListAttribute::SpecialUse(*one)));
+    }
+    attributes
+}
+
+/// STATUS and MYRIGHTS of a name that was listed.
+async fn returned(
+    wire: &mut Wire,
+    user: &User,
+    name: &str,
+    listed: &Listed,
+    returns: &ListReturn,
+) -> Result<(), Failure> {
+    let Some((account, state, rights)) = &listed.mailbox else { return Ok(()) };
+    if returns.my_rights {
+        let rights = Bytes::from(rights.to_string());
+        wire.put(&Response::MyRights { mailbox: user.names.wire(name), rights });
+    }
+    if !returns.status.is_empty() && rights.contains(Rights::READ) {
+        let items = status::values(user, account, state, &returns.status).await?;
+        wire.put(&Response::MailboxStatus { mailbox: user.names.wire(name), items });
+    }
+    Ok(())
+}

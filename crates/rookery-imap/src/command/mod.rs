@@ -1,0 +1,170 @@
+//! The commands: which may come in which state, and what state they leave. One file for each small family.
+
+pub(crate) mod append;
+mod authenticate;
+mod close;
+mod copy;
+mod enable;
+mod expunge;
+mod fetch;
+mod id;
+pub(crate) mod idle;
+mod list;
+mod lsub;
+mod mailboxes;
+mod namespace;
+mod search;
+mod select;
+mod status;
+mod store;
+
+use crate::answer::{Answer, Failure};
+use crate::capability;
+use crate::services::Services;
+use crate::session::{State, User};
+use crate::wire::Wire;
+use rookery_codec::imap::{Command, Condition, Response, Tag};
+use std::sync::Arc;
+
+/// What a command has at hand besides the session's state.
+pub(crate) struct Context<'a> {
+    pub(crate) services: &'a Arc<Services>,
+    pub(crate) wire: &'a mut Wire,
+    pub(crate) tag: &'a Tag,
+}
+
+/// What a command comes to.
+type Outcome = Result<Answer, Failure>;
+
+/// Whether messages may disappear while this command is answered. During commands with sequence numbers they
+/// must not (RFC 9051 §7.5.1).
+pub(crate) fn may_expunge(command: &Command) -> bool {
+    match command {
+        Command::Fetch(fetch) => fetch.uid,
+        Command::Store(store) => store.uid,
+        Command::Search(search) => search.uid,
+        _ => true,
+    }
+}
+
+/// Takes the old state and gives the next.
+pub(crate) async fn step(state: State, command: Command, context: Context<'_>) -> (State, Outcome) {
+    match command {
+        Command::Capability => {
+            let names = capability::names(context.services, &state, context.wire);
+            context.wire.put(&Response::Capability(names));
+            (state, Ok(Answer::ok("CAPABILITY completed")))
+        }
+        // The checkpoint that follows every command is what they are for.
+        Command::Noop => (state, Ok(Answer::ok("NOOP completed"))),
+        Command::Id(parameters) => {
+            id::id(context.wire, parameters);
+            (state, Ok(Answer::ok("ID completed")))
+        }
+        Command::Logout => {
+            context.wire.put(&Response::untagged(Condition::Bye, "Logging out"));
+            (State::Logout, Ok(Answer::ok("LOGOUT completed")))
+        }
+        Command::Unknown { .. } => (state, Ok(Answer::bad("Unknown command"))),
+        command => match state {
+            State::NotAuthenticated => before_login(command, context).await,
+            State::Authenticated(user) => authenticated(user, command, context).await,
+            State::Selected(..) => selected(state, command, context).await,
+            State::Logout => (State::Logout, Ok(Answer::bad("The session is over"))),
+        },
+    }
+}
+
+async fn before_login(command: Command, context: Context<'_>) -> (State, Outcome) {
+    let login = match command {
+        Command::Login { user, password } => authenticate::login(context, user, password).await,
+        Command::Authenticate { mechanism, initial } => {
+            authenticate::authenticate(context, &mechanism, initial).await
+        }
+        Command::StartTls => Err(Answer::bad("TLS is active already or there is none").into()),
+        _ => Err(Answer::bad("Log in first").into()),
+    };
+    match login {
+        Ok((user, answer)) => (State::Authenticated(user), Ok(answer)),
+        Err(failure) => (State::NotAuthenticated, Err(failure)),
+    }
+}
+
+async fn authenticated(mut user: Box<User>, command: Command, context: Context<'_>) -> (State, Outcome) {
+    match command {
+        Command::Enable(names) => {
+            let outcome = enable::enable(context.wire, &mut user, &names);
+            (State::Authenticated(user), outcome)
+        }
+        Command::Select { mailbox, read_only, parameters } => {
+            select::select(user, None, context.wire, mailbox, read_only, parameters).await
+        }
+        command => {
+            let outcome = of_mailboxes(&mut user, command, context).await;
+            (State::Authenticated(user), outcome)
+        }
+    }
+}
+
+/// What can come in the authenticated state and in the selected one.
+async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -> Outcome {
+    let wire = context.wire;
+    match command {
+        Command::Create { mailbox, special_use } => mailboxes::create(user, &mailbox, special_use).await,
+        Command::Delete { mailbox } => mailboxes::delete(user, &mailbox).await,
+        Command::Rename { from, to } => mailboxes::rename(user, &from, &to).await,
+        Command::Subscribe { mailbox } => mailboxes::subscribe(user, &mailbox).await,
+        Command::Unsubscribe { mailbox } => mailboxes::unsubscribe(user, &mailbox).await,
+        Command::List(list) => list::list(wire, user, list).await,
+        Command::Lsub { reference, pattern } => lsub::lsub(wire, user, &reference, &pattern).await,
+        Command::Namespace => {
+            namespace::namespace(wire, user);
+            Ok(Answer::ok("NAMESPACE completed"))
+        }
+        Command::Status { mailbox, items } => status::status(wire, user, &mailbox, &items).await,
+        Command::Login { .. } | Command::Authenticate { .. } => Ok(Answer::bad("You are logged in already")),
+        Command::StartTls => Ok(Answer::bad("TLS comes before the login")),
+        Command::Enable(_) => Ok(Answer::bad("ENABLE comes before a mailbox is selected")),
+        Command::Check
+        | Command::Close
+        | Command::Unselect
+        | Command::Expunge { .. }
+        | Command::Search(_)
+        | Command::Fetch(_)
+        | Command::Store(_)
+        | Command::Copy { .. }
+        | Command::Move { .. } => Ok(Answer::bad("No mailbox is selected")),
+        _ => Ok(Answer::bad("This server has no such command")),
+    }
+}
+
+async fn selected(state: State, command: Command, context: Context<'_>) -> (State, Outcome) {
+    let State::Selected(mut user, mut selected) = state else {
+        return (state, Ok(Answer::bad("No mailbox is selected")));
+    };
+    let wire = context.wire;
+    let outcome = match command {
+        Command::Select { mailbox, read_only, parameters } => {
+            return select::select(user, Some(selected), wire, mailbox, read_only, parameters).await;
+        }
+        Command::Close => {
+            let outcome = close::close(&user, &selected).await;
+            return (State::Authenticated(user), outcome);
+        }
+        Command::Unselect => return (State::Authenticated(user), Ok(Answer::ok("UNSELECT completed"))),
+        Command::Check => Ok(Answer::ok("CHECK completed")),
+        Command::Expunge { uids } => expunge::expunge(wire, &user, &mut selected, uids).await,
+        Command::Search(search) => search::search(wire, context.tag, &mut user, &mut selected, search).await,
+        Command::Fetch(fetch) => fetch::fetch(wire, &mut user, &mut selected, fetch).await,
+        Command::Store(store) => store::store(wire, &mut user, &mut selected, store).await,
+        Command::Copy { uid, set, mailbox } => copy::copy(&user, &selected, &set, uid, &mailbox).await,
+        Command::Move { uid, set, mailbox } => {
+            copy::r#move(wire, &user, &mut selected, &set, uid, &mailbox).await
+        }
+        command => {
+            let context = Context { services: context.services, wire, tag: context.tag };
+            of_mailboxes(&mut user, command, context).await
+        }
+    };
+    (State::Selected(user, selected), outcome)
+}

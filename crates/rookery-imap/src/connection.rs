@@ -1,0 +1,304 @@
+//! The task that drives one connection: octets to commands, commands to steps, steps to answers.
+//!
+//! Invariants:
+//! - One command at a time, in order; answers leave before the task waits for the client again.
+//! - Every command ends in exactly one tagged response, unless the connection is lost.
+//! - The future that waits for a client is small: what a command needs lives in a box of its own, only while
+//!   the command runs.
+
+use crate::answer::{Answer, Failure};
+use crate::capability;
+use crate::command::{self, Context};
+use crate::measure::{self, ConnectionEnd, Timing};
+use crate::services::Services;
+use crate::session::State;
+use crate::tell;
+use crate::wire::Wire;
+use rookery_codec::imap::command::Tagged;
+use rookery_codec::imap::server::{Bad, Decoded, Limits};
+use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
+use rookery_net::{Accepted, Connection, DrainGuard, IoError, Permit, StartTlsError};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Parentheses, OR and NOT within one another in a command.
+const DEPTH_MAX: usize = 50;
+
+/// Serves one client until it leaves, is sent away, or the drain is over. `tls`: the port is a TLS port, and
+/// the handshake comes before anything else.
+pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: bool) {
+    let Accepted { stream, id, permit, drain } = accepted;
+    let stream = match (&services.tls, tls) {
+        (_, false) => stream,
+        (Some(acceptor), true) => match Box::pin(stream.start_tls(acceptor, Default::default())).await {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%id, %error, "no TLS"),
+        },
+        (None, true) => return tracing::error!("a TLS port has no certificate"),
+    };
+    let limits = limits(&services, false);
+    let wire = Wire::new(Connection::new(stream), limits, services.config.login_timeout());
+    let driver = Driver {
+        deadline: Instant::now() + services.config.login_timeout(),
+        wire,
+        state: State::NotAuthenticated,
+        services,
+        permit,
+        drain,
+        bad_in_a_row: 0,
+        counts: ConnectionEnd::new(id),
+    };
+    driver.run().await;
+}
+
+/// What the decoder may take.
+fn limits(services: &Services, logged_in: bool) -> Limits {
+    let config = &services.config;
+    Limits {
+        command_octets: if logged_in {
+            config.command_octets_max
+        } else {
+            config.command_octets_before_login_max
+        },
+        append_octets: if logged_in { config.message_octets_max } else { 0 },
+        depth: DEPTH_MAX,
+        literal_minus: false,
+    }
+}
+
+struct Driver {
+    wire: Wire,
+    state: State,
+    services: Arc<Services>,
+    permit: Permit,
+    drain: DrainGuard,
+    /// When a client that has not logged in has to be gone.
+    deadline: Instant,
+    bad_in_a_row: u32,
+    counts: ConnectionEnd,
+}
+
+/// Why the loop goes on or ends.
+enum Next {
+    Go,
+    /// The client asked for TLS and was told to begin.
+    StartTls,
+    /// All has been said.
+    Close,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        self.greet();
+        let ended = loop {
+            match self.turn().await {
+                Ok(Next::Go) => {}
+                Ok(Next::Close) => break Ok(()),
+                Ok(Next::StartTls) => match Box::pin(self.start_tls()).await {
+                    Some(driver) => self = driver,
+                    None => return,
+                },
+                Err(Failure::Gone(error)) => break Err(error),
+                // Refusals were answered where they came up.
+                Err(Failure::Refused(_)) => {}
+            }
+        };
+        match ended {
+            Ok(()) => {
+                self.counts.end("logout");
+                let _ = self.wire.connection.close().await;
+            }
+            Err(IoError::Idle) => {
+                self.counts.end("idle");
+                self.wire.put(&bye(None, "Autologout; the connection was silent for too long"));
+                let _ = self.wire.connection.close().await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "connection lost");
+                self.counts.end("lost");
+            }
+        }
+    }
+
+    fn greet(&mut self) {
+        let names = capability::names(&self.services, &self.state, &self.wire);
+        let text = format!("{} Rookery ready", self.services.hostname);
+        self.wire.put(&Response::ok_code(Code::Capability(names), text));
+    }
+
+    /// One thing that came from the client, or the wait for it.
+    async fn turn(&mut self) -> Result<Next, Failure> {
+        // Also a client that never stops sending has to go.
+        if self.drain.is_draining() {
+            self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
+            return Ok(Next::Close);
+        }
+        match self.wire.decoder.next() {
+            Decoded::NeedMore => self.wait().await,
+            Decoded::Continue => {
+                self.wire.connection.out().extend_from_slice(b"+ OK\r\n");
+                Ok(Next::Go)
+            }
+            Decoded::Command(tagged) => match tagged.command {
+                Command::Idle => self.idle(tagged.tag).await,
+                _ => Box::pin(self.command(tagged)).await,
+            },
+            Decoded::Bad(bad) => self.bad(bad),
+            Decoded::AppendStart { tag, mailbox, message } => {
+                let timing = Timing::start("APPEND", tag.as_str());
+                let append = command::append::append(&mut self.wire, &self.state, mailbox, message);
+                let outcome = Box::pin(append).await;
+                self.answered(tag, timing, true, outcome).await
+            }
+            Decoded::Fatal { text } => {
+                self.wire.put(&bye(None, text));
+                Ok(Next::Close)
+            }
+            // What belongs to a command under way comes out only during it.
+            Decoded::AppendData(_) | Decoded::AppendEnd { .. } | Decoded::Line(_) => {
+                tracing::error!("the decoder is out of step");
+                self.wire.put(&bye(Some(Code::ServerBug), "Internal error"));
+                Ok(Next::Close)
+            }
+        }
+    }
+
+    /// Sends what is waiting and waits for the client, or for the server's end.
+    async fn wait(&mut self) -> Result<Next, Failure> {
+        self.wire.flush().await?;
+        let limit = match self.state {
+            State::NotAuthenticated => self.deadline.saturating_duration_since(Instant::now()),
+            _ => self.services.config.idle_timeout(),
+        };
+        tokio::select! {
+            biased;
+            () = self.drain.draining() => {
+                self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
+                Ok(Next::Close)
+            }
+            read = self.wire.read(limit) => match read? {
+                true => Ok(Next::Go),
+                false => Ok(Next::Close),
+            },
+        }
+    }
+
+    async fn command(&mut self, tagged: Tagged) -> Result<Next, Failure> {
+        let Tagged { tag, command } = tagged;
+        let timing = Timing::start(measure::verb(&command), tag.as_str());
+        if let (Command::StartTls, State::NotAuthenticated) = (&command, &self.state)
+            && self.services.tls.is_some()
+            && !self.wire.connection.is_tls()
+        {
+            self.wire.put(&Answer::ok("Begin TLS").into_response(tag));
+            self.wire.flush().await?;
+            return Ok(Next::StartTls);
+        }
+        let expunges = command::may_expunge(&command);
+        let before = matches!(self.state, State::NotAuthenticated);
+        let state = std::mem::replace(&mut self.state, State::Logout);
+        let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
+        let (state, outcome) = command::step(state, command, context).await;
+        self.state = state;
+        if before && matches!(self.state, State::Authenticated(_)) {
+            self.logged_in();
+        }
+        self.answered(tag, timing, expunges, outcome).await
+    }
+
+    fn logged_in(&mut self) {
+        self.permit.authenticated();
+        self.wire.decoder.set_limits(limits(&self.services, true));
+        self.wire.silence_max = self.services.config.idle_timeout();
+        if let State::Authenticated(user) = &self.state {
+            self.counts.user(&user.name);
+        }
+    }
+
+    async fn idle(&mut self, tag: Tag) -> Result<Next, Failure> {
+        let timing = Timing::start("IDLE", tag.as_str());
+        let outcome = match &mut self.state {
+            State::NotAuthenticated | State::Logout => Err(Answer::bad("Log in first").into()),
+            State::Authenticated(user) => {
+                Box::pin(command::idle::idle(&mut self.wire, user, None, &self.drain)).await
+            }
+            State::Selected(user, selected) => {
+                Box::pin(command::idle::idle(&mut self.wire, user, Some(selected), &self.drain)).await
+            }
+        };
+        if matches!(&outcome, Ok(answer) if answer.condition == Condition::Bye) {
+            self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
+            return Ok(Next::Close);
+        }
+        self.answered(tag, timing, true, outcome).await
+    }
+
+    /// The checkpoint and the tagged response.
+    async fn answered(
+        &mut self,
+        tag: Tag,
+        timing: Timing,
+        expunges: bool,
+        outcome: Result<Answer, Failure>,
+    ) -> Result<Next, Failure> {
+        let answer = match outcome {
+            Ok(answer) => answer,
+            Err(Failure::Refused(answer)) => *answer,
+            Err(gone) => {
+                timing.end("gone");
+                return Err(gone);
+            }
+        };
+        if let State::Selected(user, selected) = &mut self.state {
+            Box::pin(tell::checkpoint(&mut self.wire, user, selected, expunges)).await?;
+        }
+        let bad = answer.condition == Condition::Bad;
+        timing.end(answer.result());
+        self.counts.commands += 1;
+        self.wire.put(&answer.into_response(tag));
+        self.wire.flush_if_full().await?;
+        if matches!(self.state, State::Logout) {
+            return Ok(Next::Close);
+        }
+        Ok(self.count_bad(bad))
+    }
+
+    fn bad(&mut self, bad: Bad) -> Result<Next, Failure> {
+        measure::bad_syntax();
+        let condition = bad.condition;
+        self.wire.put(&bad.into_response());
+        Ok(self.count_bad(condition == Condition::Bad))
+    }
+
+    fn count_bad(&mut self, bad: bool) -> Next {
+        self.bad_in_a_row = if bad { self.bad_in_a_row + 1 } else { 0 };
+        if self.bad_in_a_row < self.services.config.bad_commands_max {
+            return Next::Go;
+        }
+        self.wire.put(&bye(None, "Too many commands that are none"));
+        Next::Close
+    }
+
+    async fn start_tls(mut self) -> Option<Driver> {
+        let acceptor = self.services.tls.clone()?;
+        let input = self.wire.decoder.take_input();
+        let limits = limits(&self.services, false);
+        match self.wire.connection.start_tls(&acceptor, input).await {
+            Ok(connection) => {
+                let wire = Wire::new(connection, limits, self.wire.silence_max);
+                Some(Driver { wire, ..self })
+            }
+            Err(error) => {
+                if matches!(error, StartTlsError::PlaintextBehind { .. }) {
+                    tracing::warn!(%error, "commands were sent in the clear behind STARTTLS");
+                }
+                self.counts.end("tls");
+                None
+            }
+        }
+    }
+}
+
+fn bye(code: Option<Code>, text: &'static str) -> Response {
+    Response::Status(Status { tag: None, condition: Condition::Bye, code, text: text.into() })
+}

@@ -1,0 +1,28 @@
+//! Sessions of IMAP4rev1 (RFC 3501) and IMAP4rev2 (RFC 9051) with their extensions: the state machine of one
+//! client, and the task that drives its connection.
+//!
+//! Invariants:
+//! - A session is a view: a shared immutable version of a mailbox, and what was told of it. There are no queues
+//!   of events; at each checkpoint the difference to the mailbox as it is now is told ([`view`], [`tell`]).
+//! - No octet is written to a client while a store lock is held: a slow reader must not stop delivery.
+//! - What a client sends never panics the session; what goes wrong is answered in one place ([`answer`]).
+//! - Capabilities name exactly what is here.
+
+mod answer;
+mod capability;
+mod command;
+mod config;
+mod connection;
+mod fetch;
+mod measure;
+mod names;
+mod search;
+mod services;
+mod session;
+mod tell;
+mod view;
+mod wire;
+
+pub use config::ImapConfig;
+pub use connection::serve_connection;
+pub use services::{Services, SessionSlot, Sessions};

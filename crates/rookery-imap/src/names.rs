@@ -1,0 +1,188 @@
+//! Mailbox names: from what a client writes to an account and a path, and back. The only file that asks where
+//! a name leads.
+//!
+//! Invariant: a mailbox that the user may not look up is answered exactly like one that does not exist.
+
+use crate::answer::{Answer, Failure, no_such_mailbox};
+use crate::services::Services;
+use crate::session::User;
+use rookery_codec::imap::{Code, WireName};
+use rookery_directory::{AccountFilter, DirectoryError};
+use rookery_route::{ClientAbilities, Route, RouteError};
+use rookery_store::{Account, MailboxState, StoreError};
+use rookery_types::{
+    AccountName, Address, ClientNames, Encoding, MailboxId, NameError, Pattern, Rights, UserName,
+};
+use std::sync::Arc;
+
+/// How this session reads and writes names.
+pub(crate) struct Names {
+    pub(crate) client: ClientNames,
+    encoding: Encoding,
+}
+
+/// A mailbox that exists and that the user may know of.
+pub(crate) struct Found {
+    pub(crate) account: Account,
+    pub(crate) id: MailboxId,
+    pub(crate) state: Arc<MailboxState>,
+    pub(crate) address: Address,
+    pub(crate) rights: Rights,
+}
+
+/// A place where a mailbox may be or be made.
+pub(crate) struct Place {
+    pub(crate) account: Account,
+    pub(crate) address: Address,
+}
+
+impl Names {
+    pub(crate) fn new(client: ClientNames) -> Names {
+        Names { client, encoding: Encoding::Utf7 }
+    }
+
+    /// From here on names are UTF-8 (RFC 9051 §5.1).
+    pub(crate) fn use_utf8(&mut self) {
+        self.encoding = Encoding::Utf8;
+    }
+
+    /// What a name is on the wire.
+    pub(crate) fn wire(&self, text: &str) -> WireName {
+        WireName(self.encoding.encode(text.to_owned()).into())
+    }
+
+    /// The name as patterns see it.
+    pub(crate) fn show(&self, address: &Address) -> String {
+        self.client.show(address)
+    }
+
+    /// Reads a reference and pattern.
+    pub(crate) fn pattern(&self, reference: &WireName, pattern: &WireName) -> Result<Pattern, NameError> {
+        Pattern::from_wire(reference.as_bytes(), pattern.as_bytes(), self.encoding)
+    }
+
+    /// Reads the name of something that may exist.
+    pub(crate) fn address(&self, name: &WireName) -> Result<Address, Failure> {
+        self.client.to_address(name.as_bytes(), self.encoding).map_err(|error| match error {
+            // What cannot be a name names nothing; only a wrong encoding is worth other words.
+            NameError::BadEncoding => badly_encoded(),
+            _ => no_such_mailbox().into(),
+        })
+    }
+
+    /// Reads the name of something to be made.
+    pub(crate) fn new_address(&self, name: &WireName) -> Result<Address, Failure> {
+        self.client.to_new_address(name.as_bytes(), self.encoding).map_err(|error| match error {
+            NameError::BadEncoding => badly_encoded(),
+            error => error.into(),
+        })
+    }
+}
+
+fn badly_encoded() -> Failure {
+    Answer::bad("The mailbox name is not well encoded").into()
+}
+
+impl User {
+    /// The mailbox of that name, if it exists and the user may know of it.
+    pub(crate) async fn find(&self, name: &WireName) -> Result<Found, Failure> {
+        self.find_address(self.names.address(name)?).await
+    }
+
+    pub(crate) async fn find_address(&self, address: Address) -> Result<Found, Failure> {
+        let account = self.account_of(address.account()).await?.ok_or_else(no_such_mailbox)?;
+        let tree = account.tree();
+        let id = tree.get(address.path()).ok_or_else(no_such_mailbox)?;
+        let state = tree.state(id).ok_or_else(no_such_mailbox)?;
+        let rights = self.rights(&account, &state);
+        if !rights.contains(Rights::LOOKUP) {
+            return Err(no_such_mailbox().into());
+        }
+        Ok(Found { account, id, state, address, rights })
+    }
+
+    /// The place of a name where something shall be made; refused if the user may not make it there.
+    pub(crate) async fn place(&self, name: &WireName) -> Result<Place, Failure> {
+        let address = self.names.new_address(name)?;
+        let Some(account) = self.account_of(address.account()).await? else {
+            return Err(Answer::no(Code::NoPerm, "Nothing can be made there").into());
+        };
+        if !self.rights_above(&account, address.path()).contains(Rights::CREATE) {
+            return Err(Answer::no(Code::NoPerm, "Nothing can be made there").into());
+        }
+        Ok(Place { account, address })
+    }
+
+    /// Whether CREATE of that name would help.
+    pub(crate) async fn may_create(&self, name: &WireName) -> bool {
+        self.place(name).await.is_ok()
+    }
+
+    /// The account of that name, if there is one and it is here.
+    async fn account_of(&self, name: &AccountName) -> Result<Option<Account>, Failure> {
+        if name.user() == Some(&self.name) {
+            return Ok(Some(self.account.clone()));
+        }
+        account_of(&self.services, name).await
+    }
+
+    /// Accounts of others that a pattern asks for: shared trees, and the trees of users it names.
+    pub(crate) async fn others(&self, patterns: &[Pattern]) -> Result<Vec<(Account, AccountName)>, Failure> {
+        let mut names = Vec::new();
+        let namespaces = self.names.client.namespaces();
+        let prefixes: Vec<String> = patterns.iter().map(Pattern::literal_prefix).collect();
+        let shared = namespaces.shared.prefix;
+        if prefixes.iter().any(|prefix| prefix.starts_with(shared) || shared.starts_with(prefix.as_str())) {
+            // Those of the user's own domain stand together in the directory.
+            let domain = Some(self.name.domain().into());
+            let filter = AccountFilter { domain, shared: Some(true), ..AccountFilter::default() };
+            let page = self.services.directory.list(filter, None, SHARED_TREES_MAX).await;
+            names.extend(page.map_err(directory_failed)?.entries.into_iter().map(|entry| entry.name));
+        }
+        for prefix in &prefixes {
+            let below = prefix.strip_prefix(namespaces.other_users.prefix);
+            if let Some((user, _)) = below.and_then(|rest| rest.split_once('/'))
+                && let Ok(user) = UserName::parse(user, self.name.domain())
+                && user != self.name
+            {
+                names.push(AccountName::User(user));
+            }
+        }
+        names.sort();
+        names.dedup();
+        let mut accounts = Vec::new();
+        for name in names {
+            accounts.extend(self.account_of(&name).await?.map(|account| (account, name)));
+        }
+        Ok(accounts)
+    }
+}
+
+/// Shared trees that one LIST looks into.
+const SHARED_TREES_MAX: usize = 1000;
+
+/// The account of that name, if there is one, it may be used and it is here.
+pub(crate) async fn account_of(services: &Services, name: &AccountName) -> Result<Option<Account>, Failure> {
+    let target = services.router.target(Address::top(name.clone()), &ClientAbilities::default()).await;
+    let account = match target.map(|target| target.route) {
+        Ok(Route::Here { account }) => account,
+        Ok(Route::Proxy(_) | Route::Refer(_)) => return Err(elsewhere()),
+        Err(RouteError::NonExistent(_) | RouteError::Name(_)) => return Ok(None),
+        Err(RouteError::Elsewhere(_)) => return Err(elsewhere()),
+        Err(RouteError::Unavailable(error)) => return Err(directory_failed(error)),
+    };
+    match services.store.account(account).await {
+        Ok(account) => Ok(Some(account)),
+        Err(StoreError::NoAccount) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn elsewhere() -> Failure {
+    Answer::no(Code::Unavailable, "That mailbox cannot be reached from here").into()
+}
+
+fn directory_failed(error: DirectoryError) -> Failure {
+    tracing::error!(%error, "the directory failed a command");
+    Answer::no(Code::Unavailable, "Names cannot be looked up at the moment").into()
+}

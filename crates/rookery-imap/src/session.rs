@@ -1,0 +1,139 @@
+//! What a session is made of (RFC 9051 §3): its state, its user, its selected mailbox.
+//!
+//! Invariants:
+//! - A state owns exactly what exists in it: no selected mailbox without a user.
+//! - Rights are asked of the mailbox as it is now, at every command; nothing remembers them.
+
+use crate::answer::{Answer, Failure, no_permission};
+use crate::names::Names;
+use crate::services::{Services, SessionSlot};
+use crate::view::View;
+use rookery_codec::imap::{Code, MessageSet};
+use rookery_store::{Account, Mailbox, MailboxState, Messages};
+use rookery_types::acl::Asker;
+use rookery_types::{MailboxPath, Rights, SetEnd, UidSet, UserName};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Where a session stands.
+pub(crate) enum State {
+    /// Nobody has logged in.
+    NotAuthenticated,
+    /// Somebody has.
+    Authenticated(Box<User>),
+    /// And has selected a mailbox.
+    Selected(Box<User>, Box<Selected>),
+    /// The session is over.
+    Logout,
+}
+
+/// What ENABLE and the like have turned on. It stays on as long as the session.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Enabled {
+    /// IMAP4rev2 (RFC 9051): ESEARCH, UTF-8 names, no \Recent.
+    pub(crate) rev2: bool,
+    /// MODSEQ in every FETCH that tells of flags (RFC 7162 §3.1).
+    pub(crate) condstore: bool,
+    /// VANISHED instead of EXPUNGE (RFC 7162 §3.2).
+    pub(crate) qresync: bool,
+}
+
+/// Who has logged in.
+pub(crate) struct User {
+    pub(crate) services: Arc<Services>,
+    pub(crate) name: UserName,
+    pub(crate) groups: Vec<Box<str>>,
+    pub(crate) account: Account,
+    pub(crate) names: Names,
+    pub(crate) enabled: Enabled,
+    /// Held so that the session counts.
+    pub(crate) _slot: SessionSlot,
+}
+
+/// The selected mailbox.
+pub(crate) struct Selected {
+    pub(crate) mailbox: Mailbox,
+    /// Selected by EXAMINE, or without the rights to change anything.
+    pub(crate) read_only: bool,
+    pub(crate) view: View,
+    /// `$` (RFC 5182).
+    pub(crate) saved: UidSet,
+}
+
+impl User {
+    /// The user's rights on a mailbox of `account`.
+    pub(crate) fn rights(&self, account: &Account, state: &MailboxState) -> Rights {
+        state.settings.acl.rights_of(&self.asker(account))
+    }
+
+    pub(crate) fn asker(&self, account: &Account) -> Asker<'_> {
+        let owner = account.owner().as_ref() == Some(&self.name);
+        Asker { user: Some(&self.name), groups: &self.groups, owner }
+    }
+
+    /// The rights that decide whether something can be made at a path where nothing is: those on the nearest
+    /// mailbox above (RFC 4314 §4). At the top of their own account the owner may do anything, others nothing.
+    pub(crate) fn rights_above(&self, account: &Account, path: &MailboxPath) -> Rights {
+        let tree = account.tree();
+        let mut above = path.parent();
+        while let Some(path) = above {
+            if let Some(state) = tree.get(&path).and_then(|id| tree.state(id)) {
+                return self.rights(account, &state);
+            }
+            above = path.parent();
+        }
+        if self.asker(account).owner { Rights::ALL } else { Rights::NONE }
+    }
+}
+
+impl Selected {
+    /// The mailbox as it is now, and its messages; none once it is deleted.
+    pub(crate) fn now(&self) -> (Arc<MailboxState>, Messages) {
+        let state = self.mailbox.now();
+        let messages = match self.mailbox.exists() {
+            true => state.messages.clone().unwrap_or_default(),
+            false => Messages::default(),
+        };
+        (state, messages)
+    }
+
+    pub(crate) fn rights(&self, user: &User) -> Rights {
+        user.rights(self.mailbox.account(), &self.mailbox.now())
+    }
+
+    /// Refuses unless the mailbox may be changed and the user has one of these rights.
+    pub(crate) fn writable(&self, user: &User, any_of: &[Rights]) -> Result<Rights, Failure> {
+        if self.read_only {
+            return Err(Answer::no(Code::Cannot, "The mailbox is selected read-only").into());
+        }
+        let rights = self.rights(user);
+        match any_of.iter().any(|one| rights.contains(*one)) {
+            true => Ok(rights),
+            false => Err(no_permission().into()),
+        }
+    }
+
+    /// The places in the view of the messages a command names. Sequence numbers that do not exist are the
+    /// client's mistake (RFC 9051 §9 `seq-number`); UIDs that do not exist are none.
+    pub(crate) fn resolve(&self, set: &MessageSet, uid: bool) -> Result<Vec<Range<usize>>, Failure> {
+        let set = match set {
+            MessageSet::Saved => return Ok(self.view.places_of_uids(&self.saved)),
+            MessageSet::Set(set) => set,
+        };
+        if uid {
+            return Ok(self.view.places_of_uids(&set.resolve(self.view.last_uid())));
+        }
+        let exists = self.view.exists();
+        let beyond = |end: &SetEnd| matches!(end, SetEnd::Number(n) if *n > exists);
+        let starred = |a: &SetEnd, b: &SetEnd| *a == SetEnd::Largest || *b == SetEnd::Largest;
+        if set.ranges().iter().any(|(a, b)| (beyond(a) || beyond(b)) && !(starred(a, b) && exists == 0)) {
+            return Err(Answer::bad("There is no message of that number").into());
+        }
+        Ok(self.view.places_of_numbers(&set.resolve(exists)))
+    }
+
+    /// The UIDs of the messages a command names, as far as they are in the view.
+    pub(crate) fn resolve_uids(&self, set: &MessageSet, uid: bool) -> Result<UidSet, Failure> {
+        Ok(self.view.uids_at(&self.resolve(set, uid)?))
+    }
+}

@@ -1,0 +1,155 @@
+//! Checkpoints: telling a client what has changed in its selected mailbox.
+
+use crate::answer::Failure;
+use crate::session::{Selected, User};
+use crate::view::View;
+use crate::wire::Wire;
+use rookery_codec::imap::print::FetchWriter;
+use rookery_codec::imap::{Code, FlagList, Response};
+use rookery_store::{MailboxState, Message};
+use rookery_types::{Keyword, Rights, SeqNum, SystemFlags, UidSet};
+
+/// Tells what differs between the session's view and the mailbox. `expunges`: whether messages may disappear
+/// here (RFC 9051 §7.5.1).
+pub(crate) async fn checkpoint(
+    wire: &mut Wire,
+    user: &User,
+    selected: &mut Selected,
+    expunges: bool,
+) -> Result<(), Failure> {
+    let (state, messages) = selected.now();
+    let gone_mailbox = messages.is_empty() && selected.view.exists() > 0;
+    if selected.view.is_current(state.summary.highest_modseq.get(), expunges) && !gone_mailbox {
+        return Ok(());
+    }
+    let uid_next = state.summary.uid_next;
+    let news = selected.view.catch_up(&state, &messages, expunges);
+    if user.enabled.qresync && !news.gone.is_empty() {
+        let uids = news.gone.iter().map(|(_, uid)| *uid).collect();
+        wire.put(&Response::Vanished { earlier: false, uids });
+    } else {
+        // From the last to the first, so that no number moves before it is told.
+        for (seq, _) in news.gone.iter().rev() {
+            wire.put(&Response::Expunge(*seq));
+            wire.flush_if_full().await?;
+        }
+    }
+    if let Some(exists) = news.exists {
+        wire.put(&Response::Exists(exists));
+        if !user.enabled.rev2 {
+            let first = if selected.read_only {
+                selected.mailbox.peek_recent()
+            } else {
+                selected.mailbox.claim_recent()
+            };
+            selected.view.add_recent(first, uid_next);
+            wire.put(&Response::Recent(selected.view.recent_count()));
+        }
+    }
+    if news.keywords {
+        flags_and_permanent_flags(wire, user, selected, &state);
+    }
+    let shape = Shape::of(user);
+    for (seq, message) in &news.changed {
+        fetch_flags(wire, &shape, &selected.view, &state, *seq, message);
+        wire.flush_if_full().await?;
+    }
+    Ok(())
+}
+
+/// Which items stand in a FETCH that tells of flags.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) flags: bool,
+    pub(crate) uid: bool,
+    pub(crate) modseq: bool,
+    pub(crate) recent: bool,
+}
+
+impl Shape {
+    /// Of what nobody asked for.
+    pub(crate) fn of(user: &User) -> Shape {
+        let enabled = user.enabled;
+        Shape {
+            flags: true,
+            uid: enabled.qresync || enabled.rev2,
+            modseq: enabled.condstore,
+            recent: !enabled.rev2,
+        }
+    }
+}
+
+/// `* n FETCH (UID n FLAGS (..) MODSEQ (n))`, into the batch.
+pub(crate) fn fetch_flags(
+    wire: &mut Wire,
+    shape: &Shape,
+    view: &View,
+    state: &MailboxState,
+    seq: SeqNum,
+    message: &Message,
+) {
+    let mut writer = FetchWriter::begin(wire.connection.out(), seq);
+    if shape.uid {
+        writer.uid(message.uid);
+    }
+    if shape.flags {
+        let recent = shape.recent && view.recent().contains_uid(message.uid);
+        writer.flags(message.flags, recent, keyword_names(&state.settings.keywords, message));
+    }
+    if shape.modseq {
+        writer.modseq(message.modseq);
+    }
+    writer.end();
+}
+
+/// The keywords of a message, by name.
+pub(crate) fn keyword_names<'a>(
+    keywords: &'a [Keyword],
+    message: &'a Message,
+) -> impl Iterator<Item = &'a str> + 'a {
+    message.keywords.as_slice().iter().filter_map(|n| keywords.get(usize::from(*n))).map(Keyword::as_str)
+}
+
+/// All system flags.
+pub(crate) fn all_system_flags() -> SystemFlags {
+    SystemFlags::ALL.iter().fold(SystemFlags::NONE, |all, (flag, _)| all | *flag)
+}
+
+/// `* FLAGS` and `* OK [PERMANENTFLAGS ..]`: what there is, and what this user can keep (RFC 9051 §7.1).
+pub(crate) fn flags_and_permanent_flags(
+    wire: &mut Wire,
+    user: &User,
+    selected: &Selected,
+    state: &MailboxState,
+) {
+    let keywords = state.settings.keywords.to_vec();
+    let every =
+        FlagList { system: all_system_flags(), recent: false, any: false, keywords: keywords.clone() };
+    wire.put(&Response::Flags(every));
+    let rights = if selected.read_only { Rights::NONE } else { selected.rights(user) };
+    let permanent = match rights.contains(Rights::WRITE) {
+        true => FlagList { system: changeable(rights), recent: false, any: true, keywords },
+        false => FlagList { system: changeable(rights), ..FlagList::default() },
+    };
+    wire.put(&Response::ok_code(Code::PermanentFlags(permanent), "These can be kept"));
+}
+
+/// The system flags that someone with these rights may change (RFC 4314 §4).
+pub(crate) fn changeable(rights: Rights) -> SystemFlags {
+    let mut flags = SystemFlags::NONE;
+    if rights.contains(Rights::SEEN) {
+        flags = flags | SystemFlags::SEEN;
+    }
+    if rights.contains(Rights::DELETE_MESSAGES) {
+        flags = flags | SystemFlags::DELETED;
+    }
+    if rights.contains(Rights::WRITE) {
+        flags = flags | all_system_flags().without(SystemFlags::SEEN).without(SystemFlags::DELETED);
+    }
+    flags
+}
+
+/// The UIDs of the whole view.
+pub(crate) fn uids_of(view: &View) -> UidSet {
+    view.uids_at(std::slice::from_ref(&view.everywhere()))
+}

@@ -1,0 +1,196 @@
+//! A mailbox as one session sees it: which message has which sequence number, and what was told of it.
+//!
+//! Invariants:
+//! - The view changes only in `catch_up`, and shrinks only where EXPUNGE may be told (RFC 9051 §7.5.1).
+//! - It never shows a change that is not yet durable: its versions are the store's durable ones.
+//! - Whatever differs between the view and the mailbox will be told at a later `catch_up`; nothing is queued.
+
+use rookery_store::{MailboxState, Message, Messages};
+use rookery_types::{Keyword, SeqNum, Uid, UidSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The mailbox as the client was told.
+pub(crate) struct View {
+    /// The version whose places are the sequence numbers.
+    base: Messages,
+    /// The version up to which flags were told. Newer than `base` while expunges are held back.
+    told: Messages,
+    /// HIGHESTMODSEQ of `told`.
+    modseq: u64,
+    /// The keyword table up to which FLAGS was told.
+    keywords: Arc<Vec<Keyword>>,
+    /// UIDs that are \Recent in this session.
+    recent: UidSet,
+    /// Whether expunges are held back.
+    held_back: bool,
+    /// Flags that the command under way has told already: of these messages, as of that modseq.
+    told_now: Vec<(UidSet, u64)>,
+}
+
+/// What the client is to be told, in this order.
+#[derive(Default)]
+pub(crate) struct News {
+    /// Sequence numbers, before any of these is told, ascending, with their UIDs.
+    pub(crate) gone: Vec<(SeqNum, Uid)>,
+    /// The number of messages, if some have come.
+    pub(crate) exists: Option<u32>,
+    /// Whether the keyword table has grown.
+    pub(crate) keywords: bool,
+    /// Messages with other flags than were told, under their numbers after `gone`.
+    pub(crate) changed: Vec<(SeqNum, Message)>,
+}
+
+impl View {
+    pub(crate) fn new(state: &MailboxState, messages: Messages) -> View {
+        View {
+            told: messages.clone(),
+            base: messages,
+            modseq: state.summary.highest_modseq.get(),
+            keywords: state.settings.keywords.clone(),
+            recent: UidSet::new(),
+            held_back: false,
+            told_now: Vec::new(),
+        }
+    }
+
+    /// Notes that flags of these messages were told as they are in `state`, so that the next `catch_up` does
+    /// not tell them again.
+    pub(crate) fn note_told(&mut self, uids: UidSet, state: &MailboxState) {
+        self.told_now.push((uids, state.summary.highest_modseq.get()));
+    }
+
+    /// A message as the client knows it.
+    pub(crate) fn known(&self, uid: Uid) -> Option<&Message> {
+        self.told.by_uid(uid).or_else(|| self.base.by_uid(uid)).map(|(_, message)| message)
+    }
+
+    pub(crate) fn exists(&self) -> u32 {
+        u32::try_from(self.base.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn messages(&self) -> &Messages {
+        &self.base
+    }
+
+    /// HIGHESTMODSEQ of what was told last.
+    pub(crate) fn modseq(&self) -> u64 {
+        self.modseq
+    }
+
+    pub(crate) fn recent(&self) -> &UidSet {
+        &self.recent
+    }
+
+    /// How many messages of the view are \Recent.
+    pub(crate) fn recent_count(&self) -> u32 {
+        let places = self.places_of_uids(&self.recent);
+        u32::try_from(places.iter().map(Range::len).sum::<usize>()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn add_recent(&mut self, first: u32, uid_next: u32) {
+        if first < uid_next {
+            self.recent.insert_range(first, uid_next - 1);
+        }
+    }
+
+    /// Whether there can be anything to tell. Cheap: asked at every checkpoint.
+    pub(crate) fn is_current(&self, highest_modseq: u64, expunges: bool) -> bool {
+        self.modseq == highest_modseq && !(expunges && self.held_back)
+    }
+
+    /// Moves the view forward to `messages`. Without `expunges` a version that has lost messages moves only
+    /// what was told of flags, and numbers stay; new messages are then told later as well.
+    pub(crate) fn catch_up(&mut self, state: &MailboxState, messages: &Messages, expunges: bool) -> News {
+        let mut news = News::default();
+        let told_now = std::mem::take(&mut self.told_now);
+        let told = |message: &Message| {
+            told_now.iter().any(|(uids, at)| message.modseq.get() <= *at && uids.contains_uid(message.uid))
+        };
+        let flags = self.told.difference(messages);
+        let numbers = if self.held_back { self.base.difference(messages) } else { Default::default() };
+        let (gone, arrived) = match self.held_back {
+            true => (numbers.gone, numbers.arrived),
+            false => (flags.gone, flags.arrived),
+        };
+        if expunges || gone.is_empty() {
+            self.base = messages.clone();
+            self.held_back = false;
+            news.exists = (arrived > 0).then(|| self.exists());
+            for (_, uid) in &gone {
+                self.recent.remove(uid.get());
+            }
+            news.gone = gone;
+        } else {
+            self.held_back = true;
+        }
+        for message in flags.changed.into_iter().filter(|message| !told(message)) {
+            // What arrived after `base` is told by EXISTS, later.
+            if let Some((seq, _)) = self.base.by_uid(message.uid) {
+                news.changed.push((seq, message));
+            }
+        }
+        news.keywords = self.keywords.len() != state.settings.keywords.len();
+        self.keywords = state.settings.keywords.clone();
+        self.told = messages.clone();
+        self.modseq = state.summary.highest_modseq.get();
+        news
+    }
+
+    /// The places of all messages of the view.
+    pub(crate) fn everywhere(&self) -> Range<usize> {
+        0..self.base.len()
+    }
+
+    /// The places of the view's messages with these sequence numbers.
+    pub(crate) fn places_of_numbers(&self, numbers: &UidSet) -> Vec<Range<usize>> {
+        let end = |n: u32| usize::try_from(n).unwrap_or(usize::MAX).min(self.base.len());
+        numbers.ranges().map(|(a, b)| end(a.saturating_sub(1))..end(b)).filter(|r| !r.is_empty()).collect()
+    }
+
+    /// The places of the view's messages with these UIDs.
+    pub(crate) fn places_of_uids(&self, uids: &UidSet) -> Vec<Range<usize>> {
+        let place = |uid: u32| self.base.place_of(uid);
+        let end = |uid: u32| uid.checked_add(1).map_or(self.base.len(), place);
+        uids.ranges().map(|(a, b)| place(a)..end(b)).filter(|r| !r.is_empty()).collect()
+    }
+
+    /// The view's messages at some places, as `newest` has them, or as they were when they are gone there.
+    pub(crate) fn at<'a>(
+        &'a self,
+        places: &'a [Range<usize>],
+        newest: &'a Messages,
+    ) -> impl Iterator<Item = (SeqNum, &'a Message)> + 'a {
+        let same = newest.same_as(&self.base);
+        places.iter().flat_map(move |range| {
+            self.base.iter_from(range.start).take(range.len()).map(move |(seq, message)| {
+                let fresh = if same { None } else { newest.by_uid(message.uid) };
+                (seq, fresh.map_or(message, |(_, fresh)| fresh))
+            })
+        })
+    }
+
+    /// The UIDs of the view's messages at some places.
+    pub(crate) fn uids_at(&self, places: &[Range<usize>]) -> UidSet {
+        let mut uids = UidSet::new();
+        for range in places {
+            self.base.iter_from(range.start).take(range.len()).for_each(|(_, m)| uids.insert_uid(m.uid));
+        }
+        uids
+    }
+
+    /// UIDs as sequence numbers, those that are in the view.
+    pub(crate) fn numbers_of(&self, uids: &UidSet) -> UidSet {
+        let mut numbers = UidSet::new();
+        for range in self.places_of_uids(uids) {
+            let number = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+            numbers.insert_range(number(range.start).saturating_add(1), number(range.end));
+        }
+        numbers
+    }
+
+    /// The highest UID of the view; 0 if it is empty.
+    pub(crate) fn last_uid(&self) -> u32 {
+        self.base.last().map_or(0, |message| message.uid.get())
+    }
+}

@@ -1,0 +1,78 @@
+//! The two directions of one connection: octets in through the decoder, responses out in batches.
+//!
+//! Invariants:
+//! - A response stays in the batch until `flush` (before waiting for the client, or when the batch is full):
+//!   many small answers leave in one write.
+//! - An idle wire owns no buffers.
+
+use crate::answer::Failure;
+use rookery_codec::imap::server::{Decoded, Decoder, Limits};
+use rookery_codec::imap::{Response, print};
+use rookery_net::{Connection, IoError};
+use std::time::Duration;
+
+/// Octets in the longest line that is no command: a SASL response, or `DONE`.
+pub(crate) const LINE_OCTETS_MAX: usize = 12 << 10;
+
+/// One client's octets, both ways.
+pub(crate) struct Wire {
+    pub(crate) connection: Connection,
+    pub(crate) decoder: Decoder,
+    /// How long the client may be silent.
+    pub(crate) silence_max: Duration,
+}
+
+impl Wire {
+    pub(crate) fn new(connection: Connection, limits: Limits, silence_max: Duration) -> Wire {
+        Wire { connection, decoder: Decoder::new(limits), silence_max }
+    }
+
+    /// Adds a response to the batch.
+    pub(crate) fn put(&mut self, response: &Response) {
+        print::response(self.connection.out(), response);
+    }
+
+    /// Sends the batch.
+    pub(crate) async fn flush(&mut self) -> Result<(), IoError> {
+        self.connection.flush().await
+    }
+
+    /// Sends the batch if it is full, and lets other sessions have their turn.
+    pub(crate) async fn flush_if_full(&mut self) -> Result<(), IoError> {
+        if self.connection.must_flush() {
+            self.connection.flush().await?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Waits for octets of the client; says whether it is still there. Safe to cancel.
+    pub(crate) async fn read(&mut self, silence_max: Duration) -> Result<bool, IoError> {
+        Ok(self.connection.read_some(self.decoder.buffer(), silence_max).await? > 0)
+    }
+
+    /// The next thing that is not [`Decoded::NeedMore`], while a command is under way. Sends what is waiting
+    /// before it waits itself.
+    pub(crate) async fn next(&mut self) -> Result<Decoded, Failure> {
+        loop {
+            match self.decoder.next() {
+                Decoded::NeedMore => {
+                    self.flush().await?;
+                    if !self.read(self.silence_max).await? {
+                        return Err(closed());
+                    }
+                }
+                Decoded::Continue => {
+                    self.connection.out().extend_from_slice(b"+ OK\r\n");
+                    self.flush().await?;
+                }
+                decoded => return Ok(decoded),
+            }
+        }
+    }
+}
+
+/// The client has closed the connection in the middle of a command.
+pub(crate) fn closed() -> Failure {
+    Failure::Gone(IoError::Lost(std::io::ErrorKind::UnexpectedEof.into()))
+}

@@ -1,0 +1,399 @@
+//! A site in memory, clients, and the player of scripts.
+//!
+//! A script has a line for each thing that happens: `A> a1 NOOP` sends a command of client A and waits for its
+//! tagged response; `A~ a1 IDLE` sends without waiting; `A< * 1 EXISTS` is the next line that A hears. In what is
+//! sent `\n` stands for CRLF. In what is heard `<*>` stands for anything; a line `A< ...` for any lines before the
+//! tagged one. What is heard and not written fails the test.
+
+use rookery_auth::{
+    AccountState, Accounts, Authenticator, AuthenticatorOptions, Credential, HashParams, Hasher,
+    HasherOptions, LookUp,
+};
+use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
+use rookery_imap::{ImapConfig, Services, Sessions, serve_connection};
+use rookery_kv::memory::MemoryEngine;
+use rookery_kv::sim::SimDisk;
+use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Stream, TlsAcceptor};
+use rookery_route::Router;
+use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
+use rookery_types::namespace::parse_identifier;
+use rookery_types::{
+    AccountName, Acl, Epoch, InternalDate, Keyword, MailboxPath, Rights, SharedName, SpecialUse, Style,
+    SystemFlags, UserName,
+};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// A server with the users ann, joe and max; everyone's password is `secret`.
+pub(crate) struct Site {
+    pub(crate) services: Arc<Services>,
+    pub(crate) drain: Drain,
+    gate: Gate,
+}
+
+struct EverySecret(String);
+
+impl Accounts for EverySecret {
+    fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
+        let known = ["ann", "joe", "max"].contains(&user.local());
+        let credential = Credential { verifier: self.0.clone(), state: AccountState::Active };
+        Box::pin(async move { Ok(known.then_some(credential)) })
+    }
+}
+
+impl Site {
+    pub(crate) async fn new() -> Site {
+        Site::with(ImapConfig::default()).await
+    }
+
+    pub(crate) async fn with(config: ImapConfig) -> Site {
+        Site::built(config, None).await
+    }
+
+    /// A site with a certificate that nobody has signed.
+    pub(crate) async fn with_tls() -> Site {
+        let dir = tempfile::tempdir().unwrap();
+        let made = rookery_net::tls::self_signed(&["mail.example.org".to_string()], dir.path()).unwrap();
+        let tls = rookery_net::ServerTls::load(made.cert, made.key).unwrap();
+        Site::built(ImapConfig::default(), Some(tls.acceptor())).await
+    }
+
+    async fn built(config: ImapConfig, tls: Option<TlsAcceptor>) -> Site {
+        let disk = SimDisk::new(1);
+        let options = StoreOptions { background: None, ..StoreOptions::default() };
+        let store =
+            Store::open(options, Arc::new(MemoryEngine::new(disk.clone())), Arc::new(disk.files())).unwrap();
+        let engine = Arc::new(MemoryEngine::new(SimDisk::new(2)));
+        let directory = EmbeddedDirectory::open(engine.clone(), Arc::new(DirectCommit(engine))).unwrap();
+        directory.add_domain("example.org".to_string()).await.unwrap();
+        for user in ["ann", "joe", "max"] {
+            add_user(&store, &directory, user).await;
+        }
+        let directory: Arc<dyn Directory> = Arc::new(directory);
+        let params = HashParams { memory_kib: 8, passes: 1, lanes: 1 };
+        let hasher = Hasher::new(HasherOptions { workers: 1, params, ..HasherOptions::default() }).unwrap();
+        let verifier = hasher.hash(b"secret").await.unwrap();
+        let options = AuthenticatorOptions::new("example.org");
+        let authenticator = Authenticator::new(Arc::new(EverySecret(verifier)), Arc::new(hasher), options);
+        let services = Services {
+            router: Router::new(directory.clone(), store.node(), Style::Rookery),
+            store,
+            directory,
+            authenticator: Arc::new(authenticator),
+            tls,
+            config,
+            hostname: "mail.example.org".to_string(),
+            trusted: Networks::none(),
+            sessions: Sessions::new(),
+        };
+        let gate = Gate::new(ConnectionLimits::default());
+        Site { services: Arc::new(services), drain: Drain::new(), gate }
+    }
+
+    pub(crate) async fn account(&self, user: &str) -> Account {
+        let name = AccountName::User(UserName::parse(user, "example.org").unwrap());
+        let entry = self.services.directory.look_up(&name).await.unwrap();
+        self.services.store.account(entry.id).await.unwrap()
+    }
+
+    /// Adds a shared tree of one mailbox, on which someone has rights.
+    pub(crate) async fn add_shared(&self, root: &str, identifier: &str, rights: &str) {
+        let store = &self.services.store;
+        let name = AccountName::Shared(SharedName::new(root, "example.org").unwrap());
+        let home = Home { node: store.node(), store: store.store_id(), epoch: Epoch(1) };
+        let entry = self.services.directory.reserve(name, home, 1).await.unwrap();
+        let mailboxes = vec![(MailboxPath::root(), vec![])];
+        let new = NewAccount { owner: None, mailboxes, subscriptions: vec![] };
+        let account = store.create_account(entry.id, new).await.unwrap();
+        self.services.directory.activate(entry.id).await.unwrap();
+        let id = account.tree().get(&MailboxPath::root()).unwrap();
+        let (identifier, _) = parse_identifier(identifier, "example.org").unwrap();
+        let mut acl = Acl::new();
+        acl.set(identifier, false, Rights::parse(rights).unwrap());
+        account.set_acl(id, acl).await.unwrap();
+    }
+
+    /// A client that has heard the greeting.
+    pub(crate) async fn connect(&self) -> Client {
+        self.connect_from(None).await.0
+    }
+
+    /// The same from an address, with the greeting.
+    pub(crate) async fn connect_from(&self, peer: Option<SocketAddr>) -> (Client, String) {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let mut stream = Stream::from(theirs);
+        if let Some(peer) = peer {
+            stream = stream.with_peer(rookery_net::Peer::from_addr(peer));
+        }
+        let permit = self.gate.admit_peer(stream.peer()).unwrap();
+        let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
+        tokio::spawn(serve_connection(accepted, self.services.clone(), false));
+        let mut client = Client { stream: Box::new(ours), input: Vec::new(), heard: Vec::new() };
+        let greeting = client.line().await;
+        assert!(greeting.starts_with("* OK [CAPABILITY IMAP4rev1 "), "{greeting}");
+        (client, greeting)
+    }
+
+    /// A session that nobody drives.
+    pub(crate) fn session(&self) -> impl Future<Output = ()> + use<> {
+        let stream = Stream::from(tokio::io::duplex(1).1);
+        let permit = self.gate.admit_peer(stream.peer()).unwrap();
+        let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
+        serve_connection(accepted, self.services.clone(), false)
+    }
+
+    /// A client of a user who has logged in.
+    pub(crate) async fn login(&self, user: &str) -> Client {
+        let mut client = self.connect().await;
+        let answer = client.command(&format!("login LOGIN {user} secret")).await;
+        assert!(answer.last().unwrap().starts_with("login OK [CAPABILITY "), "{answer:?}");
+        client
+    }
+
+    /// Puts messages into ann's INBOX: one for each letter: `d` is \Deleted, `s` \Seen, `.` nothing.
+    pub(crate) async fn fill(&self, letters: &str) {
+        let account = self.account("ann").await;
+        let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
+        for (n, letter) in letters.chars().enumerate() {
+            let flags = match letter {
+                'd' => SystemFlags::DELETED,
+                's' => SystemFlags::SEEN,
+                _ => SystemFlags::NONE,
+            };
+            let body = format!(
+                "From: Joe <joe@example.org>\r\nTo: ann@example.org\r\nSubject: Number {n}\r\n\
+                 Date: Mon, 1 Jan 2024 10:00:0{} +0000\r\nMessage-ID: <{n}@example.org>\r\n\r\nbody {n}\r\n",
+                n % 10
+            );
+            self.append(&account, inbox, body.as_bytes(), flags, &[]).await;
+        }
+    }
+
+    pub(crate) async fn append(
+        &self,
+        account: &Account,
+        mailbox: rookery_types::MailboxId,
+        body: &[u8],
+        flags: SystemFlags,
+        keywords: &[&str],
+    ) {
+        let mut spool = self.services.store.spool();
+        spool.push(body).unwrap();
+        let keywords = keywords.iter().map(|keyword| Keyword::new(keyword).unwrap()).collect();
+        let date = InternalDate::parse("01-Jan-2024 10:00:00 +0000").unwrap();
+        let message = NewMessage { body: spool.finish().unwrap(), flags, keywords, date };
+        account.append(mailbox, vec![message]).await.unwrap();
+    }
+
+    /// Plays a script. Clients come to be as users' sessions when they are first named: A and B are ann's, J is
+    /// joe's; X has not logged in.
+    pub(crate) async fn play(&self, script: &str) {
+        let mut clients: BTreeMap<char, Client> = BTreeMap::new();
+        for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--")) {
+            let (who, rest) = line.split_at(1);
+            let who = who.chars().next().unwrap();
+            if let std::collections::btree_map::Entry::Vacant(place) = clients.entry(who) {
+                place.insert(match who {
+                    'J' => self.login("joe").await,
+                    'X' => self.connect().await,
+                    _ => self.login("ann").await,
+                });
+            }
+            let client = clients.get_mut(&who).unwrap();
+            match rest.split_at(1) {
+                (">", command) => {
+                    client.must_be_quiet(line);
+                    client.heard = client.command(command.trim_start()).await;
+                }
+                ("~", command) => {
+                    client.must_be_quiet(line);
+                    client.send(command.trim_start()).await;
+                }
+                ("<", " ...") => {
+                    client.heard.drain(..client.heard.len() - 1);
+                }
+                ("<", wanted) => {
+                    let heard = match client.heard.is_empty() {
+                        true => client.line().await,
+                        false => client.heard.remove(0),
+                    };
+                    let wanted = wanted.trim_start();
+                    assert!(
+                        fits(wanted, &heard),
+                        "wanted: {wanted}\n heard: {heard}\n  then: {:#?}",
+                        client.heard
+                    );
+                }
+                other => panic!("not a line of a script: {other:?}"),
+            }
+        }
+        for client in clients.values() {
+            client.must_be_quiet("the end");
+        }
+    }
+}
+
+async fn add_user(store: &Store, directory: &EmbeddedDirectory, user: &str) {
+    let user = UserName::parse(user, "example.org").unwrap();
+    let home = Home { node: store.node(), store: store.store_id(), epoch: Epoch(1) };
+    let entry = directory.reserve(AccountName::User(user.clone()), home, 1).await.unwrap();
+    let path = |text| MailboxPath::new(text).unwrap();
+    let new = NewAccount {
+        owner: Some(user),
+        mailboxes: vec![
+            (MailboxPath::inbox(), vec![]),
+            (path("Sent"), vec![SpecialUse::Sent]),
+            (path("Trash"), vec![SpecialUse::Trash]),
+        ],
+        subscriptions: vec![],
+    };
+    store.create_account(entry.id, new).await.unwrap();
+    directory.activate(entry.id).await.unwrap();
+}
+
+/// Whether a line is what was wanted; `<*>` stands for anything.
+fn fits(wanted: &str, heard: &str) -> bool {
+    let mut parts = wanted.split("<*>");
+    let first = parts.next().unwrap_or("");
+    let Some(mut rest) = heard.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// A connection, plain or not.
+trait Octets: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Octets for T {}
+
+/// Takes any certificate.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A client's end of a connection.
+pub(crate) struct Client {
+    stream: Box<dyn Octets>,
+    input: Vec<u8>,
+    heard: Vec<String>,
+}
+
+impl Client {
+    /// Sends a command; `\n` in it is CRLF.
+    pub(crate) async fn send(&mut self, command: &str) {
+        let octets = format!("{}\r\n", command.replace("\\n", "\r\n"));
+        self.stream.write_all(octets.as_bytes()).await.unwrap();
+    }
+
+    /// The same client, under TLS.
+    pub(crate) async fn start_tls(self) -> Client {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+            .with_no_client_auth();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let name = ServerName::try_from("mail.example.org").unwrap();
+        let stream = connector.connect(name, self.stream).await.unwrap();
+        Client { stream: Box::new(stream), input: Vec::new(), heard: Vec::new() }
+    }
+
+    pub(crate) async fn send_octets(&mut self, octets: &[u8]) {
+        self.stream.write_all(octets).await.unwrap();
+    }
+
+    /// Sends a command and gives all lines up to its tagged response.
+    pub(crate) async fn command(&mut self, command: &str) -> Vec<String> {
+        self.send(command).await;
+        let tag = format!("{} ", command.split(' ').next().unwrap());
+        self.until(&tag).await
+    }
+
+    /// All lines up to the one that begins so, or to the end of the connection.
+    pub(crate) async fn until(&mut self, start: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        while let Some(line) = self.next_line().await {
+            let last = line.starts_with(start);
+            lines.push(line);
+            if last {
+                break;
+            }
+        }
+        lines
+    }
+
+    /// The next line. Waits ten seconds at most.
+    pub(crate) async fn line(&mut self) -> String {
+        self.next_line().await.expect("the server closed the connection")
+    }
+
+    /// The next line; `None` once the server has closed.
+    pub(crate) async fn next_line(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.input.windows(2).position(|two| two == b"\r\n") {
+                let line: Vec<u8> = self.input.drain(..at + 2).collect();
+                return Some(String::from_utf8_lossy(&line[..at]).into_owned());
+            }
+            let mut octets = [0; 4096];
+            let read = self.stream.read(&mut octets);
+            let read = tokio::time::timeout(Duration::from_secs(10), read).await;
+            match read.expect("the server says nothing").unwrap() {
+                0 => return None,
+                n => self.input.extend_from_slice(&octets[..n]),
+            }
+        }
+    }
+
+    fn must_be_quiet(&self, at: &str) {
+        assert!(self.heard.is_empty(), "before {at}: heard and not written: {:#?}", self.heard);
+        assert!(self.input.is_empty(), "before {at}: {:?}", String::from_utf8_lossy(&self.input));
+    }
+}
