@@ -14,7 +14,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 const PAGE: &str = include_str!("../../../docs/store-format.md");
-const BODY: &[u8] = b"From: Ann <ann@example.org>\r\nMessage-ID: <1@example.org>\r\nSubject: Hi\r\n\r\nHello.\r\n";
+const BODY: &[u8] =
+    b"From: Ann <ann@example.org>\r\nMessage-ID: <1@example.org>\r\nSubject: Hi\r\n\r\nHello.\r\n";
 
 /// A record of the page; `None` stands for any octet.
 struct Example {
@@ -85,8 +86,8 @@ fn records(engine: &dyn Engine) -> Vec<(Space, Vec<u8>, Vec<u8>)> {
 
 fn volume(files: &dyn FileLayer) -> Vec<u8> {
     let file = files.open("v00000001.vol").expect("the volume is there");
-    let mut octets = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
-    assert_eq!(file.read_at(&mut octets, 0).unwrap(), octets.len());
+    let mut octets = vec![0; usize::try_from(file.len().expect("a length")).expect("it fits")];
+    assert_eq!(file.read_at(&mut octets, 0).expect("it is read"), octets.len());
     octets
 }
 
@@ -105,7 +106,8 @@ fn compare(name: &str, store: &Store, disk: &SimDisk) {
         let found = match example.space.as_str() {
             // The key is where it begins.
             "volume" => {
-                let at = example.key.iter().fold(0, |at, octet| at << 8 | usize::from(octet.unwrap()));
+                let at =
+                    example.key.iter().fold(0, |at, octet| at << 8 | usize::from(octet.expect("an offset")));
                 volume.get(at..at + example.value.len()).is_some_and(|octets| fits(&example.value, octets))
             }
             space => records.iter().any(|(known, key, value)| {
