@@ -448,7 +448,7 @@ impl Store {
             missing.entry(entry.mailbox.account).or_default().push(entry);
         }
         for (id, entries) in missing {
-            tracing::warn!(account = %id, messages = entries.len(), "messages of an interrupted write are taken back");
+            tracing::info!(account = %id, messages = entries.len(), "messages of an interrupted write are taken back");
             crate::recover::take_back(self, id, &entries).map_err(|e| OpenError::Store(Box::new(e)))?;
         }
         Ok(())

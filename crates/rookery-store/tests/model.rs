@@ -2,6 +2,7 @@
 //!
 //! After a loss of power each acknowledged operation must be there, and of the one that was under way either all or
 //! nothing.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;

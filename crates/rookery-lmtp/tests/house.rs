@@ -1,0 +1,81 @@
+//! Delivery into a real store and directory, both in memory.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on may stop here
+
+use std::sync::Arc;
+
+use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
+use rookery_kv::{Engine, RealFiles, memory::MemoryEngine};
+use rookery_lmtp::{Backing, DeliverError, House, LookUpError};
+use rookery_route::Router;
+use rookery_store::{NewAccount, Store, StoreOptions};
+use rookery_types::{
+    AccountName, Acl, Epoch, Identifier, InternalDate, MailboxPath, Rights, Style, UserName,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_reaches_the_mailbox_it_may_reach() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(rookery_kv::sim::SimDisk::new(1)));
+    let files = Arc::new(RealFiles::open(folder.path().join("volumes")).unwrap());
+    let options = StoreOptions { background: None, message_octets_max: 1000, ..StoreOptions::default() };
+    let store = Store::open(options, Arc::clone(&engine), files).unwrap();
+    let directory =
+        Arc::new(EmbeddedDirectory::open(Arc::clone(&engine), Arc::new(DirectCommit(engine))).unwrap());
+    directory.add_domain("example.org".to_owned()).await.unwrap();
+    let joe = UserName::parse("joe@example.org", "").unwrap();
+    let home = Home { node: store.node(), store: store.store_id(), epoch: Epoch(1) };
+    let entry = directory.reserve(AccountName::User(joe.clone()), home, 7).await.unwrap();
+    let lists = MailboxPath::new("Lists").unwrap();
+    let new = NewAccount {
+        owner: Some(joe.clone()),
+        mailboxes: vec![(MailboxPath::inbox(), vec![]), (lists.clone(), vec![])],
+        subscriptions: vec![],
+    };
+    let account = store.create_account(entry.id, new).await.unwrap();
+    let house =
+        House::new(store.clone(), Arc::new(Router::new(directory.clone(), store.node(), Style::default())));
+
+    // Not yet active: not there.
+    assert_eq!(house.look_up(&joe).await, Err(LookUpError::NotFound));
+    directory.activate(entry.id).await.unwrap();
+    assert_eq!(house.look_up(&joe).await, Ok(entry.id));
+    let ann = UserName::parse("ann@example.org", "").unwrap();
+    assert_eq!(house.look_up(&ann).await, Err(LookUpError::NotFound));
+
+    let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
+    let id = account.tree().get(&lists).unwrap();
+    let target =
+        async |author: Option<&UserName>| house.target(entry.id, Some(&lists), author).await.unwrap();
+    assert_eq!(target(None).await, inbox, "nobody may post to it");
+    assert_eq!(target(Some(&ann)).await, inbox);
+    let mut acl = Acl::new();
+    acl.set(Identifier::User(ann.clone()), false, Rights::POST);
+    account.set_acl(id, acl.clone()).await.unwrap();
+    assert_eq!((target(Some(&ann)).await, target(None).await), (id, inbox));
+    acl.set(Identifier::Anyone, false, Rights::POST);
+    account.set_acl(id, acl).await.unwrap();
+    assert_eq!(target(None).await, id);
+
+    let mut spool = house.spool();
+    house.push(&mut spool, b"Subject: x\r\n\r\nbody\r\n").unwrap();
+    let message = house.finish(spool).unwrap();
+    for mailbox in [id, inbox] {
+        house.append(mailbox, message.clone(), InternalDate::from_unix(1_000_000_000)).await.unwrap();
+    }
+    let opened = account.open(id).await.unwrap();
+    let messages = opened.now().messages.clone().unwrap();
+    let content = messages.get(0).unwrap().content;
+    assert_eq!(&account.read(content).unwrap()[..], b"Subject: x\r\n\r\nbody\r\n");
+
+    // The detail's mailbox goes away between RCPT and the end of DATA: INBOX gets the message.
+    account.delete(id).await.unwrap();
+    house.append(id, message.clone(), InternalDate::from_unix(1_000_000_000)).await.unwrap();
+    assert_eq!(account.tree().state(inbox).unwrap().summary.exists, 2);
+    account.set_limits(Some(1), None).await.unwrap();
+    assert_eq!(house.append(inbox, message, InternalDate::from_unix(0)).await, Err(DeliverError::OverQuota));
+    let mut spool = house.spool();
+    let large = house.push(&mut spool, &[b'x'; 2000]).and_then(|()| house.finish(spool).map(drop));
+    assert_eq!(large, Err(DeliverError::TooLarge));
+    store.close().await;
+}
