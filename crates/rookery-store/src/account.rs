@@ -348,6 +348,7 @@ pub(crate) fn empty_summary(modseq: ModSeq) -> Summary {
         octets: 0,
         deleted_octets: 0,
         deltas: 0,
+        chunks: 0,
     }
 }
 

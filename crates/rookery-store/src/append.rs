@@ -17,7 +17,7 @@ use crate::sequencer::Transaction;
 use crate::store::{Store, now_unix};
 use crate::volume::{LargeBody, Placed};
 use bytes::Bytes;
-use rookery_kv::engine::{Engine, EngineError, Space};
+use rookery_kv::engine::Space;
 use rookery_mime::{Limits, Scanner};
 use rookery_types::{
     AccountId, ContentId, InternalDate, Keyword, MailboxId, SystemFlags, ThreadId, Uid, UidSet, UidValidity,
@@ -126,22 +126,27 @@ impl Spool {
         let size = u32::try_from(self.size).map_err(|_| StoreError::TooLarge(u32::MAX.into()))?;
         let mut content = [0; 16];
         content.copy_from_slice(&self.hasher.finalize().as_bytes()[..16]);
-        let scanned = self.scanner.finish();
-        let found = scanned.facts();
-        let message_ids = found.message_id.iter().chain(&found.references).chain(&found.in_reply_to);
-        let facts = Facts {
-            envelope: scanned.envelope().into(),
-            body_structure: scanned.bodystructure().into(),
-            body: scanned.body().into(),
-            structure: scanned.structure().encode().into(),
-            sent: found.date,
-            message_ids: message_ids.take(THREAD_IDS_MAX).cloned().collect(),
-        };
+        let facts = facts_of(self.scanner);
         let body = match self.large {
             Some(large) => Body::Large(large),
             None => Body::Memory(self.memory.into()),
         };
         Ok(Spooled(Arc::new(Taken { content: ContentId(content), size, facts, body })))
+    }
+}
+
+/// What is kept of a message that has been scanned.
+pub(crate) fn facts_of(scanner: Scanner) -> Facts {
+    let scanned = scanner.finish();
+    let found = scanned.facts();
+    let message_ids = found.message_id.iter().chain(&found.references).chain(&found.in_reply_to);
+    Facts {
+        envelope: scanned.envelope().into(),
+        body_structure: scanned.bodystructure().into(),
+        body: scanned.body().into(),
+        structure: scanned.structure().encode().into(),
+        sent: found.date,
+        message_ids: message_ids.take(THREAD_IDS_MAX).cloned().collect(),
     }
 }
 
@@ -319,25 +324,10 @@ fn refer(
     Ok(())
 }
 
-fn thread_key(account: AccountId, message_id: &str) -> [u8; 16] {
+pub(crate) fn thread_key(account: AccountId, message_id: &str) -> [u8; 16] {
     let mut hash = [0; 8];
     hash.copy_from_slice(&blake3::hash(message_id.as_bytes()).as_bytes()[..8]);
     keys::thread(account, u64::from_le_bytes(hash))
-}
-
-/// The first thread record that a message's ids should have and do not.
-pub(crate) fn unknown_thread(
-    engine: &dyn Engine,
-    account: AccountId,
-    facts: &Facts,
-) -> Result<Option<[u8; 16]>, EngineError> {
-    for id in &facts.message_ids {
-        let key = thread_key(account, id);
-        if engine.get(Space::Thread, &key)?.is_none() {
-            return Ok(Some(key));
-        }
-    }
-    Ok(None)
 }
 
 /// The thread of a message: that of the first of its Message-IDs that is known, or its own. All of them belong to it

@@ -310,7 +310,11 @@ async fn relocate(
     let reader = account.clone();
     let placed = tokio::task::spawn_blocking(move || -> Result<_, StoreError> {
         let body = reader.read(content)?;
-        Ok(reader.store.volumes().append(reader.id(), content, &body)?)
+        let placed = reader.store.volumes().append(reader.id(), content, &body)?;
+        // Before its record points there: nobody looks after a crash whether a copy was synced with the record, and
+        // the old place is still good until then.
+        placed.volume.sync(reader.store.volumes().files())?;
+        Ok(placed)
     })
     .await
     .map_err(|_| StoreError::CutOff)??;

@@ -1,16 +1,30 @@
-//! Whether a store keeps its promises: every kind of record read, and compared with the others that know of it.
+//! Whether a store keeps its promises: every kind of record read, and compared with the others that know of it; and
+//! what can be done when it does not.
 //!
-//! Works on an engine and volumes that nobody writes to meanwhile. Changes nothing.
+//! Works on an engine and volumes that nobody writes to meanwhile.
+//!
+//! Invariants:
+//! - [`check`] changes nothing, and finds nothing in a store that has only crashed, folded, expunged or compacted.
+//! - [`repair`] destroys nothing: what it takes away stands under `quarantine/` in the store's own records, or in a
+//!   file `quarantine-…` beside the volumes.
+//! - What repair cannot mend it puts aside, so that the store opens and a second check finds nothing.
 
 mod account;
+mod analysis;
+mod mend;
+mod rebuild;
+mod repair;
 mod volumes;
+mod walk;
 
-use crate::encoding::Damaged;
+pub use repair::repair;
+
 use crate::keys;
-use crate::store::{Identity, OpenError, read_group, read_live};
+use crate::store::{Identity, OpenError, last_mark, read_group};
+use crate::volume::Volumes;
 use rookery_kv::engine::{Engine, EngineError, Space};
 use rookery_kv::files::FileLayer;
-use rookery_types::AccountId;
+use rookery_types::{AccountId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +32,8 @@ use std::sync::Arc;
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// The kind of record, by its name in [`crate::KINDS`].
+    /// The kind of record, by its name in [`crate::KINDS`]; of the store itself `store identity`, `group`, `tail`,
+    /// `volume counter`, `volume file` or `volume record`.
     pub kind: &'static str,
     /// Which account; `None` for the store's own records.
     pub account: Option<u64>,
@@ -38,6 +53,42 @@ impl fmt::Display for Finding {
     }
 }
 
+/// What became of a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The record says again what it should; the text says from what.
+    Repaired(String),
+    /// The record, or what could be had of it, was put aside; the text says where.
+    Quarantined(String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Repaired(text) => write!(f, "repaired: {text}"),
+            Outcome::Quarantined(text) => write!(f, "quarantined: {text}"),
+        }
+    }
+}
+
+/// What a repair found and did.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Each finding, and what became of it.
+    pub done: Vec<(Finding, Outcome)>,
+    /// What a check finds afterwards: nothing, unless the repair itself is at fault.
+    pub left: Vec<Finding>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (finding, outcome) in &self.done {
+            writeln!(f, "{finding}; {outcome}")?;
+        }
+        self.left.iter().try_for_each(|finding| writeln!(f, "{finding}; not repaired"))
+    }
+}
+
 /// Why a check could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
@@ -47,48 +98,129 @@ pub enum CheckError {
     /// The volumes could not be read.
     #[error("the volumes cannot be read")]
     Volumes(#[source] std::io::Error),
+    /// Written by a newer program.
+    #[error("the store has format {0}, which is newer than this program")]
+    NewerFormat(u32),
+    /// Numbers have run out.
+    #[error("the {0} of an account have run out")]
+    Exhausted(&'static str),
 }
 
-/// What is found, in the order it is found.
+/// What is found, in the order it is found; of each record only the first.
 #[derive(Default)]
-pub(crate) struct Findings(pub(crate) Vec<Finding>);
+pub(crate) struct Findings {
+    pub(crate) found: Vec<Finding>,
+    known: BTreeSet<(&'static str, String)>,
+}
 
 impl Findings {
+    /// Something about the record with a key that begins with its account.
     pub(crate) fn add(&mut self, kind: &'static str, key: &[u8], what: impl Into<String>) {
-        let account = (kind != "store" && kind != "volume")
-            .then(|| keys::account_of(key).map(AccountId::get))
-            .flatten();
-        self.0.push(Finding { kind, account, record: crate::encoding::hex(key), what: what.into() });
+        let account = keys::account_of(key).map(AccountId::get);
+        self.add_named(kind, account, crate::encoding::hex(key), what.into());
     }
 
-    /// The record, or a finding that it is damaged.
-    pub(crate) fn keep<T>(&mut self, kind: &'static str, key: &[u8], read: Result<T, Damaged>) -> Option<T> {
-        read.map_err(|damaged| self.add(kind, key, damaged.what)).ok()
+    /// Something about one of the store's own records.
+    pub(crate) fn add_own(&mut self, kind: &'static str, key: &[u8], what: impl Into<String>) {
+        self.add_named(kind, None, own_name(key), what.into());
+    }
+
+    pub(crate) fn add_named(
+        &mut self,
+        kind: &'static str,
+        account: Option<u64>,
+        record: String,
+        what: String,
+    ) {
+        if self.known.insert((kind, record.clone())) {
+            self.found.push(Finding { kind, account, record, what });
+        }
+    }
+}
+
+/// How one of the store's own records is called in reports.
+pub(crate) fn own_name(key: &[u8]) -> String {
+    match key.strip_prefix(keys::VOLUME) {
+        Some(number) => format!("volume/{}", crate::encoding::hex(number)),
+        None => String::from_utf8_lossy(key).into_owned(),
     }
 }
 
 /// Every record of every account, the store's own records, and all message octets.
 pub fn check(engine: &dyn Engine, files: Arc<dyn FileLayer>) -> Result<Vec<Finding>, CheckError> {
     let mut findings = Findings::default();
-    let store = match Identity::read(engine) {
-        Ok(Some(identity)) => Some(identity),
-        Ok(None) => {
-            findings.add("store", keys::STORE, "it is missing");
-            None
-        }
-        Err(error) => {
-            findings.add("store", keys::STORE, error.to_string());
-            None
-        }
-    };
-    store_numbers(engine, &mut findings)?;
+    walk::damaged(engine, &mut |space, key, _, kind, what| match space {
+        Space::Meta => findings.add_own(kind, key, what),
+        _ => findings.add(kind, key, what),
+    })?;
+    let identity = identity(engine)?;
+    if identity.is_none() {
+        findings.add_own("store identity", keys::STORE, "it is missing");
+    }
+    let store = identity.map(|identity| identity.store);
+    store_numbers(engine, &files, store, &mut findings)?;
     let mut in_use: BTreeMap<u32, u64> = BTreeMap::new();
     let mut bodies = Vec::new();
     for id in accounts(engine)? {
-        account::check(engine, id, &mut findings, &mut in_use, &mut bodies)?;
+        let seen = account::Seen::read(engine, id)?;
+        account::check(id, &seen, &mut findings);
+        seen.bodies(id, &mut in_use, &mut bodies);
     }
-    volumes::check(engine, files, store.map(|identity| identity.store), &mut findings, in_use, &bodies)?;
-    Ok(findings.0)
+    let survey = volumes::Survey::take(engine, files, store, in_use, &bodies)?;
+    survey.tell(&bodies, &mut findings);
+    Ok(findings.found)
+}
+
+/// The store's identity; `None` if it is missing or damaged.
+fn identity(engine: &dyn Engine) -> Result<Option<Identity>, CheckError> {
+    match Identity::read(engine) {
+        Ok(identity) => Ok(identity),
+        Err(OpenError::NewerFormat { found }) => Err(CheckError::NewerFormat(found)),
+        Err(OpenError::Engine(error)) => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The group the engine is at, if it knows, and the last one that a volume says was durable.
+fn groups(
+    engine: &dyn Engine,
+    files: &Arc<dyn FileLayer>,
+    store: Option<StoreId>,
+) -> Result<(Option<u64>, u64), CheckError> {
+    let group = match read_group(engine) {
+        Ok(group) => Some(group),
+        Err(OpenError::Engine(error)) => return Err(error.into()),
+        Err(_) => None,
+    };
+    let volumes = Volumes::open(files.clone(), store.unwrap_or(StoreId([0; 16])), 0);
+    let marked = match last_mark(&volumes.map_err(CheckError::Volumes)?) {
+        Ok(marked) => marked,
+        Err(OpenError::Volumes(error)) => return Err(CheckError::Volumes(error)),
+        Err(error) => return Err(CheckError::Volumes(std::io::Error::other(error))),
+    };
+    Ok((group, marked))
+}
+
+fn store_numbers(
+    engine: &dyn Engine,
+    files: &Arc<dyn FileLayer>,
+    store: Option<StoreId>,
+    findings: &mut Findings,
+) -> Result<(), CheckError> {
+    let (group, marked) = groups(engine, files, store)?;
+    match group {
+        None => findings.add_own("group", keys::GROUP, "it is missing"),
+        Some(group) if marked > group => {
+            let what =
+                format!("the engine is at group {group}, and group {marked} was durable: its end is lost");
+            findings.add_own("group", keys::GROUP, what);
+        }
+        Some(_) => {}
+    }
+    if group != Some(0) && engine.get(Space::Meta, keys::TAIL)?.is_none() {
+        findings.add_own("tail", keys::TAIL, "it is missing");
+    }
+    Ok(())
 }
 
 /// Every account that any record speaks of, whether it has a record of its own or not.
@@ -122,25 +254,4 @@ fn accounts(engine: &dyn Engine) -> Result<BTreeSet<AccountId>, EngineError> {
         }
     }
     Ok(found)
-}
-
-fn store_numbers(engine: &dyn Engine, findings: &mut Findings) -> Result<(), CheckError> {
-    match read_group(engine) {
-        Ok(_) => {}
-        Err(OpenError::Engine(error)) => return Err(error.into()),
-        Err(error) => findings.add("store", keys::GROUP, error.to_string()),
-    }
-    if let Some(value) = engine.get(Space::Meta, keys::TAIL)?
-        && let Err(damaged) = crate::committer::decode_tail(&value)
-    {
-        findings.add("store", keys::TAIL, damaged.what);
-    }
-    match read_live(engine) {
-        Ok(_) => Ok(()),
-        Err(OpenError::Engine(error)) => Err(error.into()),
-        Err(error) => {
-            findings.add("volume", keys::VOLUME, error.to_string());
-            Ok(())
-        }
-    }
 }

@@ -14,6 +14,7 @@
 use crate::encoding::{Encoder, seal};
 use crate::keys;
 use crate::records::Locator;
+use crate::store::{encode_group, encode_live};
 use crate::volume::{Volume, Volumes};
 use parking_lot::{Condvar, Mutex};
 use rookery_kv::engine::{Batch, Engine, Space};
@@ -297,13 +298,10 @@ impl Worker {
             let now = self.live.entry(number).or_default();
             *now = now.saturating_add_signed(octets);
             let key = keys::volume(number);
-            let mut record = Encoder::new(1);
-            record.varint(*now);
-            batch.put(Space::Meta, key.clone(), seal(Space::Meta, &key, record));
+            let value = encode_live(&key, *now);
+            batch.put(Space::Meta, key, value);
         }
-        let mut record = Encoder::new(1);
-        record.u64(self.group);
-        batch.put(Space::Meta, keys::GROUP, seal(Space::Meta, keys::GROUP, record));
+        batch.put(Space::Meta, keys::GROUP, encode_group(self.group));
         batch.put(Space::Meta, keys::TAIL, encode_tail(&tail));
         let committed = self.engine.commit(batch).map_err(|e| describe(&e));
         let synced = match volumes.is_empty() {
@@ -324,7 +322,7 @@ fn answer(done: Option<oneshot::Sender<Result<(), CommitError>>>, result: Result
     }
 }
 
-fn encode_tail(tail: &[TailEntry]) -> bytes::Bytes {
+pub(crate) fn encode_tail(tail: &[TailEntry]) -> bytes::Bytes {
     let mut e = Encoder::new(1);
     e.varint(tail.len() as u64);
     for entry in tail {

@@ -69,7 +69,10 @@ fn step(t: &mut Transaction<'_>, id: MailboxId) -> Result<bool, StoreError> {
             Some((key, value)) => records::decode_chunk(key, value).map_err(StoreError::Damaged)?,
             None => Vec::new(),
         };
-        rewrite(t, id, chunk.map(|(key, _)| key), &overlaid(old, newer));
+        let before = u32::from(chunk.is_some());
+        let after = rewrite(t, id, chunk.map(|(key, _)| key), &overlaid(old, newer));
+        let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
+        mailbox.summary.chunks = mailbox.summary.chunks.saturating_add(after).saturating_sub(before);
         for key in keys {
             t.delete(Space::Delta, key);
         }
@@ -121,8 +124,8 @@ fn chunk_around(
     Ok((chunk, next.into_iter().next().map(|(key, _)| key)))
 }
 
-/// Writes the messages that one chunk and its deltas made: as that chunk, as several, or as none.
-fn rewrite(t: &mut Transaction<'_>, id: MailboxId, old: Option<Bytes>, messages: &[Message]) {
+/// Writes the messages that one chunk and its deltas made: as that chunk, as several, or as none. Returns how many.
+fn rewrite(t: &mut Transaction<'_>, id: MailboxId, old: Option<Bytes>, messages: &[Message]) -> u32 {
     let mut keys = Vec::new();
     for part in messages.chunks(CHUNK_MESSAGES) {
         let Some(first) = part.first() else { continue };
@@ -134,4 +137,5 @@ fn rewrite(t: &mut Transaction<'_>, id: MailboxId, old: Option<Bytes>, messages:
     if let Some(old) = old.filter(|old| !keys.contains(old)) {
         t.delete(Space::Chunk, old);
     }
+    u32::try_from(keys.len()).unwrap_or(u32::MAX)
 }

@@ -37,9 +37,17 @@ pub(crate) fn subscriptions(id: AccountId) -> [u8; 9] {
     with(id, &[1])
 }
 
+/// All these names in one record, from which a lost one is known.
+pub(crate) fn subscription_list(id: AccountId) -> [u8; 9] {
+    with(id, &[2])
+}
+
 pub(crate) fn subscription(id: AccountId, name: &str) -> Vec<u8> {
     [&subscriptions(id)[..], name.as_bytes()].concat()
 }
+
+/// Before what a repair has put aside.
+pub(crate) const QUARANTINE: &[u8] = b"quarantine/";
 
 fn mailbox_prefix(id: MailboxId) -> [u8; 12] {
     with(id.account, &id.number.to_be_bytes())

@@ -10,6 +10,7 @@ use rookery_types::{
     AccountId, ContentId, Epoch, InternalDate, Keyword, MailboxId, MailboxPath, ModSeq, NodeId, Rights,
     SpecialUse, StoreId, SystemFlags, ThreadId, Uid, UidSet, UidValidity, UserName,
 };
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A kind of record, for whoever walks an account: check, export, move.
@@ -24,9 +25,10 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 14] = [
+pub const KINDS: [Kind; 15] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
+    Kind { name: "subscription list", space: Space::Account, derived: true },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
     Kind { name: "mailbox summary", space: Space::Mailbox, derived: true },
     Kind { name: "message chunk", space: Space::Chunk, derived: false },
@@ -245,6 +247,8 @@ pub struct Summary {
     pub deleted_octets: u64,
     /// Delta records not yet folded into chunks.
     pub deltas: u32,
+    /// Chunk records: what tells a check that one is gone.
+    pub chunks: u32,
 }
 
 impl Summary {
@@ -281,7 +285,7 @@ impl Summary {
             .varint(self.deleted.into())
             .varint(self.octets)
             .varint(self.deleted_octets);
-        e.varint(self.deltas.into());
+        e.varint(self.deltas.into()).varint(self.chunks.into());
         seal(Space::Mailbox, &keys::summary(id), e)
     }
 
@@ -297,6 +301,7 @@ impl Summary {
                 octets: d.varint()?,
                 deleted_octets: d.varint()?,
                 deltas: d.varint32()?,
+                chunks: d.varint32()?,
             })
         })
     }
@@ -622,6 +627,34 @@ pub(crate) fn encode_deleted_mailbox(key: &[u8]) -> Bytes {
 
 pub(crate) fn decode_deleted_mailbox(key: &[u8], value: &[u8]) -> Result<(), Damaged> {
     open(Space::Queue, key, value, |d| d.layout(1))
+}
+
+/// All names the account's user subscribes to, and the mailbox each had then: so that the loss of one is found, and
+/// mended. Empty: there is none.
+pub(crate) fn encode_subscription_list(key: &[u8], list: &BTreeMap<String, Option<MailboxId>>) -> Bytes {
+    let mut e = Encoder::new(1);
+    e.varint(list.len() as u64);
+    for (name, mailbox) in list {
+        e.text(name);
+        e.varint(mailbox.map_or(0, |id| id.account.get())).varint(mailbox.map_or(0, |id| id.number.into()));
+    }
+    seal(Space::Account, key, e)
+}
+
+pub(crate) fn decode_subscription_list(
+    key: &[u8],
+    value: &[u8],
+) -> Result<BTreeMap<String, Option<MailboxId>>, Damaged> {
+    open(Space::Account, key, value, |d| {
+        d.layout(1)?;
+        let mut list = BTreeMap::new();
+        for _ in 0..d.count()? {
+            let name = d.text()?.to_string();
+            let (account, number) = (d.varint()?, d.varint32()?);
+            list.insert(name, AccountId::new(account).map(|account| MailboxId { account, number }));
+        }
+        Some(list)
+    })
 }
 
 /// A name the account's user subscribes to, which is in the key, and the mailbox it had then.

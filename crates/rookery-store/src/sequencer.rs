@@ -570,6 +570,9 @@ impl Transaction<'_> {
         }
         self.sequencer.record = self.record.clone();
         if let Some(subscriptions) = self.subscriptions.take() {
+            let key = keys::subscription_list(self.cell.id);
+            let value = records::encode_subscription_list(&key, &subscriptions);
+            self.put(Space::Account, Bytes::copy_from_slice(&key), value);
             self.sequencer.subscriptions = Arc::new(subscriptions);
         }
         self.sequencer.queued += 1;

@@ -104,7 +104,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    fn encode(&self) -> bytes::Bytes {
+    pub(crate) fn encode(&self) -> bytes::Bytes {
         let mut e = Encoder::new(1);
         e.u32(FORMAT).u64(self.node.0).raw(&self.store.0).raw(&self.secret);
         seal(Space::Meta, keys::STORE, e)
@@ -112,18 +112,23 @@ impl Identity {
 
     pub(crate) fn read(engine: &dyn Engine) -> Result<Option<Identity>, OpenError> {
         let Some(value) = engine.get(Space::Meta, keys::STORE)? else { return Ok(None) };
-        let (found, identity) = open(Space::Meta, keys::STORE, &value, |d| {
+        let (found, identity) = Identity::decode(&value)?;
+        match found <= FORMAT {
+            true => Ok(Some(identity)),
+            false => Err(OpenError::NewerFormat { found }),
+        }
+    }
+
+    /// The store's format and identity.
+    pub(crate) fn decode(value: &[u8]) -> Result<(u32, Identity), Damaged> {
+        open(Space::Meta, keys::STORE, value, |d| {
             d.layout(1)?;
             let format = d.u32()?;
             Some((
                 format,
                 Identity { node: NodeId(d.u64()?), store: StoreId(d.array()?), secret: d.array()? },
             ))
-        })?;
-        match found <= FORMAT {
-            true => Ok(Some(identity)),
-            false => Err(OpenError::NewerFormat { found }),
-        }
+        })
     }
 }
 
@@ -169,7 +174,7 @@ pub(crate) fn now_unix() -> u32 {
 }
 
 /// Random octets from the operating system.
-fn random<const N: usize>() -> Result<[u8; N], std::io::Error> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], std::io::Error> {
     let mut octets = [0; N];
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut octets)?;
     Ok(octets)
@@ -510,11 +515,21 @@ fn format(engine: &dyn Engine) -> Result<Identity, OpenError> {
     };
     let mut batch = Batch::new();
     batch.put(Space::Meta, keys::STORE, identity.encode());
-    let mut group = Encoder::new(1);
-    group.u64(0);
-    batch.put(Space::Meta, keys::GROUP, seal(Space::Meta, keys::GROUP, group));
+    batch.put(Space::Meta, keys::GROUP, encode_group(0));
     engine.commit(batch)?;
     Ok(identity)
+}
+
+pub(crate) fn encode_group(group: u64) -> bytes::Bytes {
+    let mut e = Encoder::new(1);
+    e.u64(group);
+    seal(Space::Meta, keys::GROUP, e)
+}
+
+pub(crate) fn encode_live(key: &[u8], octets: u64) -> bytes::Bytes {
+    let mut e = Encoder::new(1);
+    e.varint(octets);
+    seal(Space::Meta, key, e)
 }
 
 pub(crate) fn read_group(engine: &dyn Engine) -> Result<u64, OpenError> {
@@ -522,10 +537,23 @@ pub(crate) fn read_group(engine: &dyn Engine) -> Result<u64, OpenError> {
         let key = crate::encoding::hex(keys::GROUP);
         return Err(Damaged { space: Space::Meta, key, what: "it is missing" }.into());
     };
-    Ok(open(Space::Meta, keys::GROUP, &value, |d| {
+    Ok(decode_group(&value)?)
+}
+
+pub(crate) fn decode_group(value: &[u8]) -> Result<u64, Damaged> {
+    open(Space::Meta, keys::GROUP, value, |d| {
         d.layout(1)?;
         d.u64()
-    })?)
+    })
+}
+
+/// A volume's number and its octets in use.
+pub(crate) fn decode_live(key: &[u8], value: &[u8]) -> Result<(u32, u64), Damaged> {
+    open(Space::Meta, key, value, |d| {
+        d.layout(1)?;
+        let number = key.last_chunk::<4>().map(|octets| u32::from_be_bytes(*octets))?;
+        Some((number, d.varint()?))
+    })
 }
 
 pub(crate) fn read_live(engine: &dyn Engine) -> Result<BTreeMap<u32, u64>, OpenError> {
@@ -533,12 +561,7 @@ pub(crate) fn read_live(engine: &dyn Engine) -> Result<BTreeMap<u32, u64>, OpenE
     let mut failure = None;
     let end = prefix_end(keys::VOLUME);
     engine.scan(Space::Meta, keys::VOLUME, end.as_deref(), false, &mut |key, value| {
-        let read = open(Space::Meta, key, value, |d| {
-            d.layout(1)?;
-            let number = key.last_chunk::<4>().map(|octets| u32::from_be_bytes(*octets))?;
-            Some((number, d.varint()?))
-        });
-        match read {
+        match decode_live(key, value) {
             Ok((number, octets)) => drop(live.insert(number, octets)),
             Err(damaged) => failure = Some(damaged),
         }
@@ -551,7 +574,7 @@ pub(crate) fn read_live(engine: &dyn Engine) -> Result<BTreeMap<u32, u64>, OpenE
 }
 
 /// The last group that a volume says was durable. Only the last volumes can say so.
-fn last_mark(volumes: &Volumes) -> Result<u64, OpenError> {
+pub(crate) fn last_mark(volumes: &Volumes) -> Result<u64, OpenError> {
     let numbers: BTreeSet<u32> = volumes.numbers().map_err(OpenError::Volumes)?.into_iter().collect();
     for number in numbers.into_iter().rev() {
         let mut last = None;

@@ -163,13 +163,34 @@ pub(crate) struct Volumes {
     resumable: Mutex<Option<u32>>,
 }
 
-fn name(number: u32) -> String {
+/// The name of a volume's file.
+pub(crate) fn name(number: u32) -> String {
     format!("v{number:08x}.vol")
 }
 
-fn number(name: &str) -> Option<u32> {
+/// The number of a volume, from the name of its file.
+pub(crate) fn number(name: &str) -> Option<u32> {
     let digits = name.strip_prefix('v')?.strip_suffix(".vol")?;
     (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+}
+
+/// The first octets of a volume's file.
+pub(crate) fn encode_file_header(store: StoreId, number: u32) -> [u8; FILE_HEADER as usize] {
+    let mut header = [0; FILE_HEADER as usize];
+    header[..8].copy_from_slice(FILE_MAGIC);
+    header[8..24].copy_from_slice(&store.0);
+    header[24..28].copy_from_slice(&number.to_le_bytes());
+    let crc = crc32c::crc32c(&header[..60]);
+    header[60..].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// Which store and which volume a file's first octets speak of; `None` if they are damaged.
+pub(crate) fn decode_file_header(header: &[u8]) -> Option<(StoreId, u32)> {
+    let header = header.first_chunk::<{ FILE_HEADER as usize }>()?;
+    let store = StoreId(*header.get(8..)?.first_chunk()?);
+    let number = u32::from_le_bytes(*header.get(24..)?.first_chunk()?);
+    (*header == encode_file_header(store, number)).then_some((store, number))
 }
 
 fn aligned(offset: u64) -> u64 {
@@ -223,7 +244,7 @@ impl Volumes {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let io = |source| VolumeError::Io { volume: number, source };
         let file = self.files.create(&name(number)).map_err(io)?;
-        file.write_at(&self.file_header(number), 0).map_err(io)?;
+        file.write_at(&encode_file_header(self.store, number), 0).map_err(io)?;
         let volume = Arc::new(Volume { number, file, new: AtomicBool::new(true) });
         self.remember(&volume);
         Ok(volume)
@@ -261,17 +282,7 @@ impl Volumes {
     fn header_is_sound(&self, volume: &Volume) -> Result<bool, VolumeError> {
         let mut header = [0; FILE_HEADER as usize];
         let whole = volume.read_exact(&mut header, 0)?;
-        Ok(whole && header == self.file_header(volume.number))
-    }
-
-    fn file_header(&self, number: u32) -> [u8; FILE_HEADER as usize] {
-        let mut header = [0; FILE_HEADER as usize];
-        header[..8].copy_from_slice(FILE_MAGIC);
-        header[8..24].copy_from_slice(&self.store.0);
-        header[24..28].copy_from_slice(&number.to_le_bytes());
-        let crc = crc32c::crc32c(&header[..60]);
-        header[60..].copy_from_slice(&crc.to_le_bytes());
-        header
+        Ok(whole && header == encode_file_header(self.store, volume.number))
     }
 
     /// Takes room for a record at the end of the current volume, beginning a new one when it is full.

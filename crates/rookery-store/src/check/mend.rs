@@ -1,0 +1,558 @@
+//! Repair of one account: what its records should say is worked out in memory, and what differs is written.
+//!
+//! Decisions:
+//! - A message whose placement is lost is expunged under its UID, and its content comes back in `Recovered`.
+//! - A message whose octets are lost is expunged; its record is kept under quarantine.
+//! - UIDVALIDITY changes only of a mailbox whose settings are lost. Where a UIDNEXT or a modseq is lost, the new
+//!   one is far above all that is seen, and the change log begins anew, so that clients look at everything again.
+
+mod contents;
+
+use super::account::{Seen, counted, usage};
+use super::analysis::History;
+use super::rebuild::{Index, Stored};
+use super::repair::{JUMP, Repair};
+use super::{CheckError, Outcome};
+use crate::keys;
+use crate::messages::Message;
+use crate::records::{self, AccountRecord, AccountState, Change, LogEntry, Settings, Summary};
+use crate::store::now_unix;
+use rookery_kv::engine::Space;
+use rookery_types::acl::{Acl, Identifier};
+use rookery_types::{
+    AccountId, ContentId, Epoch, Keyword, MailboxId, MailboxPath, ModSeq, NodeId, Rights, StoreId, Uid,
+    UidSet, UidValidity, UserName,
+};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+/// The mailbox for messages that were in none any more.
+const RECOVERED: &str = "Recovered";
+
+/// What is known of an account from outside its records.
+pub(super) struct Case {
+    pub(super) id: AccountId,
+    pub(super) node: NodeId,
+    pub(super) store: StoreId,
+    /// The engine has lost its end: numbers may have been given that no record speaks of.
+    pub(super) lost_suffix: bool,
+    /// Contents whose octets cannot be had where their record says.
+    pub(super) bad: HashSet<ContentId>,
+    /// Contents that were written for records that are lost.
+    pub(super) unplaced: Vec<Stored>,
+}
+
+/// An account on its way to be whole.
+struct Mend<'r, 'a> {
+    repair: &'r mut Repair<'a>,
+    index: &'r mut Index,
+    case: Case,
+    seen: Seen,
+    record: AccountRecord,
+    /// What the repair itself changes, under one modseq.
+    modseq: ModSeq,
+    entry: BTreeMap<(u32, u8), UidSet>,
+    touched: BTreeSet<u32>,
+    deltas: BTreeMap<(u32, Uid), Option<Message>>,
+    settings_changed: BTreeSet<u32>,
+    /// UIDNEXTs below these may have been given.
+    uid_floors: BTreeMap<u32, u32>,
+}
+
+const ARRIVED: u8 = 0;
+const FLAGS: u8 = 1;
+const EXPUNGED: u8 = 2;
+const CREATED: u8 = 3;
+
+fn fixed(text: impl Into<String>) -> Outcome {
+    Outcome::Repaired(text.into())
+}
+
+/// Mends one account.
+pub(super) fn account(repair: &mut Repair<'_>, index: &mut Index, case: Case) -> Result<(), CheckError> {
+    let mut seen = Seen::read(repair.engine, case.id)?;
+    if seen.is_empty() && case.unplaced.is_empty() {
+        return Ok(());
+    }
+    if !seen.overlapping.is_empty() {
+        for key in std::mem::take(&mut seen.overlapping) {
+            let value = repair.engine.get(Space::Chunk, &key)?.unwrap_or_default();
+            let name = repair.put_aside(Space::Chunk, &key, &value)?;
+            let text = format!("the chunk is under {name}, its messages come back in {RECOVERED}");
+            repair.note("message chunk", &key, Outcome::Quarantined(text));
+        }
+        repair.flush()?;
+        seen = Seen::read(repair.engine, case.id)?;
+    }
+    if seen.is_going() {
+        if !seen.queued.contains_key(&0) {
+            let key = keys::deleted_account(case.id, 0);
+            repair.put(Space::Queue, key.to_vec(), records::encode_deleted_mailbox(&key));
+            repair.note("deleted account", &key, fixed("made anew from the account's record"));
+        }
+        return repair.flush();
+    }
+    let record = mended_record(repair, &seen, &case);
+    seen.record = Some(record.clone());
+    let modseq = record.modseq.next().ok_or(CheckError::Exhausted("modseqs"))?;
+    let mut mend = Mend {
+        repair,
+        index,
+        case,
+        seen,
+        record,
+        modseq,
+        entry: BTreeMap::new(),
+        touched: BTreeSet::new(),
+        deltas: BTreeMap::new(),
+        settings_changed: BTreeSet::new(),
+        uid_floors: BTreeMap::new(),
+    };
+    mend.uid_floors();
+    mend.settings()?;
+    mend.deleted_mailboxes();
+    mend.subscriptions();
+    let history = History::of(&mend.seen);
+    mend.history(&history);
+    mend.contents(&history)?;
+    mend.keywords();
+    mend.finish(&history)
+}
+
+/// The account's record with counters that are above all that is seen.
+fn mended_record(repair: &mut Repair<'_>, seen: &Seen, case: &Case) -> AccountRecord {
+    let key = keys::account_record(case.id);
+    let highest = seen.highest_modseq();
+    let jump = |from: u64| {
+        ModSeq::new(from.saturating_add(JUMP.into())).unwrap_or(ModSeq::new(highest).unwrap_or(ModSeq::FIRST))
+    };
+    let mut record = match &seen.record {
+        Some(record) => record.clone(),
+        None => {
+            let owner = owner(seen);
+            let whose = owner.as_ref().map_or("nobody, so nobody has rights", UserName::as_str);
+            let text = format!(
+                "made anew: its owner is, by its mailboxes, {whose}; limits are lost; modseqs go on far above"
+            );
+            repair.note("account", &key, fixed(text));
+            AccountRecord {
+                node: case.node,
+                store: case.store,
+                epoch: Epoch(1),
+                incarnation: 1,
+                state: match seen.queued.contains_key(&0) {
+                    true => AccountState::Deleted,
+                    false => AccountState::Home,
+                },
+                owner,
+                modseq: jump(highest),
+                log_floor: jump(highest).get(),
+                last_mailbox: 0,
+                last_uid_validity: now_unix(),
+                octets: 0,
+                messages: 0,
+                octets_max: None,
+                messages_max: None,
+            }
+        }
+    };
+    if case.lost_suffix || highest > record.modseq.get() {
+        record.modseq = jump(highest.max(record.modseq.get()));
+        record.log_floor = record.modseq.get();
+        repair.note("account", &key, fixed("modseqs go on far above what is seen, with a new change log"));
+    }
+    let numbers = seen.settings.keys().chain(seen.summaries.keys()).chain(seen.messages.keys());
+    let numbers = numbers.chain(seen.queued.keys()).chain(seen.tombstones.keys().map(|(number, _)| number));
+    let logged = seen.log.values().flat_map(|entry| entry.changes.iter().map(|(number, _)| number));
+    record.last_mailbox = numbers.chain(logged).copied().max().unwrap_or(0).max(record.last_mailbox);
+    let validities = seen.settings.values().map(|settings| settings.uid_validity.get());
+    record.last_uid_validity = validities.max().unwrap_or(0).max(record.last_uid_validity);
+    record
+}
+
+/// The user who has all rights most often.
+fn owner(seen: &Seen) -> Option<UserName> {
+    let mut users: BTreeMap<&str, (usize, &UserName)> = BTreeMap::new();
+    for entry in seen.settings.values().flat_map(|settings| settings.acl.entries()) {
+        if let Identifier::User(user) = &entry.identifier
+            && !entry.negative
+            && entry.rights.contains(Rights::ADMINISTER)
+        {
+            users.entry(user.as_str()).or_insert((0, user)).0 += 1;
+        }
+    }
+    users.into_values().max_by_key(|(count, _)| *count).map(|(_, user)| user.clone())
+}
+
+impl Mend<'_, '_> {
+    fn mailbox(&self, number: u32) -> MailboxId {
+        MailboxId { account: self.case.id, number }
+    }
+
+    fn change(&mut self, number: u32, what: u8) -> &mut UidSet {
+        self.touched.insert(number);
+        self.entry.entry((number, what)).or_default()
+    }
+
+    /// Takes a message out of its mailbox's records.
+    fn remove(&mut self, number: u32, uid: Uid) -> Option<Message> {
+        let messages = self.seen.messages.get_mut(&number)?;
+        let at = messages.binary_search_by_key(&uid, |m| m.uid).ok()?;
+        self.deltas.insert((number, uid), None);
+        Some(messages.remove(at))
+    }
+
+    /// The first UIDs that no record speaks of.
+    fn uid_floors(&mut self) {
+        let mut floors: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut raise = |number: u32, uid: Option<u32>| {
+            let floor = floors.entry(number).or_insert(1);
+            *floor = (*floor).max(uid.map_or(1, |uid| uid.saturating_add(1)));
+        };
+        for (number, messages) in &self.seen.messages {
+            raise(*number, messages.last().map(|m| m.uid.get()));
+        }
+        for ((number, _), uids) in &self.seen.tombstones {
+            raise(*number, uids.last());
+        }
+        for (key, message) in &self.seen.expunged {
+            if let Some(mailbox) = keys::queued_mailbox(key) {
+                raise(mailbox.number, Some(message.uid.get()));
+            }
+        }
+        for (number, change) in self.seen.log.values().flat_map(|entry| &entry.changes) {
+            match change {
+                Change::Arrived(uids) | Change::Flags(uids) | Change::Expunged(uids) => {
+                    raise(*number, uids.last());
+                }
+                Change::Created | Change::Settings | Change::Deleted => {}
+            }
+        }
+        self.uid_floors = floors;
+    }
+
+    fn new_settings(&mut self, path: MailboxPath) -> Result<Settings, CheckError> {
+        let validity = self.record.last_uid_validity.checked_add(1);
+        let validity = validity.ok_or(CheckError::Exhausted("UIDVALIDITYs"))?.max(now_unix());
+        self.record.last_uid_validity = validity;
+        let mut acl = Acl::new();
+        // Without an owner nobody has rights: an administrator gives them.
+        if let Some(owner) = &self.record.owner {
+            acl.set(Identifier::User(owner.clone()), false, Rights::ALL);
+        }
+        Ok(Settings {
+            path,
+            uid_validity: UidValidity::new(validity).ok_or(CheckError::Exhausted("UIDVALIDITYs"))?,
+            special_use: Vec::new(),
+            acl,
+            keywords: Arc::default(),
+            deleted_unix_seconds: None,
+        })
+    }
+
+    fn free_path(&self, wanted: &str) -> MailboxPath {
+        let taken = |path: &MailboxPath| {
+            self.seen.settings.values().any(|s| s.deleted_unix_seconds.is_none() && s.path == *path)
+        };
+        let names = (0..u32::MAX).map(|n| if n == 0 { wanted.to_string() } else { format!("{wanted}-{n}") });
+        let mut free = names.filter_map(|name| MailboxPath::new(&name).ok()).filter(|path| !taken(path));
+        free.next().unwrap_or_else(MailboxPath::inbox)
+    }
+
+    /// Gives mailboxes that lost their settings new ones, and those of one name different names.
+    fn settings(&mut self) -> Result<(), CheckError> {
+        let with_messages = self.seen.messages.iter().filter(|(_, messages)| !messages.is_empty());
+        let numbers: BTreeSet<u32> = with_messages
+            .map(|(number, _)| *number)
+            .chain(self.seen.summaries.keys().copied())
+            .filter(|number| !self.seen.settings.contains_key(number))
+            .collect();
+        for number in numbers {
+            let path = self.free_path(&format!("{RECOVERED}/mailbox-{number}"));
+            let mut settings = self.new_settings(path)?;
+            settings.deleted_unix_seconds = self.seen.queued.get(&number).copied();
+            let text = format!(
+                "the mailbox is called {} now, with UIDVALIDITY {}; its name, rights and names of keywords are lost",
+                settings.path, settings.uid_validity
+            );
+            self.repair.note("mailbox settings", &keys::settings(self.mailbox(number)), fixed(text));
+            self.seen.settings.insert(number, settings);
+            self.settings_changed.insert(number);
+            self.change(number, CREATED);
+        }
+        let mut paths = BTreeSet::new();
+        let mut doubles = Vec::new();
+        for (number, settings) in &self.seen.settings {
+            if settings.deleted_unix_seconds.is_none() && !paths.insert(settings.path.clone()) {
+                doubles.push(*number);
+            }
+        }
+        for number in doubles {
+            let path = self.free_path(&format!("{RECOVERED}/mailbox-{number}"));
+            let text = format!("the mailbox is called {path} now");
+            self.repair.note("mailbox settings", &keys::settings(self.mailbox(number)), fixed(text));
+            if let Some(settings) = self.seen.settings.get_mut(&number) {
+                settings.path = path;
+            }
+            self.settings_changed.insert(number);
+            self.change(number, CREATED);
+        }
+        Ok(())
+    }
+
+    fn deleted_mailboxes(&mut self) {
+        for (number, settings) in &self.seen.settings {
+            let Some(second) = settings.deleted_unix_seconds else { continue };
+            if !self.seen.queued.contains_key(number) {
+                let key = keys::deleted_mailbox(MailboxId { account: self.case.id, number: *number }, second);
+                self.repair.put(Space::Queue, key.to_vec(), records::encode_deleted_mailbox(&key));
+                self.repair.note("deleted mailbox", &key, fixed("made anew from the mailbox's settings"));
+            }
+        }
+    }
+
+    fn subscriptions(&mut self) {
+        let id = self.case.id;
+        for (name, mailbox) in self.seen.list.iter().flatten() {
+            if !self.seen.subscriptions.contains_key(name) {
+                let key = keys::subscription(id, name);
+                self.repair.put(Space::Account, key.clone(), records::encode_subscription(&key, *mailbox));
+                self.repair.note("subscription", &key, fixed("made anew from the list of subscriptions"));
+                self.seen.subscriptions.insert(name.clone(), *mailbox);
+            }
+        }
+        let none = self.seen.list.is_none() && self.seen.subscriptions.is_empty();
+        if !none && self.seen.list.as_ref() != Some(&self.seen.subscriptions) {
+            let key = keys::subscription_list(id);
+            let value = records::encode_subscription_list(&key, &self.seen.subscriptions);
+            self.repair.put(Space::Account, key.to_vec(), value);
+            self.repair.note("subscription list", &key, fixed("made anew from the subscriptions"));
+        }
+    }
+
+    /// Makes messages, tombstones and the change log agree.
+    fn history(&mut self, history: &History) {
+        let numbers: BTreeSet<u32> = history.lost.keys().chain(history.unnamed.keys()).copied().collect();
+        for number in numbers.into_iter().chain(history.chunks.keys().copied()) {
+            let uids = history.lost.get(&number).cloned().unwrap_or_default();
+            self.change(number, EXPUNGED).extend(&uids);
+            let key = match uids.first().and_then(Uid::new) {
+                Some(first) => keys::message(self.mailbox(number), first),
+                None => keys::mailbox(self.mailbox(number)).to_vec(),
+            };
+            let kind = if history.chunks.contains_key(&number) { "message chunk" } else { "message delta" };
+            let text = format!(
+                "messages {uids} are expunged under their UIDs; what is not elsewhere comes back in {RECOVERED}"
+            );
+            self.repair.note(kind, &key, fixed(text));
+        }
+        for (number, uids) in &history.risen {
+            for uid in uids.uids() {
+                self.remove(*number, uid);
+                let key = keys::message(self.mailbox(*number), uid);
+                self.repair.note(
+                    "message delta",
+                    &key,
+                    fixed("the message is expunged, as its tombstone says"),
+                );
+            }
+        }
+        for (number, uids) in &history.stale {
+            let modseq = self.modseq;
+            for message in self.seen.messages.get_mut(number).into_iter().flatten() {
+                if uids.contains_uid(message.uid) {
+                    message.modseq = modseq;
+                    self.deltas.insert((*number, message.uid), Some(message.clone()));
+                }
+            }
+            self.change(*number, FLAGS).extend(uids);
+            for uid in uids.uids() {
+                let key = keys::message(self.mailbox(*number), uid);
+                let text = "the message keeps its last known flags, as a new change";
+                self.repair.note("message delta", &key, fixed(text));
+            }
+        }
+        if !history.unnamed.is_empty() {
+            // Nobody can be told which messages have gone: everybody has to look again.
+            self.record.log_floor = self.modseq.get();
+        }
+        for ((number, modseq), uids) in &history.tombstones {
+            let Some(modseq) = ModSeq::new(*modseq) else { continue };
+            let key = keys::tombstone(self.mailbox(*number), modseq);
+            self.repair.put(Space::Tombstone, key.clone(), records::encode_tombstone(&key, uids));
+            self.repair.note("tombstone", &key, fixed("made anew from the change log"));
+        }
+        self.log(history);
+    }
+
+    fn log(&mut self, history: &History) {
+        let mut entries: BTreeMap<u64, LogEntry> = BTreeMap::new();
+        for modseq in &history.gaps {
+            // What else it changed cannot be known: whoever reads it looks at all mailboxes again.
+            let changes = self.seen.settings.keys().map(|number| (*number, Change::Settings)).collect();
+            entries.insert(*modseq, LogEntry { changes, subscriptions: true });
+        }
+        if !entries.is_empty() {
+            let mut known: BTreeSet<(u32, u32)> = BTreeSet::new();
+            for (number, change) in self.seen.log.values().flat_map(|entry| &entry.changes) {
+                if let Change::Arrived(uids) | Change::Flags(uids) = change {
+                    known.extend(uids.iter().map(|uid| (*number, uid)));
+                }
+            }
+            let mut of_gaps: BTreeMap<(u64, u32, bool), UidSet> = BTreeMap::new();
+            for (number, messages) in &self.seen.messages {
+                for message in messages.iter().filter(|m| history.gaps.contains(&m.modseq.get())) {
+                    let is_known = known.contains(&(*number, message.uid.get()));
+                    let at = (message.modseq.get(), *number, is_known);
+                    of_gaps.entry(at).or_default().insert_uid(message.uid);
+                }
+            }
+            for ((modseq, number, is_known), uids) in of_gaps {
+                let change = if is_known { Change::Flags(uids) } else { Change::Arrived(uids) };
+                entries.entry(modseq).or_default().changes.push((number, change));
+            }
+            for ((number, modseq), uids) in &self.seen.tombstones {
+                if history.gaps.contains(modseq) {
+                    let change = (*number, Change::Expunged(uids.clone()));
+                    entries.entry(*modseq).or_default().changes.push(change);
+                }
+            }
+        }
+        for ((number, modseq), uids) in &history.unlogged {
+            let old = self.seen.log.get(modseq).cloned().unwrap_or_default();
+            let entry = entries.entry(*modseq).or_insert(old);
+            entry.changes.push((*number, Change::Expunged(uids.clone())));
+        }
+        for (modseq, entry) in entries {
+            let Some(modseq) = ModSeq::new(modseq) else { continue };
+            let key = keys::log(self.case.id, modseq);
+            self.repair.put(Space::Log, key.to_vec(), entry.encode(&key));
+            let text = "made anew from messages and tombstones; it says that all mailboxes may have changed";
+            self.repair.note("change log entry", &key, fixed(text));
+        }
+    }
+
+    /// Names the keywords whose names are lost.
+    fn keywords(&mut self) {
+        for (number, settings) in &mut self.seen.settings {
+            let messages = self.seen.messages.get(number).into_iter().flatten();
+            let last = messages.filter_map(|m| m.keywords.as_slice().last()).max();
+            let wanted = last.map_or(0, |last| usize::from(*last) + 1);
+            if settings.keywords.len() >= wanted {
+                continue;
+            }
+            let mut table = Vec::clone(&settings.keywords);
+            for n in table.len()..wanted {
+                table.extend(Keyword::new(&format!("$lost-{number}-{n}")));
+            }
+            settings.keywords = Arc::new(table);
+            self.settings_changed.insert(*number);
+        }
+    }
+
+    /// Writes what differs from what is on disk.
+    fn finish(&mut self, history: &History) -> Result<(), CheckError> {
+        let id = self.case.id;
+        if self.case.lost_suffix {
+            self.touched.extend(self.seen.settings.keys().filter(|number| !self.seen.is_deleted(**number)));
+        }
+        for number in std::mem::take(&mut self.settings_changed) {
+            if let Some(settings) = self.seen.settings.get(&number) {
+                let mailbox = MailboxId { account: id, number };
+                self.repair.put(Space::Mailbox, keys::settings(mailbox), settings.encode(mailbox));
+            }
+        }
+        for ((number, uid), message) in &self.deltas {
+            let key = keys::message(MailboxId { account: id, number: *number }, *uid);
+            let value = records::encode_delta(&key, message.as_ref());
+            self.repair.put(Space::Delta, key, value);
+            self.seen.deltas.entry(*number).or_default().insert_uid(*uid);
+        }
+        self.repair.pace()?;
+        if !self.entry.is_empty() || !self.touched.is_empty() {
+            self.write_entry();
+        }
+        for number in self.seen.settings.keys().copied().collect::<Vec<_>>() {
+            self.summary(number, history);
+        }
+        (self.record.messages, self.record.octets) = usage(&self.seen);
+        let key = keys::account_record(id);
+        let value = self.record.encode(id);
+        if self.repair.engine.get(Space::Account, &key)?.as_ref() != Some(&value) {
+            self.repair.put(Space::Account, key.to_vec(), value);
+        }
+        Ok(())
+    }
+
+    /// The repair's own changes are a change like any: clients hear of them.
+    fn write_entry(&mut self) {
+        let mut entry = LogEntry::default();
+        for ((number, what), uids) in std::mem::take(&mut self.entry) {
+            let change = match what {
+                CREATED => Change::Created,
+                _ if uids.is_empty() => Change::Settings,
+                ARRIVED => Change::Arrived(uids),
+                FLAGS => Change::Flags(uids),
+                _ => {
+                    let key = keys::tombstone(self.mailbox(number), self.modseq);
+                    let value = records::encode_tombstone(&key, &uids);
+                    self.repair.put(Space::Tombstone, key, value);
+                    Change::Expunged(uids)
+                }
+            };
+            entry.changes.push((number, change));
+        }
+        self.record.modseq = self.modseq;
+        let key = keys::log(self.case.id, self.modseq);
+        self.repair.put(Space::Log, key.to_vec(), entry.encode(&key));
+    }
+
+    fn summary(&mut self, number: u32, history: &History) {
+        let mailbox = self.mailbox(number);
+        let key = keys::summary(mailbox);
+        let old = self.seen.summaries.get(&number);
+        if self.seen.is_deleted(number) && old.is_some() {
+            return;
+        }
+        let messages = self.seen.messages.get(&number).map_or(&[][..], Vec::as_slice);
+        let floor = self.uid_floors.get(&number).copied().unwrap_or(1);
+        let last = messages.last().map_or(0, |m| m.uid.get()).saturating_add(1);
+        let mut uid_next = floor.max(last).max(old.map_or(1, |old| old.uid_next));
+        let has_birth =
+            self.seen.log.values().any(|entry| entry.changes.contains(&(number, Change::Created)));
+        if self.case.lost_suffix || (old.is_none() && !has_birth) {
+            uid_next = uid_next.saturating_add(JUMP);
+        }
+        let modseqs = messages.iter().map(|m| m.modseq);
+        let tombstones = self.seen.tombstones.keys().filter(|(n, _)| *n == number);
+        let mut highest_modseq = modseqs
+            .chain(tombstones.filter_map(|(_, modseq)| ModSeq::new(*modseq)))
+            .chain(old.map(|old| old.highest_modseq))
+            .max()
+            .unwrap_or(ModSeq::FIRST);
+        if old.is_none() {
+            highest_modseq = self.record.modseq;
+        }
+        if self.touched.contains(&number) {
+            highest_modseq = self.modseq;
+        }
+        let count =
+            |uids: Option<&UidSet>| uids.map_or(0, |uids| u32::try_from(uids.len()).unwrap_or(u32::MAX));
+        let new = Summary {
+            uid_next,
+            highest_modseq,
+            deltas: count(self.seen.deltas.get(&number)),
+            chunks: self.seen.chunks.get(&number).copied().unwrap_or(0),
+            ..counted(messages)
+        };
+        let same = |old: &Summary| Summary { deltas: 0, ..*old } == Summary { deltas: 0, ..new };
+        if old.is_some_and(same) {
+            return;
+        }
+        self.repair.put(Space::Mailbox, key.clone(), new.encode(mailbox));
+        if !history.explains_counts(number) {
+            let text = format!("counted anew: {} messages, UIDNEXT {}", new.exists, new.uid_next);
+            self.repair.note("mailbox summary", &key, fixed(text));
+        }
+    }
+}

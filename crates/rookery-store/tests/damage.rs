@@ -1,0 +1,703 @@
+//! One record of every kind is damaged in every way, and each time the store must name it, mend it and open again
+//! with everything else as it was.
+//!
+//! `cargo test -p rookery-store --test damage -- --nocapture` prints the table.
+
+mod image;
+
+use image::Image;
+use rookery_kv::engine::{Engine, Space};
+use rookery_kv::memory::MemoryEngine;
+use rookery_kv::sim::SimDisk;
+use rookery_store::check::{Outcome, Report, check, repair};
+use rookery_store::{Account, FlagChange, FlagList, NewAccount, NewMessage, Store, StoreOptions};
+use rookery_types::{
+    AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, UidSet, UserName,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+fn options() -> StoreOptions {
+    StoreOptions { background: None, volume_octets: 60_000, ..StoreOptions::default() }
+}
+
+fn open(disk: &SimDisk) -> Store {
+    let engine = Arc::new(MemoryEngine::new(disk.clone()));
+    Store::open(options(), engine, Arc::new(disk.files())).expect("the store opens")
+}
+
+fn account_id(n: u64) -> AccountId {
+    AccountId::new(n).expect("not zero")
+}
+
+fn path(text: &str) -> MailboxPath {
+    MailboxPath::new(text).expect("a path")
+}
+
+fn in_quarantine(image: &Image, value: &[u8]) -> bool {
+    let mut own = image.records.iter().filter(|((space, _), _)| *space == Space::Meta);
+    own.any(|((_, key), kept)| key.starts_with(b"quarantine/") && kept == value)
+}
+
+/// A message as a client sees it: flags, keywords and octets.
+type Seen = (u8, Vec<String>, Vec<u8>);
+type Mail = BTreeMap<(u64, String, u32), Seen>;
+
+async fn mail(store: &Store) -> Mail {
+    let mut mail = Mail::new();
+    for n in 1..=3 {
+        let account = store.account(account_id(n)).await.expect("the account is there");
+        for (path, state) in account.tree().iter() {
+            let mailbox = account.open(state.id).await.expect("it opens");
+            let state = mailbox.now();
+            assert!(mailbox.vanished_since(1).is_ok());
+            for (_, message) in state.messages.as_ref().expect("it is open").iter() {
+                let body = account.read(message.content).expect("its octets are there").to_vec();
+                account.facts(message.content).expect("its facts are there");
+                let keywords = message.keywords.as_slice().iter();
+                let names = keywords.map(|n| state.settings.keywords[usize::from(*n)].to_string()).collect();
+                let key = (n, path.to_string(), message.uid.get());
+                mail.insert(key, (message.flags.bits(), names, body));
+            }
+        }
+    }
+    mail
+}
+
+fn text(n: u32, reply_to: Option<u32>) -> Vec<u8> {
+    let references = reply_to.map(|n| format!("In-Reply-To: <{n}@mail.example>\r\n")).unwrap_or_default();
+    format!(
+        "From: ann@mail.example\r\nSubject: message {n}\r\nDate: Mon, 3 Feb 2025 10:{:02}:{:02} +0100\r\n\
+         Message-ID: <{n}@mail.example>\r\n{references}\r\nThis is the text of message {n}.\r\n",
+        n / 60 % 60,
+        n % 60
+    )
+    .into_bytes()
+}
+
+fn message(store: &Store, octets: &[u8], flags: SystemFlags, keywords: &[&str]) -> NewMessage {
+    let mut spool = store.spool();
+    spool.push(octets).expect("it takes octets");
+    let keywords = keywords.iter().map(|name| Keyword::new(name).expect("a keyword")).collect();
+    let date = InternalDate::from_unix(1_700_000_000);
+    NewMessage { body: spool.finish().expect("it is whole"), flags, keywords, date }
+}
+
+fn flagged(flags: SystemFlags, keyword: &str) -> FlagChange {
+    FlagChange::Add(FlagList { flags, keywords: vec![Keyword::new(keyword).expect("a keyword")] })
+}
+
+async fn fill(store: &Store, account: &Account, inbox: MailboxId, count: u32) {
+    let base = account.id().get() as u32 * 10_000;
+    for from in (0..count).step_by(100) {
+        let new = (from..count.min(from + 100))
+            .map(|n| {
+                let reply_to = (n % 5 == 4).then(|| base + n - 1);
+                message(store, &text(base + n, reply_to), SystemFlags::NONE, &["$one"])
+            })
+            .collect();
+        account.append(inbox, new).await.expect("it appends");
+    }
+}
+
+/// Three accounts with everything that a store can have.
+async fn build() -> (Image, Mail) {
+    let disk = SimDisk::new(7);
+    let store = open(&disk);
+    for (n, owner) in [(1, Some("ann@mail.example")), (2, Some("bob@mail.example")), (3, None)] {
+        let owner = owner.map(|name| UserName::parse(name, "").expect("a name"));
+        let boxes = ["INBOX", "Sent", "Archive", "Old"];
+        let mailboxes = boxes.iter().map(|name| (path(name), Vec::new())).collect();
+        let subscriptions = vec!["INBOX".into(), "Archive".into()];
+        let account = store
+            .create_account(account_id(n), NewAccount { owner, mailboxes, subscriptions })
+            .await
+            .expect("it is made");
+        let id = |name: &str| account.tree().get(&path(name)).expect("the mailbox is there");
+        account.subscribe("Lists/rust", None).await.expect("it subscribes");
+        let inbox = id("INBOX");
+        fill(&store, &account, inbox, if n == 1 { 1100 } else { 12 }).await;
+        let open = account.open(inbox).await.expect("it opens");
+        let set = |a, b| UidSet::range(a, b);
+        open.store_flags(&set(2, 8), flagged(SystemFlags::SEEN, "$two"), None).await.expect("it stores");
+        if n == 1 {
+            store.tend_now().await.expect("it folds");
+            assert!(open.now().summary.chunks >= 3 && open.now().summary.deltas == 0);
+        }
+        // Over what is folded: new flags, expunged messages, copies, moves and new mail.
+        open.store_flags(&set(3, 4), flagged(SystemFlags::FLAGGED, "$three"), None).await.expect("it stores");
+        open.store_flags(&set(9, 10), flagged(SystemFlags::DELETED, "$four"), None).await.expect("it stores");
+        open.expunge(None).await.expect("it expunges");
+        open.copy(&set(2, 4), &account, id("Sent")).await.expect("it copies");
+        open.r#move(&set(5, 6), &account, id("Archive")).await.expect("it moves");
+        let late = message(&store, &text(9_000 + n as u32, Some(1)), SystemFlags::DRAFT, &["$late"]);
+        account.append(inbox, vec![late]).await.expect("it appends");
+        let old = message(&store, &text(9_500 + n as u32, None), SystemFlags::SEEN, &[]);
+        account.append(id("Old"), vec![old]).await.expect("it appends");
+        account.delete(id("Old")).await.expect("it deletes");
+        if n == 2 {
+            let mut large = text(9_999, None);
+            large.resize(700_000, b'x');
+            let large = message(&store, &large, SystemFlags::ANSWERED, &[]);
+            account.append(id("Archive"), vec![large]).await.expect("it appends");
+        }
+    }
+    let mail = mail(&store).await;
+    store.close().await;
+    drop(store);
+    (Image::of(&disk), mail)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Damage {
+    Flip,
+    Drop,
+    Duplicate,
+    Truncate,
+}
+
+const DAMAGES: [Damage; 4] = [Damage::Flip, Damage::Drop, Damage::Duplicate, Damage::Truncate];
+
+/// Each kind of record in the engine, its space, and how to know its keys.
+type Known = fn(&[u8]) -> bool;
+const RECORDS: [(&str, Space, Known); 18] = [
+    ("store identity", Space::Meta, |key| key == b"store"),
+    ("group", Space::Meta, |key| key == b"group"),
+    ("tail", Space::Meta, |key| key == b"tail"),
+    ("volume counter", Space::Meta, |key| key.starts_with(b"volume/")),
+    ("account", Space::Account, |key| key[8] == 0),
+    ("subscription", Space::Account, |key| key[8] == 1),
+    ("subscription list", Space::Account, |key| key[8] == 2),
+    ("mailbox settings", Space::Mailbox, |key| key[12] == 0),
+    ("mailbox summary", Space::Mailbox, |key| key[12] == 1),
+    ("message chunk", Space::Chunk, |_| true),
+    ("message delta", Space::Delta, |_| true),
+    ("change log entry", Space::Log, |_| true),
+    ("tombstone", Space::Tombstone, |_| true),
+    ("content", Space::Content, |key| key[24] == 0),
+    ("content facts", Space::Content, |key| key[24] == 1),
+    ("thread", Space::Thread, |_| true),
+    ("expunged message", Space::Queue, |key| key[16..] != [0; 4]),
+    ("deleted mailbox", Space::Queue, |key| key[16..] == [0; 4]),
+];
+
+/// Another key of the same kind that nothing has.
+fn other_key(kind: &str, key: &[u8]) -> Vec<u8> {
+    let mut other = key.to_vec();
+    match kind {
+        "store identity" | "group" | "tail" | "subscription" => other.push(b'2'),
+        "volume counter" | "account" | "subscription list" => other[7] ^= 0x40,
+        "mailbox settings" | "mailbox summary" | "expunged message" | "deleted mailbox" => other[11] ^= 0x40,
+        "message chunk" | "message delta" | "tombstone" => other[13] ^= 0x40,
+        _ => other[10] ^= 0x40,
+    }
+    other
+}
+
+/// Damages a record; tells which finding has to name it, and the octets that must not be destroyed.
+fn damage(image: &mut Image, kind: &str, space: Space, key: &[u8], how: Damage) -> (String, Option<Vec<u8>>) {
+    let at = (space, key.to_vec());
+    let mut value = image.records[&at].clone();
+    match how {
+        Damage::Flip => {
+            let middle = value.len() / 2;
+            value[middle] ^= 0x10;
+            image.records.insert(at, value.clone());
+        }
+        Damage::Truncate => {
+            value.pop();
+            image.records.insert(at, value.clone());
+        }
+        Damage::Drop => {
+            image.records.remove(&at);
+            return (named(space, key), None);
+        }
+        Damage::Duplicate => {
+            let other = other_key(kind, key);
+            assert!(image.records.insert((space, other.clone()), value.clone()).is_none());
+            return (named(space, &other), Some(value));
+        }
+    }
+    (named(space, key), Some(value))
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+fn named(space: Space, key: &[u8]) -> String {
+    match key.strip_prefix(b"volume/") {
+        Some(number) if space == Space::Meta => format!("volume/{}", hex(number)),
+        _ if space == Space::Meta => String::from_utf8_lossy(key).into_owned(),
+        _ => hex(key),
+    }
+}
+
+/// How many messages may be elsewhere, or have other flags, after a kind of damage: those of the record.
+fn may_differ(kind: &str, how: Damage) -> usize {
+    match (kind, how) {
+        (_, Damage::Duplicate) => 0,
+        ("message chunk", _) => 512,
+        ("message delta", _) => 1,
+        ("mailbox settings", _) => usize::MAX,
+        _ => 0,
+    }
+}
+
+struct Row {
+    kind: String,
+    damage: String,
+    found: String,
+    outcome: String,
+}
+
+#[expect(clippy::print_stdout, reason = "the table is for whoever runs the test")]
+fn print(rows: &[Row]) {
+    println!("{:<18} | {:<9} | {:<60} | outcome", "kind", "damage", "found as");
+    for row in rows {
+        println!("{:<18} | {:<9} | {:<60} | {}", row.kind, row.damage, row.found, row.outcome);
+    }
+}
+
+fn outcome_of(report: &Report, kind: &str, record: &str) -> String {
+    let same = |exact: bool| {
+        let mut done = report.done.iter();
+        done.find(|(f, _)| f.kind == kind && (!exact || f.record == record)).map(|(_, o)| o.clone())
+    };
+    match same(true).or_else(|| same(false)) {
+        Some(outcome @ (Outcome::Repaired(_) | Outcome::Quarantined(_))) => outcome.to_string(),
+        None => panic!("the report says nothing of {kind} {record}: {report}"),
+    }
+}
+
+/// Checks, repairs, checks again and opens; gives the report, what was found, and the mail that is there.
+async fn through(label: &str, image: &Image) -> (Vec<rookery_store::check::Finding>, Report, Image, Mail) {
+    let disk = image.disk();
+    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(disk.clone()));
+    let found = check(&*engine, Arc::new(disk.files())).expect("check runs");
+    let report = repair(&*engine, Arc::new(disk.files())).unwrap_or_else(|e| panic!("{label}: {e:?}"));
+    assert!(report.left.is_empty(), "{label}: not repaired: {:#?}\ndone: {report}", report.left);
+    let again = check(&*engine, Arc::new(disk.files())).expect("check runs");
+    assert!(again.is_empty(), "{label}: {again:#?}");
+    drop(engine);
+    let mended = Image::of(&disk);
+    let store = open(&disk);
+    let mail = mail(&store).await;
+    // The store goes on: a message comes, and the check still finds nothing.
+    let account = store.account(account_id(1)).await.expect("the account is there");
+    let inbox = account.tree().iter().next().map(|(_, state)| state.id).expect("there is a mailbox");
+    let new = message(&store, &text(1, None), SystemFlags::NONE, &[]);
+    account.append(inbox, vec![new]).await.unwrap_or_else(|e| panic!("{label}: {e}"));
+    store.close().await;
+    let last = check(&*store.engine_for_check(), Arc::new(disk.files())).expect("check runs");
+    assert!(last.is_empty(), "{label}: after going on: {last:#?}");
+    (found, report, mended, mail)
+}
+
+/// All octets of mail that were there before are there still, in the same account.
+fn assert_no_mail_lost(label: &str, before: &Mail, after: &Mail) {
+    let bodies = |mail: &Mail| -> BTreeSet<(u64, Vec<u8>)> {
+        mail.iter().map(|((account, ..), (_, _, body))| (*account, body.clone())).collect()
+    };
+    let lost = bodies(before).difference(&bodies(after)).count();
+    assert_eq!(lost, 0, "{label}: mail is lost");
+}
+
+fn differences(before: &Mail, after: &Mail) -> usize {
+    before.iter().filter(|(key, seen)| after.get(*key) != Some(*seen)).count()
+}
+
+/// Damages one record and sees it through; gives its row of the table.
+async fn record_case(
+    image: Arc<Image>,
+    before: Arc<Mail>,
+    (kind, space, key): (&'static str, Space, Vec<u8>),
+    how: Damage,
+) -> Row {
+    let label = format!("{kind} {how:?} {}", named(space, &key));
+    let mut damaged = Image::clone(&image);
+    let (record, octets) = damage(&mut damaged, kind, space, &key, how);
+    let (found, report, mended, after) = through(&label, &damaged).await;
+    let finding = found.iter().find(|f| f.kind == kind && (f.record == record || how == Damage::Drop));
+    let finding = finding.unwrap_or_else(|| panic!("{label}: not named: {found:#?}"));
+    if let Some(octets) = octets {
+        assert!(in_quarantine(&mended, &octets), "{label}: the damaged octets are gone");
+    }
+    assert_no_mail_lost(&label, &before, &after);
+    let differ = differences(&before, &after);
+    assert!(differ <= may_differ(kind, how), "{label}: {differ} messages differ\n{report}");
+    Row {
+        kind: kind.into(),
+        damage: format!("{how:?}"),
+        found: finding.what.clone(),
+        outcome: outcome_of(&report, kind, &finding.record),
+    }
+}
+
+/// Runs cases, each to its end or its panic, so that the table is whole even when one fails.
+async fn run(cases: Vec<(String, impl Future<Output = Row> + Send + 'static)>) -> (Vec<Row>, Vec<String>) {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut failures = Vec::new();
+    for (label, case) in cases {
+        match tokio::spawn(case).await {
+            Ok(row)
+                if rows.last().is_some_and(|last| (&last.kind, &last.damage) == (&row.kind, &row.damage)) => {
+            }
+            Ok(row) => rows.push(row),
+            Err(_) => failures.push(label),
+        }
+    }
+    (rows, failures)
+}
+
+#[tokio::test]
+async fn every_kind_of_record_and_every_damage() {
+    let (image, before) = build().await;
+    let disk = image.disk();
+    let engine = MemoryEngine::new(disk.clone());
+    let healthy = check(&engine, Arc::new(disk.files())).expect("check runs");
+    assert!(healthy.is_empty(), "{healthy:#?}");
+    let (image, before) = (Arc::new(image), Arc::new(before));
+    let mut cases = Vec::new();
+    for (kind, space, is_kind) in RECORDS {
+        let of_kind = image.records.keys().filter(|(s, key)| *s == space && is_kind(key));
+        let keys: Vec<Vec<u8>> = of_kind.map(|(_, key)| key.clone()).collect();
+        assert!(!keys.is_empty(), "the store has no {kind}");
+        let targets: BTreeSet<usize> = [0, keys.len() / 2, keys.len() - 1].into_iter().collect();
+        for how in DAMAGES {
+            for at in &targets {
+                let key = keys[*at].clone();
+                let label = format!("{kind} {how:?} {}", named(space, &key));
+                cases.push((label, record_case(image.clone(), before.clone(), (kind, space, key), how)));
+            }
+        }
+    }
+    let (rows, failures) = run(cases).await;
+    print(&rows);
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// A record of a volume: where it begins and ends, and whether it is a message.
+fn records_of(octets: &[u8]) -> Vec<(usize, usize, bool)> {
+    let mut records = Vec::new();
+    let mut at = 64;
+    while at + 56 <= octets.len() && octets[at..at + 4] == 0x6352_6b52_u32.to_le_bytes() {
+        let stored = u64::from_le_bytes(octets[at + 32..at + 40].try_into().expect("eight octets"));
+        let end = at + 56 + stored as usize;
+        records.push((at, end, octets[at + 4] == 1));
+        at = end.next_multiple_of(8);
+    }
+    records
+}
+
+/// What a damage of the volumes does, and what must come of it.
+struct VolumeCase {
+    kind: &'static str,
+    damage: &'static str,
+    /// The kind it is found as; or why it is no harm and not to be found.
+    found_as: Result<&'static str, &'static str>,
+    /// How many messages' octets may be gone.
+    lost_max: usize,
+    harm: fn(&mut Image, &str),
+}
+
+fn octets<'a>(image: &'a mut Image, name: &str) -> &'a mut Vec<u8> {
+    image.files.get_mut(name).expect("the volume is there")
+}
+
+/// The first, or the last, record of a volume that is a message, or is not.
+fn nth(image: &Image, name: &str, is_message: bool, last: bool) -> (usize, usize) {
+    let mut records = records_of(&image.files[name]);
+    records.retain(|(_, _, message)| *message == is_message);
+    let record = if last { records.last() } else { records.first() };
+    record.map(|(start, end, _)| (*start, *end)).expect("the volume has such a record")
+}
+
+const NO_HARM_MARK: &str = "an earlier mark is left; a lost end is noticed if it reaches behind that";
+const NO_HARM_COPY: &str = "nothing refers to it: like the remains of a crash";
+
+const VOLUME_CASES: [VolumeCase; 18] = [
+    VolumeCase {
+        kind: "volume header",
+        damage: "Flip",
+        found_as: Ok("volume file"),
+        lost_max: 0,
+        harm: |image, name| octets(image, name)[10] ^= 1,
+    },
+    VolumeCase {
+        kind: "volume header",
+        damage: "Drop",
+        found_as: Ok("volume file"),
+        lost_max: 0,
+        harm: |image, name| octets(image, name)[..64].fill(0),
+    },
+    VolumeCase {
+        kind: "volume header",
+        damage: "Duplicate",
+        found_as: Ok("volume file"),
+        lost_max: 0,
+        harm: |image, name| {
+            let other = image.files.keys().find(|other| *other != name).cloned().expect("another volume");
+            let header = image.files[&other][..64].to_vec();
+            octets(image, name)[..64].copy_from_slice(&header);
+        },
+    },
+    VolumeCase {
+        kind: "volume header",
+        damage: "Truncate",
+        found_as: Ok("volume file"),
+        lost_max: usize::MAX,
+        harm: |image, name| octets(image, name).truncate(40),
+    },
+    VolumeCase {
+        kind: "volume file",
+        damage: "Flip",
+        found_as: Ok("volume record"),
+        lost_max: 1,
+        harm: |image, name| {
+            let middle = octets(image, name).len() / 2;
+            octets(image, name)[middle] ^= 8;
+        },
+    },
+    VolumeCase {
+        kind: "volume file",
+        damage: "Drop",
+        found_as: Ok("volume file"),
+        lost_max: usize::MAX,
+        harm: |image, name| drop(image.files.remove(name)),
+    },
+    VolumeCase {
+        kind: "volume file",
+        damage: "Duplicate",
+        found_as: Ok("volume file"),
+        lost_max: 0,
+        harm: |image, name| {
+            let copy = image.files[name].clone();
+            image.files.insert("v00000fff.vol".into(), copy);
+        },
+    },
+    VolumeCase {
+        kind: "volume file",
+        damage: "Truncate",
+        found_as: Ok("volume record"),
+        lost_max: usize::MAX,
+        harm: |image, name| {
+            let half = octets(image, name).len() / 2;
+            octets(image, name).truncate(half);
+        },
+    },
+    VolumeCase {
+        kind: "volume record",
+        damage: "Flip",
+        found_as: Ok("volume record"),
+        lost_max: 1,
+        harm: |image, name| {
+            let (_, end) = nth(image, name, true, false);
+            octets(image, name)[end - 1] ^= 1;
+        },
+    },
+    VolumeCase {
+        kind: "volume record",
+        damage: "Flip head",
+        found_as: Ok("volume record"),
+        lost_max: 1,
+        harm: |image, name| {
+            let (start, _) = nth(image, name, true, true);
+            octets(image, name)[start + 20] ^= 1;
+        },
+    },
+    VolumeCase {
+        kind: "volume record",
+        damage: "Drop",
+        found_as: Ok("volume record"),
+        lost_max: 1,
+        harm: |image, name| {
+            let (start, end) = nth(image, name, true, false);
+            octets(image, name)[start..end].fill(0);
+        },
+    },
+    VolumeCase {
+        kind: "volume record",
+        damage: "Duplicate",
+        found_as: Err(NO_HARM_COPY),
+        lost_max: 0,
+        harm: |image, name| {
+            let (start, end) = nth(image, name, true, false);
+            let copy = image.files[name][start..end].to_vec();
+            let file = octets(image, name);
+            file.resize(file.len().next_multiple_of(8), 0);
+            file.extend_from_slice(&copy);
+        },
+    },
+    VolumeCase {
+        kind: "volume record",
+        damage: "Copy over",
+        found_as: Ok("volume record"),
+        lost_max: 2,
+        harm: |image, name| {
+            // A copy over another record, whose own octets stay behind it as far as they are longer.
+            let source = image.files.keys().find(|other| *other != name).cloned().expect("another volume");
+            let (from, from_end) = nth(image, &source, true, true);
+            let copy = image.files[&source][from..from_end].to_vec();
+            let (start, _) = nth(image, name, true, false);
+            octets(image, name)[start..start + copy.len()].copy_from_slice(&copy);
+        },
+    },
+    VolumeCase {
+        kind: "volume record",
+        damage: "Truncate",
+        found_as: Ok("volume record"),
+        lost_max: 1,
+        harm: |image, name| {
+            let (_, end) = nth(image, name, true, true);
+            octets(image, name).truncate(end - 1);
+        },
+    },
+    VolumeCase {
+        kind: "volume mark",
+        damage: "Flip",
+        found_as: Err(NO_HARM_MARK),
+        lost_max: 0,
+        harm: |image, name| {
+            let (start, _) = nth(image, name, false, true);
+            octets(image, name)[start + 16] ^= 1;
+        },
+    },
+    VolumeCase {
+        kind: "volume mark",
+        damage: "Drop",
+        found_as: Err(NO_HARM_MARK),
+        lost_max: 0,
+        harm: |image, name| {
+            let (start, end) = nth(image, name, false, true);
+            octets(image, name)[start..end].fill(0);
+        },
+    },
+    VolumeCase {
+        kind: "volume mark",
+        damage: "Duplicate",
+        found_as: Err("it says again what it said"),
+        lost_max: 0,
+        harm: |image, name| {
+            let (start, end) = nth(image, name, false, true);
+            let copy = image.files[name][start..end].to_vec();
+            let file = octets(image, name);
+            file.resize(file.len().next_multiple_of(8), 0);
+            file.extend_from_slice(&copy);
+        },
+    },
+    VolumeCase {
+        kind: "volume mark",
+        damage: "Truncate",
+        found_as: Err(NO_HARM_MARK),
+        lost_max: 0,
+        harm: |image, name| {
+            // Only a mark at the end of the file can be cut without anything else.
+            let (start, end) = nth(image, name, false, true);
+            let file = octets(image, name);
+            match end + 8 > file.len() {
+                true => file.truncate(end - 1),
+                false => file[start + 40..end].fill(0),
+            }
+        },
+    },
+];
+
+async fn volume_case(image: Arc<Image>, before: Arc<Mail>, case: &'static VolumeCase, name: String) -> Row {
+    let label = format!("{} {} {name}", case.kind, case.damage);
+    let mut damaged = Image::clone(&image);
+    (case.harm)(&mut damaged, &name);
+    let (found, report, mended, after) = through(&label, &damaged).await;
+    let row = |found: String, outcome: String| Row {
+        kind: case.kind.into(),
+        damage: case.damage.into(),
+        found,
+        outcome,
+    };
+    let kind = match case.found_as {
+        Ok(kind) => kind,
+        Err(reason) => {
+            assert!(found.is_empty(), "{label}: {found:#?}");
+            assert_eq!(differences(&before, &after), 0, "{label}");
+            return row("not found".into(), format!("no harm: {reason}"));
+        }
+    };
+    let finding = found.iter().find(|f| f.kind == kind).unwrap_or_else(|| panic!("{label}: {found:#?}"));
+    let gone: BTreeSet<&Vec<u8>> = before
+        .iter()
+        .filter(|(key, seen)| after.get(*key) != Some(*seen))
+        .map(|(_, (_, _, body))| body)
+        .collect();
+    assert!(gone.len() <= case.lost_max, "{label}: {} messages are gone\n{report}", gone.len());
+    assert!(after.iter().all(|(key, seen)| before.get(key) == Some(seen)), "{label}: mail has changed");
+    let is_gone = |key: &(Space, Vec<u8>)| key.0 == Space::Meta && key.1.starts_with(b"quarantine/message/");
+    let aside = mended.records.keys().filter(|key| is_gone(key)).count();
+    assert!(aside >= gone.len(), "{label}: {} messages are gone, and {aside} in quarantine", gone.len());
+    row(format!("{kind}: {}", finding.what), outcome_of(&report, kind, &finding.record))
+}
+
+#[tokio::test]
+async fn volumes_and_every_damage() {
+    let (image, before) = build().await;
+    let (image, before) = (Arc::new(image), Arc::new(before));
+    let volumes: Vec<&String> = image.files.keys().collect();
+    let small: Vec<&String> =
+        volumes.iter().filter(|name| image.files[**name].len() < 600_000).copied().collect();
+    let large = volumes.iter().find(|name| image.files[**name].len() > 600_000).expect("a large volume");
+    let mut cases = Vec::new();
+    for case in &VOLUME_CASES {
+        let has_marks =
+            |name: &&String| records_of(&image.files[*name]).iter().any(|(_, _, message)| !message);
+        let mut names: Vec<&String> = vec![small[0], small[small.len() - 1]];
+        match case.kind {
+            "volume mark" => names.retain(|name| has_marks(name)),
+            _ if case.damage != "Copy over" => names.push(large),
+            _ => {}
+        }
+        for name in names {
+            let label = format!("{} {} {name}", case.kind, case.damage);
+            cases.push((label, volume_case(image.clone(), before.clone(), case, name.clone())));
+        }
+    }
+    let (rows, failures) = run(cases).await;
+    print(&rows);
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// The engine loses its newest commits: all mail is in the volumes, so all comes back.
+#[tokio::test]
+async fn a_lost_end_of_the_engine() {
+    let (image, before) = build().await;
+    let disk = image.disk();
+    let store = open(&disk);
+    let account = store.account(account_id(1)).await.expect("the account is there");
+    let inbox = account.tree().get(&MailboxPath::inbox()).expect("it has an INBOX");
+    let mut last = (0, 0);
+    for n in 50_000..50_020 {
+        let new = message(&store, &text(n, None), SystemFlags::SEEN, &[]);
+        account.append(inbox, vec![new]).await.expect("it appends");
+        let summary = account.tree().state(inbox).expect("it is there").summary;
+        last = (summary.uid_next, summary.highest_modseq.get());
+    }
+    store.close().await;
+    drop(store);
+    assert_eq!(disk.lose_suffix_of_durable(10), 10);
+    let engine = Arc::new(MemoryEngine::new(disk.clone()));
+    let refused = Store::open(options(), engine.clone(), Arc::new(disk.files()));
+    assert!(matches!(refused, Err(rookery_store::OpenError::LostSuffix { .. })));
+    let found = check(&*engine, Arc::new(disk.files())).expect("check runs");
+    assert!(found.iter().any(|f| f.kind == "group"), "{found:#?}");
+    let report = repair(&*engine, Arc::new(disk.files())).expect("repair runs");
+    assert!(report.left.is_empty(), "{report}");
+    let store = open(&disk);
+    let after = mail(&store).await;
+    assert_eq!(differences(&before, &after), 0);
+    for n in 50_000..50_020 {
+        assert!(after.values().any(|(_, _, body)| *body == text(n, None)), "message {n} is lost\n{report}");
+    }
+    let account = store.account(account_id(1)).await.expect("the account is there");
+    let summary = account.tree().state(inbox).expect("it is there").summary;
+    assert!(summary.uid_next > last.0 && summary.highest_modseq.get() > last.1, "numbers go back");
+    let mailbox = account.open(inbox).await.expect("it opens");
+    assert_eq!(mailbox.vanished_since(last.1).expect("it reads"), None, "clients must look again");
+}
