@@ -60,13 +60,19 @@ fn an_unknown_user_gets_550_and_the_others_their_mail() -> Result<()> {
 #[test]
 fn a_detail_names_the_mailbox() -> Result<()> {
     let mut server = server_with_joe()?;
-    server.login("joe")?.ok("CREATE lists")?;
+    let mut imap = server.login("joe")?;
+    imap.ok("CREATE lists")?;
+    let output = swaks(&server, false, "joe+lists@example.org", &["--header", "Subject: not yet"])?;
+    ensure!(output.status.success(), "{}", output.text());
+    let (lists, inbox) = (subjects(&server, "joe", "lists")?, subjects(&server, "joe", "INBOX")?);
+    ensure!(lists.is_empty() && inbox == ["not yet"], "without p: lists {lists:?}, INBOX {inbox:?}");
+    imap.ok("SETACL lists anyone p")?;
     let output = swaks(&server, false, "joe+lists@example.org", &["--header", "Subject: detail"])?;
     ensure!(output.status.success(), "{}", output.text());
     let output = swaks(&server, false, "joe+nosuch@example.org", &["--header", "Subject: fallback"])?;
     ensure!(output.status.success(), "{}", output.text());
     let (lists, inbox) = (subjects(&server, "joe", "lists")?, subjects(&server, "joe", "INBOX")?);
-    ensure!(lists == ["detail"] && inbox == ["fallback"], "lists {lists:?}, INBOX {inbox:?}");
+    ensure!(lists == ["detail"] && inbox == ["not yet", "fallback"], "lists {lists:?}, INBOX {inbox:?}");
     server.stop()
 }
 

@@ -9,8 +9,11 @@ use std::borrow::Cow;
 const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "SASL-IR", "LITERAL+", "ID", "ENABLE"];
 
 /// What a user who has logged in has besides.
-const LOGGED_IN: [&str; 21] = [
+const LOGGED_IN: [&str; 23] = [
     "IDLE",
+    "ACL",
+    // Rights that are given one by one, beyond those of RFC 2086 (RFC 4314 §2.2).
+    "RIGHTS=kxten",
     "NAMESPACE",
     "CHILDREN",
     "UNSELECT",

@@ -7,12 +7,9 @@
 //! - Nothing of a message is changed; `Return-Path` and `Received` are put on top.
 
 mod backing;
-mod body;
-mod command;
 mod config;
 mod deliver;
 mod house;
-mod reply;
 mod session;
 
 pub use backing::{Backing, DeliverError, LookUpError};

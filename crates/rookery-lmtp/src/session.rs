@@ -10,20 +10,16 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use rookery_codec::lmtp::command::{Body, Mail, Rcpt};
+use rookery_codec::lmtp::server::{Decoded, Decoder};
+use rookery_codec::lmtp::{Address, Command, Reply};
 use rookery_net::{Accepted, ConnId, Connection, DrainGuard, IoError, Networks, Peer};
 use rookery_types::{AccountId, InternalDate, MailboxPath, UserName};
 
 use crate::backing::{Backing, DeliverError, LookUpError};
-use crate::body::{BodyDecoder, Fed};
-use crate::command::{self, Address, Command, MailFrom};
 use crate::config::LmtpConfig;
 use crate::deliver::{self, Job, Outcome};
-use crate::reply::Reply;
 
-/// Octets in the longest command line taken, without its line end. RFC 5321 §4.5.3.1.4 asks for 512, and the
-/// parameters for somewhat more.
-const LINE_OCTETS_MAX: usize = 4096;
 /// Commands in a row that are none before the connection is closed.
 const BAD_COMMANDS_MAX: u32 = 50;
 /// Messages of more octets are finished on a thread that may block.
@@ -68,8 +64,7 @@ pub async fn serve_connection<B: Backing>(accepted: Accepted, services: Arc<Serv
         drain,
         id,
         trusted,
-        input: BytesMut::new(),
-        skipping: false,
+        decoder: Decoder::new(),
         bad_commands: 0,
         transactions: 0,
         client: None,
@@ -81,7 +76,7 @@ pub async fn serve_connection<B: Backing>(accepted: Accepted, services: Arc<Serv
         Err(error) => {
             // A client that is silent or gone is told what can be told.
             if matches!(error, IoError::Idle) {
-                session.reply(&Reply::new(421, "4.4.2", "Idle for too long"));
+                session.reply(&Reply::new(421, (4, 4, 2), "Idle for too long"));
                 let _ = session.connection.flush().await;
             }
             End::Lost(error)
@@ -109,6 +104,8 @@ enum End {
     Closed,
     #[error("the client closed the connection inside DATA")]
     ClosedInData,
+    #[error("the stream was out of step")]
+    OutOfStep,
     #[error("too many bad commands")]
     BadCommands,
     #[error("the server drains")]
@@ -132,20 +129,18 @@ struct Session<B> {
     drain: DrainGuard,
     id: ConnId,
     trusted: bool,
-    input: BytesMut,
-    /// Inside a line that was too long.
-    skipping: bool,
+    decoder: Decoder,
     bad_commands: u32,
     transactions: u64,
     /// The name of LHLO.
-    client: Option<String>,
+    client: Option<Box<str>>,
     transaction: Option<Transaction>,
     counts: Counts,
 }
 
 /// From MAIL on.
 struct Transaction {
-    mail: MailFrom,
+    mail: Mail,
     /// Who posts, as far as rights are concerned.
     author: Option<UserName>,
     recipients: Vec<Recipient>,
@@ -157,63 +152,80 @@ struct Recipient {
     detail: Option<MailboxPath>,
 }
 
-/// A line from the client, or what came instead.
-enum Line {
-    Whole(BytesMut),
-    TooLong,
+/// What came from the client between messages.
+enum Came {
+    Command(Command),
+    /// No command: the answer.
+    Bad(Reply),
     Closed,
     Drained,
+    /// The stream is out of step: the answer, and the end.
+    Fatal(Reply),
 }
 
 impl<B: Backing> Session<B> {
     async fn run(&mut self) -> Result<End, IoError> {
         let greeting = format!("{} Rookery LMTP server ready", self.services.hostname);
-        self.reply(&Reply::with(220, "", greeting));
+        self.reply(&Reply::plain(220, greeting));
         loop {
-            let line = match self.line().await? {
-                Line::Whole(line) => line,
-                Line::TooLong => {
-                    self.reply(&Reply::new(500, "5.5.6", "The line is too long"));
-                    continue;
-                }
-                Line::Closed => return Ok(End::Closed),
-                Line::Drained => {
-                    self.reply(&Reply::new(421, "4.3.2", "The server is shutting down"));
-                    self.connection.flush().await?;
-                    return Ok(End::Drained);
-                }
-            };
-            match command::parse(&line) {
-                Ok(command) => {
-                    self.bad_commands = 0;
-                    if let Some(end) = self.obey(command).await? {
+            match self.came().await? {
+                Came::Command(command) => match self.obey(command).await? {
+                    Obeyed::Done => self.bad_commands = 0,
+                    Obeyed::Refused(reply) => {
+                        if self.refuse(&reply).await? {
+                            return Ok(End::BadCommands);
+                        }
+                    }
+                    Obeyed::End(end) => {
                         self.connection.flush().await?;
                         return Ok(end);
                     }
-                }
-                Err(reply) => {
-                    self.reply(&reply);
-                    self.bad_commands += 1;
-                    if self.bad_commands >= BAD_COMMANDS_MAX {
-                        self.reply(&Reply::new(421, "4.7.0", "Too many bad commands"));
-                        self.connection.flush().await?;
+                },
+                Came::Bad(reply) => {
+                    if self.refuse(&reply).await? {
                         return Ok(End::BadCommands);
                     }
+                }
+                Came::Closed => return Ok(End::Closed),
+                Came::Drained => {
+                    self.reply(&Reply::new(421, (4, 3, 2), "The server is shutting down"));
+                    self.connection.flush().await?;
+                    return Ok(End::Drained);
+                }
+                Came::Fatal(reply) => {
+                    self.reply(&reply);
+                    self.connection.flush().await?;
+                    return Ok(End::OutOfStep);
                 }
             }
         }
     }
 
-    async fn obey(&mut self, command: Command) -> Result<Option<End>, IoError> {
+    /// Answers what is no command here. True: that was one too many, and the client was told.
+    async fn refuse(&mut self, reply: &Reply) -> Result<bool, IoError> {
+        self.reply(reply);
+        self.bad_commands += 1;
+        let too_many = self.bad_commands >= BAD_COMMANDS_MAX;
+        if too_many {
+            self.reply(&Reply::new(421, (4, 7, 0), "Too many bad commands"));
+            self.connection.flush().await?;
+        }
+        Ok(too_many)
+    }
+
+    async fn obey(&mut self, command: Command) -> Result<Obeyed, IoError> {
         match command {
+            Command::Lhlo(name) if !is_client_name(&name) => {
+                return Ok(Obeyed::Refused(Reply::new(501, (5, 5, 4), "LHLO needs a host name")));
+            }
             Command::Lhlo(name) => self.lhlo(name),
             Command::Mail(mail) => {
                 let reply = self.mail(mail);
                 self.reply(&reply);
             }
-            Command::Rcpt(address) => {
-                let reply = self.rcpt(address).await;
-                if !reply.is_success() {
+            Command::Rcpt(rcpt) => {
+                let reply = self.rcpt(rcpt).await;
+                if !reply.is_positive() {
                     self.counts.rejected += 1;
                     metrics::counter!("rookery_lmtp_recipients_rejected_total", "code" => reply.code.to_string())
                         .increment(1);
@@ -223,67 +235,82 @@ impl<B: Backing> Session<B> {
             Command::Data => return self.data().await,
             Command::Rset => {
                 self.transaction = None;
-                self.reply(&Reply::new(250, "2.0.0", "Ok"));
+                self.reply(&Reply::new(250, (2, 0, 0), "Ok"));
             }
-            Command::Noop => self.reply(&Reply::new(250, "2.0.0", "Ok")),
-            Command::Vrfy => self.reply(&Reply::new(252, "2.3.3", "Try RCPT")),
-            Command::Help => self.reply(&Reply::new(214, "2.0.0", "See RFC 2033")),
+            Command::Noop => self.reply(&Reply::new(250, (2, 0, 0), "Ok")),
+            Command::Vrfy(_) => self.reply(&Reply::new(252, (2, 3, 3), "Try RCPT")),
             Command::Quit => {
-                self.reply(&Reply::new(221, "2.0.0", "Bye"));
-                return Ok(Some(End::Quit));
+                self.reply(&Reply::new(221, (2, 0, 0), "Bye"));
+                return Ok(Obeyed::End(End::Quit));
+            }
+            Command::Unknown { name } if &*name == "HELP" => {
+                self.reply(&Reply::new(214, (2, 0, 0), "See RFC 2033"));
+            }
+            // RFC 2033 §4.1: an LMTP server must not take them.
+            Command::Helo | Command::Ehlo => {
+                return Ok(Obeyed::Refused(Reply::new(500, (5, 5, 1), "This is LMTP: say LHLO")));
+            }
+            // Not announced. The chunk that follows BDAT is taken from the stream and thrown away.
+            Command::Bdat { .. } | Command::StartTls | Command::Auth { .. } => {
+                return Ok(Obeyed::Refused(Reply::new(502, (5, 5, 1), "Command not implemented")));
+            }
+            Command::Unknown { .. } => {
+                return Ok(Obeyed::Refused(Reply::new(500, (5, 5, 2), "Unknown command")));
             }
         }
-        Ok(None)
+        Ok(Obeyed::Done)
     }
 
-    fn lhlo(&mut self, name: String) {
+    fn lhlo(&mut self, name: Box<str>) {
         self.transaction = None;
         self.client = Some(name);
-        let hostname = &self.services.hostname;
-        let size = self.services.message_octets_max;
-        let text = format!(
-            "250-{hostname}\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE {size}\r\n250 ENHANCEDSTATUSCODES\r\n"
-        );
-        self.connection.out().extend_from_slice(text.as_bytes());
+        let size = format!("SIZE {}", self.services.message_octets_max);
+        let extensions =
+            vec!["PIPELINING".into(), "8BITMIME".into(), size.into(), "ENHANCEDSTATUSCODES".into()];
+        self.reply(&Reply::lhlo(self.services.hostname.clone(), extensions));
     }
 
-    fn mail(&mut self, mail: MailFrom) -> Reply {
+    fn mail(&mut self, mail: Mail) -> Reply {
         if self.client.is_none() {
-            return Reply::new(503, "5.5.1", "Say LHLO first");
+            return Reply::new(503, (5, 5, 1), "Say LHLO first");
         }
         if !self.trusted {
-            return Reply::new(530, "5.7.0", "Authentication required");
+            return Reply::new(530, (5, 7, 0), "Authentication required");
+        }
+        if mail.smtputf8 || mail.ret.is_some() || mail.envid.is_some() || mail.body == Some(Body::BinaryMime)
+        {
+            return not_announced();
         }
         if self.transaction.is_some() {
-            return Reply::new(503, "5.5.1", "There is a transaction already");
+            return Reply::new(503, (5, 5, 1), "There is a transaction already");
         }
         if mail.size.is_some_and(|size| size > self.services.message_octets_max) {
             return too_large(self.services.message_octets_max);
         }
-        // A name that can be no user's has the rights of nobody.
         let default_domain = &self.services.default_domain;
-        let author = mail.author.as_deref().and_then(|name| UserName::parse(name, default_domain).ok());
+        let author = author_of(&mail, default_domain);
         self.transaction = Some(Transaction { mail, author, recipients: Vec::new() });
-        Reply::new(250, "2.1.0", "Ok")
+        Reply::new(250, (2, 1, 0), "Ok")
     }
 
-    async fn rcpt(&mut self, address: Address) -> Reply {
+    async fn rcpt(&mut self, rcpt: Rcpt) -> Reply {
         let Some(transaction) = &mut self.transaction else {
-            return Reply::new(503, "5.5.1", "Say MAIL first");
+            return Reply::new(503, (5, 5, 1), "Say MAIL first");
         };
-        if transaction.recipients.len() >= self.services.config.recipients_max {
-            return Reply::new(452, "4.5.3", "Too many recipients");
+        if rcpt.notify.is_some() || rcpt.orcpt.is_some() || rcpt.ignore_quota {
+            return not_announced();
         }
-        let unknown = || Reply::with(550, "5.1.1", format!("<{}>: no such user", address.text));
-        let (local, detail) = match address.local.split_once('+') {
-            Some((local, detail)) => (local, Some(detail)),
-            None => (address.local.as_str(), None),
-        };
-        let whole = match &address.domain {
+        if transaction.recipients.len() >= self.services.config.recipients_max {
+            return Reply::new(452, (4, 5, 3), "Too many recipients");
+        }
+        let address: Address = rcpt.to;
+        let unknown = || Reply::new(550, (5, 1, 1), format!("<{address}>: no such user"));
+        let (local, detail) = address.user_and_detail();
+        let whole = match address.domain() {
             Some(domain) => Cow::Owned(format!("{local}@{domain}")),
             None => Cow::Borrowed(local),
         };
-        if address.domain.is_none() && local.contains('@') {
+        if address.domain().is_none() && local.contains('@') {
             return unknown();
         }
         let Ok(user) = UserName::parse(&whole, &self.services.default_domain) else {
@@ -294,34 +321,34 @@ impl<B: Backing> Session<B> {
                 // A detail that can name no mailbox is as good as one that names none: INBOX gets the message.
                 let detail = detail.and_then(|detail| MailboxPath::new(detail).ok());
                 transaction.recipients.push(Recipient { account, detail });
-                Reply::new(250, "2.1.5", "Ok")
+                Reply::new(250, (2, 1, 5), "Ok")
             }
             Err(LookUpError::NotFound) => unknown(),
-            Err(LookUpError::Closed) => Reply::new(451, "4.2.1", "The account takes no mail now"),
+            Err(LookUpError::Closed) => Reply::new(451, (4, 2, 1), "The account takes no mail now"),
             Err(LookUpError::Unavailable(reason)) => {
                 tracing::warn!(id = %self.id, %user, reason, "a recipient could not be looked up");
-                Reply::new(451, "4.3.0", "The directory is unavailable")
+                Reply::new(451, (4, 3, 0), "The directory is unavailable")
             }
         }
     }
 
-    async fn data(&mut self) -> Result<Option<End>, IoError> {
+    async fn data(&mut self) -> Result<Obeyed, IoError> {
         let Some(transaction) = self.transaction.take_if(|t| !t.recipients.is_empty()) else {
             let text = match &self.transaction {
                 Some(_) => "No valid recipients",
                 None => "Say MAIL first",
             };
-            self.reply(&Reply::new(503, "5.5.1", text));
-            return Ok(None);
+            self.reply(&Reply::new(503, (5, 5, 1), text));
+            return Ok(Obeyed::Done);
         };
         self.transactions += 1;
         let id = format!("{}.{}", self.id, self.transactions);
         let now = jiff::ZonedDateTime::now();
-        self.reply(&Reply::new(354, "", "Go ahead"));
+        self.reply(&Reply::plain(354, "Go ahead"));
         self.connection.flush().await?;
         let taken = match self.take_body(&transaction.mail, &id, &now).await? {
             Some(taken) => taken,
-            None => return Ok(Some(End::ClosedInData)),
+            None => return Ok(Obeyed::End(End::ClosedInData)),
         };
         let outcomes = match taken {
             Ok(message) => {
@@ -346,7 +373,7 @@ impl<B: Backing> Session<B> {
                 self.connection.flush().await?;
             }
         }
-        Ok(None)
+        Ok(Obeyed::Done)
     }
 
     /// Reads the message to its end, with the trace lines on top. None: the client is gone. The inner Err is
@@ -354,7 +381,7 @@ impl<B: Backing> Session<B> {
     #[allow(clippy::type_complexity)]
     async fn take_body(
         &mut self,
-        mail: &MailFrom,
+        mail: &Mail,
         id: &str,
         now: &jiff::ZonedDateTime,
     ) -> Result<Option<Result<B::Message, BodyError>>, IoError> {
@@ -363,34 +390,36 @@ impl<B: Backing> Session<B> {
         let mut spool = backing.spool();
         let mut failed =
             backing.push(&mut spool, self.trace(mail, id, now).as_bytes()).err().map(BodyError::from);
-        let mut decoder = BodyDecoder::new();
+        self.decoder.expect_data();
         let mut octets = 0_u64;
+        let mut has_nul = false;
         let idle = self.services.config.idle_timeout();
         loop {
-            let fed = decoder.feed(&self.input, |piece| {
-                octets = octets.saturating_add(piece.len() as u64);
-                if failed.is_none() {
-                    failed = match octets > octets_max {
-                        true => Some(BodyError::TooLarge),
-                        false => backing.push(&mut spool, piece).err().map(BodyError::from),
-                    };
+            match self.decoder.next() {
+                Decoded::Data(piece) => {
+                    octets = octets.saturating_add(piece.len() as u64);
+                    // No IMAP client could ever fetch it (RFC 9051 §4.3).
+                    has_nul = has_nul || memchr::memchr(0, &piece).is_some();
+                    if failed.is_none() {
+                        failed = match octets > octets_max {
+                            true => Some(BodyError::TooLarge),
+                            false => backing.push(&mut spool, &piece).err().map(BodyError::from),
+                        };
+                    }
                 }
-            });
-            match fed {
-                Fed::End(at) => {
-                    let _ = self.input.split_to(at);
-                    break;
+                Decoded::NeedMore => {
+                    if self.connection.read_some(self.decoder.buffer(), idle).await? == 0 {
+                        return Ok(None);
+                    }
                 }
-                Fed::More => self.input.clear(),
-            }
-            if self.connection.read_some(&mut self.input, idle).await? == 0 {
-                return Ok(None);
+                // Nothing but data comes until its end.
+                _ => break,
             }
         }
         self.counts.octets = self.counts.octets.saturating_add(octets);
         metrics::counter!("rookery_lmtp_messages_total").increment(1);
         metrics::counter!("rookery_lmtp_octets_total").increment(octets);
-        if decoder.has_nul() {
+        if has_nul {
             failed = failed.or(Some(BodyError::Nul));
         }
         if let Some(failed) = failed {
@@ -407,7 +436,7 @@ impl<B: Backing> Session<B> {
     }
 
     /// The lines that final delivery puts on top (RFC 5321 §4.4).
-    fn trace(&self, mail: &MailFrom, id: &str, now: &jiff::ZonedDateTime) -> String {
+    fn trace(&self, mail: &Mail, id: &str, now: &jiff::ZonedDateTime) -> String {
         let from = match self.connection.peer() {
             Peer::Ip(addr) => match addr.ip() {
                 std::net::IpAddr::V4(ip) => format!("[{ip}]"),
@@ -417,7 +446,7 @@ impl<B: Backing> Session<B> {
         };
         format!(
             "Return-Path: <{path}>\r\nReceived: from {client} ({from})\r\n\tby {host} (Rookery) with LMTP id {id};\r\n\t{date}\r\n",
-            path = mail.path,
+            path = mail.from.as_ref().map(Address::to_string).unwrap_or_default(),
             client = self.client.as_deref().unwrap_or("unknown"),
             host = self.services.hostname,
             date = now.strftime("%a, %d %b %Y %H:%M:%S %z"),
@@ -426,19 +455,19 @@ impl<B: Backing> Session<B> {
 
     fn reply_for(&self, outcome: &Outcome, id: &str) -> Reply {
         let error = match outcome {
-            Outcome::Delivered => return Reply::with(250, "2.1.5", format!("Delivered as {id}")),
+            Outcome::Delivered => return Reply::new(250, (2, 1, 5), format!("Delivered as {id}")),
             Outcome::Failed(error) => error,
         };
         match error {
             BodyError::TooLarge => too_large(self.services.message_octets_max),
-            BodyError::Nul => Reply::new(554, "5.6.0", "The message has a NUL octet"),
+            BodyError::Nul => Reply::new(554, (5, 6, 0), "The message has a NUL octet"),
             BodyError::OverQuota if self.services.config.over_quota_is_permanent => {
-                Reply::new(552, "5.2.2", "The mailbox is full")
+                Reply::new(552, (5, 2, 2), "The mailbox is full")
             }
-            BodyError::OverQuota => Reply::new(452, "4.2.2", "The mailbox is full"),
-            BodyError::Gone => Reply::new(451, "4.2.1", "The account takes no mail now"),
-            BodyError::NoSpace => Reply::new(452, "4.3.1", "The server's disk is full"),
-            BodyError::Failed(_) => Reply::new(451, "4.3.0", "The store failed; try again"),
+            BodyError::OverQuota => Reply::new(452, (4, 2, 2), "The mailbox is full"),
+            BodyError::Gone => Reply::new(451, (4, 2, 1), "The account takes no mail now"),
+            BodyError::NoSpace => Reply::new(452, (4, 3, 1), "The server's disk is full"),
+            BodyError::Failed(_) => Reply::new(451, (4, 3, 0), "The store failed; try again"),
         }
     }
 
@@ -464,48 +493,68 @@ impl<B: Backing> Session<B> {
     }
 
     fn reply(&mut self, reply: &Reply) {
-        reply.write(self.connection.out());
+        reply.print(self.connection.out());
     }
 
-    /// The next line, after everything said so far was sent, if nothing more waits to be obeyed (RFC 2920 §3.2:
+    /// What comes next, after everything said so far was sent, if nothing more waits to be obeyed (RFC 2920 §3.2:
     /// replies to a pipelined group go out together).
-    async fn line(&mut self) -> Result<Line, IoError> {
+    async fn came(&mut self) -> Result<Came, IoError> {
         let idle = self.services.config.idle_timeout();
         loop {
-            if let Some(at) = memchr::memchr(b'\n', &self.input) {
-                let mut line = self.input.split_to(at + 1);
-                let was_too_long = std::mem::take(&mut self.skipping);
-                line.truncate(at);
-                if line.last() == Some(&b'\r') {
-                    line.truncate(at - 1);
-                }
-                if was_too_long || line.len() > LINE_OCTETS_MAX {
-                    return Ok(Line::TooLong);
-                }
+            let came = match self.decoder.next() {
+                Decoded::NeedMore => None,
+                Decoded::Command(command) => Some(Came::Command(command)),
+                Decoded::Bad(reply) => Some(Came::Bad(reply)),
+                Decoded::Fatal(reply) => Some(Came::Fatal(reply)),
+                // The chunk of a BDAT that was refused.
+                Decoded::Data(_) | Decoded::DataEnd | Decoded::Line(_) => continue,
+            };
+            if let Some(came) = came {
                 if self.connection.must_flush() {
                     self.connection.flush().await?;
                 }
                 // A drain waits for a transaction, not for the next one that a client has sent already.
-                if self.transaction.is_none() && self.drain.is_draining() {
-                    return Ok(Line::Drained);
-                }
-                return Ok(Line::Whole(line));
-            }
-            if self.skipping || self.input.len() > LINE_OCTETS_MAX + 1 {
-                self.skipping = true;
-                self.input.clear();
+                let drained = self.transaction.is_none() && self.drain.is_draining();
+                return Ok(if drained { Came::Drained } else { came });
             }
             self.connection.flush().await?;
             let read = tokio::select! {
                 biased;
-                read = self.connection.read_some(&mut self.input, idle) => read?,
-                () = self.drain.draining(), if self.transaction.is_none() => return Ok(Line::Drained),
+                read = self.connection.read_some(self.decoder.buffer(), idle) => read?,
+                () = self.drain.draining(), if self.transaction.is_none() => return Ok(Came::Drained),
             };
             if read == 0 {
-                return Ok(Line::Closed);
+                return Ok(Came::Closed);
             }
         }
     }
+}
+
+/// What a command came to.
+enum Obeyed {
+    /// It was answered.
+    Done,
+    /// It is none that is done here: the answer.
+    Refused(Reply),
+    /// The session is over.
+    End(End),
+}
+
+/// A name or address literal. MTAs are configured with all kinds of names, but no more than these characters
+/// may stand in a Received line.
+fn is_client_name(name: &str) -> bool {
+    name.len() <= 255 && name.chars().all(|c| c.is_alphanumeric() || "-._:[]".contains(c))
+}
+
+/// A parameter of an extension that LHLO did not tell of (RFC 5321 §4.1.1.11).
+fn not_announced() -> Reply {
+    Reply::new(555, (5, 5, 4), "Unknown parameter")
+}
+
+/// Who submitted the message by `AUTH=` (RFC 4954 §5). A name that can be no user's has the rights of nobody.
+fn author_of(mail: &Mail, default_domain: &str) -> Option<UserName> {
+    let name = std::str::from_utf8(mail.auth.as_deref()?).ok()?;
+    UserName::parse(name, default_domain).ok()
 }
 
 /// Why no recipient, or one recipient, gets the message.
@@ -538,7 +587,7 @@ impl From<DeliverError> for BodyError {
 }
 
 fn too_large(octets_max: u64) -> Reply {
-    Reply::with(552, "5.3.4", format!("The message is larger than {octets_max} octets"))
+    Reply::new(552, (5, 3, 4), format!("The message is larger than {octets_max} octets"))
 }
 
 fn date_of(now: &jiff::ZonedDateTime) -> InternalDate {

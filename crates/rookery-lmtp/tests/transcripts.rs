@@ -256,7 +256,7 @@ async fn commands_out_of_order() {
         ])
         .await;
     client.send(&format!("NOOP {}\r\n", "x".repeat(10_000))).await;
-    assert!(client.reply().await.starts_with("500 5.5.6"));
+    assert!(client.reply().await.starts_with("500 5.5.2"));
     client.talk(&[("NOOP", "250")]).await;
 }
 
@@ -376,4 +376,32 @@ async fn silence_and_nonsense_end_a_connection() {
         client.talk(&[("XYZZY", "500 5.5.2")]).await;
     }
     assert!(client.rest().await.starts_with("421 4.7.0"));
+}
+
+#[tokio::test]
+async fn what_is_not_announced_is_refused_and_the_stream_stays_in_step() {
+    let mut client = connect();
+    client.hello().await;
+    client
+        .talk(&[
+            ("AUTH PLAIN", "502 5.5.1"),
+            ("MAIL FROM:<a@b.test> SMTPUTF8", "555 5.5.4"),
+            ("MAIL FROM:<a@b.test> BODY=BINARYMIME", "555 5.5.4"),
+            ("MAIL FROM:<a@b.test> RET=HDRS", "555 5.5.4"),
+            ("LHLO a b", "501 5.5.4"),
+            ("LHLO a)(b", "501 5.5.4"),
+            ("HELP", "214"),
+            ("MAIL FROM:<a@b.test>", "250"),
+            ("RCPT TO:<joe> NOTIFY=NEVER", "555 5.5.4"),
+            ("RCPT TO:<joe>", "250"),
+            // The octets of the chunk are no commands.
+            ("BDAT 6 LAST\r\nQUIT", "502 5.5.1"),
+            ("NOOP", "250"),
+            ("DATA", "354"),
+            ("x\r\n.", "250 2.1.5"),
+            ("BDAT x", "421"),
+        ])
+        .await;
+    assert_eq!(client.rest().await, "");
+    assert_eq!(client.backing.of("joe", INBOX).len(), 1);
 }

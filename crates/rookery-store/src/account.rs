@@ -177,6 +177,25 @@ impl Account {
         self.transact(|t| set(t, id, |settings| settings.acl = acl)).await
     }
 
+    /// Changes who may do what with a mailbox. `change` sees the list as it is, and nothing else can change it
+    /// meanwhile; if it refuses, nothing happens.
+    pub async fn change_acl<E: From<StoreError>>(
+        &self,
+        id: MailboxId,
+        change: impl FnOnce(&mut Acl) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let ticket = {
+            let mut transaction = self.begin()?;
+            let mut acl = transaction.mailbox(id).ok_or(StoreError::NoMailbox)?.settings.acl.clone();
+            change(&mut acl)?;
+            set(&mut transaction, id, |settings| settings.acl = acl)?;
+            transaction.finish(self.store.committer())
+        };
+        ticket.wait().await.map_err(StoreError::from)?;
+        self.cell.tidy();
+        Ok(())
+    }
+
     /// Sets what a mailbox is for. A use belongs to one mailbox of an account: any other loses it.
     pub async fn set_special_use(
         &self,

@@ -1,5 +1,6 @@
 //! The commands: which may come in which state, and what state they leave. One file for each small family.
 
+mod acl;
 pub(crate) mod append;
 mod authenticate;
 mod close;
@@ -122,6 +123,15 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
             Ok(Answer::ok("NAMESPACE completed"))
         }
         Command::Status { mailbox, items } => status::status(wire, user, &mailbox, &items).await,
+        Command::GetAcl { mailbox } => acl::get(wire, user, &mailbox).await,
+        Command::SetAcl { mailbox, identifier, change, rights } => {
+            acl::set(user, &mailbox, &identifier, change, rights).await
+        }
+        Command::DeleteAcl { mailbox, identifier } => acl::delete(user, &mailbox, &identifier).await,
+        Command::ListRights { mailbox, identifier } => {
+            acl::list_rights(wire, user, &mailbox, identifier).await
+        }
+        Command::MyRights { mailbox } => acl::my_rights(wire, user, &mailbox).await,
         Command::Login { .. } | Command::Authenticate { .. } => Ok(Answer::bad("You are logged in already")),
         Command::StartTls => Ok(Answer::bad("TLS comes before the login")),
         Command::Enable(_) => Ok(Answer::bad("ENABLE comes before a mailbox is selected")),
