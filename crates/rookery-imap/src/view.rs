@@ -35,8 +35,6 @@ pub(crate) struct News {
     pub(crate) gone: Vec<(SeqNum, Uid)>,
     /// The number of messages, if some have come.
     pub(crate) exists: Option<u32>,
-    /// Whether the keyword table has grown.
-    pub(crate) keywords: bool,
     /// Messages with other flags than were told, under their numbers after `gone`.
     pub(crate) changed: Vec<(SeqNum, Message)>,
 }
@@ -58,6 +56,15 @@ impl View {
     /// not tell them again.
     pub(crate) fn note_told(&mut self, uids: UidSet, state: &MailboxState) {
         self.told_now.push((uids, state.summary.highest_modseq.get()));
+    }
+
+    /// Whether the keyword table has grown since FLAGS was told; it counts as told from here on.
+    pub(crate) fn learn_keywords(&mut self, state: &MailboxState) -> bool {
+        let grown = self.keywords.len() != state.settings.keywords.len();
+        if grown {
+            self.keywords = state.settings.keywords.clone();
+        }
+        grown
     }
 
     /// A message as the client knows it.
@@ -130,8 +137,6 @@ impl View {
                 news.changed.push((seq, message));
             }
         }
-        news.keywords = self.keywords.len() != state.settings.keywords.len();
-        self.keywords = state.settings.keywords.clone();
         self.told = messages.clone();
         self.modseq = state.summary.highest_modseq.get();
         news

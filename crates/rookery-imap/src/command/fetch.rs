@@ -39,6 +39,7 @@ pub(crate) async fn fetch(
     }
     let plan = Plan::new(fetch.items, fetch.uid, fetch.changed_since.is_some());
     let (state, newest) = selected.now();
+    tell::new_keywords(wire, user, selected, &state);
     let since = fetch.changed_since.unwrap_or(0);
     if plan.source == Source::Memory {
         let job = job(user, selected, &state, Arc::new(plan), Vec::new());
@@ -146,16 +147,14 @@ impl Fetching<'_> {
         let change = FlagChange::Add(FlagList { flags: SystemFlags::SEEN, keywords: Vec::new() });
         let stored = self.selected.mailbox.store_flags(&unseen, change, None).await?;
         let (state, newest) = self.selected.now();
+        tell::new_keywords(self.wire, self.user, self.selected, &state);
         for (_, message) in &mut batch {
             if let Some((_, fresh)) = newest.by_uid(message.uid) {
                 *message = fresh.clone();
             }
         }
         self.selected.view.note_told(stored.changed, &state);
-        let mut plan = self.plan.with_flags();
-        if self.user.enabled.condstore && !plan.items.contains(&FetchItem::ModSeq) {
-            plan.items.push(FetchItem::ModSeq);
-        }
+        let plan = self.plan.with_flags(self.user.enabled.condstore);
         Ok(job(self.user, self.selected, &state, Arc::new(plan), batch))
     }
 

@@ -154,6 +154,7 @@ async fn tell_stored(
     stored: &Stored,
 ) -> Result<(), Failure> {
     let (state, newest) = selected.now();
+    tell::new_keywords(wire, user, selected, &state);
     let usual = Shape::of(user);
     let shape = Shape { uid: store.uid || usual.uid, flags: !store.silent, ..usual };
     let mut done = UidSet::new();
