@@ -43,6 +43,12 @@ impl Plan {
         Plan { items, source, sees }
     }
 
+    /// Whether a client that gets the answer knows a message's flags; `modseq`: and its modseq.
+    pub(crate) fn tells_flags(&self, modseq: bool) -> bool {
+        let has = |item| self.items.contains(&item);
+        has(FetchItem::Flags) && (!modseq || has(FetchItem::ModSeq))
+    }
+
     /// With FLAGS among the items, since reading has changed them; and with UID and MODSEQ for those who follow
     /// modseqs (RFC 7162 §3.2.4).
     pub(crate) fn with_flags(&self, modseq: bool) -> Plan {

@@ -414,8 +414,56 @@ async fn keywords_are_announced_before_they_are_used() {
         B< * FLAGS (<*> $Work)
         B< * OK [PERMANENTFLAGS (<*> $Work \*)] <*>
         B< * 1 FETCH (FLAGS ($Work))
-        B< * 1 FETCH (FLAGS ($Work))
         B< 2 OK <*>
+        ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_gone_stays_as_it_was_told_last() {
+    let site = Site::new().await;
+    site.fill("...").await;
+    site.play(
+        r"
+        A> 1 SELECT INBOX (CONDSTORE)
+        A< ...
+        A< 1 OK <*>
+        B> 1 SELECT INBOX
+        B< ...
+        B< 1 OK <*>
+        B> 2 STORE 2 +FLAGS.SILENT (\Flagged \Deleted)
+        B< 2 OK <*>
+        A> 2 FETCH 1 UID
+        A< * 1 FETCH (UID 1)
+        A< * 2 FETCH (UID 2 FLAGS (\Flagged \Deleted \Recent) MODSEQ (<*>))
+        A< 2 OK <*>
+        B> 3 EXPUNGE
+        B< * 2 EXPUNGE
+        B< 3 OK <*>
+        A> 3 FETCH 2 FLAGS
+        A< * 2 FETCH (FLAGS (\Flagged \Deleted \Recent))
+        A< 3 OK <*>
+        A> 4 FETCH 2:3 FLAGS
+        A< * 2 FETCH (FLAGS (\Flagged \Deleted \Recent))
+        A< * 3 FETCH (FLAGS (\Recent))
+        A< 4 OK <*>
+        -- while the expunge is held back flags of others are told once
+        B> 4 STORE 2 +FLAGS.SILENT (\Answered)
+        B< 4 OK <*>
+        A> 5 FETCH 1 UID
+        A< * 1 FETCH (UID 1)
+        A< * 3 FETCH (UID 3 FLAGS (\Answered \Recent) MODSEQ (<*>))
+        A< 5 OK <*>
+        A> 6 FETCH 1 UID
+        A< * 1 FETCH (UID 1)
+        A< 6 OK <*>
+        A> 7 STORE 2:3 +FLAGS (\Seen)
+        A< * 3 FETCH (UID 3 FLAGS (\Answered \Seen \Recent) MODSEQ (<*>))
+        A< 7 OK [EXPUNGEISSUED] <*>
+        A> 8 NOOP
+        A< * 2 EXPUNGE
+        A< 8 OK <*>
         ",
     )
     .await;
