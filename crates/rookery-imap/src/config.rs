@@ -19,7 +19,8 @@ pub struct ImapConfig {
     pub sessions_per_account_max: usize,
     /// After so many commands in a row that were not understood, the client is sent away.
     pub bad_commands_max: u32,
-    /// The longest command before a login, in octets, with its literals.
+    /// The longest command before a login, in octets, with its literals. The longest ID that RFC 2971 allows
+    /// needs some 33,000.
     pub command_octets_before_login_max: usize,
     /// The longest command after it, in octets, with its literals but without the messages of APPEND.
     pub command_octets_max: usize,
@@ -40,7 +41,7 @@ impl Default for ImapConfig {
             still_here_s: 120,
             sessions_per_account_max: 200,
             bad_commands_max: 50,
-            command_octets_before_login_max: 8 << 10,
+            command_octets_before_login_max: 40 << 10,
             command_octets_max: 64 << 10,
             message_octets_max: 64 << 20,
             append_messages_max: 1000,

@@ -80,7 +80,7 @@ impl Names {
 }
 
 fn badly_encoded() -> Failure {
-    Answer::bad("The mailbox name is not well encoded").into()
+    Answer::no(Code::Cannot, "The mailbox name is not well encoded").into()
 }
 
 impl User {

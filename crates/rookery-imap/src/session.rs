@@ -132,6 +132,17 @@ impl Selected {
         Ok(self.view.places_of_numbers(&set.resolve(exists)))
     }
 
+    /// The UIDs of the messages with these sequence numbers. Unlike [`Selected::resolve`] it takes numbers that
+    /// do not exist, for a search: nothing matches them, which is an answer.
+    pub(crate) fn uids_of_numbers(&self, set: &MessageSet) -> UidSet {
+        match set {
+            MessageSet::Saved => self.saved.clone(),
+            MessageSet::Set(set) => {
+                self.view.uids_at(&self.view.places_of_numbers(&set.resolve(self.view.exists())))
+            }
+        }
+    }
+
     /// The UIDs of the messages a command names, as far as they are in the view.
     pub(crate) fn resolve_uids(&self, set: &MessageSet, uid: bool) -> Result<UidSet, Failure> {
         Ok(self.view.uids_at(&self.resolve(set, uid)?))

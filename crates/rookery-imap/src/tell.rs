@@ -46,15 +46,21 @@ pub(crate) async fn checkpoint(
             wire.put(&Response::Recent(selected.view.recent_count()));
         }
     }
-    if news.keywords {
-        flags_and_permanent_flags(wire, user, selected, &state);
-    }
+    new_keywords(wire, user, selected, &state);
     let shape = Shape::of(user);
     for (seq, message) in &news.changed {
         fetch_flags(wire, &shape, &selected.view, &state, *seq, message);
         wire.flush_if_full().await?;
     }
     Ok(())
+}
+
+/// Tells FLAGS if the mailbox has keywords that the client has not heard of. To be called before a FETCH that
+/// names them (RFC 9051 §7.3.5: FLAGS says which flags apply in the mailbox).
+pub(crate) fn new_keywords(wire: &mut Wire, user: &User, selected: &mut Selected, state: &MailboxState) {
+    if selected.view.learn_keywords(state) {
+        flags_and_permanent_flags(wire, user, selected, state);
+    }
 }
 
 /// Which items stand in a FETCH that tells of flags.
@@ -72,7 +78,8 @@ impl Shape {
         let enabled = user.enabled;
         Shape {
             flags: true,
-            uid: enabled.qresync || enabled.rev2,
+            // With a modseq always goes the UID (RFC 7162 §3.2.4).
+            uid: enabled.condstore || enabled.rev2,
             modseq: enabled.condstore,
             recent: !enabled.rev2,
         }

@@ -5,18 +5,18 @@
 //! - It never shows a change that is not yet durable: its versions are the store's durable ones.
 //! - Whatever differs between the view and the mailbox will be told at a later `catch_up`; nothing is queued.
 
-use rookery_store::{MailboxState, Message, Messages};
+use rookery_store::{Difference, MailboxState, Message, Messages};
 use rookery_types::{Keyword, SeqNum, Uid, UidSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// The mailbox as the client was told.
 pub(crate) struct View {
-    /// The version whose places are the sequence numbers.
+    /// The messages as the client knows them; their places are the sequence numbers. A version of the store's
+    /// own, but while expunges are held back: then what is gone stands in it still.
     base: Messages,
-    /// The version up to which flags were told. Newer than `base` while expunges are held back.
-    told: Messages,
-    /// HIGHESTMODSEQ of `told`.
+    /// HIGHESTMODSEQ up to which flags were told.
     modseq: u64,
     /// The keyword table up to which FLAGS was told.
     keywords: Arc<Vec<Keyword>>,
@@ -24,8 +24,15 @@ pub(crate) struct View {
     recent: UidSet,
     /// Whether expunges are held back.
     held_back: bool,
-    /// Flags that the command under way has told already: of these messages, as of that modseq.
-    told_now: Vec<(UidSet, u64)>,
+    /// Flags that the command under way has told already.
+    told_now: Vec<Told>,
+}
+
+/// Flags that were told: of these messages, as that version has them.
+struct Told {
+    uids: UidSet,
+    modseq: u64,
+    messages: Messages,
 }
 
 /// What the client is to be told, in this order.
@@ -35,8 +42,6 @@ pub(crate) struct News {
     pub(crate) gone: Vec<(SeqNum, Uid)>,
     /// The number of messages, if some have come.
     pub(crate) exists: Option<u32>,
-    /// Whether the keyword table has grown.
-    pub(crate) keywords: bool,
     /// Messages with other flags than were told, under their numbers after `gone`.
     pub(crate) changed: Vec<(SeqNum, Message)>,
 }
@@ -44,7 +49,6 @@ pub(crate) struct News {
 impl View {
     pub(crate) fn new(state: &MailboxState, messages: Messages) -> View {
         View {
-            told: messages.clone(),
             base: messages,
             modseq: state.summary.highest_modseq.get(),
             keywords: state.settings.keywords.clone(),
@@ -54,15 +58,27 @@ impl View {
         }
     }
 
-    /// Notes that flags of these messages were told as they are in `state`, so that the next `catch_up` does
-    /// not tell them again.
-    pub(crate) fn note_told(&mut self, uids: UidSet, state: &MailboxState) {
-        self.told_now.push((uids, state.summary.highest_modseq.get()));
+    /// Notes that flags of these messages were told as they are in `messages` of `state`, so that the next
+    /// `catch_up` does not tell them again.
+    pub(crate) fn note_told(&mut self, uids: UidSet, state: &MailboxState, messages: &Messages) {
+        if !uids.is_empty() {
+            let modseq = state.summary.highest_modseq.get();
+            self.told_now.push(Told { uids, modseq, messages: messages.clone() });
+        }
+    }
+
+    /// Whether the keyword table has grown since FLAGS was told; it counts as told from here on.
+    pub(crate) fn learn_keywords(&mut self, state: &MailboxState) -> bool {
+        let grown = self.keywords.len() != state.settings.keywords.len();
+        if grown {
+            self.keywords = state.settings.keywords.clone();
+        }
+        grown
     }
 
     /// A message as the client knows it.
     pub(crate) fn known(&self, uid: Uid) -> Option<&Message> {
-        self.told.by_uid(uid).or_else(|| self.base.by_uid(uid)).map(|(_, message)| message)
+        self.base.by_uid(uid).map(|(_, message)| message)
     }
 
     pub(crate) fn exists(&self) -> u32 {
@@ -105,14 +121,10 @@ impl View {
         let mut news = News::default();
         let told_now = std::mem::take(&mut self.told_now);
         let told = |message: &Message| {
-            told_now.iter().any(|(uids, at)| message.modseq.get() <= *at && uids.contains_uid(message.uid))
+            let tells = |told: &&Told| told.uids.contains_uid(message.uid);
+            told_now.iter().filter(tells).any(|told| message.modseq.get() <= told.modseq)
         };
-        let flags = self.told.difference(messages);
-        let numbers = if self.held_back { self.base.difference(messages) } else { Default::default() };
-        let (gone, arrived) = match self.held_back {
-            true => (numbers.gone, numbers.arrived),
-            false => (flags.gone, flags.arrived),
-        };
+        let Difference { gone, changed, arrived } = self.base.difference(messages);
         if expunges || gone.is_empty() {
             self.base = messages.clone();
             self.held_back = false;
@@ -123,16 +135,21 @@ impl View {
             news.gone = gone;
         } else {
             self.held_back = true;
+            // What is gone stays as it was told last, what arrived is told later, by EXISTS.
+            let mut known: BTreeMap<Uid, Message> =
+                changed.iter().map(|message| (message.uid, message.clone())).collect();
+            for (_, uid) in gone {
+                let last = told_now.iter().rev().find(|told| told.uids.contains_uid(uid));
+                known.extend(last.and_then(|told| told.messages.by_uid(uid)).map(|(_, m)| (uid, m.clone())));
+            }
+            let known: Vec<_> = known.into_iter().map(|(uid, message)| (uid, Some(message))).collect();
+            self.base = self.base.with(&known);
         }
-        for message in flags.changed.into_iter().filter(|message| !told(message)) {
-            // What arrived after `base` is told by EXISTS, later.
+        for message in changed.into_iter().filter(|message| !told(message)) {
             if let Some((seq, _)) = self.base.by_uid(message.uid) {
                 news.changed.push((seq, message));
             }
         }
-        news.keywords = self.keywords.len() != state.settings.keywords.len();
-        self.keywords = state.settings.keywords.clone();
-        self.told = messages.clone();
         self.modseq = state.summary.highest_modseq.get();
         news
     }

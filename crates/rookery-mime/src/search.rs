@@ -5,6 +5,7 @@
 //!   chunks is found.
 //! - Offsets of a structure that does not belong to the message lead to no panic, only to no match.
 
+use crate::address::{Address, parse_addresses};
 use crate::decode::{TransferDecoder, TransferEncoding};
 use crate::header::fields;
 use crate::media::MediaType;
@@ -16,6 +17,8 @@ use memchr::memmem::Finder;
 
 /// Octets of a header that are searched, as of one that is scanned for facts.
 const HEADER_OCTETS_MAX: usize = 1 << 20;
+/// Addresses of one field that are looked at.
+const ADDRESSES_MAX: usize = 10_000;
 /// Raw octets decoded at a time.
 const CHUNK_OCTETS: usize = 32 << 10;
 
@@ -73,9 +76,12 @@ pub enum SearchScope<'a> {
     Text,
     /// BODY: the text parts, with the headers of parts and of held messages.
     Body,
-    /// HEADER, and with their names SUBJECT, FROM, TO, CC and BCC: fields of the message's own header. An empty
-    /// needle asks whether there is such a field.
+    /// HEADER and SUBJECT: fields of the message's own header. An empty needle asks whether there is such a
+    /// field.
     Header(&'a str),
+    /// FROM, TO, CC and BCC: the same, and besides the text of the field its addresses as ENVELOPE has them,
+    /// without comments, quotes and spaces.
+    Addresses(&'a str),
 }
 
 /// Whether a message holds the needle. `message` is all its octets and `structure` what was scanned of them.
@@ -86,11 +92,27 @@ pub fn search_text(message: &[u8], structure: &Structure, needle: &Needle, scope
         SearchScope::Header(name) => fields(root_header)
             .filter(|field| field.is(name))
             .any(|field| needle.is_empty() || needle.contains(&decode_words(&field.text()))),
+        SearchScope::Addresses(name) => fields(root_header).filter(|field| field.is(name)).any(|field| {
+            let text = field.text();
+            needle.is_empty() || needle.contains(&decode_words(&text)) || names_address(&text, needle)
+        }),
         SearchScope::Text => {
             needle.is_empty() || header_matches(root_header, needle) || in_body(message, parts, needle)
         }
         SearchScope::Body => needle.is_empty() || in_body(message, parts, needle),
     }
+}
+
+/// Whether one of the addresses of a field, in its shortest form, holds the needle.
+fn names_address(text: &[u8], needle: &Needle) -> bool {
+    parse_addresses(text, ADDRESSES_MAX).into_iter().any(|address| match address {
+        Address::Mailbox { name, mailbox, host, .. } => {
+            let name = name.map(|name| decode_words(&name)).unwrap_or_default();
+            let mailbox = String::from_utf8_lossy(&mailbox);
+            needle.contains(&format!("{name} <{mailbox}@{}>", String::from_utf8_lossy(&host)))
+        }
+        Address::GroupStart(_) | Address::GroupEnd => false,
+    })
 }
 
 fn in_body(message: &[u8], parts: &[Part], needle: &Needle) -> bool {
@@ -221,6 +243,25 @@ mod tests {
             ("Held Text", Text, true),
         ] {
             assert_eq!(found(message, needle, scope), expected, "{needle} {scope:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_found_as_written_and_in_its_shortest_form() {
+        let message = b"From: \"B (really)\" <joe (a comment)@ (another) example.org>\r\nTo: a@b.test (Ann)\r\n\r\nx\r\n";
+        use SearchScope::Addresses;
+        for (needle, name, expected) in [
+            ("joe@example.org", "From", true),
+            ("JOE (a comment)", "From", true),
+            ("b (really) <joe@", "From", true),
+            ("joe@example.com", "From", false),
+            ("Ann <a@b.test>", "To", true),
+            ("a@b.test (ann)", "To", true),
+            ("joe@example.org", "Cc", false),
+            ("", "Cc", false),
+            ("", "To", true),
+        ] {
+            assert_eq!(found(message, needle, Addresses(name)), expected, "{needle} {name}");
         }
     }
 

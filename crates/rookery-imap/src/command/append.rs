@@ -86,6 +86,10 @@ fn acceptable(user: &User, message: &AppendMessage, so_far: usize) -> Result<(),
     if message.octets > config.message_octets_max {
         return Err(Answer::no(Code::TooBig, "The message is larger than is taken"));
     }
+    if message.octets == 0 {
+        // RFC 3502 §6.3.11: so a client takes its APPEND back.
+        return Err(Answer::no(Code::Cannot, "A message cannot be empty"));
+    }
     if so_far >= config.append_messages_max {
         return Err(Answer::no(Code::Limit, "Too many messages in one APPEND"));
     }

@@ -39,20 +39,32 @@ pub(crate) async fn fetch(
     }
     let plan = Plan::new(fetch.items, fetch.uid, fetch.changed_since.is_some());
     let (state, newest) = selected.now();
+    tell::new_keywords(wire, user, selected, &state);
     let since = fetch.changed_since.unwrap_or(0);
+    // What has changed since the last checkpoint is told here, and need not be told there.
+    let tells = plan.tells_flags(user.enabled.condstore) && !newest.same_as(selected.view.messages());
+    let mut told = UidSet::new();
     if plan.source == Source::Memory {
         let job = job(user, selected, &state, Arc::new(plan), Vec::new());
         for (seq, message) in selected.view.at(&places, &newest) {
             if message.modseq.get() > since {
                 render_from_memory(&job, seq, message, wire.connection.out());
                 wire.flush_if_full().await?;
+                if tells {
+                    told.insert_uid(message.uid);
+                }
             }
         }
+        selected.view.note_told(told, &state, &newest);
         return Ok(Answer::ok("FETCH completed"));
     }
     let sees = plan.sees && !selected.read_only && selected.rights(user).contains(Rights::SEEN);
     let mut fetching = Fetching { wire, user, selected, plan: Arc::new(plan), failed: 0, unknown_cte: false };
-    fetching.all(&places, &newest, &state, since, sees).await?;
+    let fetched = fetching.all(&places, &newest, &state, since, sees).await?;
+    if tells && fetching.failed == 0 {
+        told.extend(&fetched);
+        fetching.selected.view.note_told(told, &state, &newest);
+    }
     Ok(match fetching {
         Fetching { failed: 1.., .. } => {
             let mut answer =
@@ -109,7 +121,7 @@ struct Fetching<'a> {
 }
 
 impl Fetching<'_> {
-    /// All messages, batch by batch: while one is sent, the next is read.
+    /// All messages, batch by batch: while one is sent, the next is read. Says which were asked for.
     async fn all(
         &mut self,
         places: &[Range<usize>],
@@ -117,13 +129,15 @@ impl Fetching<'_> {
         state: &MailboxState,
         since: u64,
         sees: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<UidSet, Failure> {
+        let mut fetched = UidSet::new();
         let mut cursor = Cursor { places: places.to_vec(), next: 0 };
         loop {
             let batch = cursor.batch(self.selected, newest, &self.plan, since);
             if batch.is_empty() {
-                return Ok(());
+                return Ok(fetched);
             }
+            batch.iter().for_each(|(_, message)| fetched.insert_uid(message.uid));
             let job = match sees {
                 true => self.see(batch, state).await?,
                 false => job(self.user, self.selected, state, self.plan.clone(), batch),
@@ -146,16 +160,14 @@ impl Fetching<'_> {
         let change = FlagChange::Add(FlagList { flags: SystemFlags::SEEN, keywords: Vec::new() });
         let stored = self.selected.mailbox.store_flags(&unseen, change, None).await?;
         let (state, newest) = self.selected.now();
+        tell::new_keywords(self.wire, self.user, self.selected, &state);
         for (_, message) in &mut batch {
             if let Some((_, fresh)) = newest.by_uid(message.uid) {
                 *message = fresh.clone();
             }
         }
-        self.selected.view.note_told(stored.changed, &state);
-        let mut plan = self.plan.with_flags();
-        if self.user.enabled.condstore && !plan.items.contains(&FetchItem::ModSeq) {
-            plan.items.push(FetchItem::ModSeq);
-        }
+        self.selected.view.note_told(stored.changed, &state, &newest);
+        let plan = self.plan.with_flags(self.user.enabled.condstore);
         Ok(job(self.user, self.selected, &state, Arc::new(plan), batch))
     }
 

@@ -93,8 +93,12 @@ pub(super) fn patterns(
     reference: &WireName,
     patterns: &[WireName],
 ) -> Result<Vec<Pattern>, Failure> {
-    let read = |pattern: &WireName| names.pattern(reference, pattern);
-    let patterns: Result<Vec<Pattern>, NameError> = patterns.iter().map(read).collect();
+    let read = |pattern: &WireName| match names.pattern(reference, pattern) {
+        // No name is so encoded, so nothing matches.
+        Err(NameError::BadEncoding) => None,
+        pattern => Some(pattern),
+    };
+    let patterns: Result<Vec<Pattern>, NameError> = patterns.iter().filter_map(read).collect();
     Ok(patterns?)
 }
 
@@ -145,11 +149,19 @@ fn add_parents(names: &mut Gathered) {
     }
 }
 
+/// Adds what is subscribed to. What is above it can stand for it (CHILDINFO) even if it is not in the tree.
 fn add_subscriptions(user: &User, names: &mut Gathered) {
     for canonical in user.account.tree().subscriptions().keys() {
-        if let Ok(address) = Address::parse(canonical) {
-            names.entry(user.names.show(&address)).or_default().subscribed = true;
+        let Ok(address) = Address::parse(canonical) else { continue };
+        let name = user.names.show(&address);
+        let mut rest = name.as_str();
+        while let Some((above, _)) = rest.rsplit_once('/') {
+            if !names.contains_key(above) {
+                names.insert(above.to_string(), Listed::default());
+            }
+            rest = above;
         }
+        names.entry(name).or_default().subscribed = true;
     }
 }
 

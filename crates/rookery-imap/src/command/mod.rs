@@ -153,6 +153,7 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         return (state, Ok(Answer::bad("No mailbox is selected")));
     };
     let wire = context.wire;
+    let knew_modseqs = user.enabled.condstore;
     let outcome = match command {
         Command::Select { mailbox, read_only, parameters } => {
             return select::select(user, Some(selected), wire, mailbox, read_only, parameters).await;
@@ -172,9 +173,14 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
             copy::r#move(wire, &user, &mut selected, &set, uid, &mailbox).await
         }
         command => {
-            let context = Context { services: context.services, wire, tag: context.tag };
+            let context = Context { services: context.services, wire: &mut *wire, tag: context.tag };
             of_mailboxes(&mut user, command, context).await
         }
     };
+    if user.enabled.condstore && !knew_modseqs {
+        // RFC 7162 §3.1: whoever begins to follow modseqs here needs one to begin with.
+        let code = select::highest_modseq(&selected);
+        wire.put(&Response::ok_code(code, "The last change that you know of"));
+    }
     (State::Selected(user, selected), outcome)
 }

@@ -57,9 +57,9 @@ pub(crate) async fn store(
     Ok(if stored.missing.is_empty() { Answer::ok("STORE completed") } else { gone() })
 }
 
-/// RFC 2180 §4.2.2.
+/// All that can be done was done, and the client hears of the rest at once it may (RFC 2180 §4.2.1).
 fn gone() -> Answer {
-    Answer::no(Code::ExpungeIssued, "Some of the messages are gone; the others were changed")
+    Answer::ok_code(Code::ExpungeIssued, "Some of the messages are gone; the others were changed")
 }
 
 fn merged(first: Option<Stored>, then: Stored) -> Stored {
@@ -154,6 +154,7 @@ async fn tell_stored(
     stored: &Stored,
 ) -> Result<(), Failure> {
     let (state, newest) = selected.now();
+    tell::new_keywords(wire, user, selected, &state);
     let usual = Shape::of(user);
     let shape = Shape { uid: store.uid || usual.uid, flags: !store.silent, ..usual };
     let mut done = UidSet::new();
@@ -170,6 +171,6 @@ async fn tell_stored(
             wire.flush_if_full().await?;
         }
     }
-    selected.view.note_told(done, &state);
+    selected.view.note_told(done, &state, &newest);
     Ok(())
 }

@@ -43,11 +43,21 @@ impl Plan {
         Plan { items, source, sees }
     }
 
-    /// With FLAGS among the items.
-    pub(crate) fn with_flags(&self) -> Plan {
+    /// Whether a client that gets the answer knows a message's flags; `modseq`: and its modseq.
+    pub(crate) fn tells_flags(&self, modseq: bool) -> bool {
+        let has = |item| self.items.contains(&item);
+        has(FetchItem::Flags) && (!modseq || has(FetchItem::ModSeq))
+    }
+
+    /// With FLAGS among the items, since reading has changed them; and with UID and MODSEQ for those who follow
+    /// modseqs (RFC 7162 §3.2.4).
+    pub(crate) fn with_flags(&self, modseq: bool) -> Plan {
         let mut plan = self.clone();
-        if !plan.items.contains(&FetchItem::Flags) {
-            plan.items.push(FetchItem::Flags);
+        let more = [FetchItem::Flags, FetchItem::Uid, FetchItem::ModSeq];
+        for item in more.into_iter().take(if modseq { 3 } else { 1 }) {
+            if !plan.items.contains(&item) {
+                plan.items.push(item);
+            }
         }
         plan
     }

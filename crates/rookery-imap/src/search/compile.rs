@@ -34,6 +34,7 @@ pub(crate) enum Compiled {
     Text(Needle),
     Body(Needle),
     Header(Box<str>, Needle),
+    Addresses(&'static str, Needle),
 }
 
 /// What of the session a key is asked against.
@@ -71,10 +72,10 @@ pub(crate) fn compile(
         SearchKey::New => Compiled::And(vec![Compiled::Recent, not(Compiled::Has(SystemFlags::SEEN))]),
         SearchKey::Old => not(Compiled::Recent),
         SearchKey::Date(field, test, day) => Compiled::Date(field, test, day),
-        SearchKey::Bcc(value) => header("Bcc", &value)?,
-        SearchKey::Cc(value) => header("Cc", &value)?,
-        SearchKey::From(value) => header("From", &value)?,
-        SearchKey::To(value) => header("To", &value)?,
+        SearchKey::Bcc(value) => Compiled::Addresses("Bcc", needle(&value)?),
+        SearchKey::Cc(value) => Compiled::Addresses("Cc", needle(&value)?),
+        SearchKey::From(value) => Compiled::Addresses("From", needle(&value)?),
+        SearchKey::To(value) => Compiled::Addresses("To", needle(&value)?),
         SearchKey::Subject(value) => header("Subject", &value)?,
         SearchKey::Header { field, value } => match std::str::from_utf8(&field) {
             Ok(field) => header(field, &value)?,
@@ -89,7 +90,7 @@ pub(crate) fn compile(
         SearchKey::ModSeq { modseq, .. } => Compiled::ModSeq(modseq),
         SearchKey::EmailId(id) => Compiled::EmailId(String::from_utf8_lossy(&id).into()),
         SearchKey::ThreadId(id) => Compiled::ThreadId(String::from_utf8_lossy(&id).into()),
-        SearchKey::Sequence(set) => Compiled::Uids(selected.resolve_uids(&set, false)?),
+        SearchKey::Sequence(set) => Compiled::Uids(selected.uids_of_numbers(&set)),
         SearchKey::Uid(MessageSet::Saved) => Compiled::Uids(selected.saved.clone()),
         SearchKey::Uid(MessageSet::Set(set)) => Compiled::Uids(set.resolve(selected.view.last_uid())),
     })
@@ -161,7 +162,8 @@ impl Compiled {
             | Compiled::ThreadId(_)
             | Compiled::Text(_)
             | Compiled::Body(_)
-            | Compiled::Header(..) => return None,
+            | Compiled::Header(..)
+            | Compiled::Addresses(..) => return None,
         })
     }
 }

@@ -52,7 +52,8 @@ impl Asked<'_> {
             }
             Compiled::Text(needle) => self.search(needle, SearchScope::Text),
             Compiled::Body(needle) => self.search(needle, SearchScope::Body),
-            Compiled::Header(name, needle) => self.header(name, needle),
+            Compiled::Header(name, needle) => self.header(needle, SearchScope::Header(name)),
+            Compiled::Addresses(name, needle) => self.header(needle, SearchScope::Addresses(name)),
             // The others are known from memory.
             _ => Ok(false),
         }
@@ -70,10 +71,10 @@ impl Asked<'_> {
     }
 
     /// A header key needs the message's header alone.
-    fn header(&mut self, name: &str, needle: &Needle) -> Result<bool, StoreError> {
+    fn header(&mut self, needle: &Needle, scope: SearchScope<'_>) -> Result<bool, StoreError> {
         let structure = self.content.structure()?.clone();
         let end = structure.parts().next().map_or(0, |root| root.header.end);
         let header = self.content.octets(0..end)?;
-        Ok(search_text(&header, &structure, needle, SearchScope::Header(name)))
+        Ok(search_text(&header, &structure, needle, scope))
     }
 }

@@ -180,6 +180,7 @@ async fn fetching() {
         A< 11 OK <*>
         A> 12 FETCH 1 (EMAILID THREADID SAVEDATE MODSEQ)
         A< * 1 FETCH (EMAILID (E<*>) THREADID (T<*>) SAVEDATE "<*>" MODSEQ (<*>))
+        A< * OK [HIGHESTMODSEQ <*>] <*>
         A< 12 OK <*>
         A> 13 FETCH 1 (BINARY.SIZE[1] BINARY.PEEK[1])
         A< * 1 FETCH (BINARY.SIZE[1] 8 BINARY[1] {8}
@@ -204,9 +205,9 @@ async fn storing_and_expunging_across_two_sessions() {
         B< ...
         B< 1 OK <*>
         A> 2 STORE 1 +FLAGS (\Flagged $Work)
-        A< * 1 FETCH (FLAGS (\Flagged \Recent $Work))
         A< * FLAGS (<*> $Work)
         A< * OK [PERMANENTFLAGS (<*> $Work \*)] <*>
+        A< * 1 FETCH (FLAGS (\Flagged \Recent $Work))
         A< 2 OK STORE completed
         A> 3 STORE 3 FLAGS.SILENT (\Seen)
         A< 3 OK STORE completed
@@ -380,6 +381,89 @@ async fn several_messages_in_one_append() {
         A> 2 STATUS INBOX (MESSAGES UNSEEN)
         A< * STATUS INBOX (MESSAGES 2 UNSEEN 1)
         A< 2 OK <*>
+        -- an empty message takes the whole command back (RFC 3502 §6.3.11)
+        A> 3 APPEND INBOX {3+}\na\n {0}
+        A< 3 NO [CANNOT] <*>
+        A> 4 APPEND INBOX {0+}\n {3+}\nb\n
+        A< 4 NO [CANNOT] <*>
+        A> 5 STATUS INBOX (MESSAGES)
+        A< * STATUS INBOX (MESSAGES 2)
+        A< 5 OK <*>
+        ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn keywords_are_announced_before_they_are_used() {
+    let site = Site::new().await;
+    site.fill(".").await;
+    site.play(
+        r"
+        A> 1 SELECT INBOX
+        A< ...
+        A< 1 OK <*>
+        B> 1 SELECT INBOX
+        B< ...
+        B< 1 OK <*>
+        A> 2 STORE 1 +FLAGS.SILENT ($Work)
+        A< * FLAGS (<*> $Work)
+        A< * OK [PERMANENTFLAGS (<*> $Work \*)] <*>
+        A< 2 OK <*>
+        B> 2 FETCH 1 FLAGS
+        B< * FLAGS (<*> $Work)
+        B< * OK [PERMANENTFLAGS (<*> $Work \*)] <*>
+        B< * 1 FETCH (FLAGS ($Work))
+        B< 2 OK <*>
+        ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_gone_stays_as_it_was_told_last() {
+    let site = Site::new().await;
+    site.fill("...").await;
+    site.play(
+        r"
+        A> 1 SELECT INBOX (CONDSTORE)
+        A< ...
+        A< 1 OK <*>
+        B> 1 SELECT INBOX
+        B< ...
+        B< 1 OK <*>
+        B> 2 STORE 2 +FLAGS.SILENT (\Flagged \Deleted)
+        B< 2 OK <*>
+        A> 2 FETCH 1 UID
+        A< * 1 FETCH (UID 1)
+        A< * 2 FETCH (UID 2 FLAGS (\Flagged \Deleted \Recent) MODSEQ (<*>))
+        A< 2 OK <*>
+        B> 3 EXPUNGE
+        B< * 2 EXPUNGE
+        B< 3 OK <*>
+        A> 3 FETCH 2 FLAGS
+        A< * 2 FETCH (FLAGS (\Flagged \Deleted \Recent))
+        A< 3 OK <*>
+        A> 4 FETCH 2:3 FLAGS
+        A< * 2 FETCH (FLAGS (\Flagged \Deleted \Recent))
+        A< * 3 FETCH (FLAGS (\Recent))
+        A< 4 OK <*>
+        -- while the expunge is held back flags of others are told once
+        B> 4 STORE 2 +FLAGS.SILENT (\Answered)
+        B< 4 OK <*>
+        A> 5 FETCH 1 UID
+        A< * 1 FETCH (UID 1)
+        A< * 3 FETCH (UID 3 FLAGS (\Answered \Recent) MODSEQ (<*>))
+        A< 5 OK <*>
+        A> 6 FETCH 1 UID
+        A< * 1 FETCH (UID 1)
+        A< 6 OK <*>
+        A> 7 STORE 2:3 +FLAGS (\Seen)
+        A< * 3 FETCH (UID 3 FLAGS (\Answered \Seen \Recent) MODSEQ (<*>))
+        A< 7 OK [EXPUNGEISSUED] <*>
+        A> 8 NOOP
+        A< * 2 EXPUNGE
+        A< 8 OK <*>
         ",
     )
     .await;

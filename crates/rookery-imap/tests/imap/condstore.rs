@@ -25,29 +25,59 @@ async fn modseqs_are_told_once_they_are_asked_for() {
         A< ...
         A< 1 OK <*>
         A> 2 STORE 1 +FLAGS.SILENT (\Flagged)
-        A< * 1 FETCH (MODSEQ (<*>))
+        A< * 1 FETCH (UID 1 MODSEQ (<*>))
         A< 2 OK <*>
         A> 3 STORE 1 +FLAGS (\Flagged)
-        A< * 1 FETCH (FLAGS (\Flagged \Recent) MODSEQ (<*>))
+        A< * 1 FETCH (UID 1 FLAGS (\Flagged \Recent) MODSEQ (<*>))
         A< 3 OK <*>
         B> 1 SELECT INBOX
         B< ...
         B< 1 OK <*>
         A> 4 STORE 2 +FLAGS (\Answered)
-        A< * 2 FETCH (FLAGS (\Answered \Recent) MODSEQ (<*>))
+        A< * 2 FETCH (UID 2 FLAGS (\Answered \Recent) MODSEQ (<*>))
         A< 4 OK <*>
         B> 2 NOOP
         B< * 2 FETCH (FLAGS (\Answered))
         B< 2 OK <*>
         B> 3 STATUS Sent (HIGHESTMODSEQ)
         B< * STATUS Sent (HIGHESTMODSEQ <*>)
+        B< * OK [HIGHESTMODSEQ <*>] <*>
         B< 3 OK <*>
         A> 5 STORE 2 -FLAGS.SILENT (\Answered)
-        A< * 2 FETCH (MODSEQ (<*>))
+        A< * 2 FETCH (UID 2 MODSEQ (<*>))
         A< 5 OK <*>
         B> 4 NOOP
-        B< * 2 FETCH (FLAGS () MODSEQ (<*>))
+        B< * 2 FETCH (UID 2 FLAGS () MODSEQ (<*>))
         B< 4 OK <*>
+        ",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_word_of_modseqs_brings_the_highest() {
+    let site = Site::new().await;
+    site.fill("..").await;
+    site.play(
+        r"
+        A> 1 SELECT INBOX
+        A< ...
+        A< 1 OK <*>
+        A> 2 FETCH 1 MODSEQ
+        A< * 1 FETCH (MODSEQ (<*>))
+        A< * OK [HIGHESTMODSEQ <*>] <*>
+        A< 2 OK <*>
+        A> 3 SEARCH MODSEQ 1
+        A< * SEARCH 1 2 (MODSEQ <*>)
+        A< 3 OK <*>
+        A> 4 FETCH 1 (BODY[TEXT])
+        A< * 1 FETCH (BODY[TEXT] {8}
+        A< body 0
+        A< <*>FLAGS (\Seen \Recent) UID 1 MODSEQ (<*>))
+        A< 4 OK <*>
+        A> 5 FETCH 1 FLAGS
+        A< * 1 FETCH (FLAGS (\Seen \Recent))
+        A< 5 OK <*>
         ",
     )
     .await;
@@ -62,8 +92,8 @@ async fn a_store_is_refused_for_what_has_changed() {
     ann.command(r"1 STORE 2 +FLAGS (\Flagged)").await;
     let heard =
         ann.command(&format!(r"2 STORE 1:3 (UNCHANGEDSINCE {modseq}) +FLAGS.SILENT (\Deleted)")).await;
-    assert!(heard[0].starts_with("* 1 FETCH (MODSEQ ("), "{heard:?}");
-    assert!(heard[1].starts_with("* 3 FETCH (MODSEQ ("), "{heard:?}");
+    assert!(heard[0].starts_with("* 1 FETCH (UID 1 MODSEQ ("), "{heard:?}");
+    assert!(heard[1].starts_with("* 3 FETCH (UID 3 MODSEQ ("), "{heard:?}");
     assert!(heard[2].starts_with("2 OK [MODIFIED 2]"), "{heard:?}");
     assert_eq!(heard.len(), 3);
     let heard = ann.command(&format!("3 UID FETCH 1:* (FLAGS) (CHANGEDSINCE {modseq})")).await;

@@ -117,6 +117,9 @@ async fn subscriptions_outlive_mailboxes() {
             A< * LIST (\Subscribed \HasNoChildren) "/" INBOX
             A< * LIST (\NonExistent \Subscribed \HasNoChildren) "/" work/now
             A< 10 OK <*>
+            A> 10b LIST (SUBSCRIBED RECURSIVEMATCH) "" w%
+            A< * LIST (\NonExistent \HasNoChildren) "/" work ("CHILDINFO" ("SUBSCRIBED"))
+            A< 10b OK <*>
             A> 11 LIST "" w*
             A< 11 OK <*>
             A> 12 UNSUBSCRIBE work/now

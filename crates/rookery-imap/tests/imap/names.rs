@@ -51,7 +51,11 @@ async fn names_are_utf7_before_rev2_and_utf8_after() {
             A> 1 CREATE Entw&APw-rfe
             A< 1 OK <*>
             A> 2 CREATE a&b
-            A< 2 BAD <*>
+            A< 2 NO [CANNOT] <*>
+            A> 2b SELECT a&b
+            A< 2b NO [CANNOT] <*>
+            A> 2c LIST "" a&b*
+            A< 2c OK <*>
             A> 3 LIST "" E*
             A< * LIST (\HasNoChildren) "/" Entw&APw-rfe
             A< 3 OK <*>

@@ -53,6 +53,13 @@ async fn keys() {
             A> 11 SEARCH ON 1-Jan-2024 SENTSINCE 1-Jan-2024
             A< * SEARCH 1 2 3
             A< 11 OK <*>
+            -- numbers beyond the last are no mistake here, only found nowhere
+            A> 11b SEARCH 3:9 UNSEEN
+            A< * SEARCH 3 4
+            A< 11b OK <*>
+            A> 11c SEARCH 1000
+            A< * SEARCH
+            A< 11c OK <*>
             A> 12 SEARCH SENTBEFORE 1-Jan-2024
             A< * SEARCH
             A< 12 OK <*>
