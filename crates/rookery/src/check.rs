@@ -1,85 +1,101 @@
 //! `rookery check`: through the running server, or offline under the data lock if none runs.
 
-use rookery_admin::socket::{CallError, Client, Progress};
+use rookery_admin::socket::{CallError, Client};
+use rookery_store::check::{check, repair};
 use serde_json::{Value, json};
 
-use crate::admin::{Report, check};
 use crate::cli::Check;
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
 use crate::output::{self, Bar};
-use crate::serve::Data;
+use crate::serve::Folder;
 
 /// Verifies, prints what was found; exit code 7 if that is damage.
 pub(crate) async fn run(config: &Config, options: Check) -> Result<(), Failure> {
-    if options.repair {
-        return Err(Failure::failed("this version cannot repair yet; without --repair the check only reads"));
-    }
-    let (rows, end, how) = match Client::connect(&config.admin_socket()).await {
+    let (rows, end) = match Client::connect(&config.admin_socket()).await {
+        Ok(_) if options.repair => {
+            return Err(Failure::new(Kind::InUse, "the server runs; stop it to repair"));
+        }
         Ok(mut client) => {
             let mut bar = Bar::new();
             let answer = client.call("check", Value::Null, |now| bar.show(now)).await;
             bar.finish();
-            let (rows, end) = answer?;
-            (rows, end, "running")
+            answer?
         }
         Err(CallError::NoServer { source, .. }) if source.kind() != std::io::ErrorKind::PermissionDenied => {
-            let (rows, end) = offline(config).await?;
-            (rows, end, "offline")
+            return offline(config, options).await;
         }
         Err(error) => return Err(error.into()),
     };
-    tell(options, rows, end, how)
+    tell(options, rows, end)
 }
 
-/// Faults as they come, kept; progress on the terminal.
-struct Collected {
-    rows: std::sync::Mutex<Vec<Value>>,
-    bar: std::sync::Mutex<Bar>,
-}
-
-impl Report for Collected {
-    async fn fault(&self, text: String) -> Result<(), ()> {
-        self.rows.lock().map_err(|_| ())?.push(json!({"fault": text}));
-        Ok(())
-    }
-
-    async fn progress(&self, done: u64, text: &str) -> Result<(), ()> {
-        let now = Progress { done, total: None, text: text.to_owned() };
-        self.bar.lock().map_err(|_| ())?.show(&now);
-        Ok(())
-    }
-}
-
-async fn offline(config: &Config) -> Result<(Vec<Value>, Value), Failure> {
+/// Checks, and repairs if asked, a data folder that no server uses. Needs no store that opens.
+async fn offline(config: &Config, options: Check) -> Result<(), Failure> {
     if !config.data_dir.is_dir() {
-        return Err(Failure::new(
-            Kind::NotFound,
-            format!("there is no data folder {}", config.data_dir.display()),
-        ));
+        let text = format!("there is no data folder {}", config.data_dir.display());
+        return Err(Failure::new(Kind::NotFound, text));
     }
-    let data = Data::open(config, false).await?;
-    let collected = Collected { rows: Default::default(), bar: std::sync::Mutex::new(Bar::new()) };
-    let end = check(&data.node, &collected).await.map_err(Failure::failed);
-    data.close().await;
-    if let Ok(bar) = collected.bar.into_inner() {
-        bar.finish();
+    let folder = Folder::open(config).await?;
+    let work = tokio::task::spawn_blocking(move || look(&folder, options.repair));
+    let found = work.await.map_err(|error| Failure::failed(error.to_string()))??;
+    if options.json.json {
+        output::json(&json!({"checked": "offline", "faults": found.left, "mended": found.mended}));
+    } else {
+        let rows = found.mended.iter().map(|(text, outcome)| format!("{text}: {outcome}"));
+        rows.chain(found.left.iter().cloned()).for_each(|row| output::line(&row));
+        output::line(&match (found.mended.len(), found.left.len()) {
+            (0, 0) => {
+                "Checked the data folder (no server runs), every record and every message: no damage found."
+                    .to_owned()
+            }
+            (mended, 0) => format!("{mended} records mended or set aside; a second check found no damage."),
+            (0, left) if !options.repair => {
+                format!("{left} faults; `rookery check --repair` mends what it can and destroys nothing.")
+            }
+            (mended, left) => format!("{mended} records mended or set aside, {left} faults are left."),
+        });
     }
-    Ok((collected.rows.into_inner().unwrap_or_default(), end?))
+    if found.left.is_empty() { Ok(()) } else { Err(Failure::new(Kind::Damage, "")) }
 }
 
-fn tell(options: Check, rows: Vec<Value>, end: Value, how: &str) -> Result<(), Failure> {
+/// What a check, or a repair, came to.
+struct Found {
+    /// What was found and what became of it.
+    mended: Vec<(String, String)>,
+    /// What is damaged still.
+    left: Vec<String>,
+}
+
+fn look(folder: &Folder, mend: bool) -> Result<Found, Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::failed(crate::serve::with_causes(error));
+    let mut found = Found { mended: Vec::new(), left: Vec::new() };
+    if mend {
+        let report = repair(&*folder.engine, folder.files.clone()).map_err(|error| failed(&error))?;
+        let done = report.done.iter();
+        found.mended = done.map(|(finding, outcome)| (finding.to_string(), outcome.to_string())).collect();
+        found.left = report.left.iter().map(ToString::to_string).collect();
+    } else {
+        let findings = check(&*folder.engine, folder.files.clone()).map_err(|error| failed(&error))?;
+        found.left = findings.iter().map(ToString::to_string).collect();
+    }
+    let mut fault = |damaged: rookery_directory::Damaged| found.left.push(damaged.to_string());
+    rookery_directory::check::check(&*folder.engine.snapshot(), &mut fault)
+        .map_err(|error| failed(&error))?;
+    Ok(found)
+}
+
+fn tell(options: Check, rows: Vec<Value>, end: Value) -> Result<(), Failure> {
     let number = |member: &str| end.get(member).and_then(Value::as_u64).unwrap_or(0);
     let faults = number("faults");
     if options.json.json {
-        output::json(&json!({"checked": how, "sums": end, "faults": rows}));
+        output::json(&json!({"checked": "running", "sums": end, "faults": rows}));
     } else {
         for row in &rows {
             output::line(row.get("fault").and_then(Value::as_str).unwrap_or_default());
         }
-        let whom = if how == "running" { "the running server" } else { "the data folder (no server runs)" };
         output::line(&format!(
-            "Checked {whom}: {} accounts, {} mailboxes, {} messages ({}); {}.",
+            "Checked the messages of the running server (stopped, it can be checked record by record): {} accounts, {} mailboxes, {} messages ({}); {}.",
             number("accounts"),
             number("mailboxes"),
             number("messages"),

@@ -46,7 +46,8 @@ pub(crate) struct Data {
     _lock: DataLock,
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// An error and what caused it, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -63,9 +64,16 @@ fn failed(what: impl Display, error: &dyn std::error::Error) -> Failure {
     Failure::failed(format!("{what}: {}", with_causes(error)))
 }
 
-impl Data {
+/// The data folder under its lock: engine and volumes, nothing of them looked at yet.
+pub(crate) struct Folder {
+    lock: DataLock,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) files: Arc<RealFiles>,
+}
+
+impl Folder {
     /// Opens the data folder, making it if it is new.
-    pub(crate) async fn open(config: &Config, background: bool) -> Result<Data, Failure> {
+    pub(crate) async fn open(config: &Config) -> Result<Folder, Failure> {
         let folder = &config.data_dir;
         let cannot = |error: std::io::Error| failed(format!("the data folder {}", folder.display()), &error);
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(cannot)?;
@@ -83,10 +91,19 @@ impl Data {
             _ => failed(folder.display(), &error),
         })?);
         let files = Arc::new(RealFiles::open(folder.join("volumes")).map_err(cannot)?);
+        Ok(Folder { lock, engine, files })
+    }
+}
+
+impl Data {
+    /// Opens the data folder, making it if it is new.
+    pub(crate) async fn open(config: &Config) -> Result<Data, Failure> {
+        let folder = &config.data_dir;
+        let Folder { lock, engine, files } = Folder::open(config).await?;
         let options = StoreOptions {
             retention: Duration::from_secs(config.store.retention_days * 86_400),
             message_octets_max: config.store.message_octets_max + TRACE_OCTETS_MAX,
-            background: background.then_some(Duration::from_secs(1)),
+            background: Some(Duration::from_secs(1)),
             ..StoreOptions::default()
         };
         let store = Store::open(options, Arc::clone(&engine), files)
@@ -229,7 +246,7 @@ pub(crate) async fn run(
     }
     let metrics = rookery_admin::install_metrics().map_err(|error| failed("metrics", &error))?;
     let hostname = config.hostname();
-    let data = Data::open(&config, true).await?;
+    let data = Data::open(&config).await?;
     let node = Arc::clone(&data.node);
     let resolved = node.resolve_reservations().await;
     resolved.map_err(|error| failed("accounts that were being made", &error))?;

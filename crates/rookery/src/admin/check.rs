@@ -1,5 +1,5 @@
 //! Verifies what is stored: the directory's records, and every message of every account against its record.
-//! Reads only. Works on a running node; offline, a node without listeners is put together for it.
+//! Reads only, through what sessions use; record by record a store is checked when no server uses it.
 
 use rookery_admin::socket::{Failed, Replies};
 use rookery_directory::AccountState;
@@ -14,24 +14,6 @@ const FAULTS_MAX: u64 = 1000;
 /// Octets of a message that are read at once.
 const PIECE_OCTETS: usize = 1 << 20;
 
-/// Where faults and progress go.
-pub(crate) trait Report {
-    /// One fault. Err: nobody listens any more.
-    async fn fault(&self, text: String) -> Result<(), ()>;
-    /// Messages verified so far.
-    async fn progress(&self, done: u64, text: &str) -> Result<(), ()>;
-}
-
-impl Report for Replies {
-    async fn fault(&self, text: String) -> Result<(), ()> {
-        self.row(json!({"fault": text})).await.map_err(|_| ())
-    }
-
-    async fn progress(&self, done: u64, text: &str) -> Result<(), ()> {
-        Replies::progress(self, done, None, text).await.map_err(|_| ())
-    }
-}
-
 /// What was looked at.
 #[derive(Default)]
 struct Tally {
@@ -43,7 +25,7 @@ struct Tally {
 }
 
 /// Verifies everything. Faults are rows; the end counts.
-pub(crate) async fn check(node: &Node, report: &impl Report) -> Result<Value, Failed> {
+pub(crate) async fn check(node: &Node, report: &Replies) -> Result<Value, Failed> {
     let mut tally = Tally::default();
     let gone = |()| Failed::new("interrupted", "the check was interrupted");
     let mut after = None;
@@ -75,21 +57,16 @@ pub(crate) async fn check(node: &Node, report: &impl Report) -> Result<Value, Fa
     }))
 }
 
-async fn fault(tally: &mut Tally, report: &impl Report, text: String) -> Result<(), ()> {
+async fn fault(tally: &mut Tally, report: &Replies, text: String) -> Result<(), ()> {
     tally.faults += 1;
     tracing::error!(fault = text, "the check found damage");
     match tally.faults <= FAULTS_MAX {
-        true => report.fault(text).await,
+        true => report.row(json!({"fault": text})).await.map_err(|_| ()),
         false => Ok(()),
     }
 }
 
-async fn check_account(
-    account: &Account,
-    name: &str,
-    tally: &mut Tally,
-    report: &impl Report,
-) -> Result<(), ()> {
+async fn check_account(account: &Account, name: &str, tally: &mut Tally, report: &Replies) -> Result<(), ()> {
     for (path, state) in account.tree().iter() {
         tally.mailboxes += 1;
         let place = format!("{name} {path}");
@@ -112,7 +89,7 @@ async fn check_account(
         for text in faults {
             fault(tally, report, format!("{place}: {text}")).await?;
         }
-        report.progress(tally.messages, &place).await?;
+        report.progress(tally.messages, None, &place).await.map_err(|_| ())?;
     }
     Ok(())
 }

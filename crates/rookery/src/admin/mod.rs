@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::node::{Node, NodeError};
 use crate::reload::Reload;
 
-pub(crate) use check::{Report, check};
+use check::check;
 
 /// Makes a mailbox for a user, who is subscribed to it.
 pub(crate) async fn make_mailbox(
