@@ -195,9 +195,21 @@ impl Mailbox {
 
     /// Expunges the messages with \Deleted, of those in `uids` if given; tells which.
     pub async fn expunge(&self, uids: Option<&UidSet>) -> Result<UidSet, StoreError> {
-        let all = UidSet::range(1, u32::MAX);
+        // Only these are gone through, slice by slice: of a large mailbox they are few.
+        let state = self.now();
+        let mut doomed = UidSet::new();
+        if state.summary.deleted > 0 {
+            let messages = state.messages.iter().flat_map(Messages::iter).map(|(_, message)| message);
+            messages
+                .filter(|m| m.flags.contains(SystemFlags::DELETED))
+                .filter(|m| uids.is_none_or(|uids| uids.contains_uid(m.uid)))
+                .for_each(|m| doomed.insert_uid(m.uid));
+        }
         let mut gone = UidSet::new();
-        self.in_slices(uids.unwrap_or(&all), |t, slice| {
+        if doomed.is_empty() {
+            return Ok(gone);
+        }
+        self.in_slices(&doomed, |t, slice| {
             let doomed: Vec<Message> =
                 slice.into_iter().filter(|m| m.flags.contains(SystemFlags::DELETED)).cloned().collect();
             gone.extend(&doomed.iter().map(|m| m.uid).collect());
