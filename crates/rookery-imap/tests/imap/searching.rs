@@ -127,3 +127,36 @@ async fn results_as_asked_for_and_saved() {
         )
         .await;
 }
+
+#[tokio::test]
+async fn an_address_is_found_however_it_was_written() {
+    let site = Site::new().await;
+    let account = site.account("ann").await;
+    let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
+    let body = "From: <joe (at home)@ (far) example.org>\r\nCc: team: max@example.org;\r\n\r\nx\r\n";
+    site.append(&account, inbox, body.as_bytes(), SystemFlags::NONE, &[]).await;
+    site.play(
+        r#"
+        A> 1 SELECT INBOX
+        A< ...
+        A< 1 OK <*>
+        A> 2 SEARCH FROM joe@example.org
+        A< * SEARCH 1
+        A< 2 OK <*>
+        A> 3 SEARCH FROM "at home"
+        A< * SEARCH 1
+        A< 3 OK <*>
+        A> 4 SEARCH CC MAX@example.org NOT TO max BCC ""
+        A< * SEARCH
+        A< 4 OK <*>
+        A> 5 SEARCH CC MAX@example.org
+        A< * SEARCH 1
+        A< 5 OK <*>
+        -- HEADER asks for the field as it stands
+        A> 6 SEARCH HEADER From joe@example.org
+        A< * SEARCH
+        A< 6 OK <*>
+        "#,
+    )
+    .await;
+}
