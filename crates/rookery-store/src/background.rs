@@ -56,8 +56,8 @@ pub(crate) async fn round(store: &Store, cursor: &mut Option<AccountId>) -> Resu
 /// Folds what has many deltas, and trims the change log.
 async fn tend(account: &Account) -> Result<(), StoreError> {
     let tree = account.tree();
-    for (_, state) in tree.iter().filter(|(_, state)| state.summary.deltas >= fold::DELTAS_MAX) {
-        while fold::fold(account, state.id).await? {}
+    for (_, state) in tree.iter().filter(|(_, state)| fold::is_due(&state.summary)) {
+        fold::fold(account, state.id).await?;
     }
     let record = account.cell.record.load_full();
     let kept = account.store.options().log_entries;

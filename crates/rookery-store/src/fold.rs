@@ -10,7 +10,7 @@ use crate::account::Account;
 use crate::error::StoreError;
 use crate::keys;
 use crate::messages::Message;
-use crate::records;
+use crate::records::{self, Summary};
 use crate::sequencer::Transaction;
 use bytes::Bytes;
 use rookery_kv::engine::{Space, prefix_end};
@@ -18,10 +18,10 @@ use rookery_types::{MailboxId, Uid};
 
 /// Messages in a full chunk.
 const CHUNK_MESSAGES: usize = 512;
-/// From so many delta records on a mailbox is folded.
-pub(crate) const DELTAS_MAX: u32 = 1024;
+/// With fewer delta records a mailbox is not folded.
+const DELTAS_MIN: u32 = 1024;
 /// Delta records folded in one step.
-const STEP_DELTAS: usize = 2048;
+const STEP_DELTAS: usize = 1024;
 
 /// Messages with newer states laid over them; `None` takes one out. Both ascending by UID.
 pub(crate) fn overlaid(messages: Vec<Message>, deltas: Vec<(Uid, Option<Message>)>) -> Vec<Message> {
@@ -41,20 +41,41 @@ pub(crate) fn overlaid(messages: Vec<Message>, deltas: Vec<(Uid, Option<Message>
     out
 }
 
-/// Folds a mailbox if it has many delta records; returns whether more is to be done.
-pub(crate) async fn fold(account: &Account, id: MailboxId) -> Result<bool, StoreError> {
-    account.transact(|t| step(t, id)).await
+/// Whether a mailbox has so many delta records that packing them is worth its while: the larger the mailbox, the
+/// more, so that changing all of it folds each chunk a few times and not at every slice.
+pub(crate) fn is_due(summary: &Summary) -> bool {
+    summary.deltas >= DELTAS_MIN.max(summary.exists / 16)
 }
 
-fn step(t: &mut Transaction<'_>, id: MailboxId) -> Result<bool, StoreError> {
-    let Some(state) = t.mailbox(id) else { return Ok(false) };
-    if state.summary.deltas < DELTAS_MAX {
-        return Ok(false);
+/// Folds a mailbox's delta records, from the first to the last, in steps between which others get their turn.
+pub(crate) async fn fold(account: &Account, id: MailboxId) -> Result<(), StoreError> {
+    let Some(state) = account.tree().state(id) else { return Ok(()) };
+    let counted = state.summary.deltas;
+    let mut from = keys::mailbox(id).to_vec();
+    while let Some(next) = account.transact(|t| step(t, id, &from, counted)).await? {
+        from = next;
+    }
+    Ok(())
+}
+
+/// Folds the first delta records from a key on; tells the key from which to go on if there may be more.
+/// `counted`: how many the mailbox had when folding began, which the last step takes off. The count is of writes,
+/// not of keys: several writes of one key leave less to fold than counted.
+fn step(
+    t: &mut Transaction<'_>,
+    id: MailboxId,
+    from: &[u8],
+    counted: u32,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    if t.mailbox(id).is_none() {
+        return Ok(None);
     }
     let prefix = keys::mailbox(id);
     let end = prefix_end(&prefix);
-    let deltas = t.scan(Space::Delta, &prefix, end.as_deref(), STEP_DELTAS)?;
+    // From where the last step ended: what it deleted need not be stepped over again.
+    let deltas = t.scan(Space::Delta, from, end.as_deref(), STEP_DELTAS)?;
     let more = deltas.len() == STEP_DELTAS;
+    let next_from = deltas.last().filter(|_| more).map(|(key, _)| [&key[..], &[0]].concat());
     let mut deltas = deltas.into_iter().peekable();
     while let Some((first, _)) = deltas.peek() {
         let (chunk, next) = chunk_around(t, &prefix, first)?;
@@ -77,10 +98,11 @@ fn step(t: &mut Transaction<'_>, id: MailboxId) -> Result<bool, StoreError> {
             t.delete(Space::Delta, key);
         }
     }
-    let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
-    // The count is of writes, not of keys: several writes of one key leave less to fold than counted.
-    mailbox.summary.deltas = if more { DELTAS_MAX } else { 0 };
-    Ok(more)
+    if next_from.is_none() {
+        let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
+        mailbox.summary.deltas = mailbox.summary.deltas.saturating_sub(counted);
+    }
+    Ok(next_from)
 }
 
 /// Takes the first chunk of a mailbox, and what lies over it, off the disk; tells what messages that was, and whether
