@@ -83,6 +83,11 @@ pub fn first_figures(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Figu
         servers.push(server);
     }
     let mut figures = Figures::default();
+    // First of all: what other measurements leave free in a server's memory would hide what connections take.
+    for server in &servers {
+        progress(&format!("{} idle connections, {}", plan.idle, name(server.program())));
+        figures.idle(server, plan.idle)?;
+    }
     for round in 1..=plan.rounds {
         for connections in CONNECTIONS {
             for server in &servers {
@@ -109,12 +114,6 @@ pub fn first_figures(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Figu
             progress(&format!("round {round}: FETCH 1:* (FLAGS), {}", name(server.program())));
             figures.flags(server, plan.mailbox)?;
         }
-    }
-    for server in &mut servers {
-        // What earlier measurements left free in a server's memory would hide what connections take.
-        server.restart()?;
-        progress(&format!("{} idle connections, {}", plan.idle, name(server.program())));
-        figures.idle(server, plan.idle)?;
     }
     Ok(figures)
 }
