@@ -99,7 +99,7 @@ pub enum CheckError {
     #[error("the volumes cannot be read")]
     Volumes(#[source] std::io::Error),
     /// Written by a newer program.
-    #[error("the store has format {0}, which is newer than this program")]
+    #[error("the store has format {0}, which this program does not know; use a newer program")]
     NewerFormat(u32),
     /// Numbers have run out.
     #[error("the {0} of an account have run out")]
