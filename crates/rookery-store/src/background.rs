@@ -9,7 +9,7 @@ use crate::keys;
 use crate::records::{self, AccountState};
 use crate::recover::release;
 use crate::sequencer::Transaction;
-use crate::store::{Store, WeakStore, now_unix, read_live};
+use crate::store::{OpenError, Store, WeakStore, now_unix, read_live};
 use crate::volume::RecordKind;
 use rookery_kv::engine::{Space, prefix_end};
 use rookery_types::{AccountId, MailboxId, ModSeq};
@@ -250,7 +250,12 @@ async fn compact(store: &Store) -> Result<(), StoreError> {
 }
 
 fn candidates(store: &Store) -> Result<Vec<u32>, StoreError> {
-    let live = read_live(store.engine()).map_err(|_| StoreError::CutOff)?;
+    let live = read_live(store.engine()).map_err(|error| match error {
+        OpenError::Damaged(damaged) => StoreError::Damaged(damaged),
+        OpenError::Engine(error) => StoreError::Engine(error),
+        OpenError::Store(error) => *error,
+        _ => StoreError::CutOff,
+    })?;
     let io = |source| StoreError::Volume(crate::volume::VolumeError::Io { volume: 0, source });
     let mut found = Vec::new();
     for number in store.volumes().numbers().map_err(io)? {
