@@ -1,10 +1,11 @@
 //! `kill -9` of a process that commits to fjall: what it acknowledged is there, in order, without holes.
 //!
-//! The child is this test binary, started again with [`CHILD`] set; it writes each acknowledgement to stderr.
+//! The child is this test binary, started again with [`CHILD`] set; it writes each acknowledgement to stderr as one
+//! line in one write. A line without its end is one that the kill cut off, and acknowledges nothing.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -67,7 +68,8 @@ fn what_was_acknowledged_survives_kill_9() {
         let engine = open(Path::new(&path));
         for next in check(&engine) + 1.. {
             engine.commit(batch(next)).unwrap();
-            eprintln!("acknowledged {next}");
+            // `eprintln` would write the line in pieces.
+            std::io::stderr().write_all(format!("acknowledged {next}\n").as_bytes()).unwrap();
         }
     }
 
@@ -82,18 +84,18 @@ fn what_was_acknowledged_survives_kill_9() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
         // Kill within a commit or beside it: counted from the first acknowledgement, by the clock. Round 0 does not
         // wait, so that it may hit the creation of the engine.
         let mut acknowledged = newest;
         if round > 0 {
-            acknowledged = acknowledgement(&said.next().unwrap().unwrap());
+            acknowledged = acknowledgement(&mut said).expect("the child ended before it was killed");
         }
         std::thread::sleep(Duration::from_micros(30_000 + 37_777 * round % 211_000));
         child.kill().unwrap();
         child.wait().unwrap();
-        for line in said {
-            acknowledged = acknowledgement(&line.unwrap());
+        while let Some(number) = acknowledgement(&mut said) {
+            acknowledged = number;
         }
 
         newest = check(&open(&path));
@@ -105,9 +107,13 @@ fn what_was_acknowledged_survives_kill_9() {
     assert!(newest > 2 * ROUNDS, "only {newest} commits: the child hardly ran");
 }
 
-fn acknowledgement(line: &str) -> u64 {
+/// The number of the next batch that the child acknowledged; `None` once there is no whole line any more.
+fn acknowledgement(said: &mut impl BufRead) -> Option<u64> {
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let line = line.strip_suffix('\n')?;
     match line.strip_prefix("acknowledged ") {
-        Some(number) => number.parse().unwrap(),
+        Some(number) => Some(number.parse().unwrap()),
         None => panic!("the child failed: {line}"),
     }
 }
