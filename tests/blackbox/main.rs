@@ -14,6 +14,7 @@ mod lmtp;
 mod mbsync;
 mod neomutt;
 mod refusals;
+mod restart;
 mod shim;
 mod swaks;
 mod tls;

@@ -12,6 +12,7 @@
 pub mod connection;
 pub mod drain;
 pub mod gate;
+pub mod inherit;
 pub mod listener;
 pub mod networks;
 pub mod peer;
@@ -22,6 +23,7 @@ pub mod tls;
 pub use connection::{Connection, IoError};
 pub use drain::{Drain, DrainGuard};
 pub use gate::{ConnectionLimits, Gate, Permit, Source};
+pub use inherit::{Handover, Held, Inherited};
 pub use listener::{BindError, ListenOptions, ListenSpec, Listener};
 pub use networks::Networks;
 pub use peer::{Local, Peer};

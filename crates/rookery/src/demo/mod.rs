@@ -13,9 +13,10 @@ use rookery_types::{InternalDate, MailboxPath};
 use crate::cli::Demo;
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::listen::Places;
 use crate::node::{Node, NodeError};
 use crate::output;
-use crate::serve::{self, Places};
+use crate::serve;
 
 /// The demo's user.
 const USER: &str = "demo";
@@ -49,7 +50,7 @@ pub(crate) fn run(options: Demo, runtime: &tokio::runtime::Runtime) -> Result<()
         Ok(())
     }));
     drop(temporary);
-    result
+    result.map(drop)
 }
 
 /// The port if nobody has it, otherwise any.
