@@ -15,6 +15,7 @@ pub mod cache;
 pub mod password;
 mod queue;
 pub mod sasl;
+pub mod sessions;
 pub mod throttle;
 
 pub use accounts::{AccountState, Accounts, Credential, LookUp, LookUpError};
@@ -22,4 +23,5 @@ pub use authenticator::{Attempt, AuthError, Authenticator, AuthenticatorOptions,
 pub use cache::VerifierCache;
 pub use password::{HashError, HashParams, Hasher, HasherOptions, Lane, Password};
 pub use sasl::{Credentials, Mechanism, Step};
+pub use sessions::{SessionSlot, Sessions};
 pub use throttle::{Source, Throttle};
