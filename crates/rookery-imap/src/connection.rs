@@ -27,8 +27,14 @@ const DEPTH_MAX: usize = 50;
 /// Serves one client until it leaves, is sent away, or the drain is over. `tls`: the port is a TLS port, and
 /// the handshake comes before anything else.
 pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: bool) {
-    let Some(accepted) = accepted.secured(services.tls.as_deref(), tls).await else { return };
-    let Accepted { stream, id, permit, drain } = accepted;
+    let Accepted { mut stream, id, permit, drain } = accepted;
+    if tls {
+        // Boxed: a handshake is far larger than what waits for a client.
+        match Box::pin(stream.secured(services.tls.as_deref())).await {
+            Ok(secured) => stream = secured,
+            Err(error) => return tracing::debug!(%id, %error, "no TLS"),
+        }
+    }
     let limits = limits(&services, false);
     let wire = Wire::new(Connection::new(stream), limits, services.config.login_timeout());
     let driver = Driver {
@@ -39,7 +45,7 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
         permit,
         drain,
         bad_in_a_row: 0,
-        counts: ConnectionEnd::new(measure::NAMES, id),
+        counts: ConnectionEnd::new(&measure::NAMES, id),
     };
     driver.run().await;
 }
@@ -138,7 +144,7 @@ impl Driver {
             },
             Decoded::Bad(bad) => self.bad(bad),
             Decoded::AppendStart { tag, mailbox, message } => {
-                let timing = Timing::start(measure::NAMES, "APPEND", tag.as_str());
+                let timing = Timing::start(&measure::NAMES, "APPEND", tag.as_str());
                 let append = command::append::append(&mut self.wire, &self.state, mailbox, message);
                 let outcome = Box::pin(append).await;
                 self.answered(tag, timing, true, outcome).await
@@ -178,7 +184,7 @@ impl Driver {
 
     async fn command(&mut self, tagged: Tagged) -> Result<Next, Failure> {
         let Tagged { tag, command } = tagged;
-        let timing = Timing::start(measure::NAMES, measure::verb(&command), tag.as_str());
+        let timing = Timing::start(&measure::NAMES, measure::verb(&command), tag.as_str());
         if let (Command::StartTls, State::NotAuthenticated) = (&command, &self.state)
             && self.services.tls.is_some()
             && !self.wire.connection.is_tls()
@@ -209,7 +215,7 @@ impl Driver {
     }
 
     async fn idle(&mut self, tag: Tag) -> Result<Next, Failure> {
-        let timing = Timing::start(measure::NAMES, "IDLE", tag.as_str());
+        let timing = Timing::start(&measure::NAMES, "IDLE", tag.as_str());
         let outcome = match &mut self.state {
             State::NotAuthenticated | State::Logout => Err(Answer::bad("Log in first").into()),
             State::Authenticated(user) => {

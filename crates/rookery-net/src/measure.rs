@@ -25,7 +25,7 @@ impl MetricNames {
 /// One command under way.
 #[derive(Debug)]
 pub struct Timing {
-    names: MetricNames,
+    names: &'static MetricNames,
     verb: &'static str,
     tag: Box<str>,
     began: Instant,
@@ -33,7 +33,7 @@ pub struct Timing {
 
 impl Timing {
     /// Begins. `verb` is of a closed set; `tag` is for the log alone.
-    pub fn start(names: MetricNames, verb: &'static str, tag: &str) -> Timing {
+    pub fn start(names: &'static MetricNames, verb: &'static str, tag: &str) -> Timing {
         Timing { names, verb, tag: tag.into(), began: Instant::now() }
     }
 
@@ -49,7 +49,7 @@ impl Timing {
 /// What is said of a connection when it ends, and its place in the gauge.
 #[derive(Debug)]
 pub struct ConnectionEnd {
-    names: MetricNames,
+    names: &'static MetricNames,
     id: ConnId,
     user: Option<Box<str>>,
     began: Instant,
@@ -60,7 +60,7 @@ pub struct ConnectionEnd {
 
 impl ConnectionEnd {
     /// At the connection's start.
-    pub fn new(names: MetricNames, id: ConnId) -> ConnectionEnd {
+    pub fn new(names: &'static MetricNames, id: ConnId) -> ConnectionEnd {
         metrics::gauge!(names.sessions).increment(1.0);
         ConnectionEnd { names, id, user: None, began: Instant::now(), commands: 0, why: "aborted" }
     }

@@ -21,7 +21,6 @@ use crate::drain::{Drain, DrainGuard};
 use crate::gate::{Gate, Permit};
 use crate::listener::Listener;
 use crate::stream::Stream;
-use crate::tls::ServerTls;
 
 /// What a listener is for.
 #[derive(Clone, Copy, Debug)]
@@ -43,28 +42,6 @@ pub struct Accepted {
     pub permit: Permit,
     /// Tells when to end, and makes main wait until it is dropped.
     pub drain: DrainGuard,
-}
-
-impl Accepted {
-    /// The same with TLS from its first octet, if the port is such a one. `None`: the client could not, or there
-    /// is no certificate; the connection is closed and the log says so.
-    pub async fn secured(self, tls: Option<&ServerTls>, over_tls: bool) -> Option<Accepted> {
-        if !over_tls {
-            return Some(self);
-        }
-        let Some(tls) = tls else {
-            tracing::error!("a TLS port has no certificate");
-            return None;
-        };
-        // Boxed: a handshake is far larger than what waits for a client.
-        match Box::pin(self.stream.start_tls(&tls.acceptor(), Default::default())).await {
-            Ok(stream) => Some(Accepted { stream, ..self }),
-            Err(error) => {
-                tracing::debug!(id = %self.id, %error, "no TLS");
-                None
-            }
-        }
-    }
 }
 
 /// A connection's name: short text of digits and letters, not used again for days, over restarts too.
