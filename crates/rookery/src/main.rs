@@ -16,6 +16,7 @@ mod notify;
 mod output;
 mod reload;
 mod restart;
+mod secret;
 mod serve;
 
 use std::process::ExitCode;
