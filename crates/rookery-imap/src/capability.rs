@@ -3,6 +3,7 @@
 use crate::services::Services;
 use crate::session::State;
 use crate::wire::Wire;
+use rookery_auth::Client;
 use std::borrow::Cow;
 
 /// What can be said of a server at any time.
@@ -45,6 +46,16 @@ pub(crate) fn password_allowed(services: &Services, wire: &Wire) -> bool {
         || services.trusted.contains(peer)
 }
 
+/// What the authenticator is to know of the client.
+pub(crate) fn client(services: &Services, wire: &Wire) -> Client {
+    Client {
+        ip: wire.connection.peer().ip(),
+        protocol: "imap",
+        private: password_allowed(services, wire),
+        ..Client::default()
+    }
+}
+
 /// The capabilities of a session in its state.
 pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<'static, str>> {
     let mut names: Vec<Cow<'static, str>> = ALWAYS.iter().map(|name| Cow::Borrowed(*name)).collect();
@@ -53,7 +64,12 @@ pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<
             if services.tls.is_some() && !wire.connection.is_tls() {
                 names.push("STARTTLS".into());
             }
-            names.push(if password_allowed(services, wire) { "AUTH=PLAIN" } else { "LOGINDISABLED" }.into());
+            let client = client(services, wire);
+            names
+                .extend(services.authenticator.mechanisms(&client).map(|name| format!("AUTH={name}").into()));
+            if !client.private {
+                names.push("LOGINDISABLED".into());
+            }
         }
         State::Authenticated(_) | State::Selected(..) => {
             let names_of_user = LOGGED_IN.iter().map(|name| match *name {

@@ -250,7 +250,8 @@ impl Driver {
         }
         // A NO is not allowed: the client may have sent its next login already (RFC 8437 §3).
         if self.permit.unauthenticated(self.wire.connection.peer()).is_err() {
-            self.wire.put(&bye(Some(Code::Limit), "Too many connections from your address that are nobody's"));
+            self.wire
+                .put(&bye(Some(Code::Limit), "Too many connections from your address that are nobody's"));
             return Ok(Next::Close);
         }
         self.state = State::NotAuthenticated;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
-use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, HasherOptions};
+use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher};
 use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
@@ -124,11 +124,18 @@ impl Data {
             .iter()
             .filter_map(|name| UserName::parse(name, &config.default_domain).ok())
             .collect();
-        let hasher = Hasher::new(HasherOptions::default()).map_err(|error| failed("passwords", &error))?;
+        let hasher =
+            Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
         let authenticator = Arc::new(Authenticator::new(
             Arc::new(DirectoryAccounts { directory: directory.clone(), admins }),
             Arc::new(hasher),
-            AuthenticatorOptions::new(&config.default_domain),
+            AuthenticatorOptions {
+                cache_lifetime: Duration::from_secs(config.auth.cache_lifetime_s),
+                mechanisms: config.auth.mechanisms.clone(),
+                scram_secret: crate::secret::read_or_make(&folder.join("scram.secret"))
+                    .map_err(|error| failed(folder.join("scram.secret").display(), &error))?,
+                ..AuthenticatorOptions::new(&config.default_domain)
+            },
         ));
         let directory: Arc<dyn Directory> = Arc::new(directory);
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default());

@@ -45,7 +45,8 @@ async fn everything_behind_the_ok_is_compressed() {
 
 #[tokio::test]
 async fn compression_can_be_turned_off() {
-    let site = Site::with(ImapConfig { compress: false, unauthenticate: false, ..ImapConfig::default() }).await;
+    let site =
+        Site::with(ImapConfig { compress: false, unauthenticate: false, ..ImapConfig::default() }).await;
     let mut client = site.login("ann").await;
     let capability = client.command("a CAPABILITY").await;
     assert!(!capability[0].contains("COMPRESS") && !capability[0].contains("UNAUTH"), "{capability:?}");

@@ -44,7 +44,7 @@ struct EverySecret(String);
 impl Accounts for EverySecret {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
         let known = ["ann", "joe", "max"].contains(&user.local());
-        let credential = Credential { verifier: self.0.clone(), state: AccountState::Active };
+        let credential = Credential { verifier: Some(self.0.clone()), state: AccountState::Active };
         Box::pin(async move { Ok(known.then_some(credential)) })
     }
 }
