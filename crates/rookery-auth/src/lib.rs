@@ -18,6 +18,7 @@ pub mod password;
 mod queue;
 pub mod sasl;
 pub mod scram;
+pub mod sessions;
 pub mod throttle;
 pub mod verifier;
 
@@ -28,4 +29,5 @@ pub use exchange::{Client, Exchange, Progress};
 pub use password::{HashError, HashParams, Hasher, HasherOptions, Lane, Password};
 pub use sasl::{Credentials, MECHANISMS, Mechanism, Step};
 pub use scram::{ChannelBinding, ScramKeys};
+pub use sessions::{SessionSlot, Sessions};
 pub use throttle::{Source, Throttle};

@@ -39,11 +39,7 @@ const LOGGED_IN: [&str; 23] = [
 
 /// Whether a password may come over this connection as it is.
 pub(crate) fn password_allowed(services: &Services, wire: &Wire) -> bool {
-    let peer = wire.connection.peer();
-    wire.connection.is_tls()
-        || peer.is_loopback()
-        || services.config.plaintext_login
-        || services.trusted.contains(peer)
+    wire.connection.is_private(&services.trusted) || services.config.plaintext_login
 }
 
 /// What the authenticator is to know of the client.

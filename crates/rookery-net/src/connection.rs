@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::deflate::Deflate;
+use crate::networks::Networks;
 use crate::peer::Peer;
 use crate::stream::{StartTlsError, Stream};
 
@@ -127,6 +128,13 @@ impl Connection {
     pub async fn end_deflate(&mut self) -> Result<BytesMut, IoError> {
         self.flush_deflated(true).await?;
         Ok(self.deflate.take().map(|layer| layer.into_rest()).unwrap_or_default())
+    }
+
+    /// Whether nobody between can read along: TLS, or a peer on this machine or in a network that is trusted.
+    /// Passwords are taken over nothing else, unless the operator says so.
+    pub fn is_private(&self, trusted: &Networks) -> bool {
+        let peer = self.peer();
+        self.is_tls() || peer.is_loopback() || trusted.contains(peer)
     }
 
     /// The batch that responses are appended to; sent by [`flush`](Connection::flush).

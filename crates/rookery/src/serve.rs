@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
-use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher};
+use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, Sessions};
 use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
@@ -279,8 +279,9 @@ pub(crate) async fn run(
         unauthenticated_per_address_max: config.server.unauthenticated_per_address_max,
     });
     let mut tasks = JoinSet::new();
-    let imap = crate::imap::services(&data, &hostname, tls.as_deref())?;
-    let reload = Reload { tls: tls.clone(), renewed: imap.renewer(tls.clone()) };
+    let sessions = Sessions::new();
+    let imap = crate::imap::services(&data, &hostname, tls.clone(), &sessions)?;
+    let reload = Reload { tls: tls.clone() };
     let desk = Arc::new(Desk { node: Arc::clone(&node), reload: reload.clone(), heavy: Default::default() });
     tasks
         .spawn(socket.serve(drain.clone(), move |request, replies| {
@@ -288,7 +289,7 @@ pub(crate) async fn run(
         }));
     for (listeners, over_tls) in [(bound.imap, false), (bound.imap_tls, true)] {
         for listener in listeners {
-            imap.spawn(&mut tasks, listener, over_tls, &gate, &drain);
+            crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, &drain);
         }
     }
     spawn_lmtp(&mut tasks, bound.lmtp, &data, &hostname, &gate, &drain)?;
