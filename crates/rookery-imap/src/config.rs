@@ -28,6 +28,9 @@ pub struct ImapConfig {
     pub message_octets_max: u64,
     /// How many messages one APPEND may bring (RFC 3502).
     pub append_messages_max: usize,
+    /// From how much of a quota on, in percent, clients are warned when they select a mailbox or add messages
+    /// (RFC 9208 §4.3.1). 0: never.
+    pub quota_warning_percent: u8,
     /// Whether passwords are taken without TLS from clients that are not on this machine. For networks that
     /// are protected otherwise.
     pub plaintext_login: bool,
@@ -45,6 +48,7 @@ impl Default for ImapConfig {
             command_octets_max: 64 << 10,
             message_octets_max: 64 << 20,
             append_messages_max: 1000,
+            quota_warning_percent: 90,
             plaintext_login: false,
         }
     }

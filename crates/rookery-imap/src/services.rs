@@ -7,7 +7,7 @@ use rookery_directory::Directory;
 use rookery_net::{Networks, TlsAcceptor};
 use rookery_route::Router;
 use rookery_store::Store;
-use rookery_types::AccountId;
+use rookery_types::{AccountId, UserName};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub struct Services {
     pub hostname: String,
     /// Networks from which passwords are taken without TLS, besides this machine.
     pub trusted: Networks,
+    /// Who administers the site.
+    pub admins: Vec<UserName>,
     /// How many sessions each account has.
     pub sessions: Sessions,
 }

@@ -33,6 +33,7 @@ pub(crate) fn services(data: &Data, hostname: &str, tls: Option<&ServerTls>) -> 
         config: sessions,
         hostname: hostname.to_owned(),
         trusted,
+        admins: config.admins(),
         sessions: Sessions::new(),
     };
     Ok(Imap { services: Arc::new(ArcSwap::from_pointee(services)) })
@@ -52,6 +53,7 @@ impl Imap {
                 config: old.config.clone(),
                 hostname: old.hostname.clone(),
                 trusted: old.trusted.clone(),
+                admins: old.admins.clone(),
                 sessions: old.sessions.clone(),
             });
         })
