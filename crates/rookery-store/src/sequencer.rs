@@ -119,6 +119,9 @@ impl Tree {
     }
 }
 
+/// The records of one mailbox, as far as they have been read.
+type Parts = (Option<Settings>, Option<Summary>, Option<Held>);
+
 type Overlay = BTreeMap<(Space, Bytes), (u64, Option<Bytes>)>;
 
 /// The state that the next change is made from.
@@ -186,7 +189,7 @@ impl AccountCell {
                 failure.is_none()
             },
         )?;
-        let mut parts: BTreeMap<u32, (Option<Settings>, Option<Summary>, Option<Held>)> = BTreeMap::new();
+        let mut parts: BTreeMap<u32, Parts> = BTreeMap::new();
         let prefix = keys::account(id);
         snapshot.scan(
             Space::Mailbox,
