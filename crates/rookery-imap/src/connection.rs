@@ -9,7 +9,7 @@
 use crate::answer::{Answer, Failure};
 use crate::capability;
 use crate::command::{self, Context};
-use crate::measure::{self, ConnectionEnd, Timing};
+use crate::measure;
 use crate::services::Services;
 use crate::session::State;
 use crate::tell;
@@ -17,7 +17,7 @@ use crate::wire::Wire;
 use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::server::{Bad, Decoded, Limits};
 use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
-use rookery_net::{Accepted, Connection, DrainGuard, IoError, Permit, StartTlsError};
+use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -27,15 +27,14 @@ const DEPTH_MAX: usize = 50;
 /// Serves one client until it leaves, is sent away, or the drain is over. `tls`: the port is a TLS port, and
 /// the handshake comes before anything else.
 pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: bool) {
-    let Accepted { stream, id, permit, drain } = accepted;
-    let stream = match (&services.tls, tls) {
-        (_, false) => stream,
-        (Some(acceptor), true) => match Box::pin(stream.start_tls(acceptor, Default::default())).await {
-            Ok(stream) => stream,
+    let Accepted { mut stream, id, permit, drain } = accepted;
+    if tls {
+        // Boxed: a handshake is far larger than what waits for a client.
+        match Box::pin(stream.secured(services.tls.as_deref())).await {
+            Ok(secured) => stream = secured,
             Err(error) => return tracing::debug!(%id, %error, "no TLS"),
-        },
-        (None, true) => return tracing::error!("a TLS port has no certificate"),
-    };
+        }
+    }
     let limits = limits(&services, false);
     let wire = Wire::new(Connection::new(stream), limits, services.config.login_timeout());
     let driver = Driver {
@@ -46,7 +45,7 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
         permit,
         drain,
         bad_in_a_row: 0,
-        counts: ConnectionEnd::new(id),
+        counts: ConnectionEnd::new(&measure::NAMES, id),
     };
     driver.run().await;
 }
@@ -145,7 +144,7 @@ impl Driver {
             },
             Decoded::Bad(bad) => self.bad(bad),
             Decoded::AppendStart { tag, mailbox, message } => {
-                let timing = Timing::start("APPEND", tag.as_str());
+                let timing = Timing::start(&measure::NAMES, "APPEND", tag.as_str());
                 let append = command::append::append(&mut self.wire, &self.state, mailbox, message);
                 let outcome = Box::pin(append).await;
                 self.answered(tag, timing, true, outcome).await
@@ -185,7 +184,7 @@ impl Driver {
 
     async fn command(&mut self, tagged: Tagged) -> Result<Next, Failure> {
         let Tagged { tag, command } = tagged;
-        let timing = Timing::start(measure::verb(&command), tag.as_str());
+        let timing = Timing::start(&measure::NAMES, measure::verb(&command), tag.as_str());
         if let (Command::StartTls, State::NotAuthenticated) = (&command, &self.state)
             && self.services.tls.is_some()
             && !self.wire.connection.is_tls()
@@ -211,12 +210,12 @@ impl Driver {
         self.wire.decoder.set_limits(limits(&self.services, true));
         self.wire.silence_max = self.services.config.idle_timeout();
         if let State::Authenticated(user) = &self.state {
-            self.counts.user(&user.name);
+            self.counts.user(user.name.as_str());
         }
     }
 
     async fn idle(&mut self, tag: Tag) -> Result<Next, Failure> {
-        let timing = Timing::start("IDLE", tag.as_str());
+        let timing = Timing::start(&measure::NAMES, "IDLE", tag.as_str());
         let outcome = match &mut self.state {
             State::NotAuthenticated | State::Logout => Err(Answer::bad("Log in first").into()),
             State::Authenticated(user) => {
@@ -264,7 +263,7 @@ impl Driver {
     }
 
     fn bad(&mut self, bad: Bad) -> Result<Next, Failure> {
-        measure::bad_syntax();
+        measure::NAMES.bad_syntax();
         let condition = bad.condition;
         self.wire.put(&bad.into_response());
         Ok(self.count_bad(condition == Condition::Bad))
@@ -280,7 +279,7 @@ impl Driver {
     }
 
     async fn start_tls(mut self) -> Option<Driver> {
-        let acceptor = self.services.tls.clone()?;
+        let acceptor = self.services.tls.as_ref()?.acceptor();
         let input = self.wire.decoder.take_input();
         let limits = limits(&self.services, false);
         match self.wire.connection.start_tls(&acceptor, input).await {

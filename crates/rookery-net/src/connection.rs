@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::networks::Networks;
 use crate::peer::Peer;
 use crate::stream::{StartTlsError, Stream};
 
@@ -96,6 +97,13 @@ impl Connection {
     /// Whether octets are encrypted.
     pub fn is_tls(&self) -> bool {
         self.stream.is_tls()
+    }
+
+    /// Whether nobody between can read along: TLS, or a peer on this machine or in a network that is trusted.
+    /// Passwords are taken over nothing else, unless the operator says so.
+    pub fn is_private(&self, trusted: &Networks) -> bool {
+        let peer = self.peer();
+        self.is_tls() || peer.is_loopback() || trusted.contains(peer)
     }
 
     /// The batch that responses are appended to; sent by [`flush`](Connection::flush).

@@ -7,13 +7,13 @@
 
 use rookery_auth::{
     AccountState, Accounts, Authenticator, AuthenticatorOptions, Credential, HashParams, Hasher,
-    HasherOptions, LookUp,
+    HasherOptions, LookUp, Sessions,
 };
 use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
-use rookery_imap::{ImapConfig, Services, Sessions, serve_connection};
+use rookery_imap::{ImapConfig, Services, serve_connection};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
-use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Stream, TlsAcceptor};
+use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, ServerTls, Stream};
 use rookery_route::Router;
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
@@ -43,7 +43,7 @@ struct EverySecret(String);
 impl Accounts for EverySecret {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
         let known = ["ann", "joe", "max"].contains(&user.local());
-        let credential = Credential { verifier: self.0.clone(), state: AccountState::Active };
+        let credential = Credential { verifier: Some(self.0.clone()), state: AccountState::Active };
         Box::pin(async move { Ok(known.then_some(credential)) })
     }
 }
@@ -61,11 +61,11 @@ impl Site {
     pub(crate) async fn with_tls() -> Site {
         let dir = tempfile::tempdir().unwrap();
         let made = rookery_net::tls::self_signed(&["mail.example.org".to_string()], dir.path()).unwrap();
-        let tls = rookery_net::ServerTls::load(made.cert, made.key).unwrap();
-        Site::built(ImapConfig::default(), Some(tls.acceptor())).await
+        let tls = ServerTls::load(made.cert, made.key).unwrap();
+        Site::built(ImapConfig::default(), Some(Arc::new(tls))).await
     }
 
-    async fn built(config: ImapConfig, tls: Option<TlsAcceptor>) -> Site {
+    async fn built(config: ImapConfig, tls: Option<Arc<ServerTls>>) -> Site {
         let disk = SimDisk::new(1);
         let options = StoreOptions { background: None, ..StoreOptions::default() };
         let store =
