@@ -78,6 +78,12 @@ pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<
                 name => Cow::Borrowed(name),
             });
             names.extend(names_of_user);
+            if services.config.compress && !wire.connection.is_deflated() {
+                names.push("COMPRESS=DEFLATE".into());
+            }
+            if services.config.unauthenticate {
+                names.push("UNAUTHENTICATE".into());
+            }
         }
     }
     names

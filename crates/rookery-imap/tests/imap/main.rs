@@ -4,6 +4,7 @@
 
 mod acl;
 mod basics;
+mod compression;
 mod condstore;
 mod harness;
 mod listing;
