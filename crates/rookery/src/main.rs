@@ -13,6 +13,7 @@ mod logging;
 mod node;
 mod notify;
 mod output;
+mod pop3;
 mod reload;
 mod secret;
 mod serve;

@@ -168,6 +168,8 @@ fn check_space(folder: &Path, free_min: u64) -> Result<(), Failure> {
 pub(crate) struct Places {
     pub(crate) imap: Vec<Local>,
     pub(crate) imap_tls: Vec<Local>,
+    pub(crate) pop3: Vec<Local>,
+    pub(crate) pop3_tls: Vec<Local>,
     pub(crate) lmtp: Vec<Local>,
     pub(crate) http: Vec<Local>,
 }
@@ -176,6 +178,8 @@ pub(crate) struct Places {
 struct Bound {
     imap: Vec<Listener>,
     imap_tls: Vec<Listener>,
+    pop3: Vec<Listener>,
+    pop3_tls: Vec<Listener>,
     lmtp: Vec<Listener>,
     http: Vec<Listener>,
 }
@@ -212,7 +216,9 @@ fn locals(listeners: &[Listener]) -> Vec<Local> {
 }
 
 fn make_tls(config: &Config, hostname: &str) -> Result<Option<Arc<ServerTls>>, Failure> {
-    if config.imap.listen.is_empty() && config.imap.listen_tls.is_empty() {
+    let clients =
+        [&config.imap.listen, &config.imap.listen_tls, &config.pop3.listen, &config.pop3.listen_tls];
+    if clients.iter().all(|listen| listen.is_empty()) {
         return Ok(None);
     }
     let (cert, key) = if config.tls.cert.as_os_str().is_empty() {
@@ -262,6 +268,8 @@ pub(crate) async fn run(
     let bound = Bound {
         imap: bind(&config.imap.listen, 0o666)?,
         imap_tls: bind(&config.imap.listen_tls, 0o666)?,
+        pop3: bind(&config.pop3.listen, 0o666)?,
+        pop3_tls: bind(&config.pop3.listen_tls, 0o666)?,
         lmtp: bind(&config.lmtp.listen, lmtp_mode)?,
         http: bind(&config.http.listen, 0o660)?,
     };
@@ -270,6 +278,8 @@ pub(crate) async fn run(
     let places = Places {
         imap: locals(&bound.imap),
         imap_tls: locals(&bound.imap_tls),
+        pop3: locals(&bound.pop3),
+        pop3_tls: locals(&bound.pop3_tls),
         lmtp: locals(&bound.lmtp),
         http: locals(&bound.http),
     };
@@ -281,6 +291,7 @@ pub(crate) async fn run(
     let mut tasks = JoinSet::new();
     let sessions = Sessions::new();
     let imap = crate::imap::services(&data, &hostname, tls.clone(), &sessions)?;
+    let pop3 = crate::pop3::services(&data, &hostname, tls.clone(), &sessions)?;
     let reload = Reload { tls: tls.clone() };
     let desk = Arc::new(Desk { node: Arc::clone(&node), reload: reload.clone(), heavy: Default::default() });
     tasks
@@ -290,6 +301,11 @@ pub(crate) async fn run(
     for (listeners, over_tls) in [(bound.imap, false), (bound.imap_tls, true)] {
         for listener in listeners {
             crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, &drain);
+        }
+    }
+    for (listeners, over_tls) in [(bound.pop3, false), (bound.pop3_tls, true)] {
+        for listener in listeners {
+            crate::pop3::spawn(&pop3, &mut tasks, listener, over_tls, &gate, &drain);
         }
     }
     spawn_lmtp(&mut tasks, bound.lmtp, &data, &hostname, &gate, &drain)?;
@@ -344,7 +360,7 @@ pub(crate) async fn run(
     drain.shut_down(Duration::from_secs(config.server.drain_timeout_s)).await;
     while tasks.join_next().await.is_some() {}
     second.abort();
-    drop(imap);
+    drop((imap, pop3));
     data.close().await;
     tracing::info!("stopped");
     result
@@ -380,8 +396,14 @@ fn spawn_lmtp(
 
 /// Says where clients are served, and what to do first on a server without users.
 async fn tell(node: &Node, places: &Places) {
-    let kinds =
-        [("imap", &places.imap), ("imaps", &places.imap_tls), ("lmtp", &places.lmtp), ("http", &places.http)];
+    let kinds = [
+        ("imap", &places.imap),
+        ("imaps", &places.imap_tls),
+        ("pop3", &places.pop3),
+        ("pop3s", &places.pop3_tls),
+        ("lmtp", &places.lmtp),
+        ("http", &places.http),
+    ];
     for (protocol, locals) in kinds {
         for local in locals {
             tracing::info!(protocol, at = %local, "listening");
