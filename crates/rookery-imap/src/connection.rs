@@ -112,6 +112,12 @@ impl Driver {
                 self.wire.put(&bye(None, "Autologout; the connection was silent for too long"));
                 let _ = self.wire.connection.close().await;
             }
+            Err(IoError::Garbled(error)) => {
+                tracing::debug!(%error, "octets that are not compressed under compression");
+                self.counts.end("garbled");
+                self.wire.put(&bye(None, "What you send is not compressed as was agreed"));
+                let _ = self.wire.connection.close().await;
+            }
             Err(error) => {
                 tracing::debug!(%error, "connection lost");
                 self.counts.end("lost");
@@ -193,6 +199,11 @@ impl Driver {
             self.wire.flush().await?;
             return Ok(Next::StartTls);
         }
+        match &command {
+            Command::Compress { mechanism } => return self.compress(tag, timing, mechanism).await,
+            Command::Unauthenticate => return self.unauthenticate(tag, timing).await,
+            _ => {}
+        }
         let expunges = command::may_expunge(&command);
         let before = matches!(self.state, State::NotAuthenticated);
         let state = std::mem::replace(&mut self.state, State::Logout);
@@ -203,6 +214,59 @@ impl Driver {
             self.logged_in();
         }
         self.answered(tag, timing, expunges, outcome).await
+    }
+
+    /// COMPRESS (RFC 4978): from behind the tagged OK on, octets are compressed both ways.
+    async fn compress(&mut self, tag: Tag, timing: Timing, mechanism: &str) -> Result<Next, Failure> {
+        let answer = match &self.state {
+            State::NotAuthenticated | State::Logout => Answer::bad("Log in first"),
+            _ if !self.services.config.compress => Answer::bad("Compression is turned off"),
+            _ if mechanism != "DEFLATE" => Answer::bad("DEFLATE is the only compression there is"),
+            _ if self.wire.connection.is_deflated() => {
+                Answer::no(Code::CompressionActive, "DEFLATE is active already")
+            }
+            _ => Answer::ok("DEFLATE active"),
+        };
+        let begins = answer.condition == Condition::Ok;
+        let next = self.answered(tag, timing, true, Ok(answer)).await?;
+        if begins {
+            self.wire.flush().await?;
+            let arrived = self.wire.decoder.take_input();
+            self.wire.connection.start_deflate(arrived);
+        }
+        Ok(next)
+    }
+
+    /// UNAUTHENTICATE (RFC 8437): all that was the user's ends; what is left is the connection and its TLS.
+    async fn unauthenticate(&mut self, tag: Tag, timing: Timing) -> Result<Next, Failure> {
+        let refused = match &self.state {
+            State::NotAuthenticated | State::Logout => Some("Log in first"),
+            _ if !self.services.config.unauthenticate => Some("UNAUTHENTICATE is turned off"),
+            _ => None,
+        };
+        if let Some(text) = refused {
+            return self.answered(tag, timing, true, Ok(Answer::bad(text))).await;
+        }
+        // A NO is not allowed: the client may have sent its next login already (RFC 8437 §3).
+        if self.permit.unauthenticated(self.wire.connection.peer()).is_err() {
+            self.wire
+                .put(&bye(Some(Code::Limit), "Too many connections from your address that are nobody's"));
+            return Ok(Next::Close);
+        }
+        self.state = State::NotAuthenticated;
+        self.deadline = Instant::now() + self.services.config.login_timeout();
+        self.wire.silence_max = self.services.config.login_timeout();
+        self.wire.decoder.set_limits(limits(&self.services, false));
+        let next = self.answered(tag, timing, true, Ok(Answer::ok("UNAUTHENTICATE completed"))).await?;
+        if self.wire.connection.is_deflated() {
+            let rest = self.wire.connection.end_deflate().await?;
+            if !self.wire.decoder.take_input().is_empty() {
+                self.wire.put(&bye(None, "Compression ended behind UNAUTHENTICATE"));
+                return Ok(Next::Close);
+            }
+            self.wire.decoder.push(&rest);
+        }
+        Ok(next)
     }
 
     fn logged_in(&mut self) {

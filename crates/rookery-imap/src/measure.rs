@@ -14,6 +14,8 @@ pub(crate) fn verb(command: &Command) -> &'static str {
         Command::Logout => "LOGOUT",
         Command::Id(_) => "ID",
         Command::StartTls => "STARTTLS",
+        Command::Compress { .. } => "COMPRESS",
+        Command::Unauthenticate => "UNAUTHENTICATE",
         Command::Login { .. } => "LOGIN",
         Command::Authenticate { .. } => "AUTHENTICATE",
         Command::Enable(_) => "ENABLE",
@@ -44,6 +46,9 @@ pub(crate) fn verb(command: &Command) -> &'static str {
         Command::Copy { .. } => "COPY",
         Command::Move { uid: true, .. } => "UID MOVE",
         Command::Move { .. } => "MOVE",
+        Command::GetQuota { .. } => "GETQUOTA",
+        Command::GetQuotaRoot { .. } => "GETQUOTAROOT",
+        Command::SetQuota { .. } => "SETQUOTA",
         _ => "other",
     }
 }

@@ -10,6 +10,7 @@
 //! - Nothing read before a STARTTLS handshake is believed after it ([`Stream::start_tls`]).
 
 pub mod connection;
+mod deflate;
 pub mod drain;
 pub mod gate;
 pub mod listener;

@@ -23,7 +23,7 @@ use rookery_net::{
 };
 use rookery_route::Router;
 use rookery_store::{OpenError, Store, StoreOptions};
-use rookery_types::{Style, UserName};
+use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -119,11 +119,7 @@ impl Data {
             let set = directory.set_default_domain(config.default_domain.clone()).await;
             set.map_err(|error| failed("the directory", &error))?;
         }
-        let admins: Vec<UserName> = config
-            .admins
-            .iter()
-            .filter_map(|name| UserName::parse(name, &config.default_domain).ok())
-            .collect();
+        let admins = config.admins();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
         let authenticator = Arc::new(Authenticator::new(

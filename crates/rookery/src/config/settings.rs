@@ -298,6 +298,9 @@ impl Config {
         if let Err(error) = rookery_net::Networks::parse(&self.server.plaintext_networks) {
             fault("server.plaintext_networks", error.to_string());
         }
+        if self.imap.sessions.quota_warning_percent > 100 {
+            fault("imap.quota_warning_percent", "must be 0 to 100".to_owned());
+        }
         if self.server.connections_max == 0 {
             fault("server.connections_max", "must be at least 1".to_owned());
         }
@@ -317,6 +320,12 @@ impl Config {
             Ok(name) if !name.is_empty() => name.to_owned(),
             _ => "localhost".to_owned(),
         }
+    }
+
+    /// Who administers the server. What is no user's name was told as a fault.
+    pub(crate) fn admins(&self) -> Vec<rookery_types::UserName> {
+        let names = self.admins.iter();
+        names.filter_map(|name| rookery_types::UserName::parse(name, &self.default_domain).ok()).collect()
     }
 
     /// Where the running server takes commands.
