@@ -13,6 +13,7 @@ mod import;
 mod lmtp;
 mod mbsync;
 mod neomutt;
+mod pop3;
 mod refusals;
 mod restart;
 mod shim;

@@ -11,6 +11,8 @@ use crate::serve::with_causes;
 pub(crate) struct Places {
     pub(crate) imap: Vec<Local>,
     pub(crate) imap_tls: Vec<Local>,
+    pub(crate) pop3: Vec<Local>,
+    pub(crate) pop3_tls: Vec<Local>,
     pub(crate) lmtp: Vec<Local>,
     pub(crate) http: Vec<Local>,
 }
@@ -19,6 +21,8 @@ pub(crate) struct Places {
 pub(crate) struct Bound {
     pub(crate) imap: Vec<Listener>,
     pub(crate) imap_tls: Vec<Listener>,
+    pub(crate) pop3: Vec<Listener>,
+    pub(crate) pop3_tls: Vec<Listener>,
     pub(crate) lmtp: Vec<Listener>,
     pub(crate) http: Vec<Listener>,
 }
@@ -32,6 +36,8 @@ impl Bound {
         let bound = Bound {
             imap: bind(&config.imap.listen, 0o666, &mut given)?,
             imap_tls: bind(&config.imap.listen_tls, 0o666, &mut given)?,
+            pop3: bind(&config.pop3.listen, 0o666, &mut given)?,
+            pop3_tls: bind(&config.pop3.listen_tls, 0o666, &mut given)?,
             lmtp: bind(&config.lmtp.listen, lmtp_mode, &mut given)?,
             http: bind(&config.http.listen, 0o660, &mut given)?,
         };
@@ -45,13 +51,16 @@ impl Bound {
         Places {
             imap: locals(&self.imap),
             imap_tls: locals(&self.imap_tls),
+            pop3: locals(&self.pop3),
+            pop3_tls: locals(&self.pop3_tls),
             lmtp: locals(&self.lmtp),
             http: locals(&self.http),
         }
     }
 
     fn listeners(&self) -> impl Iterator<Item = &Listener> {
-        self.imap.iter().chain(&self.imap_tls).chain(&self.lmtp).chain(&self.http)
+        let clients = self.imap.iter().chain(&self.imap_tls).chain(&self.pop3).chain(&self.pop3_tls);
+        clients.chain(&self.lmtp).chain(&self.http)
     }
 
     /// All sockets once more, for whoever comes after this process.

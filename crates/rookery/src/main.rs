@@ -14,6 +14,7 @@ mod logging;
 mod node;
 mod notify;
 mod output;
+mod pop3;
 mod reload;
 mod restart;
 mod secret;

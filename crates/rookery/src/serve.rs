@@ -160,7 +160,9 @@ fn check_space(folder: &Path, free_min: u64) -> Result<(), Failure> {
 }
 
 fn make_tls(config: &Config, hostname: &str) -> Result<Option<Arc<ServerTls>>, Failure> {
-    if config.imap.listen.is_empty() && config.imap.listen_tls.is_empty() {
+    let clients =
+        [&config.imap.listen, &config.imap.listen_tls, &config.pop3.listen, &config.pop3.listen_tls];
+    if clients.iter().all(|listen| listen.is_empty()) {
         return Ok(None);
     }
     let (cert, key) = if config.tls.cert.as_os_str().is_empty() {
@@ -228,6 +230,7 @@ pub(crate) async fn run(
     let mut tasks = JoinSet::new();
     let sessions = Sessions::new();
     let imap = crate::imap::services(&data, &hostname, tls.clone(), &sessions)?;
+    let pop3 = crate::pop3::services(&data, &hostname, tls.clone(), &sessions)?;
     let reload = Reload { tls: tls.clone() };
     let (restart, mut restarts) = Restart::new();
     let desk = Arc::new(Desk {
@@ -243,6 +246,11 @@ pub(crate) async fn run(
     for (listeners, over_tls) in [(bound.imap, false), (bound.imap_tls, true)] {
         for listener in listeners {
             crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, &drain);
+        }
+    }
+    for (listeners, over_tls) in [(bound.pop3, false), (bound.pop3_tls, true)] {
+        for listener in listeners {
+            crate::pop3::spawn(&pop3, &mut tasks, listener, over_tls, &gate, &drain);
         }
     }
     spawn_lmtp(&mut tasks, bound.lmtp, &data, &hostname, &gate, &drain)?;
@@ -309,7 +317,7 @@ pub(crate) async fn run(
     drain.shut_down(Duration::from_secs(config.server.drain_timeout_s)).await;
     while tasks.join_next().await.is_some() {}
     second.abort();
-    drop(imap);
+    drop((imap, pop3));
     data.close().await;
     tracing::info!("stopped");
     result.map(|()| end)
@@ -345,8 +353,14 @@ fn spawn_lmtp(
 
 /// Says where clients are served, and what to do first on a server without users.
 async fn tell(node: &Node, places: &Places) {
-    let kinds =
-        [("imap", &places.imap), ("imaps", &places.imap_tls), ("lmtp", &places.lmtp), ("http", &places.http)];
+    let kinds = [
+        ("imap", &places.imap),
+        ("imaps", &places.imap_tls),
+        ("pop3", &places.pop3),
+        ("pop3s", &places.pop3_tls),
+        ("lmtp", &places.lmtp),
+        ("http", &places.http),
+    ];
     for (protocol, locals) in kinds {
         for local in locals {
             tracing::info!(protocol, at = %local, "listening");
