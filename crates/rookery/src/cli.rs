@@ -52,7 +52,7 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Let the installed program take the running server's place. Clients that connect meanwhile wait.
     Restart,
-    /// Make the running server read its certificate again.
+    /// Make the running server read its configuration and certificates again, and say what needs a restart.
     Reload,
     /// Whether the server runs, and what it holds.
     Status(Json),

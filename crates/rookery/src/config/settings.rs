@@ -72,6 +72,9 @@ pub(crate) struct TlsSection {
     pub cert: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+    /// A folder with more certificates, for the names they are valid for: one folder each, with `fullchain.pem`
+    /// and `privkey.pem`; empty: there are none.
+    pub folder: PathBuf,
 }
 
 /// How users prove who they are.

@@ -1,0 +1,41 @@
+//! LMTP's listeners and what their sessions share.
+
+use std::sync::Arc;
+
+use rookery_lmtp::House;
+use rookery_net::{Drain, Gate, Listener, Service};
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::exit::{Failure, Kind};
+use crate::live::{Live, Parts};
+
+type Services = rookery_lmtp::Services<House>;
+
+/// Puts together what sessions need.
+pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failure> {
+    let house = House::new(parts.node.store.clone(), Arc::new(parts.router.clone()));
+    let services = Services::new(
+        config.lmtp.clone(),
+        parts.hostname.clone(),
+        config.default_domain.clone(),
+        config.store.message_octets_max,
+        Arc::new(house),
+    );
+    services.map_err(|error| Failure::new(Kind::Usage, error))
+}
+
+/// Serves a listener until the drain ends.
+pub(crate) fn spawn(
+    services: &Live<Services>,
+    tasks: &mut JoinSet<()>,
+    listener: Listener,
+    gate: &Gate,
+    drain: &Drain,
+) {
+    let services = services.clone();
+    let service = Service { protocol: "lmtp", refusal: "421 4.3.2 Too many connections\r\n" };
+    tasks.spawn(rookery_net::serve(listener, service, gate.clone(), drain.clone(), move |accepted| {
+        rookery_lmtp::serve_connection(accepted, services.now())
+    }));
+}
