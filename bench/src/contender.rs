@@ -65,6 +65,12 @@ impl Contender {
         let missing: Vec<_> = wanted.into_iter().filter(|user| !self.users.contains(user)).collect();
         if !missing.is_empty() {
             self.server.add_users(&missing)?;
+            if self.program() == Program::Dovecot {
+                // It makes INBOX when it is first needed, and fails if two need it at once.
+                for user in &missing {
+                    self.server.login(user)?.ok("SELECT INBOX")?;
+                }
+            }
             self.users.extend(missing);
         }
         Ok(users)
