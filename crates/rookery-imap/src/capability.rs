@@ -10,7 +10,7 @@ use std::borrow::Cow;
 const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "SASL-IR", "LITERAL+", "ID", "ENABLE"];
 
 /// What a user who has logged in has besides.
-const LOGGED_IN: [&str; 23] = [
+const LOGGED_IN: [&str; 31] = [
     "IDLE",
     "ACL",
     // Rights that are given one by one, beyond those of RFC 2086 (RFC 4314 §2.2).
@@ -24,6 +24,14 @@ const LOGGED_IN: [&str; 23] = [
     "QRESYNC",
     "ESEARCH",
     "SEARCHRES",
+    "PARTIAL",
+    "SORT",
+    "SORT=DISPLAY",
+    "ESORT",
+    "THREAD=ORDEREDSUBJECT",
+    "THREAD=REFERENCES",
+    "UIDONLY",
+    "INPROGRESS",
     "LIST-EXTENDED",
     "LIST-STATUS",
     "LIST-MYRIGHTS",

@@ -28,6 +28,9 @@ pub struct ImapConfig {
     pub message_octets_max: u64,
     /// How many messages one APPEND may bring (RFC 3502).
     pub append_messages_max: usize,
+    /// How much memory may hold what SORT and THREAD compare of messages, in octets, for all mailboxes together. A
+    /// message takes some 200; a mailbox that does not fit is read anew for each command.
+    pub sort_memory_octets_max: usize,
     /// Whether clients may ask for compression (RFC 4978). A client that does costs some 60 KiB while idle.
     pub compress: bool,
     /// Whether a client may log out of an account without leaving the connection (RFC 8437). Turn it off behind
@@ -50,6 +53,7 @@ impl Default for ImapConfig {
             command_octets_max: 64 << 10,
             message_octets_max: 64 << 20,
             append_messages_max: 1000,
+            sort_memory_octets_max: 64 << 20,
             compress: true,
             unauthenticate: true,
             plaintext_login: false,

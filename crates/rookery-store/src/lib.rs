@@ -20,6 +20,7 @@ mod fold;
 mod keys;
 mod mailbox;
 mod messages;
+mod reading;
 mod records;
 mod recover;
 mod sequencer;
@@ -33,6 +34,7 @@ pub use encoding::Damaged;
 pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
 pub use messages::{Difference, KeywordNumbers, Message, Messages};
+pub use reading::Whole;
 pub use records::{
     AccountRecord, AccountState, Change, ContentRecord, Facts, KINDS, Kind, Locator, LogEntry, Settings,
     Summary,

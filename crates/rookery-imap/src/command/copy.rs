@@ -3,6 +3,7 @@
 use super::{Outcome, select};
 use crate::answer::{Answer, Failure, no_permission};
 use crate::names::Found;
+use crate::progress::Progress;
 use crate::session::{Selected, User};
 use crate::tell;
 use crate::wire::Wire;
@@ -12,6 +13,8 @@ use rookery_types::Rights;
 
 /// Copies messages to another mailbox.
 pub(crate) async fn copy(
+    wire: &mut Wire,
+    progress: &mut Progress,
     user: &User,
     selected: &Selected,
     set: &MessageSet,
@@ -23,7 +26,7 @@ pub(crate) async fn copy(
     if uids.is_empty() {
         return Ok(Answer::ok("No messages to copy"));
     }
-    let copied = selected.mailbox.copy(&uids, &target.account, target.id).await?;
+    let copied = progress.during(wire, selected.mailbox.copy(&uids, &target.account, target.id)).await?;
     Ok(match copy_uid(&copied) {
         Some(code) => Answer::ok_code(code, "COPY completed"),
         None => Answer::no(Code::ExpungeIssued, "The messages are gone"),
@@ -33,6 +36,7 @@ pub(crate) async fn copy(
 /// Moves messages to another mailbox. COPYUID comes before the EXPUNGEs, untagged (RFC 6851 §4.3).
 pub(crate) async fn r#move(
     wire: &mut Wire,
+    progress: &mut Progress,
     user: &User,
     selected: &mut Selected,
     set: &MessageSet,
@@ -48,7 +52,7 @@ pub(crate) async fn r#move(
     if uids.is_empty() {
         return Ok(Answer::ok("No messages to move"));
     }
-    let moved = selected.mailbox.r#move(&uids, &target.account, target.id).await?;
+    let moved = progress.during(wire, selected.mailbox.r#move(&uids, &target.account, target.id)).await?;
     let Some(code) = copy_uid(&moved) else {
         return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
     };

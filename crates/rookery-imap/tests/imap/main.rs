@@ -11,4 +11,5 @@ mod listing;
 mod names;
 mod replay;
 mod searching;
+mod sorting;
 mod wire;
