@@ -14,6 +14,7 @@ mod list;
 mod lsub;
 mod mailboxes;
 mod namespace;
+mod quota;
 mod search;
 mod select;
 mod sort;
@@ -149,6 +150,9 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
             acl::list_rights(wire, user, &mailbox, identifier).await
         }
         Command::MyRights { mailbox } => acl::my_rights(wire, user, &mailbox).await,
+        Command::GetQuota { root } => quota::get(wire, user, &root).await,
+        Command::GetQuotaRoot { mailbox } => quota::get_root(wire, user, &mailbox).await,
+        Command::SetQuota { root, limits } => quota::set(wire, user, &root, &limits).await,
         Command::Login { .. } | Command::Authenticate { .. } => Ok(Answer::bad("You are logged in already")),
         Command::StartTls => Ok(Answer::bad("TLS comes before the login")),
         Command::Enable(_) => Ok(Answer::bad("ENABLE comes before a mailbox is selected")),

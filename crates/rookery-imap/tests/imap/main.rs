@@ -9,6 +9,7 @@ mod condstore;
 mod harness;
 mod listing;
 mod names;
+mod quota;
 mod replay;
 mod searching;
 mod sorting;
