@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rookery_imap::{ImapConfig, Services};
+use rookery_imap::{ImapConfig, Services, SortTables};
 use rookery_net::{Drain, Gate, Listener, Service};
 use tokio::task::JoinSet;
 
@@ -22,6 +22,7 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
         router: parts.router.clone(),
         authenticator: Arc::clone(&parts.node.authenticator),
         tls: parts.tls.clone(),
+        sort_tables: SortTables::new(settings.sort_memory_octets_max),
         config: settings,
         hostname: parts.hostname.clone(),
         trusted: live::trusted(config)?,
