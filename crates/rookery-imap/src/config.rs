@@ -28,6 +28,9 @@ pub struct ImapConfig {
     pub message_octets_max: u64,
     /// How many messages one APPEND may bring (RFC 3502).
     pub append_messages_max: usize,
+    /// How to reach the administrator, as a URI: the server's annotation `/shared/admin` (RFC 5464). Empty: there is
+    /// none.
+    pub admin_contact: String,
     /// From how much of a quota on, in percent, clients are warned when they select a mailbox or add messages
     /// (RFC 9208 §4.3.1). 0: never.
     pub quota_warning_percent: u8,
@@ -53,6 +56,7 @@ impl Default for ImapConfig {
             command_octets_max: 64 << 10,
             message_octets_max: 64 << 20,
             append_messages_max: 1000,
+            admin_contact: String::new(),
             quota_warning_percent: 90,
             compress: true,
             unauthenticate: true,
