@@ -34,7 +34,7 @@ async fn values_are_set_read_and_taken_away() {
             A< 8 OK [METADATA LONGENTRIES 21] <*>
             A> 9 SETMETADATA nowhere (/private/comment "x")
             A< 9 NO [NONEXISTENT] <*>
-            A> 10 SETMETADATA INBOX (/private/comment ~{3+}\na\0b)
+            A> 10 SETMETADATA INBOX (/private/comment ~{3+}\nabc)
             A< 10 OK <*>
             "#,
         )
@@ -70,6 +70,11 @@ async fn malformed_names_are_bad_and_change_nothing() {
         assert_eq!(list.len(), 1, "{list:?}");
         assert!(list[0].starts_with("3 BAD "), "{entry}: {list:?}");
     }
+    // Octets of any value are taken.
+    client.send_octets(b"5 SETMETADATA INBOX (/shared/octets ~{3+}\r\na\0b)\r\n").await;
+    assert!(client.line().await.starts_with("5 OK "));
+    let get = client.command("6 GETMETADATA INBOX /shared/octets").await;
+    assert_eq!(get[..2], ["* METADATA INBOX (/shared/octets ~{3}", "a\0b)"]);
     let get = client.command("4 GETMETADATA INBOX /shared/good").await;
     assert_eq!(get[0], "* METADATA INBOX (/shared/good NIL)");
 }
