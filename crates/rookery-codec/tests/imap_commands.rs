@@ -165,6 +165,7 @@ GETMETADATA "INBOX" (/shared/comment /private/comment)
 GETMETADATA (DEPTH 1 MAXSIZE 1024) "INBOX" (/private/filters/values)
 GETMETADATA "INBOX" (DEPTH infinity) (/private/filters/values)
 SETMETADATA INBOX (/private/comment "My new comment" /shared/comment NIL)
+LIST "" % RETURN (METADATA ("/shared/vendor/cmu/color" /private/comment) STATUS (MESSAGES) CHILDREN)
 COMPRESS DEFLATE
 "##;
 

@@ -105,6 +105,9 @@ impl Data {
             retention: Duration::from_secs(config.store.retention_days * 86_400),
             message_octets_max: config.store.message_octets_max + TRACE_OCTETS_MAX,
             background: Some(Duration::from_secs(1)),
+            annotations_max: config.store.annotations_max,
+            annotation_octets_max: config.store.annotation_octets_max,
+            account_annotation_octets_max: config.store.account_annotation_octets_max,
             ..StoreOptions::default()
         };
         let store = Store::open(options, Arc::clone(&engine), files)

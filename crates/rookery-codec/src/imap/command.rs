@@ -293,6 +293,8 @@ pub struct ListReturn {
     pub my_rights: bool,
     /// `STATUS (..)` (RFC 5819); empty: not asked.
     pub status: Vec<StatusItem>,
+    /// `METADATA (..)` (RFC 9590): entries; empty: not asked.
+    pub metadata: Vec<Bytes>,
 }
 
 /// SEARCH and UID SEARCH.

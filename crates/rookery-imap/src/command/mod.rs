@@ -13,6 +13,7 @@ pub(crate) mod idle;
 mod list;
 mod lsub;
 mod mailboxes;
+mod metadata;
 mod namespace;
 mod quota;
 mod search;
@@ -150,6 +151,10 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
             acl::list_rights(wire, user, &mailbox, identifier).await
         }
         Command::MyRights { mailbox } => acl::my_rights(wire, user, &mailbox).await,
+        Command::GetMetadata { mailbox, max_size, depth, entries } => {
+            metadata::get(wire, user, &mailbox, max_size, depth, &entries).await
+        }
+        Command::SetMetadata { mailbox, entries } => metadata::set(user, &mailbox, &entries).await,
         Command::GetQuota { root } => quota::get(wire, user, &root).await,
         Command::GetQuotaRoot { mailbox } => quota::get_root(wire, user, &mailbox).await,
         Command::SetQuota { root, limits } => quota::set(wire, user, &root, &limits).await,

@@ -8,6 +8,7 @@ mod compression;
 mod condstore;
 mod harness;
 mod listing;
+mod metadata;
 mod names;
 mod quota;
 mod replay;

@@ -139,6 +139,12 @@ pub(crate) struct StoreSection {
     pub message_octets_max: u64,
     /// Days that deleted mail can be undeleted.
     pub retention_days: u64,
+    /// Annotations (METADATA) that one user can have on one mailbox, and that all can share there. At least 10.
+    pub annotations_max: usize,
+    /// Octets of the largest annotation. At least 1024.
+    pub annotation_octets_max: u64,
+    /// Octets that all annotations of an account can take, names included.
+    pub account_annotation_octets_max: u64,
     /// Octets that must be free on the data folder's disk for the server to start.
     pub free_octets_min: u64,
 }
@@ -230,7 +236,14 @@ impl Default for AccountsSection {
 
 impl Default for StoreSection {
     fn default() -> StoreSection {
-        StoreSection { message_octets_max: 64 << 20, retention_days: 7, free_octets_min: 64 << 20 }
+        StoreSection {
+            message_octets_max: 64 << 20,
+            retention_days: 7,
+            free_octets_min: 64 << 20,
+            annotations_max: 100,
+            annotation_octets_max: 32 << 10,
+            account_annotation_octets_max: 16 << 20,
+        }
     }
 }
 
@@ -294,6 +307,12 @@ impl Config {
         }
         if !(1024..=1 << 31).contains(&self.store.message_octets_max) {
             fault("store.message_octets_max", "must be 1024 to 2147483648".to_owned());
+        }
+        if self.store.annotations_max < 10 {
+            fault("store.annotations_max", "must be at least 10".to_owned());
+        }
+        if self.store.annotation_octets_max < 1024 {
+            fault("store.annotation_octets_max", "must be at least 1024".to_owned());
         }
         if self.store.retention_days > 3650 {
             fault("store.retention_days", "must be 0 to 3650".to_owned());

@@ -389,14 +389,23 @@ impl CommandWriter {
             (returns.children, "CHILDREN"),
             (returns.special_use, "SPECIAL-USE"),
             (returns.my_rights, "MYRIGHTS"),
+            (!returns.metadata.is_empty(), "METADATA "),
             (!returns.status.is_empty(), "STATUS "),
         ];
         if options.iter().any(|(on, _)| *on) {
             self.text(" RETURN (");
-            self.many(options.iter().filter(|(on, _)| *on), |w, (_, name)| w.text(name));
-            if !returns.status.is_empty() {
-                self.status_items(&returns.status);
-            }
+            self.many(options.iter().filter(|(on, _)| *on), |w, (_, name)| {
+                w.text(name);
+                match *name {
+                    "STATUS " => w.status_items(&returns.status),
+                    "METADATA " => {
+                        w.text("(");
+                        w.many(&returns.metadata, |w, entry| w.astring(entry));
+                        w.text(")");
+                    }
+                    _ => {}
+                }
+            });
             self.text(")");
         }
     }
