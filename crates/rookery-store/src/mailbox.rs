@@ -219,6 +219,18 @@ impl Mailbox {
         Ok(gone)
     }
 
+    /// Expunges a message, whatever its flags; says whether it was there.
+    pub async fn remove(&self, uid: Uid) -> Result<bool, StoreError> {
+        let mut gone = false;
+        self.in_slices(&UidSet::from_iter([uid]), |t, slice| {
+            let doomed: Vec<Message> = slice.into_iter().cloned().collect();
+            gone = !doomed.is_empty();
+            expunge_messages(t, self.cell.id, &doomed, true)
+        })
+        .await?;
+        Ok(gone)
+    }
+
     /// Copies messages, with flags, keywords and dates. UIDs without a message are left out.
     pub async fn copy(&self, uids: &UidSet, to: &Account, mailbox: MailboxId) -> Result<Copied, StoreError> {
         self.transfer(uids, to, mailbox, false).await
