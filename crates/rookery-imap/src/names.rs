@@ -124,7 +124,7 @@ impl User {
     }
 
     /// The account of that name, if there is one and it is here.
-    async fn account_of(&self, name: &AccountName) -> Result<Option<Account>, Failure> {
+    pub(crate) async fn account_of(&self, name: &AccountName) -> Result<Option<Account>, Failure> {
         if name.user() == Some(&self.name) {
             return Ok(Some(self.account.clone()));
         }

@@ -6,6 +6,7 @@ use rookery_directory::Directory;
 use rookery_net::{Networks, ServerTls};
 use rookery_route::Router;
 use rookery_store::Store;
+use rookery_types::UserName;
 use std::sync::Arc;
 
 /// What every session of this node shares.
@@ -26,6 +27,8 @@ pub struct Services {
     pub hostname: String,
     /// Networks from which passwords are taken without TLS, besides this machine.
     pub trusted: Networks,
+    /// Who administers the site.
+    pub admins: Vec<UserName>,
     /// How many sessions each account has, by all protocols.
     pub sessions: Sessions,
 }

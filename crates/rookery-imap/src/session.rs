@@ -69,6 +69,11 @@ impl User {
         state.settings.acl.rights_of(&self.asker(account))
     }
 
+    /// Whether the user administers the site.
+    pub(crate) fn is_admin(&self) -> bool {
+        self.services.admins.contains(&self.name)
+    }
+
     pub(crate) fn asker(&self, account: &Account) -> Asker<'_> {
         let owner = account.owner().as_ref() == Some(&self.name);
         Asker { user: Some(&self.name), groups: &self.groups, owner }

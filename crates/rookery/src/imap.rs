@@ -33,6 +33,7 @@ pub(crate) fn services(
         config: settings,
         hostname: hostname.to_owned(),
         trusted,
+        admins: config.admins(),
         sessions: sessions.clone(),
     }))
 }

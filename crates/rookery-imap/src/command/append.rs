@@ -10,7 +10,7 @@
 //! such a message is taken also from a client that has not said ENABLE UTF8=ACCEPT. Else it could not be moved
 //! between servers.
 
-use super::{Outcome, catenate, copy, select};
+use super::{Outcome, catenate, copy, quota, select};
 use crate::answer::{Answer, Failure, no_permission};
 use crate::names::Found;
 use crate::session::{Selected, State, User};
@@ -19,8 +19,8 @@ use crate::wire::{Wire, closed};
 use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, Replaced};
 use rookery_codec::imap::server::{Bad, Decoded};
 use rookery_codec::imap::{Code, MessageSet, Response, WireName};
-use rookery_store::{Appended, NewMessage, Spool, Spooled};
-use rookery_types::{Flag, InternalDate, Keyword, Rights, SequenceSet, SystemFlags, Uid};
+use rookery_store::{Appended, Held, NewMessage, Spool, Spooled};
+use rookery_types::{Flag, InternalDate, Keyword, Rights, SequenceSet, SystemFlags, Uid, UidSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Takes the messages that follow and adds them to a mailbox, all or none. `replaced`: a message of the selected
@@ -89,6 +89,7 @@ pub(crate) async fn append(
         (_, _, last) => {
             messages.extend(last);
             let appended = found.account.append(found.id, messages).await?;
+            quota::warn(wire, user, &found.account, found.address.path());
             Ok(Answer::ok_code(append_uid(appended), "APPEND completed"))
         }
     }
@@ -136,7 +137,7 @@ async fn replace(
     if !rights.contains(Rights::EXPUNGE) {
         return Err(no_permission().into());
     }
-    let Found { account, id, .. } = found;
+    let Found { account, id, address, .. } = found;
     let appended = match account.id() == selected.mailbox.account().id() {
         true => match account.replace(id, message, (selected.mailbox.id(), old.uid)).await? {
             Some(appended) => appended,
@@ -144,11 +145,12 @@ async fn replace(
         },
         false => {
             let appended = account.append(id, vec![message]).await?;
-            selected.mailbox.remove(old.uid).await?;
+            selected.mailbox.remove(&UidSet::from_iter([old.uid])).await?;
             appended
         }
     };
     wire.put(&Response::ok_code(append_uid(appended), "Replacement message ready"));
+    quota::warn(wire, user, &account, address.path());
     tell::checkpoint(wire, user, selected, true).await?;
     Ok(match user.enabled.qresync {
         true => Answer::ok_code(select::highest_modseq(selected), "REPLACE completed"),
@@ -168,21 +170,13 @@ async fn prepare(
         AppendSource::Literal(literal) => literal.octets,
         AppendSource::Catenate => 0,
     };
-    let (gone_octets, gone) = old.map_or((0, 0), |old| (old.octets, 1));
-    let usage = found.account.usage();
-    let full = |used: u64, more: u64, less: u64, max: Option<u64>| {
-        max.is_some_and(|max| used.saturating_add(more).saturating_sub(less) > max)
+    let more = match old {
+        // What goes makes room. Whether in the same quota, the store knows.
+        Some(old) => Held { octets: octets.saturating_sub(old.octets), messages: 0 },
+        None => Held { octets, messages: 1 },
     };
-    if full(usage.octets, octets, gone_octets, usage.octets_max)
-        || full(usage.messages, 1, gone, usage.messages_max)
-    {
-        return Err(over_quota().into());
-    }
+    quota::allows(&found.account, found.address.path(), more)?;
     Ok(found)
-}
-
-fn over_quota() -> Answer {
-    Answer::no(Code::OverQuota, "The quota does not allow it")
 }
 
 pub(super) fn too_big() -> Answer {

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// A server with the users ann, joe and max; everyone's password is `secret`.
+/// A server with the users ann, joe and max, who administers it; everyone's password is `secret`.
 pub(crate) struct Site {
     pub(crate) services: Arc<Services>,
     pub(crate) drain: Drain,
@@ -92,6 +92,7 @@ impl Site {
             config,
             hostname: "mail.example.org".to_string(),
             trusted: Networks::none(),
+            admins: vec![UserName::parse("max", "example.org").unwrap()],
             sessions: Sessions::new(),
         };
         let gate = Gate::new(ConnectionLimits::default());
@@ -194,7 +195,7 @@ impl Site {
     }
 
     /// Plays a script. Clients come to be as users' sessions when they are first named: A and B are ann's, J is
-    /// joe's; X has not logged in.
+    /// joe's, M is max's; X has not logged in.
     pub(crate) async fn play(&self, script: &str) {
         let mut clients: BTreeMap<char, Client> = BTreeMap::new();
         for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--")) {
@@ -203,6 +204,7 @@ impl Site {
             if let std::collections::btree_map::Entry::Vacant(place) = clients.entry(who) {
                 place.insert(match who {
                     'J' => self.login("joe").await,
+                    'M' => self.login("max").await,
                     'X' => self.connect().await,
                     _ => self.login("ann").await,
                 });

@@ -10,6 +10,7 @@ mod content;
 mod harness;
 mod listing;
 mod names;
+mod quota;
 mod replacing;
 mod replay;
 mod searching;

@@ -120,7 +120,14 @@ async fn the_quota_sees_the_difference() {
     let site = Site::new().await;
     let mut client = site.login("ann").await;
     append(&mut client, "INBOX", &format!("a: b\r\n\r\n{}", "x".repeat(992))).await;
-    site.account("ann").await.set_limits(Some(1500), None).await.unwrap();
+    site.account("ann")
+        .await
+        .set_quota(
+            &rookery_types::MailboxPath::inbox(),
+            rookery_store::Limits { octets: Some(1500), ..Default::default() },
+        )
+        .await
+        .unwrap();
     client.command("a SELECT INBOX").await;
     let message = format!("a: b\\n\\n{}", "y".repeat(1392));
     let heard = client.command(&format!("b APPEND INBOX {{1400+}}\\n{message}")).await;

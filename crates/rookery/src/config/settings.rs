@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rookery_auth::{HashParams, HasherOptions, MECHANISMS, password, verifier};
 use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
+use rookery_pop3::Pop3Config;
 use serde::{Deserialize, Serialize};
 
 /// The whole configuration. A missing key has its default.
@@ -22,6 +23,8 @@ pub(crate) struct Config {
     pub admins: Vec<String>,
     /// IMAP.
     pub imap: ImapSection,
+    /// POP3.
+    pub pop3: Pop3Config,
     /// LMTP.
     pub lmtp: LmtpConfig,
     /// HTTP: health and metrics.
@@ -161,6 +164,7 @@ impl Default for Config {
             hostname: String::new(),
             admins: Vec::new(),
             imap: ImapSection::default(),
+            pop3: Pop3Config::default(),
             lmtp: LmtpConfig::default(),
             http: HttpSection::default(),
             tls: TlsSection::default(),
@@ -267,6 +271,9 @@ impl Config {
                 }
             }
         }
+        for (name, text) in self.pop3.faults() {
+            fault(&format!("pop3.{name}"), text);
+        }
         for (name, text) in self.lmtp.faults() {
             fault(&format!("lmtp.{name}"), text);
         }
@@ -291,6 +298,9 @@ impl Config {
         if let Err(error) = rookery_net::Networks::parse(&self.server.plaintext_networks) {
             fault("server.plaintext_networks", error.to_string());
         }
+        if self.imap.sessions.quota_warning_percent > 100 {
+            fault("imap.quota_warning_percent", "must be 0 to 100".to_owned());
+        }
         if self.server.connections_max == 0 {
             fault("server.connections_max", "must be at least 1".to_owned());
         }
@@ -310,6 +320,12 @@ impl Config {
             Ok(name) if !name.is_empty() => name.to_owned(),
             _ => "localhost".to_owned(),
         }
+    }
+
+    /// Who administers the server. What is no user's name was told as a fault.
+    pub(crate) fn admins(&self) -> Vec<rookery_types::UserName> {
+        let names = self.admins.iter();
+        names.filter_map(|name| rookery_types::UserName::parse(name, &self.default_domain).ok()).collect()
     }
 
     /// Where the running server takes commands.
