@@ -3,6 +3,7 @@
 mod acl;
 pub(crate) mod append;
 mod authenticate;
+mod catenate;
 mod close;
 mod copy;
 mod enable;
@@ -198,6 +199,10 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         Command::Unselect => return (State::Authenticated(user), Ok(Answer::ok("UNSELECT completed"))),
         Command::Check => Ok(Answer::ok("CHECK completed")),
         Command::Expunge { uids } => expunge::expunge(wire, progress, &user, &mut selected, uids).await,
+        // RFC 6855 §3: everything is UTF-8 already.
+        Command::Search(search) if user.enabled.utf8 && search.charset.is_some() => {
+            Err(Answer::bad("With UTF8=ACCEPT a search has no charset").into())
+        }
         Command::Search(search) => search::search(wire, context.tag, &mut user, &mut selected, search).await,
         Command::Sort(sort) => sort::sort(wire, context.tag, &mut user, &mut selected, sort).await,
         Command::Thread(thread) => sort::thread(wire, context.tag, &mut user, &mut selected, thread).await,
