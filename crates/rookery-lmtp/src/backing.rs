@@ -32,6 +32,9 @@ pub trait Backing: Send + Sync + 'static {
     /// Ends it. May take a while for a large message; may block.
     fn finish(&self, spool: Self::Spool) -> Result<Self::Message, DeliverError>;
 
+    /// Its Message-ID, if it has one.
+    fn message_id(&self, message: &Self::Message) -> Option<String>;
+
     /// Appends it. Returns when the message is durable and visible.
     fn append(
         &self,

@@ -100,6 +100,10 @@ impl Backing for House {
         Ok(spool.finish()?)
     }
 
+    fn message_id(&self, message: &Spooled) -> Option<String> {
+        message.message_id().map(str::to_owned)
+    }
+
     async fn append(
         &self,
         mailbox: MailboxId,

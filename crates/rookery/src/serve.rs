@@ -18,7 +18,7 @@ use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
-use rookery_net::{ConnectionLimits, Drain, Gate, Handover, Listener, ServerTls, Service};
+use rookery_net::{ConnectionLimits, Drain, Gate, Handover, Listener, Networks, ServerTls, Service};
 use rookery_route::Router;
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
@@ -253,7 +253,7 @@ pub(crate) async fn run(
             crate::pop3::spawn(&pop3, &mut tasks, listener, over_tls, &gate, &drain);
         }
     }
-    spawn_lmtp(&mut tasks, bound.lmtp, &data, &hostname, &gate, &drain)?;
+    spawn_lmtp(&mut tasks, bound.lmtp, &data, &hostname, tls.clone(), &gate, &drain)?;
     for listener in bound.http {
         let store = node.store.clone();
         let draining = drain.clone();
@@ -328,18 +328,24 @@ fn spawn_lmtp(
     listeners: Vec<Listener>,
     data: &Data,
     hostname: &str,
+    tls: Option<Arc<ServerTls>>,
     gate: &Gate,
     drain: &Drain,
 ) -> Result<(), Failure> {
     let config = &data.node.config;
     let house = rookery_lmtp::House::new(data.node.store.clone(), Arc::new(data.router.clone()));
-    let services = rookery_lmtp::Services::new(
-        config.lmtp.clone(),
-        hostname.to_owned(),
-        config.default_domain.clone(),
-        config.store.message_octets_max,
-        Arc::new(house),
-    );
+    let plaintext = Networks::parse(&config.server.plaintext_networks)
+        .map_err(|error| Failure::new(Kind::Usage, error))?;
+    let site = rookery_lmtp::Site {
+        hostname: hostname.to_owned(),
+        default_domain: config.default_domain.clone(),
+        message_octets_max: config.store.message_octets_max,
+        tls,
+        authenticator: Some(Arc::clone(&data.node.authenticator)),
+        plaintext,
+        admins: config.admins(),
+    };
+    let services = rookery_lmtp::Services::new(config.lmtp.clone(), site, Arc::new(house));
     let services = Arc::new(services.map_err(|error| Failure::new(Kind::Usage, error))?);
     for listener in listeners {
         let services = Arc::clone(&services);
