@@ -1,7 +1,8 @@
 //! One message to many recipients at once.
 //!
 //! Invariants:
-//! - Outcomes stand in the order of the recipients, one each.
+//! - Outcomes stand in the order of the recipients, one each. A recipient whose address leads to several accounts is
+//!   delivered to when all of them have the message; else the MTA hears the first failure and tries them all again.
 //! - A mailbox that several recipients name gets the message once; all of them get its outcome.
 //! - One recipient's failure changes nothing for the others.
 
@@ -17,7 +18,7 @@ use crate::session::BodyError;
 
 /// One recipient.
 pub(crate) struct Job {
-    pub(crate) account: AccountId,
+    pub(crate) accounts: Vec<AccountId>,
     pub(crate) detail: Option<MailboxPath>,
 }
 
@@ -38,14 +39,18 @@ pub(crate) async fn deliver<B: Backing>(
     parallel_max: usize,
 ) -> Vec<Outcome> {
     let began = Instant::now();
-    let mut targets: Vec<Result<MailboxId, BodyError>> = Vec::with_capacity(jobs.len());
+    let mut targets: Vec<Vec<Result<MailboxId, BodyError>>> = Vec::with_capacity(jobs.len());
     for job in &jobs {
-        let target = backing.target(job.account, job.detail.as_ref(), author.as_ref()).await;
-        targets.push(target.map_err(BodyError::from));
+        let mut of_job = Vec::with_capacity(job.accounts.len());
+        for account in &job.accounts {
+            let target = backing.target(*account, job.detail.as_ref(), author.as_ref()).await;
+            of_job.push(target.map_err(BodyError::from));
+        }
+        targets.push(of_job);
     }
     let mut done: HashMap<MailboxId, Outcome> = HashMap::new();
     let mut waiting = Vec::new();
-    for mailbox in targets.iter().flatten() {
+    for mailbox in targets.iter().flatten().flatten() {
         // Until its append says otherwise.
         let unknown = Outcome::Failed(BodyError::Failed("the delivery was broken off".to_owned()));
         if done.insert(*mailbox, unknown).is_none() {
@@ -77,5 +82,9 @@ pub(crate) async fn deliver<B: Backing>(
         Ok(mailbox) => done.get(&mailbox).cloned().unwrap_or(Outcome::Delivered),
         Err(error) => Outcome::Failed(error),
     };
-    targets.into_iter().map(outcome_of).collect()
+    let outcome_of_job = |of_job: Vec<_>| {
+        let mut outcomes = of_job.into_iter().map(outcome_of);
+        outcomes.find(|outcome| *outcome != Outcome::Delivered).unwrap_or(Outcome::Delivered)
+    };
+    targets.into_iter().map(outcome_of_job).collect()
 }

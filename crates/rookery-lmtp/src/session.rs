@@ -14,6 +14,7 @@ use rookery_codec::lmtp::command::{Body, Mail, Rcpt};
 use rookery_codec::lmtp::server::{Decoded, Decoder};
 use rookery_codec::lmtp::{Address, Command, Reply};
 use rookery_net::{Accepted, ConnId, Connection, DrainGuard, IoError, Networks, Peer};
+use rookery_route::RECIPIENTS_MAX;
 use rookery_types::{AccountId, InternalDate, MailboxPath, UserName};
 
 use crate::backing::{Backing, DeliverError, LookUpError};
@@ -148,7 +149,7 @@ struct Transaction {
 
 /// An accepted RCPT.
 struct Recipient {
-    account: AccountId,
+    accounts: Vec<AccountId>,
     detail: Option<MailboxPath>,
 }
 
@@ -317,10 +318,16 @@ impl<B: Backing> Session<B> {
             return unknown();
         };
         match self.services.backing.look_up(&user).await {
-            Ok(account) => {
+            Ok(accounts) => {
+                let led_to =
+                    transaction.recipients.iter().map(|recipient| recipient.accounts.len()).sum::<usize>();
+                let accounts_max = self.services.config.recipients_max.max(RECIPIENTS_MAX);
+                if led_to + accounts.len() > accounts_max {
+                    return Reply::new(452, (4, 5, 3), "Too many recipients");
+                }
                 // A detail that can name no mailbox is as good as one that names none: INBOX gets the message.
                 let detail = detail.and_then(|detail| MailboxPath::new(detail).ok());
-                transaction.recipients.push(Recipient { account, detail });
+                transaction.recipients.push(Recipient { accounts, detail });
                 Reply::new(250, (2, 1, 5), "Ok")
             }
             Err(LookUpError::NotFound) => unknown(),
@@ -355,7 +362,7 @@ impl<B: Backing> Session<B> {
                 let jobs = transaction
                     .recipients
                     .into_iter()
-                    .map(|recipient| Job { account: recipient.account, detail: recipient.detail })
+                    .map(|recipient| Job { accounts: recipient.accounts, detail: recipient.detail })
                     .collect();
                 let backing = Arc::clone(&self.services.backing);
                 let parallel_max = self.services.config.parallel_max;

@@ -10,6 +10,7 @@ mod exit;
 mod imap;
 mod import;
 mod logging;
+mod newcomers;
 mod node;
 mod notify;
 mod output;
@@ -62,6 +63,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             server_runtime()?.block_on(serve::run(config, async |_, _| Ok(())))
         }
         Command::User(command) => client_runtime()?.block_on(client::user(&config, command)),
+        Command::Alias(command) => client_runtime()?.block_on(client::alias(&config, command)),
         Command::Mailbox(command) => client_runtime()?.block_on(client::mailbox(&config, command)),
         Command::Import(command) => client_runtime()?.block_on(client::import(&config, command)),
         Command::Status(json) => client_runtime()?.block_on(client::status(&config, json)),

@@ -75,6 +75,12 @@ pub(crate) struct TlsSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AuthSection {
+    /// A file of users and passwords besides the server's own, in the form of Dovecot's passwd-file:
+    /// `user:{SCHEME}hash`. It counts for whom it names. It is read again when it changes. Empty: none.
+    pub passwd_file: PathBuf,
+    /// Whether users of that file get an account when they log in or mail comes for them; otherwise those without
+    /// one do not exist.
+    pub passwd_file_makes_accounts: bool,
     /// SASL mechanisms that are offered where they are possible: `EXTERNAL`, `SCRAM-SHA-256-PLUS`,
     /// `SCRAM-SHA-256`, `PLAIN`, `LOGIN`. Leave the two of SCRAM out if users have passwords from elsewhere,
     /// since many clients take the strongest that is offered.
@@ -197,6 +203,8 @@ impl Default for AuthSection {
     fn default() -> AuthSection {
         let HashParams { memory_kib, passes, .. } = HashParams::default();
         AuthSection {
+            passwd_file: PathBuf::new(),
+            passwd_file_makes_accounts: false,
             mechanisms: MECHANISMS.map(str::to_owned).to_vec(),
             scram_iterations: password::SCRAM_ITERATIONS,
             hash_memory_kib: memory_kib,
