@@ -19,6 +19,7 @@ pub mod password;
 mod queue;
 pub mod sasl;
 pub mod scram;
+pub mod sessions;
 pub mod throttle;
 pub mod verifier;
 
@@ -30,4 +31,5 @@ pub use passwd::PasswdFile;
 pub use password::{HashError, HashParams, Hasher, HasherOptions, Lane, Password};
 pub use sasl::{Credentials, MECHANISMS, Mechanism, Step};
 pub use scram::{ChannelBinding, ScramKeys};
+pub use sessions::{SessionSlot, Sessions};
 pub use throttle::{Source, Throttle};

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "SASL-IR", "LITERAL+", "ID", "ENABLE"];
 
 /// What a user who has logged in has besides.
-const LOGGED_IN: [&str; 23] = [
+const LOGGED_IN: &[&str] = &[
     "IDLE",
     "ACL",
     // Rights that are given one by one, beyond those of RFC 2086 (RFC 4314 §2.2).
@@ -35,15 +35,16 @@ const LOGGED_IN: [&str; 23] = [
     "WITHIN",
     "MULTIAPPEND",
     "APPENDLIMIT",
+    "QUOTA",
+    "QUOTASET",
+    "QUOTA=RES-STORAGE",
+    "QUOTA=RES-MESSAGE",
+    "QUOTA=RES-MAILBOX",
 ];
 
 /// Whether a password may come over this connection as it is.
 pub(crate) fn password_allowed(services: &Services, wire: &Wire) -> bool {
-    let peer = wire.connection.peer();
-    wire.connection.is_tls()
-        || peer.is_loopback()
-        || services.config.plaintext_login
-        || services.trusted.contains(peer)
+    wire.connection.is_private(&services.trusted) || services.config.plaintext_login
 }
 
 /// What the authenticator is to know of the client.
@@ -77,6 +78,12 @@ pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<
                 name => Cow::Borrowed(name),
             });
             names.extend(names_of_user);
+            if services.config.compress && !wire.connection.is_deflated() {
+                names.push("COMPRESS=DEFLATE".into());
+            }
+            if services.config.unauthenticate {
+                names.push("UNAUTHENTICATE".into());
+            }
         }
     }
     names

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use rookery_auth::{HashParams, HasherOptions, MECHANISMS, password, verifier};
 use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
+use rookery_mta::MtaConfig;
+use rookery_pop3::Pop3Config;
 use serde::{Deserialize, Serialize};
 
 /// The whole configuration. A missing key has its default.
@@ -22,8 +24,12 @@ pub(crate) struct Config {
     pub admins: Vec<String>,
     /// IMAP.
     pub imap: ImapSection,
+    /// POP3.
+    pub pop3: Pop3Config,
     /// LMTP.
     pub lmtp: LmtpConfig,
+    /// What an MTA asks.
+    pub mta: MtaConfig,
     /// HTTP: health and metrics.
     pub http: HttpSection,
     /// The certificate.
@@ -167,7 +173,9 @@ impl Default for Config {
             hostname: String::new(),
             admins: Vec::new(),
             imap: ImapSection::default(),
+            pop3: Pop3Config::default(),
             lmtp: LmtpConfig::default(),
+            mta: MtaConfig::default(),
             http: HttpSection::default(),
             tls: TlsSection::default(),
             auth: AuthSection::default(),
@@ -275,11 +283,17 @@ impl Config {
                 }
             }
         }
+        for (name, text) in self.pop3.faults() {
+            fault(&format!("pop3.{name}"), text);
+        }
         for (name, text) in self.lmtp.faults() {
             fault(&format!("lmtp.{name}"), text);
         }
         if self.tls.cert.as_os_str().is_empty() != self.tls.key.as_os_str().is_empty() {
             fault("tls.cert", "cert and key must be given together".to_owned());
+        }
+        for (name, text) in self.mta.faults() {
+            fault(&format!("mta.{name}"), text);
         }
         for (name, text) in self.auth.faults() {
             fault(&format!("auth.{name}"), text);
@@ -298,6 +312,9 @@ impl Config {
         }
         if let Err(error) = rookery_net::Networks::parse(&self.server.plaintext_networks) {
             fault("server.plaintext_networks", error.to_string());
+        }
+        if self.imap.sessions.quota_warning_percent > 100 {
+            fault("imap.quota_warning_percent", "must be 0 to 100".to_owned());
         }
         if self.server.connections_max == 0 {
             fault("server.connections_max", "must be at least 1".to_owned());
@@ -318,6 +335,12 @@ impl Config {
             Ok(name) if !name.is_empty() => name.to_owned(),
             _ => "localhost".to_owned(),
         }
+    }
+
+    /// Who administers the server. What is no user's name was told as a fault.
+    pub(crate) fn admins(&self) -> Vec<rookery_types::UserName> {
+        let names = self.admins.iter();
+        names.filter_map(|name| rookery_types::UserName::parse(name, &self.default_domain).ok()).collect()
     }
 
     /// Where the running server takes commands.
