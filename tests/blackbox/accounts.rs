@@ -145,8 +145,6 @@ fn gsasl(server: &Server, mechanism: &str, user: &str, password: &str) -> Result
         "--password",
         password,
         "--no-starttls",
-        "--quality-of-protection",
-        "qop-auth",
         &host,
         &port,
     ];
