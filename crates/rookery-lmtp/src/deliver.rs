@@ -1,7 +1,8 @@
 //! One message to many recipients at once.
 //!
 //! Invariants:
-//! - Outcomes stand in the order of the recipients, one each.
+//! - Outcomes stand in the order of the recipients, one each. A recipient whose address leads to several accounts is
+//!   delivered to when all of them have the message; else the MTA hears the first failure and tries them all again.
 //! - A mailbox that several recipients name gets the message once; all of them get its outcome.
 //! - One recipient's failure changes nothing for the others.
 //! - The mailboxes of one account are served one after another, so that the account stores the octets once.
@@ -19,7 +20,7 @@ use crate::duplicates::Duplicates;
 
 /// One recipient.
 pub(crate) struct Job {
-    pub(crate) account: AccountId,
+    pub(crate) accounts: Vec<AccountId>,
     pub(crate) detail: Option<MailboxPath>,
 }
 
@@ -59,17 +60,21 @@ pub(crate) async fn deliver<B: Backing>(
 ) -> Vec<Outcome> {
     let began = Instant::now();
     let Letter { message, date, sender, author } = letter;
-    let mut targets: Vec<Result<MailboxId, BodyError>> = Vec::with_capacity(jobs.len());
+    let mut targets: Vec<Vec<Result<MailboxId, BodyError>>> = Vec::with_capacity(jobs.len());
     for job in &jobs {
-        let target = backing.target(job.account, job.detail.as_ref(), author.as_ref()).await;
-        targets.push(target.map_err(BodyError::from));
+        let mut of_job = Vec::with_capacity(job.accounts.len());
+        for account in &job.accounts {
+            let target = backing.target(*account, job.detail.as_ref(), author.as_ref()).await;
+            of_job.push(target.map_err(BodyError::from));
+        }
+        targets.push(of_job);
     }
     let message_id = backing.message_id(&message);
     let key_of = |mailbox: MailboxId| duplicates.key(mailbox, &sender, message_id.as_deref()?);
     let mut done: HashMap<MailboxId, Outcome> = HashMap::new();
     let mut waiting: Vec<Vec<MailboxId>> = Vec::new();
     let mut place_of: HashMap<AccountId, usize> = HashMap::new();
-    for mailbox in targets.iter().flatten() {
+    for mailbox in targets.iter().flatten().flatten() {
         if done.contains_key(mailbox) {
             continue;
         }
@@ -121,5 +126,17 @@ pub(crate) async fn deliver<B: Backing>(
         Ok(mailbox) => done.get(&mailbox).cloned().unwrap_or(Outcome::Delivered),
         Err(error) => Outcome::Failed(error),
     };
-    targets.into_iter().map(outcome_of).collect()
+    let outcome_of_job = |of_job: Vec<_>| {
+        // A failure before a delivery, a delivery before a duplicate.
+        let mut all = Outcome::Duplicate;
+        for outcome in of_job.into_iter().map(outcome_of) {
+            match outcome {
+                Outcome::Failed(_) => return outcome,
+                Outcome::Delivered => all = outcome,
+                Outcome::Duplicate => {}
+            }
+        }
+        all
+    };
+    targets.into_iter().map(outcome_of_job).collect()
 }

@@ -19,6 +19,7 @@ use rookery_codec::lmtp::{Address, Command, Reply};
 use rookery_net::{
     Accepted, ConnId, Connection, DrainGuard, IoError, Networks, Peer, Permit, ServerTls, StartTlsError,
 };
+use rookery_route::RECIPIENTS_MAX;
 use rookery_types::{AccountId, InternalDate, MailboxPath, UserName};
 
 use crate::authenticate::{self, Authenticated};
@@ -195,7 +196,7 @@ struct Transaction<B: Backing> {
 
 /// An accepted RCPT.
 struct Recipient {
-    account: AccountId,
+    accounts: Vec<AccountId>,
     detail: Option<MailboxPath>,
 }
 
@@ -459,10 +460,16 @@ impl<B: Backing> Session<B> {
             return unknown();
         };
         match self.services.backing.look_up(&user).await {
-            Ok(account) => {
+            Ok(accounts) => {
+                let led_to =
+                    transaction.recipients.iter().map(|recipient| recipient.accounts.len()).sum::<usize>();
+                let accounts_max = self.services.config.recipients_max.max(RECIPIENTS_MAX);
+                if led_to + accounts.len() > accounts_max {
+                    return Reply::new(452, (4, 5, 3), "Too many recipients");
+                }
                 // A detail that can name no mailbox is as good as one that names none: INBOX gets the message.
                 let detail = detail.and_then(|detail| MailboxPath::new(detail).ok());
-                transaction.recipients.push(Recipient { account, detail });
+                transaction.recipients.push(Recipient { accounts, detail });
                 Reply::new(250, (2, 1, 5), "Ok")
             }
             Err(LookUpError::NotFound) => unknown(),
@@ -574,7 +581,7 @@ impl<B: Backing> Session<B> {
                 let letter = Letter { message, date, sender, author };
                 let jobs = recipients
                     .into_iter()
-                    .map(|recipient| Job { account: recipient.account, detail: recipient.detail })
+                    .map(|recipient| Job { accounts: recipient.accounts, detail: recipient.detail })
                     .collect();
                 let services = Arc::clone(&self.services);
                 let backing = Arc::clone(&services.backing);

@@ -41,11 +41,16 @@ impl Backing for Memory {
     type Spool = Vec<u8>;
     type Message = Arc<Vec<u8>>;
 
-    async fn look_up(&self, user: &UserName) -> Result<AccountId, LookUpError> {
+    async fn look_up(&self, user: &UserName) -> Result<Vec<AccountId>, LookUpError> {
+        let all = |names: &[&str]| Ok(names.iter().filter_map(|name| account(name)).collect());
         match user.local() {
+            "both" => all(&["joe", "ann"]),
+            "some" => all(&["joe", "full"]),
             "moving" => Err(LookUpError::Closed),
             "away" => Err(LookUpError::Unavailable("no answer".to_owned())),
-            local if user.domain() == "example.org" => account(local).ok_or(LookUpError::NotFound),
+            local if user.domain() == "example.org" => {
+                account(local).map(|id| vec![id]).ok_or(LookUpError::NotFound)
+            }
             _ => Err(LookUpError::NotFound),
         }
     }
@@ -194,6 +199,29 @@ impl Client {
         let mut text = String::new();
         self.stream.read_to_string(&mut text).await.unwrap();
         text
+    }
+}
+
+#[tokio::test]
+async fn an_alias_is_one_recipient_and_all_its_accounts() {
+    let mut client = connect();
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<ann@far.test>", "250 2.1.0"),
+            ("RCPT TO:<both>", "250 2.1.5"),
+            ("RCPT TO:<some>", "250 2.1.5"),
+            ("RCPT TO:<joe>", "250 2.1.5"),
+            ("DATA", "354"),
+            ("Subject: x\r\n\r\nbody\r\n.", "250 2.1.5"),
+            ("", "452 4.2.2"),
+            ("", "250 2.1.5"),
+            ("QUIT", "221 2.0.0"),
+        ])
+        .await;
+    assert_eq!(client.rest().await, "");
+    for user in ["joe", "ann"] {
+        assert_eq!(client.backing.of(user, INBOX).len(), 1, "{user}");
     }
 }
 

@@ -11,6 +11,8 @@ mod imap;
 mod import;
 mod listen;
 mod logging;
+mod mta;
+mod newcomers;
 mod node;
 mod notify;
 mod output;
@@ -70,6 +72,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             }
         }
         Command::User(command) => client_runtime()?.block_on(client::user(&config, command)),
+        Command::Alias(command) => client_runtime()?.block_on(client::alias(&config, command)),
         Command::Mailbox(command) => client_runtime()?.block_on(client::mailbox(&config, command)),
         Command::Quota(command) => client_runtime()?.block_on(client::quota(&config, command)),
         Command::Import(command) => client_runtime()?.block_on(client::import(&config, command)),
