@@ -17,6 +17,7 @@ mod mbsync;
 mod neomutt;
 mod pop3;
 mod postfix;
+mod postfix_lmtp;
 mod refusals;
 mod restart;
 mod shim;
