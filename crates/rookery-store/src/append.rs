@@ -19,7 +19,7 @@ use crate::store::{Store, now_unix};
 use crate::volume::{LargeBody, Placed};
 use bytes::Bytes;
 use rookery_kv::engine::Space;
-use rookery_mime::{Limits, Scanner};
+use rookery_mime::{Limits, Scanned, Scanner};
 use rookery_types::{
     AccountId, ContentId, InternalDate, Keyword, MailboxId, SystemFlags, ThreadId, Uid, UidSet, UidValidity,
 };
@@ -51,6 +51,7 @@ enum Body {
 struct Taken {
     content: ContentId,
     size: u32,
+    message_id: Option<Box<str>>,
     facts: Facts,
     body: Body,
 }
@@ -74,6 +75,11 @@ impl Spooled {
     /// How many octets it has.
     pub fn size(&self) -> u32 {
         self.0.size
+    }
+
+    /// Its Message-ID, if it has one.
+    pub fn message_id(&self) -> Option<&str> {
+        self.0.message_id.as_deref()
     }
 
     fn place(&self, store: &Store, account: AccountId) -> Result<Placed, StoreError> {
@@ -130,18 +136,19 @@ impl Spool {
         let size = u32::try_from(self.size).map_err(|_| StoreError::TooLarge(u32::MAX.into()))?;
         let mut content = [0; 16];
         content.copy_from_slice(&self.hasher.finalize().as_bytes()[..16]);
-        let facts = facts_of(self.scanner);
+        let scanned = self.scanner.finish();
+        let message_id = scanned.facts().message_id.map(String::into_boxed_str);
+        let facts = facts_of(&scanned);
         let body = match self.large {
             Some(large) => Body::Large(large),
             None => Body::Memory(self.memory.into()),
         };
-        Ok(Spooled(Arc::new(Taken { content: ContentId(content), size, facts, body })))
+        Ok(Spooled(Arc::new(Taken { content: ContentId(content), size, message_id, facts, body })))
     }
 }
 
 /// What is kept of a message that has been scanned.
-pub(crate) fn facts_of(scanner: Scanner) -> Facts {
-    let scanned = scanner.finish();
+pub(crate) fn facts_of(scanned: &Scanned) -> Facts {
     let found = scanned.facts();
     let (root, parents) = match found.references.split_first() {
         Some((root, parents)) => (Some(root), parents),

@@ -8,20 +8,23 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
-use crate::live::{Live, Parts};
+use crate::live::{self, Live, Parts};
 
 type Services = rookery_lmtp::Services<House>;
 
 /// Puts together what sessions need.
 pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failure> {
     let house = House::new(parts.node.store.clone(), Arc::new(parts.router.clone()));
-    let services = Services::new(
-        config.lmtp.clone(),
-        parts.hostname.clone(),
-        config.default_domain.clone(),
-        config.store.message_octets_max,
-        Arc::new(house),
-    );
+    let site = rookery_lmtp::Site {
+        hostname: parts.hostname.clone(),
+        default_domain: config.default_domain.clone(),
+        message_octets_max: config.store.message_octets_max,
+        tls: parts.tls.clone(),
+        authenticator: Some(Arc::clone(&parts.node.authenticator)),
+        plaintext: live::trusted(config)?,
+        admins: config.admins(),
+    };
+    let services = Services::new(config.lmtp.clone(), site, Arc::new(house));
     services.map_err(|error| Failure::new(Kind::Usage, error))
 }
 

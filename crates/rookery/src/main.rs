@@ -13,6 +13,8 @@ mod listen;
 mod live;
 mod lmtp;
 mod logging;
+mod mta;
+mod newcomers;
 mod node;
 mod notify;
 mod output;
@@ -64,6 +66,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let config = loaded.config;
     match cli.command {
         Command::User(command) => client_runtime()?.block_on(client::user(&config, command)),
+        Command::Alias(command) => client_runtime()?.block_on(client::alias(&config, command)),
         Command::Mailbox(command) => client_runtime()?.block_on(client::mailbox(&config, command)),
         Command::Quota(command) => client_runtime()?.block_on(client::quota(&config, command)),
         Command::Import(command) => client_runtime()?.block_on(client::import(&config, command)),

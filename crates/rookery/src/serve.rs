@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
-use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, Sessions};
+use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
 use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
@@ -30,6 +30,7 @@ use crate::config::{Config, Loaded};
 use crate::exit::{Failure, Kind};
 use crate::listen::{Bound, Places};
 use crate::live::{Apply, Live, Parts};
+use crate::newcomers::Newcomers;
 use crate::node::{DirectoryAccounts, Node, ThroughStore};
 use crate::notify::notify;
 use crate::reload::Reload;
@@ -126,8 +127,18 @@ impl Data {
         let admins = config.admins();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
+        let users = (!config.auth.passwd_file.as_os_str().is_empty())
+            .then(|| PasswdFile::open(&config.auth.passwd_file, &config.default_domain));
+        let users = users.transpose().map_err(|error| {
+            failed(format!("the users' file {}", config.auth.passwd_file.display()), &error)
+        })?;
+        let newcomers = Newcomers::new(users, config.auth.passwd_file_makes_accounts);
         let authenticator = Arc::new(Authenticator::new(
-            Arc::new(DirectoryAccounts { directory: directory.clone(), admins }),
+            Arc::new(DirectoryAccounts {
+                directory: directory.clone(),
+                newcomers: Arc::clone(&newcomers),
+                admins,
+            }),
             Arc::new(hasher),
             AuthenticatorOptions {
                 cache_lifetime: Duration::from_secs(config.auth.cache_lifetime_s),
@@ -138,8 +149,24 @@ impl Data {
             },
         ));
         let directory: Arc<dyn Directory> = Arc::new(directory);
-        let router = Router::new(Arc::clone(&directory), store.node(), Style::default());
-        let node = Arc::new(Node { config: config.clone(), store, directory, authenticator });
+        let router = Router::new(Arc::clone(&directory), store.node(), Style::default())
+            .with_newcomers(newcomers.clone());
+        let node = Arc::new(Node {
+            config: config.clone(),
+            store,
+            directory,
+            authenticator,
+            newcomers,
+            making: Default::default(),
+        });
+        let maker = Arc::downgrade(&node);
+        node.newcomers.set_maker(Box::new(move |user| {
+            let maker = maker.clone();
+            Box::pin(async move {
+                let node = maker.upgrade().ok_or("the server has stopped")?;
+                node.welcome(&user).await.map_err(|error| with_causes(&error))
+            })
+        }));
         Ok(Data { node, router, _lock: lock })
     }
 
@@ -294,6 +321,7 @@ pub(crate) async fn run(
     for listener in bound.lmtp {
         crate::lmtp::spawn(&lmtp, &mut tasks, listener, &gate, &drain);
     }
+    crate::mta::spawn(&mut tasks, bound.mta_auth, bound.mta_lookup, &data, &gate, &drain);
     for listener in bound.http {
         let store = node.store.clone();
         let draining = drain.clone();
@@ -371,6 +399,8 @@ async fn tell(node: &Node, places: &Places) {
         ("pop3", &places.pop3),
         ("pop3s", &places.pop3_tls),
         ("lmtp", &places.lmtp),
+        ("mta-auth", &places.mta_auth),
+        ("mta-lookup", &places.mta_lookup),
         ("http", &places.http),
     ];
     for (protocol, locals) in kinds {

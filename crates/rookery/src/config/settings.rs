@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rookery_auth::{HashParams, HasherOptions, MECHANISMS, password, verifier};
 use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
+use rookery_mta::MtaConfig;
 use rookery_pop3::Pop3Config;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,8 @@ pub(crate) struct Config {
     pub pop3: Pop3Config,
     /// LMTP.
     pub lmtp: LmtpConfig,
+    /// What an MTA asks.
+    pub mta: MtaConfig,
     /// HTTP: health and metrics.
     pub http: HttpSection,
     /// The certificate.
@@ -81,6 +84,12 @@ pub(crate) struct TlsSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AuthSection {
+    /// A file of users and passwords besides the server's own, in the form of Dovecot's passwd-file:
+    /// `user:{SCHEME}hash`. It counts for whom it names. It is read again when it changes. Empty: none.
+    pub passwd_file: PathBuf,
+    /// Whether users of that file get an account when they log in or mail comes for them; otherwise those without
+    /// one do not exist.
+    pub passwd_file_makes_accounts: bool,
     /// SASL mechanisms that are offered where they are possible: `EXTERNAL`, `SCRAM-SHA-256-PLUS`,
     /// `SCRAM-SHA-256`, `PLAIN`, `LOGIN`. Leave the two of SCRAM out if users have passwords from elsewhere,
     /// since many clients take the strongest that is offered.
@@ -175,6 +184,7 @@ impl Default for Config {
             imap: ImapSection::default(),
             pop3: Pop3Config::default(),
             lmtp: LmtpConfig::default(),
+            mta: MtaConfig::default(),
             http: HttpSection::default(),
             tls: TlsSection::default(),
             auth: AuthSection::default(),
@@ -210,6 +220,8 @@ impl Default for AuthSection {
     fn default() -> AuthSection {
         let HashParams { memory_kib, passes, .. } = HashParams::default();
         AuthSection {
+            passwd_file: PathBuf::new(),
+            passwd_file_makes_accounts: false,
             mechanisms: MECHANISMS.map(str::to_owned).to_vec(),
             scram_iterations: password::SCRAM_ITERATIONS,
             hash_memory_kib: memory_kib,
@@ -295,6 +307,9 @@ impl Config {
         }
         if self.tls.cert.as_os_str().is_empty() != self.tls.key.as_os_str().is_empty() {
             fault("tls.cert", "cert and key must be given together".to_owned());
+        }
+        for (name, text) in self.mta.faults() {
+            fault(&format!("mta.{name}"), text);
         }
         for (name, text) in self.auth.faults() {
             fault(&format!("auth.{name}"), text);
