@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use rookery_auth::Authenticator;
 use rookery_directory::Directory;
 use rookery_net::{Networks, TlsAcceptor};
-use rookery_route::Router;
+use rookery_route::{Administrators, Registrar, Router};
 use rookery_store::Store;
 use rookery_types::AccountId;
 use std::collections::HashMap;
@@ -21,6 +21,10 @@ pub struct Services {
     pub router: Router,
     /// Who is asking.
     pub authenticator: Arc<Authenticator>,
+    /// Makes accounts and takes them apart, for administrators.
+    pub registrar: Arc<Registrar>,
+    /// Who administers what.
+    pub administrators: Administrators,
     /// For STARTTLS and for TLS ports; `None`: there is no certificate.
     pub tls: Option<TlsAcceptor>,
     /// The operator's settings.

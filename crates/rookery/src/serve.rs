@@ -21,7 +21,7 @@ use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{
     ConnectionLimits, Drain, Gate, ListenOptions, ListenSpec, Listener, Local, ServerTls, Service,
 };
-use rookery_route::Router;
+use rookery_route::{Administrators, Registrar, Router};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::{Style, UserName};
 use tokio::signal::unix::{SignalKind, signal};
@@ -119,20 +119,25 @@ impl Data {
             let set = directory.set_default_domain(config.default_domain.clone()).await;
             set.map_err(|error| failed("the directory", &error))?;
         }
-        let admins: Vec<UserName> = config
-            .admins
-            .iter()
-            .filter_map(|name| UserName::parse(name, &config.default_domain).ok())
-            .collect();
+        let users = |names: &[String]| {
+            names.iter().filter_map(|name| UserName::parse(name, &config.default_domain).ok()).collect()
+        };
+        let administrators = Administrators::new(users(&config.admins), users(&config.domain_admins));
         let hasher = Hasher::new(HasherOptions::default()).map_err(|error| failed("passwords", &error))?;
         let authenticator = Arc::new(Authenticator::new(
-            Arc::new(DirectoryAccounts { directory: directory.clone(), admins }),
+            Arc::new(DirectoryAccounts {
+                directory: directory.clone(),
+                administrators: administrators.clone(),
+            }),
             Arc::new(hasher),
             AuthenticatorOptions::new(&config.default_domain),
         ));
         let directory: Arc<dyn Directory> = Arc::new(directory);
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default());
-        let node = Arc::new(Node { config: config.clone(), store, directory, authenticator });
+        let mailboxes = config.accounts.parsed().map_err(|error| Failure::new(Kind::Usage, error))?;
+        let registrar = Arc::new(Registrar::new(Arc::clone(&directory), store.clone(), mailboxes));
+        let config = config.clone();
+        let node = Arc::new(Node { config, store, directory, authenticator, registrar, administrators });
         Ok(Data { node, router, _lock: lock })
     }
 
@@ -248,7 +253,7 @@ pub(crate) async fn run(
     let hostname = config.hostname();
     let data = Data::open(&config).await?;
     let node = Arc::clone(&data.node);
-    let resolved = node.resolve_reservations().await;
+    let resolved = node.registrar.resolve_reservations().await;
     resolved.map_err(|error| failed("accounts that were being made", &error))?;
     let tls = make_tls(&config, &hostname)?;
     let lmtp_mode = config.lmtp.unix_mode().unwrap_or(0o660);

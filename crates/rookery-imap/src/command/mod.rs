@@ -11,6 +11,7 @@ mod fetch;
 mod id;
 pub(crate) mod idle;
 mod list;
+mod list_all;
 mod lsub;
 mod mailboxes;
 mod namespace;

@@ -17,8 +17,11 @@ pub(crate) struct Config {
     pub default_domain: String,
     /// The server's name in greetings and Received lines; empty: what the system says.
     pub hostname: String,
-    /// Users who administer the server.
+    /// Users who administer the server: over IMAP they see all accounts as `user/NAME`. No password is theirs by
+    /// being named here.
     pub admins: Vec<String>,
+    /// Users who administer the domain in their name, as `NAME@domain`, and nothing outside of it.
+    pub domain_admins: Vec<String>,
     /// IMAP.
     pub imap: ImapSection,
     /// LMTP.
@@ -133,6 +136,7 @@ impl Default for Config {
             default_domain: "localhost".to_owned(),
             hostname: String::new(),
             admins: Vec::new(),
+            domain_admins: Vec::new(),
             imap: ImapSection::default(),
             lmtp: LmtpConfig::default(),
             http: HttpSection::default(),
@@ -207,6 +211,13 @@ impl Config {
         for admin in &self.admins {
             if let Err(error) = rookery_types::UserName::parse(admin, &self.default_domain) {
                 fault("admins", error.to_string());
+            }
+        }
+        for admin in &self.domain_admins {
+            if !admin.contains('@') {
+                fault("domain_admins", format!("'{admin}' must be written as NAME@domain"));
+            } else if let Err(error) = rookery_types::UserName::parse(admin, &self.default_domain) {
+                fault("domain_admins", error.to_string());
             }
         }
         if self.data_dir.as_os_str().is_empty() {
