@@ -206,7 +206,8 @@ impl Registrar {
     pub async fn resolve_reservations(&self) -> Result<(), RegistrarError> {
         let mut after = None;
         loop {
-            let page = self.directory.reservations(after, PAGE_MAX).await.map_err(RegistrarError::Directory)?;
+            let page =
+                self.directory.reservations(after, PAGE_MAX).await.map_err(RegistrarError::Directory)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id);
             for entry in page.iter().filter(|entry| entry.home.store == self.store.store_id()) {

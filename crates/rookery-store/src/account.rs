@@ -10,7 +10,8 @@ use bytes::Bytes;
 use rookery_kv::engine::Space;
 use rookery_types::acl::{Acl, Identifier};
 use rookery_types::{
-    AccountId, AccountName, Address, ContentId, MailboxId, MailboxPath, ModSeq, Rights, SpecialUse, UidValidity, UserName,
+    AccountId, AccountName, Address, ContentId, MailboxId, MailboxPath, ModSeq, Rights, SpecialUse,
+    UidValidity, UserName,
 };
 use std::sync::Arc;
 use tokio::sync::watch;

@@ -73,7 +73,11 @@ pub(super) async fn tell(
             true => chosen_below(names, name, &list.select, patterns),
             false => Vec::new(),
         };
-        if !chosen && child_info.is_empty() {
+        if !chosen && child_info.is_empty()
+            || user.administers()
+                && listed.mailbox.is_none()
+                && stands_for_nothing(names, name, list, patterns)
+        {
             continue;
         }
         let attributes = attributes(listed, list, chosen);
@@ -191,6 +195,15 @@ fn chosen(select: &ListSelect, listed: &Listed) -> bool {
         (false, true) => special(),
         (true, true) => listed.subscribed && special(),
     }
+}
+
+/// For administrators, whose programs take every line for a mailbox, as Cyrus has it in `LIST "" *`: whether a name
+/// without a mailbox says nothing that the names below it do not say: they are listed too.
+fn stands_for_nothing(names: &Gathered, name: &str, list: &List, patterns: &[Pattern]) -> bool {
+    let prefix = format!("{name}/");
+    let mut below = names.range(prefix.clone()..).take_while(|(below, _)| below.starts_with(&prefix));
+    let is_told = |below: &str| patterns.iter().any(|pattern| pattern.matches(below));
+    !list.extended && below.any(|(below, listed)| listed.mailbox.is_some() && is_told(below))
 }
 
 /// CHILDINFO: which options choose something below the name that is not listed itself (RFC 5258 §3.5).

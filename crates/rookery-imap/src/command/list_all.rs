@@ -164,8 +164,11 @@ async fn page(
         };
         return Ok((name.into_iter().collect(), None));
     }
-    let filter =
-        AccountFilter { domain: Some(domain.into()), shared: Some(shared), prefix: start.text.as_str().into() };
+    let filter = AccountFilter {
+        domain: Some(domain.into()),
+        shared: Some(shared),
+        prefix: start.text.as_str().into(),
+    };
     let page = user.services.directory.list(filter, after, PAGE_MAX).await.map_err(directory_failed)?;
     Ok((page.entries.into_iter().map(|entry| entry.name).collect(), page.next))
 }

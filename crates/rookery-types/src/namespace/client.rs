@@ -11,7 +11,9 @@
 //!
 //! Users and shared trees of the viewer's own domain are written without it, others as `ann@b.test`.
 
-use super::{AccountName, Address, AdminNames, OTHER_USERS, SHARED, SharedName, USER, push_path, split_first};
+use super::{
+    AccountName, Address, AdminNames, OTHER_USERS, SHARED, SharedName, USER, push_path, split_first,
+};
 use crate::name::{MailboxPath, NameError, UserName};
 use crate::utf7;
 use std::borrow::Cow;
