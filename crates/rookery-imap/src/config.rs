@@ -28,6 +28,11 @@ pub struct ImapConfig {
     pub message_octets_max: u64,
     /// How many messages one APPEND may bring (RFC 3502).
     pub append_messages_max: usize,
+    /// Whether clients may ask for compression (RFC 4978). A client that does costs some 60 KiB while idle.
+    pub compress: bool,
+    /// Whether a client may log out of an account without leaving the connection (RFC 8437). Turn it off behind
+    /// a proxy that decides at the first login what a connection may do.
+    pub unauthenticate: bool,
     /// Whether passwords are taken without TLS from clients that are not on this machine. For networks that
     /// are protected otherwise.
     pub plaintext_login: bool,
@@ -45,6 +50,8 @@ impl Default for ImapConfig {
             command_octets_max: 64 << 10,
             message_octets_max: 64 << 20,
             append_messages_max: 1000,
+            compress: true,
+            unauthenticate: true,
             plaintext_login: false,
         }
     }

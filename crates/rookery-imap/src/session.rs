@@ -6,8 +6,9 @@
 
 use crate::answer::{Answer, Failure, no_permission};
 use crate::names::Names;
-use crate::services::{Services, SessionSlot};
+use crate::services::Services;
 use crate::view::View;
+use rookery_auth::SessionSlot;
 use rookery_codec::imap::{Code, MessageSet};
 use rookery_route::Authority;
 use rookery_store::{Account, Mailbox, MailboxState, Messages};

@@ -10,9 +10,11 @@
 //! - Nothing read before a STARTTLS handshake is believed after it ([`Stream::start_tls`]).
 
 pub mod connection;
+mod deflate;
 pub mod drain;
 pub mod gate;
 pub mod listener;
+pub mod measure;
 pub mod networks;
 pub mod peer;
 pub mod serve;
@@ -23,6 +25,7 @@ pub use connection::{Connection, IoError};
 pub use drain::{Drain, DrainGuard};
 pub use gate::{ConnectionLimits, Gate, Permit, Source};
 pub use listener::{BindError, ListenOptions, ListenSpec, Listener};
+pub use measure::{ConnectionEnd, MetricNames, Timing};
 pub use networks::Networks;
 pub use peer::{Local, Peer};
 pub use serve::{Accepted, ConnId, Service, serve};

@@ -14,6 +14,7 @@ mod node;
 mod notify;
 mod output;
 mod reload;
+mod secret;
 mod serve;
 
 use std::process::ExitCode;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
-use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, HasherOptions};
+use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, Sessions};
 use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
@@ -123,14 +123,21 @@ impl Data {
             names.iter().filter_map(|name| UserName::parse(name, &config.default_domain).ok()).collect()
         };
         let administrators = Administrators::new(users(&config.admins), users(&config.domain_admins));
-        let hasher = Hasher::new(HasherOptions::default()).map_err(|error| failed("passwords", &error))?;
+        let hasher =
+            Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
         let authenticator = Arc::new(Authenticator::new(
             Arc::new(DirectoryAccounts {
                 directory: directory.clone(),
                 administrators: administrators.clone(),
             }),
             Arc::new(hasher),
-            AuthenticatorOptions::new(&config.default_domain),
+            AuthenticatorOptions {
+                cache_lifetime: Duration::from_secs(config.auth.cache_lifetime_s),
+                mechanisms: config.auth.mechanisms.clone(),
+                scram_secret: crate::secret::read_or_make(&folder.join("scram.secret"))
+                    .map_err(|error| failed(folder.join("scram.secret").display(), &error))?,
+                ..AuthenticatorOptions::new(&config.default_domain)
+            },
         ));
         let directory: Arc<dyn Directory> = Arc::new(directory);
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default());
@@ -277,8 +284,9 @@ pub(crate) async fn run(
         unauthenticated_per_address_max: config.server.unauthenticated_per_address_max,
     });
     let mut tasks = JoinSet::new();
-    let imap = crate::imap::services(&data, &hostname, tls.as_deref())?;
-    let reload = Reload { tls: tls.clone(), renewed: imap.renewer(tls.clone()) };
+    let sessions = Sessions::new();
+    let imap = crate::imap::services(&data, &hostname, tls.clone(), &sessions)?;
+    let reload = Reload { tls: tls.clone() };
     let desk = Arc::new(Desk { node: Arc::clone(&node), reload: reload.clone(), heavy: Default::default() });
     tasks
         .spawn(socket.serve(drain.clone(), move |request, replies| {
@@ -286,7 +294,7 @@ pub(crate) async fn run(
         }));
     for (listeners, over_tls) in [(bound.imap, false), (bound.imap_tls, true)] {
         for listener in listeners {
-            imap.spawn(&mut tasks, listener, over_tls, &gate, &drain);
+            crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, &drain);
         }
     }
     spawn_lmtp(&mut tasks, bound.lmtp, &data, &hostname, &gate, &drain)?;

@@ -5,6 +5,7 @@
 mod acl;
 mod admin;
 mod basics;
+mod compression;
 mod condstore;
 mod harness;
 mod listing;

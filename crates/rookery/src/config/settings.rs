@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rookery_auth::{HashParams, HasherOptions, MECHANISMS, password, verifier};
 use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub(crate) struct Config {
     pub http: HttpSection,
     /// The certificate.
     pub tls: TlsSection,
+    /// Logins.
+    pub auth: AuthSection,
     /// The log.
     pub log: LogSection,
     /// New accounts.
@@ -69,6 +72,30 @@ pub(crate) struct TlsSection {
     pub cert: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+}
+
+/// How users prove who they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AuthSection {
+    /// SASL mechanisms that are offered where they are possible: `EXTERNAL`, `SCRAM-SHA-256-PLUS`,
+    /// `SCRAM-SHA-256`, `PLAIN`, `LOGIN`. Leave the two of SCRAM out if users have passwords from elsewhere,
+    /// since many clients take the strongest that is offered.
+    pub mechanisms: Vec<String>,
+    /// Iterations of the SCRAM keys that are stored beside the hash of a new password, at least 4096; 0: none are
+    /// stored.
+    pub scram_iterations: u32,
+    /// Memory of the Argon2id hash of a new password, in KiB.
+    pub hash_memory_kib: u32,
+    /// Passes over it.
+    pub hash_passes: u32,
+    /// Threads that check passwords; 0: as many as there are processors, or fewer, so that all of them together
+    /// stay below `hash_memory_total_kib`.
+    pub hash_workers: usize,
+    /// Memory that passwords being checked may take together, in KiB.
+    pub hash_memory_total_kib: u32,
+    /// Seconds that a checked password is believed without hashing it again; 0: it is always hashed.
+    pub cache_lifetime_s: u64,
 }
 
 /// The log, which goes to standard error.
@@ -141,6 +168,7 @@ impl Default for Config {
             lmtp: LmtpConfig::default(),
             http: HttpSection::default(),
             tls: TlsSection::default(),
+            auth: AuthSection::default(),
             log: LogSection::default(),
             accounts: AccountsSection::default(),
             store: StoreSection::default(),
@@ -166,6 +194,21 @@ impl Default for ImapSection {
 impl Default for HttpSection {
     fn default() -> HttpSection {
         HttpSection { listen: on_loopback(8080) }
+    }
+}
+
+impl Default for AuthSection {
+    fn default() -> AuthSection {
+        let HashParams { memory_kib, passes, .. } = HashParams::default();
+        AuthSection {
+            mechanisms: MECHANISMS.map(str::to_owned).to_vec(),
+            scram_iterations: password::SCRAM_ITERATIONS,
+            hash_memory_kib: memory_kib,
+            hash_passes: passes,
+            hash_workers: 0,
+            hash_memory_total_kib: verifier::MEMORY_KIB_MAX,
+            cache_lifetime_s: rookery_auth::cache::LIFETIME.as_secs(),
+        }
     }
 }
 
@@ -241,6 +284,9 @@ impl Config {
         if self.tls.cert.as_os_str().is_empty() != self.tls.key.as_os_str().is_empty() {
             fault("tls.cert", "cert and key must be given together".to_owned());
         }
+        for (name, text) in self.auth.faults() {
+            fault(&format!("auth.{name}"), text);
+        }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             fault("log.level", error.to_string());
         }
@@ -280,6 +326,52 @@ impl Config {
     /// Where the running server takes commands.
     pub(crate) fn admin_socket(&self) -> PathBuf {
         self.data_dir.join("admin.sock")
+    }
+}
+
+impl AuthSection {
+    fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        for name in &self.mechanisms {
+            if !MECHANISMS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                faults.push(("mechanisms", format!("'{name}' is none of {}", MECHANISMS.join(", "))));
+            }
+        }
+        if self.scram_iterations != 0 && !(4096..=1_000_000).contains(&self.scram_iterations) {
+            faults.push(("scram_iterations", "must be 0, or 4096 to 1000000".to_owned()));
+        }
+        if !(8192..=verifier::MEMORY_KIB_MAX).contains(&self.hash_memory_kib) {
+            faults.push(("hash_memory_kib", format!("must be 8192 to {}", verifier::MEMORY_KIB_MAX)));
+        }
+        if !(1..=verifier::PASSES_MAX).contains(&self.hash_passes) {
+            faults.push(("hash_passes", format!("must be 1 to {}", verifier::PASSES_MAX)));
+        }
+        if self.hash_workers > 1024 {
+            faults.push(("hash_workers", "must be 0 to 1024".to_owned()));
+        }
+        if self.hash_memory_total_kib < self.hash_memory_kib {
+            faults.push(("hash_memory_total_kib", "must be at least hash_memory_kib".to_owned()));
+        }
+        if self.cache_lifetime_s > 86_400 {
+            faults.push(("cache_lifetime_s", "must be 0 to 86400".to_owned()));
+        }
+        faults
+    }
+
+    /// For the service that hashes.
+    pub(crate) fn hasher_options(&self) -> HasherOptions {
+        let defaults = HasherOptions::default();
+        HasherOptions {
+            workers: if self.hash_workers == 0 { defaults.workers } else { self.hash_workers },
+            memory_kib_max: self.hash_memory_total_kib,
+            params: HashParams {
+                memory_kib: self.hash_memory_kib,
+                passes: self.hash_passes,
+                ..defaults.params
+            },
+            scram_iterations: self.scram_iterations,
+            ..defaults
+        }
     }
 }
 
