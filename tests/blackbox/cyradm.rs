@@ -53,6 +53,9 @@ fn accounts_rights_and_names_are_administered() -> Result<()> {
     let acls = obeyed(&server, &["dam user/joe ann", "lam user/joe"])?;
     ensure!(acls == ["joe lrswipkxteancd"], "{acls:?}");
 
+    let quota = obeyed(&server, &["sq user/joe 1000", "lq user/joe", "lqr user/joe/Letters"])?;
+    ensure!(quota.iter().any(|line| line.contains("0/1000")), "{quota:?}");
+
     // The account has mail before anybody can log in to it, and takes it along.
     server.deliver("joe@example.org", crate::message("one", "here").as_bytes())?;
     let names = obeyed(&server, &["renm user/joe user/john", "lm user/j%", "lm *"])?;

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "SASL-IR", "LITERAL+", "ID", "ENABLE"];
 
 /// What a user who has logged in has besides.
-const LOGGED_IN: [&str; 23] = [
+const LOGGED_IN: &[&str] = &[
     "IDLE",
     "ACL",
     // Rights that are given one by one, beyond those of RFC 2086 (RFC 4314 §2.2).
@@ -35,6 +35,11 @@ const LOGGED_IN: [&str; 23] = [
     "WITHIN",
     "MULTIAPPEND",
     "APPENDLIMIT",
+    "QUOTA",
+    "QUOTASET",
+    "QUOTA=RES-STORAGE",
+    "QUOTA=RES-MESSAGE",
+    "QUOTA=RES-MAILBOX",
 ];
 
 /// Whether a password may come over this connection as it is.

@@ -46,6 +46,9 @@ pub(crate) fn verb(command: &Command) -> &'static str {
         Command::Copy { .. } => "COPY",
         Command::Move { uid: true, .. } => "UID MOVE",
         Command::Move { .. } => "MOVE",
+        Command::GetQuota { .. } => "GETQUOTA",
+        Command::GetQuotaRoot { .. } => "GETQUOTAROOT",
+        Command::SetQuota { .. } => "SETQUOTA",
         _ => "other",
     }
 }

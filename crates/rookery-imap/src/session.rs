@@ -70,6 +70,11 @@ impl User {
         state.settings.acl.rights_of(&self.asker(account))
     }
 
+    /// Whether the user administers the site.
+    pub(crate) fn is_admin(&self) -> bool {
+        self.authority == Authority::Site
+    }
+
     pub(crate) fn asker(&self, account: &Account) -> Asker<'_> {
         let owner = account.owner().as_ref() == Some(&self.name);
         // Accounts that a domain's administrator has no authority over are not found in the first place.
@@ -84,7 +89,7 @@ impl User {
     /// Whether accounts of that domain exist for the user at all: those of their own domain, and all for an
     /// administrator of the site.
     pub(crate) fn reaches(&self, domain: &str) -> bool {
-        self.authority == Authority::Site || self.name.domain() == domain
+        self.is_admin() || self.name.domain() == domain
     }
 
     /// The user's own account.

@@ -7,7 +7,8 @@ use crate::account::Account;
 use crate::error::StoreError;
 use crate::keys;
 use crate::messages::{KeywordNumbers, Message, Messages};
-use crate::records::{self, Change, Settings};
+use crate::quota;
+use crate::records::{self, Change, Held, Settings};
 use crate::sequencer::{MailboxCell, MailboxState, Transaction};
 use crate::store::now_unix;
 use rookery_kv::engine::{Space, prefix_end};
@@ -252,6 +253,15 @@ impl Mailbox {
         // A copy into the mailbox itself must not go on with its own copies.
         let last = self.now().summary.uid_next.saturating_sub(1);
         let uids = uids.intersection(&UidSet::range(1, last));
+        {
+            // All or nothing: slices that fit are not copied if the rest would not fit behind them.
+            let t = self.account.begin()?;
+            let more = self.held_of(&uids);
+            match leave {
+                true => quota::check_move(&t, source, target, more)?,
+                false => quota::check(&t, target, more)?,
+            }
+        }
         self.in_slices(&uids, |t, slice| {
             let messages: Vec<Message> = slice.into_iter().cloned().collect();
             if messages.is_empty() {
@@ -268,6 +278,16 @@ impl Mailbox {
         Ok(copied)
     }
 
+    /// What the messages with these UIDs come to.
+    fn held_of(&self, uids: &UidSet) -> Held {
+        let messages = self.now().messages.clone().unwrap_or_default();
+        let ranges = uids.ranges().map(|(first, last)| {
+            let inside = messages.iter_from(messages.place_of(first)).map(|(_, m)| m);
+            Held::of(inside.take_while(|m| m.uid.get() <= last))
+        });
+        ranges.fold(Held::default(), Held::plus)
+    }
+
     /// To another account: read, appended there, expunged here.
     async fn transfer_abroad(
         &self,
@@ -281,6 +301,7 @@ impl Mailbox {
         let messages = state.messages.clone().unwrap_or_default();
         let mut chosen: Vec<Message> =
             messages.iter().map(|(_, m)| m).filter(|m| uids.contains_uid(m.uid)).cloned().collect();
+        quota::check(&to.begin()?, target, Held::of(&chosen))?;
         chosen.reverse();
         while let Some(message) = chosen.pop() {
             let account = self.account.clone();
@@ -491,10 +512,9 @@ pub(crate) fn expunge_messages(
     let gone: UidSet = messages.iter().map(|m| m.uid).collect();
     let changes: Vec<(Uid, Option<Message>)> = messages.iter().map(|m| (m.uid, None)).collect();
     put_messages(t, id, &changes)?;
+    quota::subtract(t, id, Held::of(messages));
     let now = now_unix();
     for message in messages {
-        t.record.octets = t.record.octets.saturating_sub(message.size.into());
-        t.record.messages = t.record.messages.saturating_sub(1);
         if keep {
             let key = keys::expunged(id, now, message.uid);
             let value = records::encode_expunged(&key, message);
@@ -523,10 +543,13 @@ fn copy_messages(
 ) -> Result<Vec<Uid>, StoreError> {
     t.mailbox(target).ok_or(StoreError::NoMailbox)?;
     let table = t.mailbox(source).ok_or(StoreError::NoMailbox)?.settings.keywords.clone();
-    if !moving {
-        let octets = messages.iter().map(|m| u64::from(m.size)).sum();
-        crate::append::check_quota(&t.record, octets, messages.len() as u64)?;
+    let more = Held::of(messages);
+    match moving {
+        true => quota::check_move(t, source, target, more)?,
+        false => quota::check(t, target, more)?,
     }
+    // What is moved is taken off again when the originals go.
+    quota::add(t, target, more);
     let now = now_unix();
     let modseq = t.modseq;
     let mut changes = Vec::with_capacity(messages.len());
@@ -541,9 +564,6 @@ fn copy_messages(
                 content.references.checked_add(1).ok_or(StoreError::Exhausted("references"))?;
             t.put_content(message.content, &content);
         }
-        // The counts of what is moved are taken off again when the originals go.
-        t.record.octets = t.record.octets.saturating_add(message.size.into());
-        t.record.messages = t.record.messages.saturating_add(1);
         let mailbox = t.change(target).ok_or(StoreError::NoMailbox)?;
         let uid = crate::append::next_uid(&mut mailbox.summary)?;
         mailbox.summary.add(message.size, message.flags);

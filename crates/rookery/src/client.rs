@@ -6,7 +6,7 @@ use std::path::Path;
 use rookery_admin::socket::Client;
 use serde_json::{Value, json};
 
-use crate::cli::{Import, ImportArgs, Json, Mailbox, NewPassword, User};
+use crate::cli::{Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits, User};
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
 use crate::output::{self, Bar, column, octets};
@@ -87,6 +87,41 @@ pub(crate) async fn mailbox(config: &Config, command: Mailbox) -> Result<(), Fai
         Mailbox::Info { user, name, json } => {
             let (_, info) = call(config, "mailbox.info", json!({"user": user, "name": name})).await?;
             print_members(json, &info);
+        }
+    }
+    Ok(())
+}
+
+/// `rookery quota`.
+pub(crate) async fn quota(config: &Config, command: Quota) -> Result<(), Failure> {
+    match command {
+        Quota::Show { name, json } => {
+            let (rows, _) = call(config, "quota.show", json!({"name": name})).await?;
+            let columns = [
+                column("ROOT", "root"),
+                octets("STORAGE", "storage"),
+                octets("MAX", "storage_max"),
+                column("MESSAGES", "messages"),
+                column("MAX", "messages_max"),
+                column("MAILBOXES", "mailboxes"),
+                column("MAX", "mailboxes_max"),
+            ];
+            print_rows(json, &columns, rows);
+        }
+        Quota::Set { name, limits, none, json } => {
+            let QuotaLimits { storage, messages, mailboxes } = limits;
+            if !none && [storage, messages, mailboxes].iter().all(Option::is_none) {
+                let text = "say what to limit: --storage, --messages, --mailboxes, or --none";
+                return Err(Failure::new(Kind::Usage, text));
+            }
+            let args =
+                json!({"name": name, "storage": storage, "messages": messages, "mailboxes": mailboxes});
+            let (_, done) = call(config, "quota.set", args).await?;
+            match (json.json, done.is_null()) {
+                (true, _) => output::json(&done),
+                (false, true) => say(&format!("{name} has no limits of its own.")),
+                (false, false) => say(&format!("The limits of {name} are set.")),
+            }
         }
     }
     Ok(())

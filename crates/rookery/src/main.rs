@@ -63,6 +63,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::User(command) => client_runtime()?.block_on(client::user(&config, command)),
         Command::Mailbox(command) => client_runtime()?.block_on(client::mailbox(&config, command)),
+        Command::Quota(command) => client_runtime()?.block_on(client::quota(&config, command)),
         Command::Import(command) => client_runtime()?.block_on(client::import(&config, command)),
         Command::Status(json) => client_runtime()?.block_on(client::status(&config, json)),
         Command::Reload => client_runtime()?.block_on(client::reload(&config)),

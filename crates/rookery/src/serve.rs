@@ -21,9 +21,9 @@ use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{
     ConnectionLimits, Drain, Gate, ListenOptions, ListenSpec, Listener, Local, ServerTls, Service,
 };
-use rookery_route::{Administrators, Registrar, Router};
+use rookery_route::{Registrar, Router};
 use rookery_store::{OpenError, Store, StoreOptions};
-use rookery_types::{Style, UserName};
+use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -119,10 +119,7 @@ impl Data {
             let set = directory.set_default_domain(config.default_domain.clone()).await;
             set.map_err(|error| failed("the directory", &error))?;
         }
-        let users = |names: &[String]| {
-            names.iter().filter_map(|name| UserName::parse(name, &config.default_domain).ok()).collect()
-        };
-        let administrators = Administrators::new(users(&config.admins), users(&config.domain_admins));
+        let administrators = config.administrators();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
         let authenticator = Arc::new(Authenticator::new(

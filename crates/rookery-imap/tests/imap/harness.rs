@@ -32,8 +32,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// A server with the users ann, joe and max; everyone's password is `secret`. Root administers it without having an
-/// account, and adm@b.test the domain b.test.
+/// A server with the users ann, joe and max; everyone's password is `secret`. Max administers it, as root does without
+/// having an account, and adm@b.test the domain b.test.
 pub(crate) struct Site {
     pub(crate) services: Arc<Services>,
     pub(crate) drain: Drain,
@@ -91,7 +91,7 @@ impl Site {
         let user = |name| UserName::parse(name, "example.org").unwrap();
         let services = Services {
             registrar: Arc::new(Registrar::new(directory.clone(), store.clone(), vec![])),
-            administrators: Administrators::new(vec![user("root")], vec![user("adm@b.test")]),
+            administrators: Administrators::new(vec![user("root"), user("max")], vec![user("adm@b.test")]),
             router: Router::new(directory.clone(), store.node(), Style::Rookery),
             store,
             directory,

@@ -10,6 +10,7 @@ mod condstore;
 mod harness;
 mod listing;
 mod names;
+mod quota;
 mod replay;
 mod searching;
 mod wire;

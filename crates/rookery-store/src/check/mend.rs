@@ -8,14 +8,14 @@
 
 mod contents;
 
-use super::account::{Seen, counted, usage};
+use super::account::{Seen, counted, held, usage};
 use super::analysis::History;
 use super::rebuild::{Index, Stored};
 use super::repair::{JUMP, Repair};
 use super::{CheckError, Outcome};
 use crate::keys;
 use crate::messages::Message;
-use crate::records::{self, AccountRecord, AccountState, Change, LogEntry, Settings, Summary};
+use crate::records::{self, AccountRecord, AccountState, Change, Limits, LogEntry, Settings, Summary};
 use crate::store::now_unix;
 use rookery_kv::engine::Space;
 use rookery_types::acl::{Acl, Identifier};
@@ -151,8 +151,7 @@ fn mended_record(repair: &mut Repair<'_>, seen: &Seen, case: &Case) -> AccountRe
                 last_uid_validity: now_unix(),
                 octets: 0,
                 messages: 0,
-                octets_max: None,
-                messages_max: None,
+                limits: Limits::default(),
             }
         }
     };
@@ -247,6 +246,7 @@ impl Mend<'_, '_> {
             acl,
             keywords: Arc::default(),
             deleted_unix_seconds: None,
+            quota: None,
         })
     }
 
@@ -475,6 +475,7 @@ impl Mend<'_, '_> {
         for number in self.seen.settings.keys().copied().collect::<Vec<_>>() {
             self.summary(number, history);
         }
+        self.quotas();
         (self.record.messages, self.record.octets) = usage(&self.seen);
         let key = keys::account_record(id);
         let value = self.record.encode(id);
@@ -482,6 +483,25 @@ impl Mend<'_, '_> {
             self.repair.put(Space::Account, key.to_vec(), value);
         }
         Ok(())
+    }
+
+    /// Counts anew what each quota root holds.
+    fn quotas(&mut self) {
+        let held = held(&self.seen);
+        for (number, held) in &held {
+            if self.seen.held.get(number) != Some(held) {
+                let id = self.mailbox(*number);
+                let key = keys::held(id);
+                let text = format!("counted anew: {} messages of {} octets", held.messages, held.octets);
+                self.repair.put(Space::Mailbox, key.clone(), held.encode(id));
+                self.repair.note("quota usage", &key, fixed(text));
+            }
+        }
+        for number in self.seen.held.keys().filter(|number| !held.contains_key(number)) {
+            let key = keys::held(self.mailbox(*number));
+            self.repair.delete(Space::Mailbox, key.clone());
+            self.repair.note("quota usage", &key, fixed("taken away: the mailbox is no quota root any more"));
+        }
     }
 
     /// The repair's own changes are a change like any: clients hear of them.

@@ -3,6 +3,7 @@
 mod check;
 mod import;
 mod mailboxes;
+mod quota;
 mod users;
 
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "mailbox.delete" => mailboxes::delete(node, parse(args)?).await,
         "mailbox.rename" => mailboxes::rename(node, parse(args)?).await,
         "mailbox.info" => mailboxes::info(node, parse(args)?).await,
+        "quota.show" => quota::show(node, parse(args)?, &replies).await,
+        "quota.set" => quota::set(node, parse(args)?).await,
         "import.maildir" => {
             let _turn = desk.heavy.lock().await;
             import::maildir(node, parse(args)?, &replies).await

@@ -302,6 +302,9 @@ impl Config {
         if let Err(error) = rookery_net::Networks::parse(&self.server.plaintext_networks) {
             fault("server.plaintext_networks", error.to_string());
         }
+        if self.imap.sessions.quota_warning_percent > 100 {
+            fault("imap.quota_warning_percent", "must be 0 to 100".to_owned());
+        }
         if self.server.connections_max == 0 {
             fault("server.connections_max", "must be at least 1".to_owned());
         }
@@ -321,6 +324,15 @@ impl Config {
             Ok(name) if !name.is_empty() => name.to_owned(),
             _ => "localhost".to_owned(),
         }
+    }
+
+    /// Who administers what. What is no user's name was told as a fault.
+    pub(crate) fn administrators(&self) -> rookery_route::Administrators {
+        let users = |names: &[String]| {
+            let names = names.iter();
+            names.filter_map(|name| rookery_types::UserName::parse(name, &self.default_domain).ok()).collect()
+        };
+        rookery_route::Administrators::new(users(&self.admins), users(&self.domain_admins))
     }
 
     /// Where the running server takes commands.
