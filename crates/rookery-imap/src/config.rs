@@ -15,7 +15,7 @@ pub struct ImapConfig {
     /// How often a client in IDLE hears `* OK Still here`, in seconds: often enough that devices between do
     /// not forget the connection.
     pub still_here_s: u64,
-    /// How many sessions one account may have at once.
+    /// How many sessions one account may have at once, those of POP3 counted with them.
     pub sessions_per_account_max: usize,
     /// After so many commands in a row that were not understood, the client is sent away.
     pub bad_commands_max: u32,

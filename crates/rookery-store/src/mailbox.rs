@@ -220,6 +220,18 @@ impl Mailbox {
         Ok(gone)
     }
 
+    /// Expunges messages whatever their flags; tells which. A UID without a message is no error.
+    pub async fn remove(&self, uids: &UidSet) -> Result<UidSet, StoreError> {
+        let mut gone = UidSet::new();
+        self.in_slices(uids, |t, slice| {
+            let doomed: Vec<Message> = slice.into_iter().cloned().collect();
+            gone.extend(&doomed.iter().map(|m| m.uid).collect());
+            expunge_messages(t, self.cell.id, &doomed, true)
+        })
+        .await?;
+        Ok(gone)
+    }
+
     /// Copies messages, with flags, keywords and dates. UIDs without a message are left out.
     pub async fn copy(&self, uids: &UidSet, to: &Account, mailbox: MailboxId) -> Result<Copied, StoreError> {
         self.transfer(uids, to, mailbox, false).await

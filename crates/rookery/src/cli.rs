@@ -50,6 +50,8 @@ pub(crate) enum Command {
     /// Show or check the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Let the installed program take the running server's place. Clients that connect meanwhile wait.
+    Restart,
     /// Make the running server read its certificate again.
     Reload,
     /// Whether the server runs, and what it holds.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rookery_admin::socket::Client;
 use serde_json::{Value, json};
@@ -168,6 +169,29 @@ pub(crate) async fn reload(config: &Config) -> Result<(), Failure> {
     say(shown(&done, "text"));
     Ok(())
 }
+
+/// `rookery restart`: asks, and waits until the next server answers.
+pub(crate) async fn restart(config: &Config) -> Result<(), Failure> {
+    let began = Instant::now();
+    let (_, before) = call(config, "status", Value::Null).await?;
+    call(config, "restart", Value::Null).await?;
+    loop {
+        tokio::time::sleep(RESTART_ASKED).await;
+        if let Ok((_, status)) = call(config, "status", Value::Null).await
+            && status.get("started_unix_ms") != before.get("started_unix_ms")
+        {
+            say(&format!("Restarted; the server runs version {}.", shown(&status, "version")));
+            return Ok(());
+        }
+        if began.elapsed() > RESTART_MAX {
+            return Err(Failure::failed("the server does not answer; its log says why"));
+        }
+    }
+}
+
+/// How often a restarting server is asked, and for how long.
+const RESTART_ASKED: Duration = Duration::from_millis(50);
+const RESTART_MAX: Duration = Duration::from_secs(120);
 
 /// The server reads the path, and need not run where this command does.
 fn absolute(path: &Path) -> Result<String, Failure> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rookery_auth::{HashParams, HasherOptions, MECHANISMS, password, verifier};
 use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
+use rookery_pop3::Pop3Config;
 use serde::{Deserialize, Serialize};
 
 /// The whole configuration. A missing key has its default.
@@ -25,6 +26,8 @@ pub(crate) struct Config {
     pub domain_admins: Vec<String>,
     /// IMAP.
     pub imap: ImapSection,
+    /// POP3.
+    pub pop3: Pop3Config,
     /// LMTP.
     pub lmtp: LmtpConfig,
     /// HTTP: health and metrics.
@@ -165,6 +168,7 @@ impl Default for Config {
             admins: Vec::new(),
             domain_admins: Vec::new(),
             imap: ImapSection::default(),
+            pop3: Pop3Config::default(),
             lmtp: LmtpConfig::default(),
             http: HttpSection::default(),
             tls: TlsSection::default(),
@@ -277,6 +281,9 @@ impl Config {
                     fault(name, error.to_string());
                 }
             }
+        }
+        for (name, text) in self.pop3.faults() {
+            fault(&format!("pop3.{name}"), text);
         }
         for (name, text) in self.lmtp.faults() {
             fault(&format!("lmtp.{name}"), text);
