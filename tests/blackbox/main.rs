@@ -8,6 +8,7 @@ mod cyradm;
 mod dialogue;
 mod extremes;
 mod full_disk;
+mod hostile;
 mod idle;
 mod imaplib;
 mod import;
