@@ -49,6 +49,11 @@ impl Answer {
         Answer::new(Condition::Bad, None, text)
     }
 
+    /// The client has done away with sequence numbers, and sends some (RFC 9586 §3).
+    pub(crate) fn no_numbers() -> Answer {
+        Answer::new(Condition::Bad, Some(Code::UidRequired), "UIDONLY is enabled: no sequence numbers")
+    }
+
     /// The server's own fault; what happened was logged.
     pub(crate) fn server_fault() -> Answer {
         let mut answer = Answer::no(Code::ServerBug, "Something is wrong here; the operator was told");

@@ -1,6 +1,7 @@
 //! What every session of this node shares.
 
 use crate::config::ImapConfig;
+use crate::sorting::SortTables;
 use rookery_auth::{Authenticator, Sessions};
 use rookery_directory::Directory;
 use rookery_net::{Networks, ServerTls};
@@ -32,4 +33,6 @@ pub struct Services {
     pub trusted: Networks,
     /// How many sessions each account has, by all protocols.
     pub sessions: Sessions,
+    /// What SORT and THREAD compare of messages.
+    pub sort_tables: SortTables,
 }

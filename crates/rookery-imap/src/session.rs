@@ -38,6 +38,8 @@ pub(crate) struct Enabled {
     pub(crate) condstore: bool,
     /// VANISHED instead of EXPUNGE (RFC 7162 §3.2).
     pub(crate) qresync: bool,
+    /// No sequence numbers, neither way (RFC 9586).
+    pub(crate) uid_only: bool,
 }
 
 /// Who has logged in.

@@ -29,6 +29,9 @@ use std::sync::Arc;
 const MEMORY_OCTETS_MAX: usize = 512 * 1024;
 /// Message-IDs of one message that are looked at for its thread.
 const THREAD_IDS_MAX: usize = 40;
+/// How many of these References may fill: of more, the first and the last ones count, which are the thread's root and
+/// the nearest parents.
+const REFERENCES_MAX: usize = 30;
 
 /// A message on its way in.
 pub struct Spool {
@@ -140,7 +143,12 @@ impl Spool {
 pub(crate) fn facts_of(scanner: Scanner) -> Facts {
     let scanned = scanner.finish();
     let found = scanned.facts();
-    let message_ids = found.message_id.iter().chain(&found.references).chain(&found.in_reply_to);
+    let (root, parents) = match found.references.split_first() {
+        Some((root, parents)) => (Some(root), parents),
+        None => (None, &[][..]),
+    };
+    let parents = parents.get(parents.len().saturating_sub(REFERENCES_MAX - 1)..).unwrap_or(parents);
+    let message_ids = found.message_id.iter().chain(root).chain(parents).chain(&found.in_reply_to);
     Facts {
         envelope: scanned.envelope().into(),
         body_structure: scanned.bodystructure().into(),

@@ -21,6 +21,7 @@ mod keys;
 mod mailbox;
 mod messages;
 mod quota;
+mod reading;
 mod records;
 mod recover;
 mod sequencer;
@@ -35,6 +36,7 @@ pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
 pub use messages::{Difference, KeywordNumbers, Message, Messages};
 pub use quota::{QUOTA_ROOTS_MAX, Quota};
+pub use reading::Whole;
 pub use records::{
     AccountRecord, AccountState, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits, Locator, LogEntry,
     Settings, Summary,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rookery_auth::Sessions;
-use rookery_imap::{ImapConfig, Services};
+use rookery_imap::{ImapConfig, Services, SortTables};
 use rookery_net::{Drain, Gate, Listener, Networks, ServerTls, Service};
 use tokio::task::JoinSet;
 
@@ -32,6 +32,7 @@ pub(crate) fn services(
         registrar: Arc::clone(&data.node.registrar),
         administrators: data.node.administrators.clone(),
         tls,
+        sort_tables: SortTables::new(settings.sort_memory_octets_max),
         config: settings,
         hostname: hostname.to_owned(),
         trusted,

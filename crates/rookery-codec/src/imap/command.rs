@@ -3,7 +3,9 @@
 //!
 //! APPEND is no [`Command`]: its message is streamed, see [`crate::imap::server::Decoded::AppendStart`].
 
-use super::types::{IdParams, LiteralKind, MessageSet, Partial, Secret, Section, StatusItem, Tag, WireName};
+use super::types::{
+    IdParams, LiteralKind, MessageSet, Partial, PartialRange, Secret, Section, StatusItem, Tag, WireName,
+};
 use bytes::Bytes;
 use rookery_types::{Flag, InternalDate, Keyword, Rights, SequenceSet, SpecialUse, SystemFlags, UidValidity};
 use std::num::NonZeroU32;
@@ -319,6 +321,8 @@ pub struct SearchReturn {
     pub count: bool,
     /// `SAVE`
     pub save: bool,
+    /// `PARTIAL` (RFC 9394 §3.1); never together with `ALL`.
+    pub partial: Option<PartialRange>,
 }
 
 /// `search-key` of RFC 9051 §9. Strings are octets in the command's charset.
@@ -506,6 +510,8 @@ pub struct Fetch {
     pub changed_since: Option<u64>,
     /// `VANISHED` (RFC 7162 §3.2.6): only with UID and CHANGEDSINCE.
     pub vanished: bool,
+    /// `PARTIAL` (RFC 9394 §3.3): only with UID.
+    pub partial: Option<PartialRange>,
 }
 
 /// `fetch-att` of RFC 9051 §9.

@@ -16,6 +16,7 @@ pub(crate) fn enable(wire: &mut Wire, user: &mut User, names: &[Box<str>]) -> Ou
             "IMAP4REV2" => (&mut enabled.rev2, "IMAP4rev2"),
             "CONDSTORE" => (&mut enabled.condstore, "CONDSTORE"),
             "QRESYNC" => (&mut enabled.qresync, "QRESYNC"),
+            "UIDONLY" => (&mut enabled.uid_only, "UIDONLY"),
             _ => continue,
         };
         if !std::mem::replace(switch, true) {

@@ -7,6 +7,7 @@ use crate::session::{Selected, User};
 use crate::tell;
 use crate::wire::Wire;
 use rookery_codec::imap::command::{Fetch, FetchItem};
+use rookery_codec::imap::types::PartialRange;
 use rookery_codec::imap::{Code, MessageSet, Response};
 use rookery_store::{FlagChange, FlagList, MailboxState, Message, Messages};
 use rookery_types::{ContentId, Rights, SeqNum, SystemFlags, UidSet};
@@ -30,14 +31,18 @@ pub(crate) async fn fetch(
     if fetch.vanished && !user.enabled.qresync {
         return Err(Answer::bad("ENABLE QRESYNC comes first").into());
     }
-    let places = selected.resolve(&fetch.set, fetch.uid)?;
+    let mut places = selected.resolve(&fetch.set, fetch.uid)?;
+    if let Some(range) = fetch.partial {
+        places = some_of(&places, range);
+    }
     if fetch.changed_since.is_some() || fetch.items.contains(&FetchItem::ModSeq) {
         user.enabled.condstore = true;
     }
     if let (true, Some(since)) = (fetch.vanished, fetch.changed_since) {
         vanished(wire, selected, &fetch.set, since).await?;
     }
-    let plan = Plan::new(fetch.items, fetch.uid, fetch.changed_since.is_some());
+    let with_uid = fetch.uid && !user.enabled.uid_only;
+    let plan = Plan::new(fetch.items, with_uid, fetch.changed_since.is_some());
     let (state, newest) = selected.now();
     tell::new_keywords(wire, user, selected, &state);
     let since = fetch.changed_since.unwrap_or(0);
@@ -77,6 +82,19 @@ pub(crate) async fn fetch(
     })
 }
 
+/// The places that PARTIAL names among these (RFC 9394 §3.3). It comes before CHANGEDSINCE (§3.4).
+fn some_of(places: &[Range<usize>], range: PartialRange) -> Vec<Range<usize>> {
+    let wanted = range.places(places.iter().map(Range::len).sum());
+    let mut passed = 0;
+    let cut = |here: &Range<usize>| {
+        let at = |n: usize| here.start + n.saturating_sub(passed).min(here.len());
+        let part = at(wanted.start)..at(wanted.end);
+        passed += here.len();
+        part
+    };
+    places.iter().map(cut).filter(|part| !part.is_empty()).collect()
+}
+
 fn job(
     user: &User,
     selected: &Selected,
@@ -88,6 +106,7 @@ fn job(
         account: selected.mailbox.account().clone(),
         plan,
         keywords: state.settings.keywords.clone(),
+        uid_only: user.enabled.uid_only,
         recent: (!user.enabled.rev2).then(|| selected.view.recent().clone()),
         messages,
     }

@@ -2,7 +2,7 @@
 
 use super::body::{Content, Data, UnknownCte, cut, section_of};
 use super::plan::{Plan, Source};
-use crate::tell::keyword_names;
+use crate::tell::{self, keyword_names};
 use bytes::{BufMut, Bytes, BytesMut};
 use rookery_codec::imap::command::FetchItem;
 use rookery_codec::imap::print::FetchWriter;
@@ -20,6 +20,8 @@ pub(crate) struct Job {
     pub(crate) account: Account,
     pub(crate) plan: Arc<Plan>,
     pub(crate) keywords: Arc<Vec<Keyword>>,
+    /// Whether UIDFETCH responses are wanted (RFC 9586 §3.3).
+    pub(crate) uid_only: bool,
     /// \Recent ones; `None`: the session does not know \Recent.
     pub(crate) recent: Option<UidSet>,
     pub(crate) messages: Vec<(SeqNum, Message)>,
@@ -102,7 +104,7 @@ impl One<'_> {
         for item in &job.plan.items {
             ready.push(self.prepare(item, &mut rendered.unknown_cte)?);
         }
-        let mut writer = FetchWriter::begin(out, seq);
+        let mut writer = tell::begin(out, job.uid_only, seq, self.message);
         for (item, ready) in job.plan.items.iter().zip(ready) {
             match ready {
                 None => simple(&mut writer, self.job, self.message, self.facts.as_ref(), item),
@@ -234,7 +236,7 @@ pub(crate) fn simple(
 /// Writes messages of a job that needs nothing but memory.
 pub(crate) fn render_from_memory(job: &Job, seq: SeqNum, message: &Message, out: &mut BytesMut) {
     debug_assert_eq!(job.plan.source, Source::Memory);
-    let mut writer = FetchWriter::begin(out, seq);
+    let mut writer = tell::begin(out, job.uid_only, seq, message);
     job.plan.items.iter().for_each(|item| simple(&mut writer, job, message, None, item));
     writer.end();
 }

@@ -13,4 +13,5 @@ mod names;
 mod quota;
 mod replay;
 mod searching;
+mod sorting;
 mod wire;

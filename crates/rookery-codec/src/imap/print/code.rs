@@ -173,6 +173,7 @@ pub(crate) const PLAIN: &[(Code, &str)] = &[
     (Code::ServerBug, "SERVERBUG"),
     (Code::TooBig, "TOOBIG"),
     (Code::UidNotSticky, "UIDNOTSTICKY"),
+    (Code::UidRequired, "UIDREQUIRED"),
     (Code::Unavailable, "UNAVAILABLE"),
     (Code::UnknownCte, "UNKNOWN-CTE"),
     (Code::UseAttr, "USEATTR"),
