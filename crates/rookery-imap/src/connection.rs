@@ -200,6 +200,10 @@ impl Driver {
 
     async fn command(&mut self, tagged: Tagged) -> Result<Next, Failure> {
         let Tagged { tag, command } = tagged;
+        if self.state.is_gone() {
+            self.wire.put(&bye(Some(Code::NonExistent), "The account was deleted or renamed"));
+            return Ok(Next::Close);
+        }
         let timing = Timing::start(&measure::NAMES, measure::verb(&command), tag.as_str());
         if let (Command::StartTls, State::NotAuthenticated) = (&command, &self.state)
             && self.services.tls.is_some()

@@ -87,6 +87,9 @@ pub(crate) enum User {
     Add {
         /// `joe`, or `joe@example.org`.
         name: String,
+        /// Without mailboxes: somebody who only logs in, an administrator.
+        #[arg(long)]
+        login_only: bool,
         #[command(flatten)]
         password: NewPassword,
     },

@@ -21,12 +21,13 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
         directory: Arc::clone(&parts.node.directory),
         router: parts.router.clone(),
         authenticator: Arc::clone(&parts.node.authenticator),
+        registrar: Arc::clone(&parts.node.registrar),
+        administrators: parts.node.administrators.clone(),
         tls: parts.tls.clone(),
         sort_tables: SortTables::new(settings.sort_memory_octets_max),
         config: settings,
         hostname: parts.hostname.clone(),
         trusted: live::trusted(config)?,
-        admins: config.admins(),
         sessions: parts.sessions.clone(),
     })
 }

@@ -22,7 +22,7 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
         tls: parts.tls.clone(),
         authenticator: Some(Arc::clone(&parts.node.authenticator)),
         plaintext: live::trusted(config)?,
-        admins: config.admins(),
+        admins: parts.node.administrators.site().to_vec(),
     };
     let services = Services::new(config.lmtp.clone(), site, Arc::new(house));
     services.map_err(|error| Failure::new(Kind::Usage, error))

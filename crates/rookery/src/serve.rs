@@ -19,7 +19,7 @@ use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
-use rookery_route::Router;
+use rookery_route::{Registrar, Router};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
@@ -124,7 +124,7 @@ impl Data {
             let set = directory.set_default_domain(config.default_domain.clone()).await;
             set.map_err(|error| failed("the directory", &error))?;
         }
-        let admins = config.admins();
+        let administrators = config.administrators();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
         let users = (!config.auth.passwd_file.as_os_str().is_empty())
@@ -137,7 +137,7 @@ impl Data {
             Arc::new(DirectoryAccounts {
                 directory: directory.clone(),
                 newcomers: Arc::clone(&newcomers),
-                admins,
+                administrators: administrators.clone(),
             }),
             Arc::new(hasher),
             AuthenticatorOptions {
@@ -151,6 +151,8 @@ impl Data {
         let directory: Arc<dyn Directory> = Arc::new(directory);
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default())
             .with_newcomers(newcomers.clone());
+        let mailboxes = config.accounts.parsed().map_err(|error| Failure::new(Kind::Usage, error))?;
+        let registrar = Arc::new(Registrar::new(Arc::clone(&directory), store.clone(), mailboxes));
         let node = Arc::new(Node {
             config: config.clone(),
             store,
@@ -158,6 +160,8 @@ impl Data {
             authenticator,
             newcomers,
             making: Default::default(),
+            registrar,
+            administrators,
         });
         let maker = Arc::downgrade(&node);
         node.newcomers.set_maker(Box::new(move |user| {
@@ -274,7 +278,7 @@ pub(crate) async fn run(
     let hostname = config.hostname();
     let data = Data::open(&config).await?;
     let node = Arc::clone(&data.node);
-    let resolved = node.resolve_reservations().await;
+    let resolved = node.registrar.resolve_reservations().await;
     resolved.map_err(|error| failed("accounts that were being made", &error))?;
     let tls = make_tls(&config, &hostname)?;
     let bound = Bound::all(&config)?;

@@ -12,6 +12,7 @@ mod fetch;
 mod id;
 pub(crate) mod idle;
 mod list;
+mod list_all;
 mod lsub;
 mod mailboxes;
 mod metadata;

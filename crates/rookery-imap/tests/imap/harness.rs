@@ -15,7 +15,7 @@ use rookery_imap::{ImapConfig, Services, SortTables, serve_connection};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, ServerTls, Stream};
-use rookery_route::Router;
+use rookery_route::{Administrators, Registrar, Router};
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
 use rookery_types::{
@@ -32,7 +32,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// A server with the users ann, joe and max, who administers it; everyone's password is `secret`.
+/// A server with the users ann, joe and max; everyone's password is `secret`. Max administers it, as root does without
+/// having an account, and adm@b.test the domain b.test.
 pub(crate) struct Site {
     pub(crate) services: Arc<Services>,
     pub(crate) drain: Drain,
@@ -43,9 +44,13 @@ struct EverySecret(String);
 
 impl Accounts for EverySecret {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
-        let known = ["ann", "joe", "max"].contains(&user.local());
+        let known = ["ann", "joe", "max", "root", "adm", "eve"].contains(&user.local());
         let credential = Credential { verifier: Some(self.0.clone()), state: AccountState::Active };
         Box::pin(async move { Ok(known.then_some(credential)) })
+    }
+
+    fn may_act_as(&self, who: &UserName, _whom: &UserName) -> bool {
+        who.local() == "root"
     }
 }
 
@@ -83,7 +88,10 @@ impl Site {
         let verifier = hasher.hash(b"secret").await.unwrap();
         let options = AuthenticatorOptions::new("example.org");
         let authenticator = Authenticator::new(Arc::new(EverySecret(verifier)), Arc::new(hasher), options);
+        let user = |name| UserName::parse(name, "example.org").unwrap();
         let services = Services {
+            registrar: Arc::new(Registrar::new(directory.clone(), store.clone(), vec![])),
+            administrators: Administrators::new(vec![user("root"), user("max")], vec![user("adm@b.test")]),
             router: Router::new(directory.clone(), store.node(), Style::Rookery),
             store,
             directory,
@@ -92,7 +100,6 @@ impl Site {
             config,
             hostname: "mail.example.org".to_string(),
             trusted: Networks::none(),
-            admins: vec![UserName::parse("max", "example.org").unwrap()],
             sessions: Sessions::new(),
             sort_tables: SortTables::new(1 << 20),
         };
@@ -196,7 +203,7 @@ impl Site {
     }
 
     /// Plays a script. Clients come to be as users' sessions when they are first named: A and B are ann's, J is
-    /// joe's, M is max's; X has not logged in.
+    /// joe's, M max's, R root's, D adm@b.test's, E eve@b.test's; X has not logged in.
     pub(crate) async fn play(&self, script: &str) {
         let mut clients: BTreeMap<char, Client> = BTreeMap::new();
         for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--")) {
@@ -206,6 +213,9 @@ impl Site {
                 place.insert(match who {
                     'J' => self.login("joe").await,
                     'M' => self.login("max").await,
+                    'R' => self.login("root").await,
+                    'D' => self.login("adm@b.test").await,
+                    'E' => self.login("eve@b.test").await,
                     'X' => self.connect().await,
                     _ => self.login("ann").await,
                 });

@@ -20,8 +20,11 @@ pub(crate) struct Config {
     pub default_domain: String,
     /// The server's name in greetings and Received lines; empty: what the system says.
     pub hostname: String,
-    /// Users who administer the server.
+    /// Users who administer the server: over IMAP they see all accounts as `user/NAME`. No password is theirs by
+    /// being named here.
     pub admins: Vec<String>,
+    /// Users who administer the domain in their name, as `NAME@domain`, and nothing outside of it.
+    pub domain_admins: Vec<String>,
     /// IMAP.
     pub imap: ImapSection,
     /// POP3.
@@ -181,6 +184,7 @@ impl Default for Config {
             default_domain: "localhost".to_owned(),
             hostname: String::new(),
             admins: Vec::new(),
+            domain_admins: Vec::new(),
             imap: ImapSection::default(),
             pop3: Pop3Config::default(),
             lmtp: LmtpConfig::default(),
@@ -284,6 +288,13 @@ impl Config {
                 fault("admins", error.to_string());
             }
         }
+        for admin in &self.domain_admins {
+            if !admin.contains('@') {
+                fault("domain_admins", format!("'{admin}' must be written as NAME@domain"));
+            } else if let Err(error) = rookery_types::UserName::parse(admin, &self.default_domain) {
+                fault("domain_admins", error.to_string());
+            }
+        }
         if self.data_dir.as_os_str().is_empty() {
             fault("data_dir", "must name a folder".to_owned());
         }
@@ -359,10 +370,13 @@ impl Config {
         }
     }
 
-    /// Who administers the server. What is no user's name was told as a fault.
-    pub(crate) fn admins(&self) -> Vec<rookery_types::UserName> {
-        let names = self.admins.iter();
-        names.filter_map(|name| rookery_types::UserName::parse(name, &self.default_domain).ok()).collect()
+    /// Who administers what. What is no user's name was told as a fault.
+    pub(crate) fn administrators(&self) -> rookery_route::Administrators {
+        let users = |names: &[String]| {
+            let names = names.iter();
+            names.filter_map(|name| rookery_types::UserName::parse(name, &self.default_domain).ok()).collect()
+        };
+        rookery_route::Administrators::new(users(&self.admins), users(&self.domain_admins))
     }
 
     /// Where the running server takes commands.
