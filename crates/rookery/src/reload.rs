@@ -121,7 +121,7 @@ fn is_live(name: &str) -> bool {
     let covers =
         |live: &&str| name == *live || name.strip_prefix(*live).is_some_and(|rest| rest.starts_with('.'));
     let socket = name.rsplit('.').next().is_some_and(|last| SOCKETS.contains(&last));
-    LIVE.iter().any(|live| covers(live)) && !socket
+    LIVE.iter().any(covers) && !socket
 }
 
 /// Every setting by its name with its section.
