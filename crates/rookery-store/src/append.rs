@@ -179,6 +179,13 @@ pub struct NewMessage {
     pub date: InternalDate,
 }
 
+/// What a message had before, and has again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbered {
+    pub(crate) uid: Uid,
+    pub(crate) saved_unix_seconds: u32,
+}
+
 /// Where new messages went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appended {
@@ -191,7 +198,7 @@ pub struct Appended {
 impl Account {
     /// Puts messages into a mailbox, all or none of them. When it returns they are on stable storage.
     pub async fn append(&self, to: MailboxId, messages: Vec<NewMessage>) -> Result<Appended, StoreError> {
-        let appended = self.append_in_place_of(to, messages, None).await?;
+        let appended = self.append_in_place_of(to, messages, Vec::new(), None).await?;
         appended.ok_or(StoreError::NoContent)
     }
 
@@ -204,13 +211,24 @@ impl Account {
         message: NewMessage,
         (from, old): (MailboxId, Uid),
     ) -> Result<Option<Appended>, StoreError> {
-        self.append_in_place_of(to, vec![message], Some((from, old))).await
+        self.append_in_place_of(to, vec![message], Vec::new(), Some((from, old))).await
+    }
+
+    /// Puts messages into a mailbox under UIDs that they had before.
+    pub(crate) async fn append_numbered(
+        &self,
+        to: MailboxId,
+        messages: Vec<NewMessage>,
+        numbers: Vec<Numbered>,
+    ) -> Result<(), StoreError> {
+        self.append_in_place_of(to, messages, numbers, None).await.map(drop)
     }
 
     async fn append_in_place_of(
         &self,
         to: MailboxId,
         messages: Vec<NewMessage>,
+        numbers: Vec<Numbered>,
         replaced: Option<(MailboxId, Uid)>,
     ) -> Result<Option<Appended>, StoreError> {
         if self.store.is_full() {
@@ -238,7 +256,7 @@ impl Account {
                             {
                                 return Ok(None);
                             }
-                            append_messages(t, self, to, &messages, &placed).map(Some)
+                            append_messages(t, self, to, &messages, &numbers, &placed).map(Some)
                         }
                     }
                 })
@@ -304,6 +322,7 @@ fn append_messages(
     account: &Account,
     to: MailboxId,
     messages: &[NewMessage],
+    numbers: &[Numbered],
     placed: &[Option<Placed>],
 ) -> Result<Appended, StoreError> {
     let uid_validity = t.mailbox(to).ok_or(StoreError::NoMailbox)?.settings.uid_validity;
@@ -311,13 +330,21 @@ fn append_messages(
     let more = Held { octets, messages: messages.len() as u64 };
     quota::check(t, to, more)?;
     quota::add(t, to, more);
-    let saved_unix_seconds = now_unix();
+    let now = now_unix();
     let modseq = t.modseq;
     let mut changes = Vec::with_capacity(messages.len());
     let mut uids = Vec::with_capacity(messages.len());
-    for (message, placed) in messages.iter().zip(placed) {
+    for (at, (message, placed)) in messages.iter().zip(placed).enumerate() {
+        let numbered = numbers.get(at);
+        let saved_unix_seconds = numbered.map_or(now, |numbered| numbered.saved_unix_seconds);
         let keywords = KeywordNumbers::new(numbers_for(t, to, &message.keywords)?);
         let mailbox = t.change(to).ok_or(StoreError::NoMailbox)?;
+        if let Some(numbered) = numbered {
+            if numbered.uid.get() < mailbox.summary.uid_next {
+                return Err(StoreError::AlreadyExists);
+            }
+            mailbox.summary.uid_next = numbered.uid.get();
+        }
         let uid = next_uid(&mut mailbox.summary)?;
         mailbox.summary.add(message.body.size(), message.flags);
         refer(t, account, to, uid, &message.body, placed.as_ref())?;

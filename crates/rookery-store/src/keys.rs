@@ -175,6 +175,11 @@ pub(crate) fn queued_mailbox(key: &[u8]) -> Option<MailboxId> {
     Some(MailboxId { account: account_of(key)?, number })
 }
 
+/// The second in the key of what was expunged or deleted.
+pub(crate) fn queued_second(key: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(*key.get(8..12)?.first_chunk::<4>()?))
+}
+
 /// The UID at the end of a message's key.
 pub(crate) fn uid_of(key: &[u8]) -> Option<Uid> {
     key.last_chunk::<4>().and_then(|octets| Uid::new(u32::from_be_bytes(*octets)))

@@ -25,8 +25,10 @@ mod quota;
 mod reading;
 mod records;
 mod recover;
+mod restore;
 mod sequencer;
 mod store;
+mod undelete;
 mod volume;
 
 pub use account::Account;
@@ -43,6 +45,8 @@ pub use records::{
     AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits,
     Locator, LogEntry, Settings, Summary,
 };
+pub use restore::{RestoredMailbox, RestoredMessage};
 pub use sequencer::{MailboxState, Tree};
 pub use store::{FORMAT, NewAccount, OpenError, Store, StoreOptions};
+pub use undelete::{DeletedAccount, DeletedMailbox, Expunged};
 pub use volume::VolumeError;

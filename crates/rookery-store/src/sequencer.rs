@@ -463,6 +463,11 @@ impl Transaction<'_> {
             .filter(|state| state.settings.deleted_unix_seconds.is_none())
     }
 
+    /// All mailboxes as they are now, deleted ones that are kept included.
+    pub(crate) fn all_mailboxes(&self) -> impl Iterator<Item = &MailboxState> {
+        self.sequencer.mailboxes.values().map(|(_, state)| &**state)
+    }
+
     /// The mailboxes that will be quota roots, in no order. Cheap where there are none.
     pub(crate) fn roots(&self) -> impl Iterator<Item = &MailboxState> {
         let known = self.sequencer.roots.iter().filter(|number| !self.staged.contains_key(number));
