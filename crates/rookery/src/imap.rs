@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rookery_auth::Sessions;
-use rookery_imap::{ImapConfig, Services, SortTables};
+use rookery_imap::{HeaderTexts, ImapConfig, Services, SortTables};
 use rookery_net::{Drain, Gate, Listener, Networks, ServerTls, Service};
 use tokio::task::JoinSet;
 
@@ -30,6 +30,7 @@ pub(crate) fn services(
         router: data.router.clone(),
         authenticator: Arc::clone(&data.node.authenticator),
         tls,
+        header_texts: HeaderTexts::new(settings.search_memory_octets_max),
         sort_tables: SortTables::new(settings.sort_memory_octets_max),
         config: settings,
         hostname: hostname.to_owned(),

@@ -1,6 +1,7 @@
 //! Search keys asked of messages' records and octets, on a blocking thread.
 
 use super::compile::{Compiled, Scene, compares};
+use super::headers::Field;
 use crate::fetch::{Content, WHOLE_OCTETS_MAX};
 use rookery_codec::imap::command::{DateField, DateTest, Day};
 use rookery_mime::{Needle, SearchBuffers, SearchScope, Structure, search_text_with};
@@ -17,8 +18,14 @@ pub(crate) fn matches(
     let mut buffers = SearchBuffers::default();
     let mut ask = |message: &Message, whole: Option<Whole>| {
         let content = Content::new(account, message.content, message.size);
-        let mut asked =
-            Asked { account, message, scene: Scene { recent }, content, whole, buffers: &mut buffers };
+        let mut asked = Asked {
+            account,
+            message,
+            scene: Scene { recent, headers: None },
+            content,
+            whole,
+            buffers: &mut buffers,
+        };
         asked.matches(key)
     };
     if !key.reads_whole() {
@@ -77,7 +84,8 @@ impl Asked<'_, '_> {
             Compiled::Text(needle) => self.search(needle, SearchScope::Text),
             Compiled::Body(needle) => self.search(needle, SearchScope::Body),
             Compiled::Header(name, needle) => self.header(needle, SearchScope::Header(name)),
-            Compiled::Addresses(name, needle) => self.header(needle, SearchScope::Addresses(name)),
+            Compiled::Field(Field::Subject, needle) => self.header(needle, SearchScope::Header("Subject")),
+            Compiled::Field(field, needle) => self.header(needle, SearchScope::Addresses(field.name())),
             // The others are known from memory.
             _ => Ok(false),
         }
