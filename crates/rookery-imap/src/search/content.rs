@@ -16,7 +16,7 @@ pub(crate) fn matches(
     recent: &UidSet,
 ) -> Vec<Result<bool, StoreError>> {
     let mut buffers = SearchBuffers::default();
-    let mut ask = |message: &Message, whole: Option<Whole>| {
+    let mut ask = |message: &Message, whole: Option<Whole<'_>>| {
         let content = Content::new(account, message.content, message.size);
         let mut asked = Asked {
             account,
@@ -57,7 +57,7 @@ struct Asked<'a, 'b> {
     scene: Scene<'a>,
     content: Content<'a>,
     /// The message, if all keys need it anyway.
-    whole: Option<Whole>,
+    whole: Option<Whole<'a>>,
     buffers: &'b mut SearchBuffers,
 }
 
@@ -97,7 +97,7 @@ impl Asked<'_, '_> {
     }
 
     fn search(&mut self, needle: &Needle, scope: SearchScope<'_>) -> Result<bool, StoreError> {
-        if let Some(Whole { octets, structure }) = &self.whole
+        if let Some(Whole { octets, structure }) = self.whole
             && let Ok(structure) = Structure::decode(structure)
         {
             return Ok(search_text_with(self.buffers, octets, &structure, needle, scope));

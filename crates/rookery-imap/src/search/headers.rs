@@ -176,7 +176,7 @@ pub(crate) fn read(account: &Account, messages: &[&Message]) -> Vec<Result<NewRo
     let contents: Vec<ContentId> = small.iter().map(|message| message.content).collect();
     account.read_many(&contents, |at, whole| {
         if let Some(message) = small.get(at) {
-            rows.push(whole.map(|whole| row(message, &whole.octets)));
+            rows.push(whole.map(|whole| row(message, whole.octets)));
         }
     });
     for message in messages.iter().filter(|message| message.size > WHOLE_OCTETS_MAX) {
