@@ -95,9 +95,9 @@ mod tests {
     use rookery_types::AccountId;
 
     #[derive(Default)]
-    struct Some(usize);
+    struct Counted(usize);
 
-    impl Rows for Some {
+    impl Rows for Counted {
         fn len(&self) -> usize {
             self.0
         }
@@ -110,25 +110,25 @@ mod tests {
     #[test]
     fn what_was_used_longest_ago_goes_first() {
         let id = |number| MailboxId { account: AccountId::FIRST, number };
-        let kept = Kept::new(20);
+        let kept: Kept<Counted> = Kept::new(20);
         let known = |number| kept.get(id(number), 10).0;
         for number in [1, 2] {
-            kept.put(id(number), &Arc::new(Some(10)));
+            kept.put(id(number), &Arc::new(Counted(10)));
         }
         known(1);
-        kept.put(id(3), &Arc::new(Some(10)));
+        kept.put(id(3), &Arc::new(Counted(10)));
         assert_eq!((known(1), known(2), known(3)), (10, 0, 10));
-        kept.put(id(4), &Arc::new(Some(21)));
+        kept.put(id(4), &Arc::new(Counted(21)));
         assert_eq!((known(4), known(1)), (0, 10));
-        kept.put(id(1), &Arc::new(Some(5)));
+        kept.put(id(1), &Arc::new(Counted(5)));
         assert_eq!(kept.0.lock().octets, 15);
     }
 
     #[test]
     fn rows_of_messages_that_are_gone_are_not_kept_for_ever() {
         let id = MailboxId { account: AccountId::FIRST, number: 1 };
-        let kept = Kept::new(1 << 20);
-        kept.put(id, &Arc::new(Some(10_000)));
+        let kept: Kept<Counted> = Kept::new(1 << 20);
+        kept.put(id, &Arc::new(Counted(10_000)));
         assert_eq!(kept.get(id, 9_000).0, 10_000);
         assert_eq!(kept.get(id, 100).0, 0);
     }
