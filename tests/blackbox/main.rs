@@ -5,6 +5,7 @@ mod command_line;
 mod corpus;
 mod crash;
 mod curl;
+mod cyradm;
 mod dialogue;
 mod extremes;
 mod full_disk;

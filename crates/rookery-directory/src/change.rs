@@ -172,12 +172,18 @@ impl<'a> Change<'a> {
         Ok(Arc::new(entry))
     }
 
-    pub(crate) fn activate(&mut self, id: AccountId) -> Result<Arc<Entry>, DirectoryError> {
+    /// `state`: what the reserved account becomes.
+    pub(crate) fn activate(
+        &mut self,
+        id: AccountId,
+        state: AccountState,
+    ) -> Result<Arc<Entry>, DirectoryError> {
         let entry = self.edit(id, |entry| match entry.state {
-            AccountState::Reserved { .. } | AccountState::Active => {
-                entry.state = AccountState::Active;
+            AccountState::Reserved { .. } => {
+                entry.state = state;
                 Ok(())
             }
+            now if now == state => Ok(()),
             _ => Err(DirectoryError::Refused("only a reserved account is activated")),
         })?;
         if !self.batch.is_empty() {

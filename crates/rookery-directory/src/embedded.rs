@@ -261,7 +261,11 @@ impl Directory for EmbeddedDirectory {
     }
 
     fn activate(&self, id: AccountId) -> Answer<'_, Arc<Entry>> {
-        self.change(move |change| change.activate(id))
+        self.change(move |change| change.activate(id, AccountState::Active))
+    }
+
+    fn activate_login(&self, id: AccountId) -> Answer<'_, Arc<Entry>> {
+        self.change(move |change| change.activate(id, AccountState::LoginOnly))
     }
 
     fn set_verifier(&self, id: AccountId, verifier: Option<Verifier>) -> Answer<'_, Arc<Entry>> {

@@ -89,10 +89,13 @@ pub trait Directory: Send + Sync {
     /// Makes a reserved account active. An active one stays so.
     fn activate(&self, id: AccountId) -> Answer<'_, Arc<Entry>>;
 
+    /// Makes a reserved account one that is only there to log in: an administrator's, without mailboxes.
+    fn activate_login(&self, id: AccountId) -> Answer<'_, Arc<Entry>>;
+
     /// Sets what logins are checked against; `None`: no login is possible.
     fn set_verifier(&self, id: AccountId, verifier: Option<Verifier>) -> Answer<'_, Arc<Entry>>;
 
-    /// Sets active, suspended or deleted; reservations end by [`Directory::activate`] or [`Directory::remove`].
+    /// Sets any state but reserved; reservations end by [`Directory::activate`] or [`Directory::remove`].
     fn set_state(&self, id: AccountId, state: AccountState) -> Answer<'_, Arc<Entry>>;
 
     /// Gives an account another name, in the same domain or another that exists. A user's account stays one.

@@ -139,6 +139,7 @@ pub(crate) fn encode_account(key: &[u8], entry: &Entry) -> Bytes {
         AccountState::Active => e.u8(1),
         AccountState::Suspended => e.u8(2),
         AccountState::Deleted => e.u8(3),
+        AccountState::LoginOnly => e.u8(4),
     };
     e.text(entry.verifier.as_ref().map_or("", Verifier::as_str)).varint(entry.revision);
     e.seal(key)
@@ -167,6 +168,7 @@ fn account_state(d: &mut Decoder<'_>) -> Option<AccountState> {
         1 => Some(AccountState::Active),
         2 => Some(AccountState::Suspended),
         3 => Some(AccountState::Deleted),
+        4 => Some(AccountState::LoginOnly),
         _ => None,
     }
 }
@@ -254,6 +256,7 @@ mod tests {
             Just(AccountState::Active),
             Just(AccountState::Suspended),
             Just(AccountState::Deleted),
+            Just(AccountState::LoginOnly),
         ];
         let numbers = (1u64.., any::<u64>(), any::<[u8; 16]>(), any::<u64>(), any::<u64>());
         (name, state, numbers, proptest::option::of(".{1,40}")).prop_map(

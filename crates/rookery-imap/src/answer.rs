@@ -4,6 +4,7 @@
 
 use rookery_codec::imap::{Code, Condition, Response, Status, Tag};
 use rookery_net::IoError;
+use rookery_route::RegistrarError;
 use rookery_store::StoreError;
 use rookery_types::NameError;
 use std::borrow::Cow;
@@ -96,6 +97,22 @@ impl From<IoError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         Answer::from(error).into()
+    }
+}
+
+impl From<RegistrarError> for Failure {
+    fn from(error: RegistrarError) -> Failure {
+        match error {
+            RegistrarError::Exists(_) => Answer::from(StoreError::AlreadyExists).into(),
+            RegistrarError::NotFound(_) => no_such_mailbox().into(),
+            RegistrarError::Refused(why) => Answer::no(Code::Cannot, why).into(),
+            RegistrarError::Name(error) => error.into(),
+            RegistrarError::Store(error) => error.into(),
+            RegistrarError::Directory(error) => {
+                tracing::error!(%error, "the directory failed a command");
+                Answer::no(Code::Unavailable, "Accounts cannot be changed at the moment").into()
+            }
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Backing for House {
         let account = self.store.account(account).await?;
         let tree = account.tree();
         let owner = author.is_some() && account.owner().as_ref() == author;
-        let asker = Asker { user: author, groups: &[], owner };
+        let asker = Asker { user: author, groups: &[], owner, administrator: false };
         let may_post = |id: &MailboxId| {
             tree.state(*id).is_some_and(|state| state.settings.acl.rights_of(&asker).contains(Rights::POST))
         };

@@ -7,6 +7,12 @@
 //! - Nothing is relayed to other nodes yet: an account whose home is another node is answered with
 //!   [`RouteError::Elsewhere`], never as if it did not exist.
 
+mod administrators;
+mod registrar;
+
+pub use administrators::{Administrators, Authority};
+pub use registrar::{Registrar, RegistrarError};
+
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};
 use rookery_store::{Account, Store, StoreError};
 use rookery_types::{
@@ -80,11 +86,11 @@ pub enum AccountError {
 
 /// Decides where the commands on an account's mailboxes run.
 ///
-/// Reserved and deleted accounts do not exist for anyone; suspended ones do, since mail still comes in and others
+/// Reserved and deleted accounts, and those that are only there to log in, do not exist for anyone; suspended ones do, since mail still comes in and others
 /// read what was shared with them.
 pub fn route(entry: &Entry, here: NodeId, _abilities: &ClientAbilities) -> Result<Route, RouteError> {
     match entry.state {
-        AccountState::Reserved { .. } | AccountState::Deleted => {
+        AccountState::Reserved { .. } | AccountState::Deleted | AccountState::LoginOnly => {
             Err(RouteError::NonExistent(entry.name.clone()))
         }
         AccountState::Active | AccountState::Suspended if entry.home.node == here => {

@@ -10,7 +10,7 @@ use crate::account::Account;
 use crate::committer::TailEntry;
 use crate::error::StoreError;
 use crate::keys;
-use crate::mailbox::{numbers_for, put_messages};
+use crate::mailbox::{expunge_messages, numbers_for, put_messages};
 use crate::messages::{KeywordNumbers, Message};
 use crate::quota;
 use crate::records::{self, Change, ContentRecord, Facts, Held, Summary};
@@ -191,6 +191,28 @@ pub struct Appended {
 impl Account {
     /// Puts messages into a mailbox, all or none of them. When it returns they are on stable storage.
     pub async fn append(&self, to: MailboxId, messages: Vec<NewMessage>) -> Result<Appended, StoreError> {
+        let appended = self.append_in_place_of(to, messages, None).await?;
+        appended.ok_or(StoreError::NoContent)
+    }
+
+    /// Puts a message into a mailbox and takes another out of an open mailbox of this account, in one step: both
+    /// happen or neither, and the quota sees the difference only. `None`: the other is not there any more, and
+    /// nothing was done.
+    pub async fn replace(
+        &self,
+        to: MailboxId,
+        message: NewMessage,
+        (from, old): (MailboxId, Uid),
+    ) -> Result<Option<Appended>, StoreError> {
+        self.append_in_place_of(to, vec![message], Some((from, old))).await
+    }
+
+    async fn append_in_place_of(
+        &self,
+        to: MailboxId,
+        messages: Vec<NewMessage>,
+        replaced: Option<(MailboxId, Uid)>,
+    ) -> Result<Option<Appended>, StoreError> {
         if self.store.is_full() {
             return Err(StoreError::NoSpace);
         }
@@ -210,7 +232,14 @@ impl Account {
                     missing = first_missing(t, &messages, &placed)?;
                     match missing {
                         Some(_) => Err(StoreError::NoContent),
-                        None => append_messages(t, self, to, &messages, &placed),
+                        None => {
+                            if let Some((from, old)) = replaced
+                                && !take_out(t, from, old)?
+                            {
+                                return Ok(None);
+                            }
+                            append_messages(t, self, to, &messages, &placed).map(Some)
+                        }
                     }
                 })
                 .await;
@@ -238,6 +267,15 @@ impl Account {
         }
         spool.finish()
     }
+}
+
+/// Expunges a message, whatever its flags; says whether there is one.
+fn take_out(t: &mut Transaction<'_>, from: MailboxId, uid: Uid) -> Result<bool, StoreError> {
+    let state = t.mailbox(from).ok_or(StoreError::NoMailbox)?;
+    let messages = state.messages.as_ref().ok_or(StoreError::NoMailbox)?;
+    let Some(old) = messages.by_uid(uid).map(|(_, message)| message.clone()) else { return Ok(false) };
+    expunge_messages(t, from, &[old], true)?;
+    Ok(true)
 }
 
 /// The first message whose octets were thought to be here, and are not any more.

@@ -55,7 +55,7 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Let the installed program take the running server's place. Clients that connect meanwhile wait.
     Restart,
-    /// Make the running server read its certificate again.
+    /// Make the running server read its configuration and certificates again, and say what needs a restart.
     Reload,
     /// Whether the server runs, and what it holds.
     Status(Json),
@@ -87,6 +87,9 @@ pub(crate) enum User {
     Add {
         /// `joe`, or `joe@example.org`.
         name: String,
+        /// Without mailboxes: somebody who only logs in, an administrator.
+        #[arg(long)]
+        login_only: bool,
         #[command(flatten)]
         password: NewPassword,
     },

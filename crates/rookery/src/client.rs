@@ -24,9 +24,10 @@ pub(crate) async fn call(config: &Config, verb: &str, args: Value) -> Result<(Ve
 /// `rookery user`.
 pub(crate) async fn user(config: &Config, command: User) -> Result<(), Failure> {
     match command {
-        User::Add { name, password } => {
+        User::Add { name, login_only, password } => {
             let password = new_password(&name, &password)?;
-            let (_, done) = call(config, "user.add", json!({"name": name, "password": password})).await?;
+            let args = json!({"name": name, "password": password, "login_only": login_only});
+            let (_, done) = call(config, "user.add", args).await?;
             say(&format!("Added {}.", shown(&done, "name")));
         }
         User::List(json) => {

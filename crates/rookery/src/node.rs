@@ -1,8 +1,4 @@
-//! The running node: what its parts share, and accounts as a whole (directory entry and store account together).
-//!
-//! Invariants:
-//! - An account is made in the order reserve → store → activate, and taken apart in the order close → store →
-//!   remove. Whatever a crash leaves is resolved by [`Node::resolve_reservations`] or by asking again.
+//! The running node: what its parts share, and what administrators ask of accounts.
 
 use std::sync::Arc;
 
@@ -11,11 +7,12 @@ use rookery_auth::{
 };
 use rookery_directory::{
     AccountFilter, AccountState, Alias, AliasName, Commit, CommitError, Directory, DirectoryError,
-    EmbeddedDirectory, Entry, Home, Verifier,
+    EmbeddedDirectory, Entry, Verifier,
 };
 use rookery_kv::Batch;
-use rookery_store::{NewAccount, Store, StoreError};
-use rookery_types::{AccountName, Address, Epoch, MailboxPath, UserName};
+use rookery_route::{Administrators, Authority, Registrar, RegistrarError};
+use rookery_store::{Store, StoreError};
+use rookery_types::{AccountName, UserName};
 
 use crate::config::Config;
 use crate::newcomers::Newcomers;
@@ -29,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) newcomers: Arc<Newcomers>,
     /// One newcomer's account is made at a time.
     pub(crate) making: tokio::sync::Mutex<()>,
+    pub(crate) registrar: Arc<Registrar>,
+    pub(crate) administrators: Administrators,
 }
 
 /// The directory writes through the store's one committer.
@@ -50,7 +49,7 @@ impl Commit for ThroughStore {
 pub(crate) struct DirectoryAccounts {
     pub(crate) directory: EmbeddedDirectory,
     pub(crate) newcomers: Arc<Newcomers>,
-    pub(crate) admins: Vec<UserName>,
+    pub(crate) administrators: Administrators,
 }
 
 impl Accounts for DirectoryAccounts {
@@ -66,7 +65,7 @@ impl Accounts for DirectoryAccounts {
                 Err(error) => return Err(LookUpError(error.to_string())),
             };
             let state = match entry.state {
-                AccountState::Active => LoginState::Active,
+                AccountState::Active | AccountState::LoginOnly => LoginState::Active,
                 AccountState::Suspended => LoginState::Suspended,
                 // Being made at this moment, perhaps because its user has just logged in for the first time.
                 AccountState::Reserved { .. } => {
@@ -95,7 +94,7 @@ impl Accounts for DirectoryAccounts {
     }
 
     fn may_act_as(&self, who: &UserName, _whom: &UserName) -> bool {
-        self.admins.contains(who)
+        self.administrators.authority(who) == Authority::Site
     }
 }
 
@@ -128,6 +127,19 @@ impl From<DirectoryError> for NodeError {
     }
 }
 
+impl From<RegistrarError> for NodeError {
+    fn from(error: RegistrarError) -> NodeError {
+        match error {
+            RegistrarError::Exists(name) => NodeError::Exists(name.to_string()),
+            RegistrarError::NotFound(name) => NodeError::NotFound(name.to_string()),
+            RegistrarError::Refused(why) => NodeError::Usage(why.to_owned()),
+            RegistrarError::Name(error) => error.into(),
+            RegistrarError::Directory(error) => error.into(),
+            RegistrarError::Store(error) => error.into(),
+        }
+    }
+}
+
 impl Node {
     /// Reads a user's name as an administrator writes it.
     pub(crate) fn user(&self, name: &str) -> Result<UserName, NodeError> {
@@ -143,7 +155,7 @@ impl Node {
     pub(crate) async fn entry(&self, user: &UserName) -> Result<Arc<Entry>, NodeError> {
         let entry = self.any_entry(user).await?;
         match entry.state {
-            AccountState::Active | AccountState::Suspended => Ok(entry),
+            AccountState::Active | AccountState::Suspended | AccountState::LoginOnly => Ok(entry),
             AccountState::Reserved { .. } | AccountState::Deleted => {
                 Err(NodeError::NotFound(format!("the user {}", self.shown(user))))
             }
@@ -163,12 +175,6 @@ impl Node {
         Ok(self.store.account(entry.id).await?)
     }
 
-    /// Makes a user's account.
-    pub(crate) async fn add_user(&self, user: &UserName, password: &str) -> Result<(), NodeError> {
-        let verifier = self.authenticator.hasher().hash(password.as_bytes()).await?;
-        self.make_user(user, Some(Verifier::new(&verifier)?)).await
-    }
-
     /// Makes the account of a user who is known elsewhere, unless there is one.
     pub(crate) async fn welcome(&self, user: &UserName) -> Result<(), NodeError> {
         if self.entry(user).await.is_ok() {
@@ -177,7 +183,7 @@ impl Node {
         let _turn = self.making.lock().await;
         match self.entry(user).await {
             Err(NodeError::NotFound(_)) => {
-                self.make_user(user, None).await?;
+                self.registrar.create(&AccountName::User(user.clone()), None).await?;
                 tracing::info!(%user, "made the account of a user of the users' file");
                 Ok(())
             }
@@ -185,48 +191,19 @@ impl Node {
         }
     }
 
-    /// Makes a user's account. Without a verifier no password is right.
-    async fn make_user(&self, user: &UserName, verifier: Option<Verifier>) -> Result<(), NodeError> {
-        match self.directory.add_domain(user.domain().to_owned()).await {
-            Ok(_) | Err(DirectoryError::Exists(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let home = Home { node: self.store.node(), store: self.store.store_id(), epoch: Epoch(1) };
-        let entry =
-            self.directory.reserve(AccountName::User(user.clone()), home, rand::random()).await.map_err(
-                |error| match error {
-                    DirectoryError::Exists(_) => NodeError::Exists(format!("the user {}", self.shown(user))),
-                    other => other.into(),
-                },
-            )?;
-        let made = self.make_account(user, &entry, verifier).await;
-        if made.is_err() {
-            // Best effort: what stays is resolved at the next start.
-            let _ = self.store.delete_account(entry.id).await;
-            let _ = self.directory.remove(entry.id).await;
-        }
-        made
-    }
-
-    async fn make_account(
+    /// Makes a user's account, or one that is only there to log in.
+    pub(crate) async fn add_user(
         &self,
         user: &UserName,
-        entry: &Entry,
-        verifier: Option<Verifier>,
+        password: &str,
+        login_only: bool,
     ) -> Result<(), NodeError> {
-        if verifier.is_some() {
-            self.directory.set_verifier(entry.id, verifier).await?;
-        }
-        let mut mailboxes = vec![(MailboxPath::inbox(), Vec::new())];
-        mailboxes.extend(self.config.accounts.parsed().map_err(NodeError::Usage)?);
-        let address = |path: &MailboxPath| Address::new(AccountName::User(user.clone()), path.clone());
-        let subscriptions = mailboxes
-            .iter()
-            .map(|(path, _)| Ok(address(path)?.to_string()))
-            .collect::<Result<Vec<_>, NodeError>>()?;
-        let new = NewAccount { owner: Some(user.clone()), mailboxes, subscriptions };
-        self.store.create_account(entry.id, new).await?;
-        self.directory.activate(entry.id).await?;
+        let verifier = self.authenticator.hasher().hash(password.as_bytes()).await?;
+        let verifier = Verifier::new(&verifier)?;
+        match login_only {
+            true => self.registrar.create_login(user, verifier).await?,
+            false => self.registrar.create(&AccountName::User(user.clone()), Some(verifier)).await?,
+        };
         Ok(())
     }
 
@@ -248,6 +225,9 @@ impl Node {
     /// Closes an account to its user, or opens it again. Mail comes in all the same.
     pub(crate) async fn suspend(&self, user: &UserName, suspended: bool) -> Result<(), NodeError> {
         let entry = self.entry(user).await?;
+        if entry.state == AccountState::LoginOnly {
+            return Err(NodeError::Usage("who is only there to log in is deleted, not suspended".to_owned()));
+        }
         let state = if suspended { AccountState::Suspended } else { AccountState::Active };
         self.directory.set_state(entry.id, state).await?;
         self.authenticator.forget(user);
@@ -280,22 +260,9 @@ impl Node {
 
     /// Deletes a user's account. Asked again, it finishes what was broken off.
     pub(crate) async fn delete_user(&self, user: &UserName) -> Result<(), NodeError> {
-        let entry = self.any_entry(user).await?;
-        match entry.state {
-            AccountState::Reserved { .. } => {
-                return Err(NodeError::NotFound(format!("the user {}", self.shown(user))));
-            }
-            AccountState::Deleted => {}
-            AccountState::Active | AccountState::Suspended => {
-                self.directory.set_state(entry.id, AccountState::Deleted).await?;
-            }
-        }
+        let deleted = self.registrar.delete(&AccountName::User(user.clone())).await;
         self.authenticator.forget(user);
-        match self.store.delete_account(entry.id).await {
-            Ok(()) | Err(StoreError::NoAccount) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(self.directory.remove(entry.id).await?)
+        Ok(deleted?)
     }
 
     /// A page of users, and where the next begins.
@@ -312,24 +279,5 @@ impl Node {
     pub(crate) async fn is_empty(&self) -> Result<bool, NodeError> {
         let page = self.directory.list(AccountFilter::default(), None, 1).await?;
         Ok(page.entries.is_empty() && page.next.is_none())
-    }
-
-    /// Ends what a crash left half made: an account that the store has becomes active, the others' names are
-    /// given back. Call it before anybody can make accounts.
-    pub(crate) async fn resolve_reservations(&self) -> Result<(), NodeError> {
-        let mut after = None;
-        loop {
-            let page = self.directory.reservations(after, rookery_directory::PAGE_MAX).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = Some(last.id);
-            for entry in page.iter().filter(|entry| entry.home.store == self.store.store_id()) {
-                match self.store.account(entry.id).await {
-                    Ok(_) => drop(self.directory.activate(entry.id).await?),
-                    Err(StoreError::NoAccount) => self.directory.remove(entry.id).await?,
-                    Err(error) => return Err(error.into()),
-                }
-                tracing::info!(account = %entry.name, "resolved an account that was being made when the server stopped");
-            }
-        }
     }
 }
