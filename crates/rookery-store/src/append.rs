@@ -244,23 +244,39 @@ impl Account {
             });
         }
         loop {
-            let mut missing = None;
+            // A crash can take back what was appended, if its octets did not reach the disk, but not what was taken out
+            // in the same change. So the octets are on the disk before anything is taken out.
+            if replaced.is_some() {
+                self.transact(|t| {
+                    placed.iter().flatten().for_each(|placed| t.sync_body(placed));
+                    Ok(())
+                })
+                .await?;
+            }
+            let (mut missing, mut is_pending) = (None, false);
             let outcome = self
                 .transact(|t| {
                     missing = first_missing(t, &messages, &placed)?;
-                    match missing {
-                        Some(_) => Err(StoreError::NoContent),
-                        None => {
-                            if let Some((from, old)) = replaced
-                                && !take_out(t, from, old)?
-                            {
-                                return Ok(None);
-                            }
-                            append_messages(t, self, to, &messages, &numbers, &placed).map(Some)
-                        }
+                    if missing.is_some() {
+                        return Err(StoreError::NoContent);
+                    }
+                    let Some((from, old)) = replaced else {
+                        return append_messages(t, self, to, &messages, &numbers, &placed).map(Some);
+                    };
+                    // Somebody else's change that brings the same octets is still on its way.
+                    is_pending = messages.iter().any(|message| t.is_on_its_way(message.body.content()));
+                    if is_pending {
+                        return Err(StoreError::NoContent);
+                    }
+                    match take_out(t, from, old)? {
+                        true => append_messages(t, self, to, &messages, &numbers, &placed).map(Some),
+                        false => Ok(None),
                     }
                 })
                 .await;
+            if is_pending {
+                continue;
+            }
             let Some((at, message)) = missing.and_then(|at| Some((at, messages.get(at)?))) else {
                 return outcome;
             };

@@ -550,11 +550,22 @@ impl Transaction<'_> {
         self.pending.tail.push(tail);
     }
 
-    /// A record was written for this change: it is synced with it, and counts as in use.
-    pub(crate) fn sync_with(&mut self, placed: &Placed) {
+    /// Whether a content's record is changed by something that is not durable yet.
+    pub(crate) fn is_on_its_way(&self, content: ContentId) -> bool {
+        let key = Bytes::copy_from_slice(&keys::content(self.cell.id, content));
+        self.sequencer.overlay.contains_key(&(Space::Content, key))
+    }
+
+    /// The octets of a body are on the disk when this change is. Nothing refers to them yet.
+    pub(crate) fn sync_body(&mut self, placed: &Placed) {
         if !self.pending.volumes.iter().any(|volume| volume.number == placed.volume.number) {
             self.pending.volumes.push(placed.volume.clone());
         }
+    }
+
+    /// A record was written for this change: it is synced with it, and counts as in use.
+    pub(crate) fn sync_with(&mut self, placed: &Placed) {
+        self.sync_body(placed);
         self.pending.live.push((placed.locator.volume, placed.stored.into()));
     }
 

@@ -197,7 +197,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
     let failed = |next: Model| Err(Box::new(next));
     // Once nothing can be written, refusals go by changes that never came to be.
     let is_dead = || store.read_only_because().is_some();
-    match rng.below(12) {
+    match rng.below(13) {
         0..=3 => {
             let count = 1 + rng.below(3);
             let mut new = Vec::new();
@@ -348,7 +348,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                 next.insert(new.to_string(), fresh);
             }
         }
-        10 => {
+        11 => {
             let mut changes = Vec::new();
             let noted = &mut next.get_mut(&name).unwrap().annotations;
             for _ in 0..1 + rng.below(2) {
