@@ -173,6 +173,27 @@ impl<'a> Change<'a> {
     }
 
     /// `state`: what the reserved account becomes.
+    pub(crate) fn restore(
+        &mut self,
+        id: AccountId,
+        name: AccountName,
+        home: Home,
+    ) -> Result<Arc<Entry>, DirectoryError> {
+        if id >= self.state.next_account {
+            return Err(DirectoryError::Refused("only an id that was given before is restored"));
+        }
+        if account(self.read, &name)?.is_some() || get(self.read, &id_key(id))?.is_some() {
+            return Err(DirectoryError::Exists(name.to_string()));
+        }
+        self.need_domain(name.domain())?;
+        self.need_no_alias(&name)?;
+        let revision = self.state.revision;
+        let entry = Entry { id, name, home, state: AccountState::Active, verifier: None, revision };
+        self.put(&entry);
+        self.put_name(id_key(id), &entry.name);
+        Ok(Arc::new(entry))
+    }
+
     pub(crate) fn activate(
         &mut self,
         id: AccountId,

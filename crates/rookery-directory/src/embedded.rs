@@ -260,6 +260,10 @@ impl Directory for EmbeddedDirectory {
         })
     }
 
+    fn restore(&self, id: AccountId, name: AccountName, home: Home) -> Answer<'_, Arc<Entry>> {
+        self.change(move |change| change.restore(id, name, home))
+    }
+
     fn activate(&self, id: AccountId) -> Answer<'_, Arc<Entry>> {
         self.change(move |change| change.activate(id, AccountState::Active))
     }

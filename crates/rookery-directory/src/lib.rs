@@ -86,6 +86,10 @@ pub trait Directory: Send + Sync {
     /// resolves its own when it starts. Nothing else ends a reservation.
     fn reservations(&self, after: Option<AccountId>, limit: usize) -> Answer<'_, Vec<Arc<Entry>>>;
 
+    /// Puts an account back that was removed, under its old id, active and without a verifier. The name has to be
+    /// free, and the id one that was given before.
+    fn restore(&self, id: AccountId, name: AccountName, home: Home) -> Answer<'_, Arc<Entry>>;
+
     /// Makes a reserved account active. An active one stays so.
     fn activate(&self, id: AccountId) -> Answer<'_, Arc<Entry>>;
 

@@ -171,6 +171,26 @@ impl Registrar {
         self.directory.remove(entry.id).await.map_err(RegistrarError::Directory)
     }
 
+    /// Brings a deleted account back under a name that is free. It has no password until one is set.
+    pub async fn bring_back(&self, id: AccountId, name: &AccountName) -> Result<(), RegistrarError> {
+        if self.entry(name).await?.is_some() {
+            return Err(RegistrarError::Exists(name.clone()));
+        }
+        match self.directory.add_domain(name.domain().to_owned()).await {
+            Ok(_) | Err(DirectoryError::Exists(_)) => {}
+            Err(error) => return Err(RegistrarError::Directory(error)),
+        }
+        let account = self.store.undelete_account(id).await?;
+        let home = Home { node: self.store.node(), store: self.store.store_id(), epoch: Epoch(1) };
+        let restored = self.directory.restore(account.id(), name.clone(), home).await;
+        if let Err(error) = restored {
+            // What nobody can find is deleted as it was.
+            let _ = self.store.delete_account(id).await;
+            return Err(RegistrarError::Directory(error));
+        }
+        Ok(())
+    }
+
     /// Gives an account another name in its domain.
     pub async fn rename(&self, from: &AccountName, to: AccountName) -> Result<(), RegistrarError> {
         let entry = self.entry(from).await?.ok_or_else(|| RegistrarError::NotFound(from.clone()))?;

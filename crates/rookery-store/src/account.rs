@@ -95,6 +95,11 @@ impl Account {
         .await
     }
 
+    /// The modseq of its last durable change.
+    pub fn modseq(&self) -> u64 {
+        self.cell.record.load().modseq.get()
+    }
+
     /// Its mailboxes and subscriptions, as they are on disk now.
     pub fn tree(&self) -> Arc<Tree> {
         self.cell.tree.load_full()

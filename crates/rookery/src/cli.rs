@@ -48,6 +48,13 @@ pub(crate) enum Command {
     /// Bring mail in from files.
     #[command(subcommand)]
     Import(Import),
+    /// Bring back what was deleted, while `store.retention_days` keeps it.
+    #[command(subcommand)]
+    Undelete(Undelete),
+    /// Write accounts into a folder of plain files, while the server runs.
+    Export(Export),
+    /// Make accounts anew from an export.
+    Restore(Restore),
     /// Verify everything that is stored: through the running server, or offline if none runs.
     Check(Check),
     /// Show or check the configuration.
@@ -267,6 +274,67 @@ pub(crate) struct ImportArgs {
     /// Into this mailbox, or below it for a Maildir's folders [default: INBOX].
     #[arg(long, value_name = "NAME")]
     pub(crate) into: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Undelete {
+    /// Deleted accounts that are still kept.
+    Users(Json),
+    /// Deleted mailboxes and expunged messages of an account that are still kept.
+    List {
+        /// Whose.
+        user: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Bring expunged messages back into their mailbox. They get new UIDs.
+    Messages {
+        /// Whose.
+        user: String,
+        /// Which mailbox.
+        mailbox: String,
+        /// Only what was expunged in the last so many hours.
+        #[arg(long, value_name = "HOURS")]
+        within: Option<u64>,
+    },
+    /// Bring a deleted mailbox back with its messages.
+    Mailbox {
+        /// Whose.
+        user: String,
+        /// The name it had.
+        name: String,
+        /// The name it gets, if the old one is taken.
+        #[arg(long, value_name = "NAME")]
+        into: Option<String>,
+    },
+    /// Bring a deleted account back with all its mail. Its password has to be set.
+    User {
+        /// The name it had.
+        user: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Where to; one folder for each account. Exporting there again writes only what is new. The server writes it, so
+    /// it must be writable for the server's user.
+    pub(crate) folder: PathBuf,
+    /// Only this user's account [default: all accounts].
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// What `rookery export` has written.
+    pub(crate) folder: PathBuf,
+    /// Only this user's account [default: all accounts].
+    #[arg(long)]
+    pub(crate) user: Option<String>,
     #[command(flatten)]
     pub(crate) json: Json,
 }

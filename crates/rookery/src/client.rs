@@ -221,7 +221,7 @@ const RESTART_ASKED: Duration = Duration::from_millis(50);
 const RESTART_MAX: Duration = Duration::from_secs(120);
 
 /// The server reads the path, and need not run where this command does.
-fn absolute(path: &Path) -> Result<String, Failure> {
+pub(crate) fn absolute(path: &Path) -> Result<String, Failure> {
     let whole = std::fs::canonicalize(path).map_err(|error| {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound => Kind::NotFound,
@@ -235,7 +235,7 @@ fn absolute(path: &Path) -> Result<String, Failure> {
         .map_err(|path| Failure::failed(format!("the path {path:?} is not UTF-8")))
 }
 
-fn print_rows(json: Json, columns: &[output::Column], rows: Vec<Value>) {
+pub(crate) fn print_rows(json: Json, columns: &[output::Column], rows: Vec<Value>) {
     if json.json {
         output::json(&Value::Array(rows));
     } else {
@@ -260,7 +260,7 @@ fn shown<'a>(value: &'a Value, member: &str) -> &'a str {
 }
 
 /// What a person wants to hear, and a program's pipe does not.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     eprintln!("{text}");
 }
 

@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod demo;
 mod exit;
+mod export;
 mod imap;
 mod import;
 mod listen;
@@ -22,6 +23,7 @@ mod pop3;
 mod reload;
 mod restart;
 mod secret;
+mod saved;
 mod serve;
 
 use std::process::ExitCode;
@@ -70,6 +72,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Mailbox(command) => client_runtime()?.block_on(client::mailbox(&config, command)),
         Command::Quota(command) => client_runtime()?.block_on(client::quota(&config, command)),
         Command::Import(command) => client_runtime()?.block_on(client::import(&config, command)),
+        Command::Undelete(command) => client_runtime()?.block_on(saved::undelete(&config, command)),
+        Command::Export(args) => client_runtime()?.block_on(saved::export(&config, args)),
+        Command::Restore(args) => client_runtime()?.block_on(saved::restore(&config, args)),
         Command::Status(json) => client_runtime()?.block_on(client::status(&config, json)),
         Command::Restart => client_runtime()?.block_on(client::restart(&config)),
         Command::Reload => client_runtime()?.block_on(client::reload(&config)),

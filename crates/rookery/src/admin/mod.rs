@@ -2,9 +2,12 @@
 
 mod aliases;
 mod check;
+mod export;
 mod import;
 mod mailboxes;
 mod quota;
+mod restore;
+mod undelete;
 mod users;
 
 use std::sync::Arc;
@@ -75,6 +78,19 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "import.mbox" => {
             let _turn = desk.heavy.lock().await;
             import::mbox(node, parse(args)?, &replies).await
+        }
+        "undelete.users" => undelete::users(node, &replies).await,
+        "undelete.list" => undelete::list(node, parse(args)?, &replies).await,
+        "undelete.messages" => undelete::messages(node, parse(args)?).await,
+        "undelete.mailbox" => undelete::mailbox(node, parse(args)?).await,
+        "undelete.user" => undelete::user(node, parse(args)?).await,
+        "export" => {
+            let _turn = desk.heavy.lock().await;
+            export::export(node, parse(args)?, &replies).await
+        }
+        "restore" => {
+            let _turn = desk.heavy.lock().await;
+            restore::restore(node, parse(args)?, &replies).await
         }
         "check" => {
             let _turn = desk.heavy.lock().await;
