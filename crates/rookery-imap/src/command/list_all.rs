@@ -58,7 +58,7 @@ async fn one(
 ) -> Result<(), Failure> {
     let Some(account) = user.account_of(name).await? else { return Ok(()) };
     let mut names = Gathered::new();
-    add_tree(user, &account, name, &mut names);
+    add_tree(user, &account, name, None, &mut names);
     add_parents(user, &mut names);
     if let Some(own) = &user.own {
         let tree = own.tree();
@@ -177,7 +177,11 @@ async fn page(
 mod tests {
     use super::*;
 
-    fn starts(prefixes: &[&str]) -> (Vec<(String, bool)>, Vec<(String, bool)>) {
+    /// Texts, and whether each is a whole name.
+    type Shown = Vec<(String, bool)>;
+
+    /// Those of users, and of shared trees.
+    fn starts(prefixes: &[&str]) -> (Shown, Shown) {
         let prefixes: Vec<String> = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
         let shown = |starts: Starts| starts.0.into_iter().map(|s| (s.text, s.whole)).collect();
         (shown(Starts::of_users(&prefixes)), shown(Starts::of_shared(&prefixes)))

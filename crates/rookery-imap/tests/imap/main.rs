@@ -13,5 +13,6 @@ mod names;
 mod quota;
 mod replay;
 mod searching;
+mod sharing;
 mod sorting;
 mod wire;
