@@ -1,5 +1,6 @@
 //! Black-box tests: the real binary, real clients, one file for each. A missing client is a failure.
 
+mod accounts;
 mod command_line;
 mod corpus;
 mod crash;
@@ -16,6 +17,8 @@ mod lmtp;
 mod mbsync;
 mod neomutt;
 mod pop3;
+mod postfix;
+mod postfix_lmtp;
 mod refusals;
 mod restart;
 mod shim;

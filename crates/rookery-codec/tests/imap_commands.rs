@@ -165,6 +165,7 @@ GETMETADATA "INBOX" (/shared/comment /private/comment)
 GETMETADATA (DEPTH 1 MAXSIZE 1024) "INBOX" (/private/filters/values)
 GETMETADATA "INBOX" (DEPTH infinity) (/private/filters/values)
 SETMETADATA INBOX (/private/comment "My new comment" /shared/comment NIL)
+LIST "" % RETURN (METADATA ("/shared/vendor/cmu/color" /private/comment) STATUS (MESSAGES) CHILDREN)
 COMPRESS DEFLATE
 "##;
 
@@ -478,9 +479,11 @@ fn append_is_printed_around_its_messages() {
     let message = |octets, synchronising, utf8| AppendMessage {
         flags: vec![Flag::System(SystemFlags::SEEN)],
         date: rookery_types::InternalDate::new(0, 0),
-        octets,
-        literal: LiteralKind { synchronising, binary: utf8 },
-        utf8,
+        source: AppendSource::Literal(AppendLiteral {
+            octets,
+            kind: LiteralKind { synchronising, binary: utf8 },
+            utf8,
+        }),
     };
     let tag = Tag::new(b"A1").unwrap();
     let (mut append, chunks) =

@@ -257,6 +257,7 @@ fn code() -> impl Strategy<Value = Option<Code>> {
         Just(Code::OverQuota),
         Just(Code::UnknownCte),
         Just(Code::MetadataTooMany),
+        Just(Code::BadUrl("/INBOX;UIDVALIDITY=785799047/;UID=113330/;section=1.5.9".into())),
         (validity(), uids()).prop_map(|(uid_validity, uids)| Code::AppendUid { uid_validity, uids }),
         (validity(), uids(), uids()).prop_map(|(uid_validity, from, to)| Code::CopyUid {
             uid_validity,

@@ -8,6 +8,7 @@
 //! - Nothing is loaded at the start, and memory does not grow with the number of accounts.
 //! - "Not found" and "cannot say" are different errors: mail is bounced for the one and kept for the other.
 
+mod alias;
 mod cache;
 mod change;
 pub mod check;
@@ -18,6 +19,7 @@ pub mod published;
 pub mod records;
 pub mod repair;
 
+pub use alias::{Alias, AliasName};
 pub use embedded::{Commit, CommitError, DirectCommit, EmbeddedDirectory};
 pub use encoding::Damaged;
 pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Node, Page, Verifier};
@@ -107,8 +109,29 @@ pub trait Directory: Send + Sync {
     /// Sets the home if it is exactly `expected`. The epoch must rise.
     fn set_home(&self, id: AccountId, expected: Home, to: Home) -> Answer<'_, Arc<Entry>>;
 
+    /// An alias or a catch-all, by its very name.
+    fn alias<'a>(&'a self, name: &'a AliasName) -> Answer<'a, Option<Alias>>;
+
+    /// Aliases in the order of their domains and names, of one domain (in lower case) or of all, after `after`, at
+    /// most `limit` and [`PAGE_MAX`].
+    fn aliases(
+        &self,
+        domain: Option<String>,
+        after: Option<AliasName>,
+        limit: usize,
+    ) -> Answer<'_, Vec<Alias>>;
+
+    /// Makes an alias, or leads it elsewhere. Its name must not be an account's, its domain must exist.
+    fn set_alias(&self, name: AliasName, targets: Vec<UserName>) -> Answer<'_, Alias>;
+
+    /// Forgets an alias.
+    fn remove_alias(&self, name: AliasName) -> Answer<'_, ()>;
+
     /// Domains by name, after `after`, at most `limit` and [`PAGE_MAX`].
     fn domains(&self, after: Option<String>, limit: usize) -> Answer<'_, Vec<Domain>>;
+
+    /// A domain by its name in lower case.
+    fn domain<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Domain>>;
 
     /// Makes a domain. The first one becomes the default.
     fn add_domain(&self, name: String) -> Answer<'_, Domain>;

@@ -13,10 +13,12 @@
 //! | grant | `v` whom 00 (`s` or `u`) account, mailbox, big-endian | |
 //! | published | `w` | |
 //! | state | `s` | revision, next account id, default domain |
+//! | alias | `l` domain 00 local part | revision, targets |
 //! | put aside | `q` and the key it had | what a repair took away, as it was |
 //!
 //! Every kind is in [`KINDS`], which whatever walks the whole directory goes by.
 
+use crate::alias::{ALIAS, decode_alias};
 use crate::encoding::{Damaged, Decoder, Encoder, open};
 use crate::entry::{AccountState, Domain, Entry, Group, Home, Node, Verifier};
 use bytes::Bytes;
@@ -25,7 +27,7 @@ use rookery_types::{
 };
 
 /// The layout number that all values of this version begin with.
-const LAYOUT: u8 = 1;
+pub(crate) const LAYOUT: u8 = 1;
 
 /// One kind of record.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +41,7 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 12] = [
+pub const KINDS: [Kind; 13] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
     Kind { tag: DOMAIN, name: "domain", check: |key, value| decode_domain(key, value).map(drop) },
     Kind { tag: GROUP, name: "group", check: |key, value| decode_group(key, value).map(drop) },
@@ -48,6 +50,7 @@ pub const KINDS: [Kind; 12] = [
     Kind { tag: MEMBERSHIP, name: "membership", check: |key, value| decode_member(key, value).map(drop) },
     Kind { tag: PUBLISHED, name: "published", check: |key, value| decode_empty(key, value, PUBLISHED_KEY) },
     Kind { tag: ID, name: "id", check: |key, value| decode_name_of_id(key, value).map(drop) },
+    Kind { tag: ALIAS, name: "alias", check: |key, value| decode_alias(key, value).map(drop) },
     Kind { tag: NODE, name: "node", check: |key, value| decode_node(key, value).map(drop) },
     Kind { tag: QUARANTINE, name: "put aside", check: |_, _| Ok(()) },
     Kind {

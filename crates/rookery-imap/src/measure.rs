@@ -50,6 +50,8 @@ pub(crate) fn verb(command: &Command) -> &'static str {
         Command::Copy { .. } => "COPY",
         Command::Move { uid: true, .. } => "UID MOVE",
         Command::Move { .. } => "MOVE",
+        Command::GetMetadata { .. } => "GETMETADATA",
+        Command::SetMetadata { .. } => "SETMETADATA",
         Command::GetQuota { .. } => "GETQUOTA",
         Command::GetQuotaRoot { .. } => "GETQUOTAROOT",
         Command::SetQuota { .. } => "SETQUOTA",

@@ -76,6 +76,11 @@ impl Names {
         })
     }
 
+    /// Reads a name that is in UTF-8 however the session writes names.
+    pub(crate) fn address_of_text(&self, text: &str) -> Result<Address, NameError> {
+        self.client.read(text)
+    }
+
     /// Reads the name of something to be made.
     pub(crate) fn new_address(&self, name: &WireName) -> Result<Address, Failure> {
         self.client.to_new_address(name.as_bytes(), self.encoding).map_err(|error| match error {

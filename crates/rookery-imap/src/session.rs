@@ -37,6 +37,8 @@ pub(crate) struct Enabled {
     pub(crate) rev2: bool,
     /// MODSEQ in every FETCH that tells of flags (RFC 7162 §3.1).
     pub(crate) condstore: bool,
+    /// UTF8=ACCEPT (RFC 6855): UTF-8 names, and UTF-8 in quoted strings.
+    pub(crate) utf8: bool,
     /// VANISHED instead of EXPUNGE (RFC 7162 §3.2).
     pub(crate) qresync: bool,
     /// No sequence numbers, neither way (RFC 9586).

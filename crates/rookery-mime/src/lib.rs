@@ -26,6 +26,7 @@ mod subject;
 mod words;
 
 pub use date::parse_date;
+pub use decode::{TransferDecoder, TransferEncoding};
 pub use facts::MessageFacts;
 pub use header::filter_header;
 pub use preview::preview;

@@ -27,6 +27,11 @@ impl Administrators {
         Administrators { site, domains }
     }
 
+    /// Those of the site.
+    pub fn site(&self) -> &[UserName] {
+        &self.site
+    }
+
     /// How far a user's authority goes.
     pub fn authority(&self, user: &UserName) -> Authority {
         match (self.site.contains(user), self.domains.contains(user)) {

@@ -1,5 +1,6 @@
 //! An account: its tree of mailboxes, and what changes the tree.
 
+use crate::annotations;
 use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::Mailbox;
@@ -183,6 +184,8 @@ impl Account {
         if from.is_inbox() {
             let inbox = self.tree().get(from).ok_or(StoreError::NoMailbox)?;
             let target = self.create(to, Vec::new()).await?;
+            // INBOX keeps its annotations, and the other gets them too (RFC 5464 §4.1).
+            self.transact(|t| annotations::copy(t, self, inbox, target)).await?;
             let mailbox = self.open(inbox).await?;
             let all = rookery_types::UidSet::range(1, u32::MAX);
             if let Err(error) = mailbox.r#move(&all, self, target).await {
@@ -214,7 +217,9 @@ impl Account {
             let before = Before::of(t);
             for (id, path) in moved {
                 let path = path.ok_or(StoreError::InvalidName)?;
+                let old = t.mailbox(id).ok_or(StoreError::NoMailbox)?.settings.path.clone();
                 set(t, id, |settings| settings.path = path)?;
+                t.note(id, Change::Renamed(old));
             }
             before.check(t)
         })
@@ -349,7 +354,10 @@ pub(crate) fn set(
     Ok(())
 }
 
-fn take_special_use(t: &mut Transaction<'_>, special_use: &[SpecialUse]) -> Result<(), StoreError> {
+pub(crate) fn take_special_use(
+    t: &mut Transaction<'_>,
+    special_use: &[SpecialUse],
+) -> Result<(), StoreError> {
     let has_one =
         |state: &&MailboxState| state.settings.special_use.iter().any(|one| special_use.contains(one));
     let losers: Vec<MailboxId> = t.mailboxes().filter(has_one).map(|state| state.id).collect();

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use rookery_auth::{AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError};
+use rookery_auth::{
+    AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError, Welcome,
+};
 use rookery_directory::{
-    AccountFilter, AccountState, Commit, CommitError, Directory, DirectoryError, EmbeddedDirectory, Entry,
-    Verifier,
+    AccountFilter, AccountState, Alias, AliasName, Commit, CommitError, Directory, DirectoryError,
+    EmbeddedDirectory, Entry, Verifier,
 };
 use rookery_kv::Batch;
 use rookery_route::{Administrators, Authority, Registrar, RegistrarError};
@@ -13,6 +15,7 @@ use rookery_store::{Store, StoreError};
 use rookery_types::{AccountName, UserName};
 
 use crate::config::Config;
+use crate::newcomers::Newcomers;
 
 /// Everything that a request of an administrator may need.
 pub(crate) struct Node {
@@ -20,6 +23,9 @@ pub(crate) struct Node {
     pub(crate) store: Store,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) newcomers: Arc<Newcomers>,
+    /// One newcomer's account is made at a time.
+    pub(crate) making: tokio::sync::Mutex<()>,
     pub(crate) registrar: Arc<Registrar>,
     pub(crate) administrators: Administrators,
 }
@@ -39,28 +45,52 @@ impl Commit for ThroughStore {
     }
 }
 
-/// Logins are checked against the directory's entries.
+/// Logins are checked against the directory's entries, and against the users' file for whom it names.
 pub(crate) struct DirectoryAccounts {
     pub(crate) directory: EmbeddedDirectory,
+    pub(crate) newcomers: Arc<Newcomers>,
     pub(crate) administrators: Administrators,
 }
 
 impl Accounts for DirectoryAccounts {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
         Box::pin(async move {
+            let named = self.newcomers.credential(user).await;
             let entry = match self.directory.look_up(&AccountName::User(user.clone())).await {
                 Ok(entry) => entry,
-                Err(DirectoryError::NotFound(_)) => return Ok(None),
+                // Whoever gets an account when let in is let in.
+                Err(DirectoryError::NotFound(_)) => {
+                    return Ok(named.filter(|_| self.newcomers.are_welcome()));
+                }
                 Err(error) => return Err(LookUpError(error.to_string())),
             };
             let state = match entry.state {
                 AccountState::Active | AccountState::LoginOnly => LoginState::Active,
                 AccountState::Suspended => LoginState::Suspended,
-                AccountState::Reserved { .. } | AccountState::Deleted => return Ok(None),
+                // Being made at this moment, perhaps because its user has just logged in for the first time.
+                AccountState::Reserved { .. } => {
+                    return Ok(named.filter(|_| self.newcomers.are_welcome()));
+                }
+                AccountState::Deleted => return Ok(None),
             };
-            let verifier = entry.verifier.as_ref().map(|verifier| verifier.as_str().to_owned());
-            Ok(Some(Credential { verifier, state }))
+            Ok(Some(match named {
+                Some(named) if named.state == LoginState::Suspended => named,
+                Some(named) => Credential { state, ..named },
+                None => {
+                    let verifier = entry.verifier.as_ref().map(|verifier| verifier.as_str().to_owned());
+                    Credential { verifier, state }
+                }
+            }))
         })
+    }
+
+    fn welcome<'a>(&'a self, user: &'a UserName) -> Welcome<'a> {
+        use rookery_route::Newcomers as _;
+        Box::pin(async move { self.newcomers.welcome(user).await.map_err(LookUpError) })
+    }
+
+    fn stand_in(&self, user: &str) -> Option<String> {
+        self.newcomers.stand_in(user)
     }
 
     fn may_act_as(&self, who: &UserName, _whom: &UserName) -> bool {
@@ -145,6 +175,22 @@ impl Node {
         Ok(self.store.account(entry.id).await?)
     }
 
+    /// Makes the account of a user who is known elsewhere, unless there is one.
+    pub(crate) async fn welcome(&self, user: &UserName) -> Result<(), NodeError> {
+        if self.entry(user).await.is_ok() {
+            return Ok(());
+        }
+        let _turn = self.making.lock().await;
+        match self.entry(user).await {
+            Err(NodeError::NotFound(_)) => {
+                self.registrar.create(&AccountName::User(user.clone()), None).await?;
+                tracing::info!(%user, "made the account of a user of the users' file");
+                Ok(())
+            }
+            found => found.map(drop),
+        }
+    }
+
     /// Makes a user's account, or one that is only there to log in.
     pub(crate) async fn add_user(
         &self,
@@ -163,11 +209,53 @@ impl Node {
 
     /// Changes a user's password.
     pub(crate) async fn set_password(&self, user: &UserName, password: &str) -> Result<(), NodeError> {
+        if self.newcomers.credential(user).await.is_some() {
+            return Err(NodeError::Usage(format!(
+                "the password of {} is in the users' file (auth.passwd_file), and what is stored here would not count",
+                self.shown(user)
+            )));
+        }
         let entry = self.entry(user).await?;
         let verifier = self.authenticator.hasher().hash(password.as_bytes()).await?;
         self.directory.set_verifier(entry.id, Some(Verifier::new(&verifier)?)).await?;
         self.authenticator.forget(user);
         Ok(())
+    }
+
+    /// Closes an account to its user, or opens it again. Mail comes in all the same.
+    pub(crate) async fn suspend(&self, user: &UserName, suspended: bool) -> Result<(), NodeError> {
+        let entry = self.entry(user).await?;
+        if entry.state == AccountState::LoginOnly {
+            return Err(NodeError::Usage("who is only there to log in is deleted, not suspended".to_owned()));
+        }
+        let state = if suspended { AccountState::Suspended } else { AccountState::Active };
+        self.directory.set_state(entry.id, state).await?;
+        self.authenticator.forget(user);
+        Ok(())
+    }
+
+    /// Makes an alias, or leads it elsewhere. Its targets must take mail.
+    pub(crate) async fn set_alias(&self, name: &str, targets: &[String]) -> Result<Alias, NodeError> {
+        let name = AliasName::parse(name, &self.config.default_domain)?;
+        let mut users = Vec::new();
+        for target in targets {
+            let user = self.user(target)?;
+            let alias = AliasName::Address(user.clone());
+            if self.entry(&user).await.is_err()
+                && self.newcomers.credential(&user).await.is_none()
+                && self.directory.alias(&alias).await?.is_none()
+            {
+                return Err(NodeError::NotFound(format!("the user or alias {}", self.shown(&user))));
+            }
+            users.push(user);
+        }
+        Ok(self.directory.set_alias(name, users).await?)
+    }
+
+    /// Forgets an alias.
+    pub(crate) async fn remove_alias(&self, name: &str) -> Result<(), NodeError> {
+        let name = AliasName::parse(name, &self.config.default_domain)?;
+        Ok(self.directory.remove_alias(name).await?)
     }
 
     /// Deletes a user's account. Asked again, it finishes what was broken off.

@@ -188,6 +188,8 @@ pub enum Code {
     AuthorizationFailed,
     BadCharset(Vec<Bytes>),
     BadEvent,
+    /// RFC 4469 §4.1: the first URL of CATENATE that names nothing.
+    BadUrl(Bytes),
     Cannot,
     Capability(Vec<Cow<'static, str>>),
     ClientBug,

@@ -4,7 +4,7 @@
 //! What can be listed is gathered first: mailboxes, names that exist only through what is below them, and
 //! names that are subscribed to. Then patterns and options choose among it.
 
-use super::{Outcome, list_all, status};
+use super::{Outcome, list_all, metadata, status};
 use crate::answer::{Answer, Failure};
 use crate::names::{Names, Others};
 use crate::session::User;
@@ -45,6 +45,7 @@ pub(crate) async fn list(wire: &mut Wire, user: &mut User, list: List) -> Outcom
         separator(wire, &list.reference);
         return Ok(Answer::ok("LIST completed"));
     }
+    metadata::check(&list.returns.metadata)?;
     let patterns = patterns(&user.names, &list.reference, &list.patterns)?;
     if user.administers() && !list.select.subscribed {
         list_all::list_all(wire, user, &list, &patterns).await?;
@@ -277,6 +278,9 @@ async fn returned(
     if !returns.status.is_empty() && rights.contains(Rights::READ) {
         let items = status::values(user, account, state, &returns.status).await?;
         wire.put(&Response::MailboxStatus { mailbox: user.names.wire(name), items });
+    }
+    if !returns.metadata.is_empty() {
+        metadata::listed(wire, user, user.names.wire(name), account, state, &returns.metadata).await?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod acl;
 pub(crate) mod append;
 mod authenticate;
+mod catenate;
 mod close;
 mod copy;
 mod enable;
@@ -14,6 +15,7 @@ mod list;
 mod list_all;
 mod lsub;
 mod mailboxes;
+mod metadata;
 mod namespace;
 mod quota;
 mod search;
@@ -152,6 +154,10 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
             acl::list_rights(wire, user, &mailbox, identifier).await
         }
         Command::MyRights { mailbox } => acl::my_rights(wire, user, &mailbox).await,
+        Command::GetMetadata { mailbox, max_size, depth, entries } => {
+            metadata::get(wire, user, &mailbox, max_size, depth, &entries).await
+        }
+        Command::SetMetadata { mailbox, entries } => metadata::set(user, &mailbox, &entries).await,
         Command::GetQuota { root } => quota::get(wire, user, &root).await,
         Command::GetQuotaRoot { mailbox } => quota::get_root(wire, user, &mailbox).await,
         Command::SetQuota { root, limits } => quota::set(wire, user, &root, &limits).await,
@@ -214,6 +220,10 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         Command::Unselect => return (State::Authenticated(user), Ok(Answer::ok("UNSELECT completed"))),
         Command::Check => Ok(Answer::ok("CHECK completed")),
         Command::Expunge { uids } => expunge::expunge(wire, progress, &user, &mut selected, uids).await,
+        // RFC 6855 §3: everything is UTF-8 already.
+        Command::Search(search) if user.enabled.utf8 && search.charset.is_some() => {
+            Err(Answer::bad("With UTF8=ACCEPT a search has no charset").into())
+        }
         Command::Search(search) => search::search(wire, context.tag, &mut user, &mut selected, search).await,
         Command::Sort(sort) => sort::sort(wire, context.tag, &mut user, &mut selected, sort).await,
         Command::Thread(thread) => sort::thread(wire, context.tag, &mut user, &mut selected, thread).await,

@@ -112,8 +112,8 @@ pub(crate) fn warn(wire: &mut Wire, user: &User, account: &Account, path: &Mailb
 }
 
 /// Refuses a message that would be too much, before it comes.
-pub(crate) fn allows(account: &Account, path: &MailboxPath, octets: u64) -> Result<(), Answer> {
-    match account.quota_of(path).is_none_or(|quota| quota.allows(Held { octets, messages: 1 })) {
+pub(crate) fn allows(account: &Account, path: &MailboxPath, more: Held) -> Result<(), Answer> {
+    match account.quota_of(path).is_none_or(|quota| quota.allows(more)) {
         true => Ok(()),
         false => Err(Answer::no(Code::OverQuota, "The quota does not allow it")),
     }

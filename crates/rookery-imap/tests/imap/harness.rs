@@ -417,6 +417,9 @@ impl ServerCertVerifier for Anyone {
 pub(crate) struct Client {
     stream: Box<dyn Octets>,
     input: Vec<u8>,
+    /// Octets of `input` that were told as lines, and those in which there is no further line end.
+    told: usize,
+    scanned: usize,
     heard: Vec<String>,
     deflate: Option<(Compress, Decompress)>,
     plain: bool,
@@ -424,7 +427,15 @@ pub(crate) struct Client {
 
 impl Client {
     fn new(stream: impl Octets + 'static) -> Client {
-        Client { stream: Box::new(stream), input: Vec::new(), heard: Vec::new(), deflate: None, plain: false }
+        Client {
+            stream: Box::new(stream),
+            input: Vec::new(),
+            told: 0,
+            scanned: 0,
+            heard: Vec::new(),
+            deflate: None,
+            plain: false,
+        }
     }
 
     /// Sends a command; `\n` in it is CRLF.
@@ -450,7 +461,8 @@ impl Client {
 
     /// From here on octets are compressed both ways.
     pub(crate) fn deflate(&mut self) {
-        let heard = std::mem::take(&mut self.input);
+        let heard = self.input.split_off(self.told);
+        (self.input, self.told, self.scanned) = (Vec::new(), 0, 0);
         self.deflate = Some((Compress::new(Compression::default(), false), Decompress::new(false)));
         self.unpacked(&heard);
     }
@@ -521,11 +533,20 @@ impl Client {
     /// The next line; `None` once the server has closed.
     pub(crate) async fn next_line(&mut self) -> Option<String> {
         loop {
-            if let Some(at) = self.input.windows(2).position(|two| two == b"\r\n") {
-                let line: Vec<u8> = self.input.drain(..at + 2).collect();
-                return Some(String::from_utf8_lossy(&line[..at]).into_owned());
+            let rest = self.input.get(self.scanned..).unwrap_or_default();
+            if let Some(at) = rest.windows(2).position(|two| two == b"\r\n") {
+                let end = self.scanned + at;
+                let line = String::from_utf8_lossy(&self.input[self.told..end]).into_owned();
+                (self.told, self.scanned) = (end + 2, end + 2);
+                // Cutting off each line by itself would take forever for a large body.
+                if self.told == self.input.len() || self.told > 1 << 20 {
+                    self.input.drain(..self.told);
+                    (self.told, self.scanned) = (0, 0);
+                }
+                return Some(line);
             }
-            let mut octets = [0; 4096];
+            self.scanned = self.input.len().saturating_sub(1).max(self.told);
+            let mut octets = vec![0; 65536];
             let read = self.stream.read(&mut octets);
             let read = tokio::time::timeout(Duration::from_secs(10), read).await;
             match read.expect("the server says nothing").unwrap() {

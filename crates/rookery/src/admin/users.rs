@@ -43,6 +43,13 @@ pub(super) async fn delete(node: &Node, args: Named) -> Result<Value, Failed> {
     Ok(Value::Null)
 }
 
+pub(super) async fn suspend(node: &Node, args: Named, suspended: bool) -> Result<Value, Failed> {
+    let user = node.user(&args.name)?;
+    node.suspend(&user, suspended).await?;
+    tracing::info!(%user, suspended, "account suspended or resumed");
+    Ok(Value::Null)
+}
+
 pub(super) async fn list(node: &Node, replies: &Replies) -> Result<Value, Failed> {
     let mut after = None;
     loop {

@@ -11,7 +11,7 @@ use rookery_store::{NewMessage, StoreError};
 use rookery_types::{InternalDate, MailboxPath};
 
 use crate::cli::Demo;
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::exit::Failure;
 use crate::listen::Places;
 use crate::node::{Node, NodeError};
@@ -46,7 +46,8 @@ pub(crate) fn run(options: Demo, runtime: &tokio::runtime::Runtime) -> Result<()
     config.http.listen = vec![free(8080)];
     crate::logging::start(&config);
     let kept = temporary.is_none();
-    let result = runtime.block_on(serve::run(config, async |node, places| {
+    let loaded = Loaded { config, file: None, lines: Default::default() };
+    let result = runtime.block_on(serve::run(loaded, async |node, places| {
         let password = prepare(&node, &folder).await?;
         tell(&places, &password, &folder, kept);
         Ok(())
