@@ -177,10 +177,9 @@ async fn page(
 mod tests {
     use super::*;
 
-    /// Texts, and whether each is a whole name.
+    /// Texts, and whether each is whole.
     type Shown = Vec<(String, bool)>;
 
-    /// Those of users, and of shared trees.
     fn starts(prefixes: &[&str]) -> (Shown, Shown) {
         let prefixes: Vec<String> = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
         let shown = |starts: Starts| starts.0.into_iter().map(|s| (s.text, s.whole)).collect();
