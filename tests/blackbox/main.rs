@@ -15,6 +15,7 @@ mod lmtp;
 mod mbsync;
 mod neomutt;
 mod pop3;
+mod quota;
 mod refusals;
 mod restart;
 mod shim;

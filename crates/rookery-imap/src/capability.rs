@@ -35,6 +35,7 @@ const LOGGED_IN: &[&str] = &[
     "WITHIN",
     "MULTIAPPEND",
     "APPENDLIMIT",
+    "NOTIFY",
     "METADATA",
     "METADATA-SERVER",
     "LIST-METADATA",

@@ -16,6 +16,7 @@ mod connection;
 mod fetch;
 mod measure;
 mod names;
+mod notify;
 mod search;
 mod services;
 mod session;

@@ -175,7 +175,8 @@ pub enum Code {
     AuthenticationFailed,
     AuthorizationFailed,
     BadCharset(Vec<Bytes>),
-    BadEvent,
+    /// RFC 5465 §8: the events that there are.
+    BadEvent(Vec<Cow<'static, str>>),
     Cannot,
     Capability(Vec<Cow<'static, str>>),
     ClientBug,
@@ -210,6 +211,7 @@ pub enum Code {
     NonExistent,
     NoPerm,
     NotSaved,
+    NotificationOverflow,
     OverQuota,
     Parse,
     PermanentFlags(FlagList),

@@ -120,6 +120,7 @@ async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure
         account,
         names,
         enabled: Enabled::default(),
+        notify: None,
         _slot: slot,
     })
 }

@@ -77,6 +77,20 @@ pub(crate) async fn fetch(
     })
 }
 
+/// Tells of new messages what NOTIFY asks of them (RFC 5465 §5.2).
+pub(crate) async fn announce(
+    wire: &mut Wire,
+    user: &User,
+    selected: &mut Selected,
+    plan: Arc<Plan>,
+    places: Range<usize>,
+) -> Result<(), Failure> {
+    let (state, newest) = selected.now();
+    tell::new_keywords(wire, user, selected, &state);
+    let mut fetching = Fetching { wire, user, selected, plan, failed: 0, unknown_cte: false };
+    fetching.all(&[places], &newest, &state, 0, false).await.map(drop)
+}
+
 fn job(
     user: &User,
     selected: &Selected,

@@ -10,6 +10,7 @@ mod harness;
 mod listing;
 mod metadata;
 mod names;
+mod notify;
 mod quota;
 mod replay;
 mod searching;
