@@ -114,7 +114,7 @@ impl Notify {
             selected: OfSelected::default(),
             groups: Vec::new(),
             watched: Vec::new(),
-            subscriptions: user.account.tree().subscriptions_now(),
+            subscriptions: subscriptions(user),
             server: None,
         }
     }
@@ -173,7 +173,8 @@ impl Notify {
     async fn watch(&mut self, user: &User) -> Result<(), Failure> {
         let mut accounts: Vec<(Account, AccountName)> = Vec::new();
         if !self.groups.is_empty() || self.server.is_some() {
-            accounts.push((user.account.clone(), AccountName::User(user.name.clone())));
+            let own = user.own.iter().cloned();
+            accounts.extend(own.map(|own| (own, AccountName::User(user.name.clone()))));
         }
         let mut named: BTreeSet<AccountName> = BTreeSet::new();
         let mut patterns = Vec::new();
@@ -187,6 +188,8 @@ impl Notify {
                 }
                 Filter::Subtree(names) | Filter::Mailboxes(names) => {
                     for name in names {
+                        let address = user.names.address_of_text(name).ok();
+                        named.extend(address.map(|address| address.account().clone()));
                         let pattern = WireName::from(format!("{name}/*"));
                         patterns.extend(user.names.pattern_utf8(&pattern).ok());
                     }
@@ -219,13 +222,12 @@ impl Notify {
 
     fn wanted(&self, user: &User, account: &Account, address: &Address) -> Events {
         let name = user.names.show(address);
-        let own = account.id() == user.account.id();
+        let own = is_own(user, account);
         let covers = |filter: &Filter| match filter {
             Filter::Personal => own,
             Filter::Subscribed => {
                 let canonical = address.to_string();
-                self.subscriptions.contains_key(&canonical)
-                    || user.account.tree().subscriptions().contains_key(&canonical)
+                self.subscriptions.contains_key(&canonical) || subscriptions(user).contains_key(&canonical)
             }
             Filter::Subtree(names) => names.iter().any(|above| {
                 name.strip_prefix(above.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -277,6 +279,15 @@ fn shown(user: &User, name: &WireName) -> Option<String> {
         // The top of a namespace is no mailbox, and can have some below it.
         Err(_) => user.names.decoded(name),
     }
+}
+
+/// The names the user subscribes to, and the mailbox each had then.
+fn subscriptions(user: &User) -> Arc<BTreeMap<String, Option<MailboxId>>> {
+    user.own.as_ref().map(|own| own.tree().subscriptions_now()).unwrap_or_default()
+}
+
+fn is_own(user: &User, account: &Account) -> bool {
+    user.own.as_ref().is_some_and(|own| own.id() == account.id())
 }
 
 fn visible(user: &User, account: &Account) -> UidSet {
@@ -476,7 +487,7 @@ impl Notify {
         let mut parents: BTreeSet<MailboxPath> = BTreeSet::new();
         for (number, happened) in happened {
             if number == 0 {
-                if self.server.is_some() && account.id() == user.account.id() {
+                if self.server.is_some() && is_own(user, &account) {
                     put_metadata(wire, WireName::from(""), happened.annotations);
                 }
                 continue;
@@ -580,8 +591,7 @@ impl Notify {
     }
 
     async fn tell_subscriptions(&mut self, wire: &mut Wire, user: &User) -> Result<(), Failure> {
-        let tree = user.account.tree();
-        let now = tree.subscriptions_now();
+        let now = subscriptions(user);
         if Arc::ptr_eq(&now, &self.subscriptions) {
             return Ok(());
         }
@@ -592,13 +602,13 @@ impl Notify {
         for canonical in differ {
             let Ok(address) = Address::parse(canonical) else { continue };
             let account = match address.account().user() == Some(&user.name) {
-                true => Some(user.account.clone()),
+                true => user.own.clone(),
                 false => {
                     let known = self.watched.iter().find(|watched| watched.name == *address.account());
                     known.map(|watched| watched.account.clone())
                 }
             };
-            let seen_in = account.as_ref().unwrap_or(&user.account);
+            let Some(seen_in) = account.as_ref().or(user.own.as_ref()) else { continue };
             if !self.wanted(user, seen_in, &address).subscriptions {
                 continue;
             }
@@ -624,7 +634,7 @@ impl Notify {
 /// The attributes of a name, but whether it exists.
 fn attributes(user: &User, tree: &Tree, address: &Address) -> Vec<ListAttribute> {
     let mut attributes = Vec::new();
-    if user.account.tree().subscriptions().contains_key(&address.to_string()) {
+    if subscriptions(user).contains_key(&address.to_string()) {
         attributes.push(ListAttribute::Subscribed);
     }
     attributes.push(match tree.has_children(address.path()) {

@@ -22,6 +22,7 @@ mod keys;
 mod mailbox;
 mod messages;
 mod quota;
+mod reading;
 mod records;
 mod recover;
 mod sequencer;
@@ -37,6 +38,7 @@ pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
 pub use messages::{Difference, KeywordNumbers, Message, Messages};
 pub use quota::{QUOTA_ROOTS_MAX, Quota};
+pub use reading::Whole;
 pub use records::{
     AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits,
     Locator, LogEntry, Settings, Summary,

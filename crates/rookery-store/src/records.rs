@@ -723,6 +723,19 @@ impl Facts {
         seal(Space::Content, key, e)
     }
 
+    /// The structure alone, for those who need nothing else of many messages.
+    pub(crate) fn decode_structure(key: &[u8], value: &Bytes) -> Result<Bytes, Damaged> {
+        open(Space::Content, key, value, |d| {
+            d.layout(1)?;
+            for _ in 0..3 {
+                d.octets()?;
+            }
+            let structure = value.slice_ref(d.octets()?);
+            d.skip_rest();
+            Some(structure)
+        })
+    }
+
     pub(crate) fn decode(key: &[u8], value: &Bytes) -> Result<Facts, Damaged> {
         open(Space::Content, key, value, |d| {
             d.layout(1)?;

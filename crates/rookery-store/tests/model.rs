@@ -290,6 +290,29 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                 Ok(_) => assert!(!too_much),
             }
         }
+        10 => {
+            let target = names[rng.below(names.len() as u64) as usize].clone();
+            let target_id = account.tree().get(&MailboxPath::new(&target).unwrap()).unwrap();
+            let uid = 1 + rng.below(u64::from(model[&name].uid_next)) as u32;
+            let body = vec![b'r'; 1 + rng.below(2000) as usize];
+            let old = next.get_mut(&name).unwrap().messages.remove(&uid);
+            if old.is_some() {
+                let to = next.get_mut(&target).unwrap();
+                let message = ModelMessage { body: body.clone(), flags: 0, keywords: Vec::new() };
+                to.messages.insert(to.uid_next, message);
+                to.uid_next += 1;
+            }
+            let mut spool = store.spool();
+            spool.push(&body).map_err(|_| Box::new(model.clone()))?;
+            let body = spool.finish().map_err(|_| Box::new(model.clone()))?;
+            let (flags, date) = (SystemFlags::NONE, InternalDate::from_unix(1_000_000));
+            let message = NewMessage { body, flags, keywords: Vec::new(), date };
+            let Ok(_open) = account.open(id).await else { return failed(model.clone()) };
+            match account.replace(target_id, message, (id, Uid::new(uid).unwrap())).await {
+                Ok(appended) => assert_eq!(appended.is_some(), old.is_some()),
+                Err(_) => return failed(next),
+            }
+        }
         8 => {
             let below = ["", "/a", "/a/b"][rng.below(3) as usize];
             let new = MailboxPath::new(&format!("box{}{below}", rng.below(3))).unwrap();

@@ -207,8 +207,9 @@ async fn of_server(user: &User, entries: &[Entry]) -> Result<Known, Failure> {
     if !contact.is_empty() {
         known.insert(ADMIN.to_string(), Bytes::from(contact.clone()));
     }
-    if entries.iter().any(Entry::is_private) {
-        let (account, name) = (user.account.clone(), user.name.clone());
+    // An administrator without mailboxes has nowhere to keep any.
+    if let Some(own) = user.own.as_ref().filter(|_| entries.iter().any(Entry::is_private)) {
+        let (account, name) = (own.clone(), user.name.clone());
         known.extend(blocking(move || account.annotations(None, Some(&name))).await??);
     }
     Ok(known)
@@ -262,7 +263,7 @@ async fn set_server(user: &User, wanted: Wanted) -> Result<(), Failure> {
     }
     if !private.is_empty() {
         let changes = annotations(user, private);
-        user.account.annotate(None, &changes, None).await.map_err(refused)?;
+        user.own()?.annotate(None, &changes, None).await.map_err(refused)?;
     }
     if !shared.is_empty() {
         let changes: Vec<_> = shared.into_iter().map(|(name, (_, value))| (name, value)).collect();
