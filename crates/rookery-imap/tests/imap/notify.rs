@@ -183,7 +183,6 @@ async fn names_and_subscriptions() {
             B< 6 OK <*>
             A< * LIST (\NonExistent) "/" z/c
             A< * LIST (\HasNoChildren) "/" z
-            -- A name that is given again at once exists.
             B> 7 SUBSCRIBE gone
             B< 7 OK <*>
             A< * LIST (\NonExistent \Subscribed \HasNoChildren) "/" gone
@@ -278,7 +277,7 @@ async fn idle_tells_the_same() {
         B< ...
         B< 5 OK <*>
         A< * 3 EXISTS
-        A< * 1 RECENT
+        A< * <*> RECENT
         A~ DONE
         A< 3 OK <*>
         "#,
