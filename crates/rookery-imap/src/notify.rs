@@ -449,11 +449,10 @@ impl Notify {
             self.tell_account(wire, user, at, selected).await?;
         }
         self.tell_subscriptions(wire, user).await?;
-        if let Some((changed, known)) = &mut self.server
-            && changed.has_changed().unwrap_or(false)
+        let now = user.services.store.server_annotations();
+        if let Some((_, known)) = &mut self.server
+            && !Arc::ptr_eq(&now, known)
         {
-            changed.borrow_and_update();
-            let now = user.services.store.server_annotations();
             let names = now.keys().chain(known.keys());
             let differ: BTreeSet<&String> = names.filter(|name| now.get(*name) != known.get(*name)).collect();
             put_metadata(wire, WireName::from(""), differ.into_iter().cloned());

@@ -50,6 +50,7 @@ async fn the_rfcs_example() {
         A> d NOTIFY NONE
         A< d OK <*>
         B> 8 APPEND INBOX {3+}\na\n
+        B< ...
         B< 8 OK <*>
         A> e NOOP
         A< e OK <*>
