@@ -8,6 +8,7 @@ mod basics;
 mod compression;
 mod condstore;
 mod content;
+mod habits;
 mod harness;
 mod listing;
 mod metadata;
