@@ -6,6 +6,7 @@
 
 use crate::answer::{Answer, Failure, no_permission};
 use crate::names::{Names, directory_failed};
+use crate::notify::{Notify, OfSelected};
 use crate::services::Services;
 use crate::view::View;
 use rookery_auth::SessionSlot;
@@ -57,6 +58,8 @@ pub(crate) struct User {
     pub(crate) own: Option<Account>,
     pub(crate) names: Names,
     pub(crate) enabled: Enabled,
+    /// What NOTIFY asks for; `None`: it was never used.
+    pub(crate) notify: Option<Box<Notify>>,
     /// Held so that the session counts.
     pub(crate) _slot: Option<SessionSlot>,
 }
@@ -75,6 +78,11 @@ impl User {
     /// The user's rights on a mailbox of `account`.
     pub(crate) fn rights(&self, account: &Account, state: &MailboxState) -> Rights {
         state.settings.acl.rights_of(&self.asker(account))
+    }
+
+    /// What is told of the selected mailbox.
+    pub(crate) fn of_selected(&self) -> Option<&OfSelected> {
+        self.notify.as_ref().map(|notify| &notify.selected)
     }
 
     /// Whether the user administers the site.
