@@ -8,7 +8,7 @@ mod close;
 mod copy;
 mod enable;
 mod expunge;
-mod fetch;
+pub(crate) mod fetch;
 mod id;
 pub(crate) mod idle;
 mod list;
@@ -17,6 +17,7 @@ mod lsub;
 mod mailboxes;
 mod metadata;
 mod namespace;
+mod notify;
 mod quota;
 mod search;
 mod select;
@@ -24,13 +25,14 @@ mod sort;
 mod status;
 mod store;
 
-use crate::answer::{Answer, Failure};
+use crate::answer::{Answer, Failure, no_permission};
 use crate::capability;
 use crate::progress::Progress;
 use crate::services::Services;
 use crate::session::{State, User};
 use crate::wire::Wire;
 use rookery_codec::imap::{Command, Condition, Response, Tag};
+use rookery_types::Rights;
 use std::sync::Arc;
 
 /// What a command has at hand besides the session's state.
@@ -121,6 +123,10 @@ async fn authenticated(mut user: Box<User>, command: Command, context: Context<'
         Command::Select { mailbox, read_only, parameters } => {
             select::select(user, None, context.wire, mailbox, read_only, parameters).await
         }
+        Command::Notify(asked) => {
+            let outcome = notify::notify(context.wire, &mut user, None, asked).await;
+            (State::Authenticated(user), outcome)
+        }
         command => {
             let outcome = of_mailboxes(&mut user, command, context).await;
             (State::Authenticated(user), outcome)
@@ -178,12 +184,31 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
     }
 }
 
+/// Whether a command looks at the messages of the selected mailbox, or changes them.
+fn reads_messages(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Expunge { .. }
+            | Command::Search(_)
+            | Command::Sort(_)
+            | Command::Thread(_)
+            | Command::Fetch(_)
+            | Command::Store(_)
+            | Command::Copy { .. }
+            | Command::Move { .. }
+    )
+}
+
 async fn selected(state: State, command: Command, context: Context<'_>) -> (State, Outcome) {
     let State::Selected(mut user, mut selected) = state else {
         return (state, Ok(Answer::bad("No mailbox is selected")));
     };
     if user.enabled.uid_only && names_numbers(&command) {
         return (State::Selected(user, selected), Ok(Answer::no_numbers()));
+    }
+    if reads_messages(&command) && !selected.rights(&user).contains(Rights::READ) {
+        // The right was taken away since the mailbox was selected.
+        return (State::Selected(user, selected), Err(no_permission().into()));
     }
     let wire = context.wire;
     let knew_modseqs = user.enabled.condstore;
@@ -199,6 +224,7 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         }
         Command::Unselect => return (State::Authenticated(user), Ok(Answer::ok("UNSELECT completed"))),
         Command::Check => Ok(Answer::ok("CHECK completed")),
+        Command::Notify(asked) => notify::notify(wire, &mut user, Some(&mut selected), asked).await,
         Command::Expunge { uids } => expunge::expunge(wire, progress, &user, &mut selected, uids).await,
         // RFC 6855 §3: everything is UTF-8 already.
         Command::Search(search) if user.enabled.utf8 && search.charset.is_some() => {
