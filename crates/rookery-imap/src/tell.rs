@@ -6,7 +6,7 @@ use crate::view::View;
 use crate::wire::Wire;
 use rookery_codec::imap::print::FetchWriter;
 use rookery_codec::imap::{Code, FlagList, Response};
-use rookery_store::{MailboxState, Message};
+use rookery_store::{MailboxState, Message, StoreError};
 use rookery_types::{Keyword, Rights, SeqNum, SystemFlags, UidSet};
 
 /// Tells what differs between the session's view and the mailbox. `expunges`: whether messages may disappear
@@ -20,10 +20,11 @@ pub(crate) async fn checkpoint(
     let (state, messages) = selected.now();
     let gone_mailbox = messages.is_empty() && selected.view.exists() > 0;
     if selected.view.is_current(state.summary.highest_modseq.get(), expunges) && !gone_mailbox {
+        selected.view.settle(&state, &messages);
         return Ok(());
     }
     let uid_next = state.summary.uid_next;
-    let news = selected.view.catch_up(&state, &messages, expunges);
+    let news = selected.view.catch_up(&state, &messages, expunges)?;
     if user.enabled.qresync && !news.gone.is_empty() {
         let uids = news.gone.iter().map(|(_, uid)| *uid).collect();
         wire.put(&Response::Vanished { earlier: false, uids });
@@ -43,7 +44,7 @@ pub(crate) async fn checkpoint(
                 selected.mailbox.claim_recent()
             };
             selected.view.add_recent(first, uid_next);
-            wire.put(&Response::Recent(selected.view.recent_count()));
+            wire.put(&Response::Recent(selected.view.recent_count()?));
         }
     }
     new_keywords(wire, user, selected, &state);
@@ -157,6 +158,6 @@ pub(crate) fn changeable(rights: Rights) -> SystemFlags {
 }
 
 /// The UIDs of the whole view.
-pub(crate) fn uids_of(view: &View) -> UidSet {
+pub(crate) fn uids_of(view: &View) -> Result<UidSet, StoreError> {
     view.uids_at(std::slice::from_ref(&view.everywhere()))
 }

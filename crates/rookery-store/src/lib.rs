@@ -18,6 +18,8 @@ mod encoding;
 mod error;
 mod fold;
 mod keys;
+mod leaf;
+mod load;
 mod mailbox;
 mod messages;
 mod records;
@@ -32,7 +34,7 @@ pub use committer::CommitError;
 pub use encoding::Damaged;
 pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
-pub use messages::{Difference, KeywordNumbers, Message, Messages};
+pub use messages::{Difference, Iter, KeywordNumbers, Message, Messages};
 pub use records::{
     AccountRecord, AccountState, Change, ContentRecord, Facts, KINDS, Kind, Locator, LogEntry, Settings,
     Summary,

@@ -4,6 +4,7 @@ use super::Outcome;
 use crate::answer::{Answer, Failure, blocking};
 use crate::search::{self, Compiled, Scene};
 use crate::session::{Selected, User};
+use crate::view::windows;
 use crate::wire::Wire;
 use bytes::Bytes;
 use rookery_codec::imap::command::{Search, SearchReturn};
@@ -18,8 +19,6 @@ use std::sync::Arc;
 const BATCH_OCTETS: u64 = 4 << 20;
 /// Messages asked on one thread at once.
 const BATCH_MESSAGES: usize = 256;
-/// Messages asked of memory between two looks at the runtime.
-const MEMORY_MESSAGES: usize = 20_000;
 
 /// One message found.
 struct Hit {
@@ -85,7 +84,7 @@ fn forget(selected: &mut Selected, saves: bool) {
 /// The messages that match, ascending, and how many could not be read.
 async fn find(selected: &Selected, key: Arc<Compiled>, uid: bool) -> Result<(Vec<Hit>, usize), Failure> {
     let (_, newest) = selected.now();
-    let everywhere = selected.view.everywhere();
+    let everywhere = [selected.view.everywhere()];
     let hit = |seq: SeqNum, message: &Message| Hit {
         number: if uid { message.uid.get() } else { seq.get() },
         uid: message.uid.get(),
@@ -94,15 +93,17 @@ async fn find(selected: &Selected, key: Arc<Compiled>, uid: bool) -> Result<(Vec
     let mut hits = Vec::new();
     let mut undecided: Vec<(SeqNum, Message)> = Vec::new();
     let scene = Scene { recent: selected.view.recent() };
-    for (asked, (seq, message)) in selected.view.at(std::slice::from_ref(&everywhere), &newest).enumerate() {
-        match key.known(message, &scene) {
-            Some(true) => hits.push(hit(seq, message)),
-            Some(false) => {}
-            None => undecided.push((seq, message.clone())),
+    for window in windows(&everywhere) {
+        selected.load(window.clone()).await?;
+        for found in selected.view.at(std::slice::from_ref(&window), &newest) {
+            let (seq, message) = found?;
+            match key.known(&message, &scene) {
+                Some(true) => hits.push(hit(seq, &message)),
+                Some(false) => {}
+                None => undecided.push((seq, message)),
+            }
         }
-        if asked % MEMORY_MESSAGES == MEMORY_MESSAGES - 1 {
-            tokio::task::yield_now().await;
-        }
+        tokio::task::yield_now().await;
     }
     let mut unread = 0;
     let mut rest = undecided.into_iter().peekable();
