@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what the tests need from Debian, by name. Does nothing, quickly, when it is all there.
 set -euo pipefail
-packages=(curl gcc isync libc6-dev neomutt openssl python3 strace swaks tar util-linux xz-utils bsdutils findutils)
+packages=(curl fetchmail gcc getmail6 isync libc6-dev neomutt openssl python3 strace swaks tar util-linux xz-utils bsdutils findutils)
 missing=()
 for package in "${packages[@]}"; do
   state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)

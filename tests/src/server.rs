@@ -67,6 +67,10 @@ pub struct Server {
     pub imap: SocketAddr,
     /// IMAP over TLS.
     pub imaps: SocketAddr,
+    /// POP3 with STLS.
+    pub pop3: SocketAddr,
+    /// POP3 over TLS.
+    pub pop3s: SocketAddr,
     /// LMTP over TCP.
     pub lmtp: SocketAddr,
     /// Metrics and health.
@@ -104,7 +108,7 @@ impl Server {
             Folder::Temporary(dir) => dir.path().to_path_buf(),
             Folder::Given(path) => path.clone(),
         };
-        let [imap, imaps, lmtp, http] = free_addresses()?;
+        let [imap, imaps, pop3, pop3s, lmtp, http] = free_addresses()?;
         let certificate = certificate::make(&root)?;
         let log_judged = std::fs::metadata(root.join("log")).map_or(0, |meta| meta.len());
         let server = Server {
@@ -118,6 +122,8 @@ impl Server {
             log_judged,
             imap,
             imaps,
+            pop3,
+            pop3s,
             lmtp,
             http,
             certificate,
@@ -141,6 +147,7 @@ impl Server {
              default_domain = \"example.org\"\n\
              hostname = \"mail.example.org\"\n\
              [imap]\nlisten = [\"{imap}\"]\nlisten_tls = [\"{imaps}\"]\n\
+             [pop3]\nlisten = [\"{pop3}\"]\nlisten_tls = [\"{pop3s}\"]\n\
              [lmtp]\nlisten = [\"{lmtp}\", \"unix:{socket}\"]\n\
              [http]\nlisten = [\"{http}\"]\n\
              [tls]\ncert = \"{cert}\"\nkey = \"{key}\"\n\
@@ -149,6 +156,8 @@ impl Server {
             socket = self.lmtp_socket().display(),
             imap = self.imap,
             imaps = self.imaps,
+            pop3 = self.pop3,
+            pop3s = self.pop3s,
             lmtp = self.lmtp,
             http = self.http,
         )
@@ -436,16 +445,16 @@ fn is_complaint(line: &str) -> bool {
     json || line.contains(" WARN ") || line.contains(" ERROR ") || line.contains("panicked at")
 }
 
-/// Four free ports on a loopback address that no other server of this machine's tests has.
-fn free_addresses() -> Result<[SocketAddr; 4]> {
+/// Six free ports on a loopback address that no other server of this machine's tests has.
+fn free_addresses() -> Result<[SocketAddr; 6]> {
     static SERVERS: AtomicU32 = AtomicU32::new(1);
     let number = SERVERS.fetch_add(1, Ordering::Relaxed);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let last = u8::try_from(1 + number % 250).unwrap_or(1);
     let address = IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), low, last));
-    let held = (0..4).map(|_| TcpListener::bind((address, 0))).collect::<Result<Vec<_>, _>>()?;
+    let held = (0..6).map(|_| TcpListener::bind((address, 0))).collect::<Result<Vec<_>, _>>()?;
     let picked = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
-    picked.try_into().map_err(|_| anyhow::anyhow!("not four addresses"))
+    picked.try_into().map_err(|_| anyhow::anyhow!("not six addresses"))
 }
 
 /// The server's binary: `ROOKERY_BIN`, or built once beside the running test program.

@@ -25,6 +25,12 @@ pub fn uptime() -> Duration {
     STARTED.0.elapsed()
 }
 
+/// When the process began, in milliseconds since 1970: differs between a server and its successor.
+pub fn started_unix_ms() -> u64 {
+    let since = STARTED.1.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Sets the process's gauges, under the names every Prometheus client library uses. Called before each
 /// rendering.
 pub fn record() {

@@ -8,8 +8,9 @@ use rookery_types::UserName;
 /// What a user must prove, and whether that would help.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
-    /// A PHC string, such as `$argon2id$v=19$m=19456,t=2,p=1$...`.
-    pub verifier: String,
+    /// What the password is checked against, as [`crate::verifier`] reads it: `$argon2id$v=19$m=19456,...`, say.
+    /// `None`: no password is right, and nobody gets in but by a certificate.
+    pub verifier: Option<String>,
     /// Whether the account may be used.
     pub state: AccountState,
 }
@@ -34,8 +35,15 @@ pub type LookUp<'a> = Pin<Box<dyn Future<Output = Result<Option<Credential>, Loo
 /// Where accounts are looked up. Asked at every login, so that a suspension or a changed password holds at
 /// once; it should answer from memory or a local copy.
 pub trait Accounts: Send + Sync + 'static {
-    /// The credential of a user; `None` if there is no such user, or none who can log in.
+    /// The credential of a user; `None` if there is no such user.
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a>;
+
+    /// A verifier of somebody else whose cost stands for that of a user who does not exist; `None`: the hasher's
+    /// own. For sources whose users have verifiers of other kinds than this server makes.
+    fn stand_in(&self, user: &str) -> Option<String> {
+        let _ = user;
+        None
+    }
 
     /// Whether `who`, having proved it is them, may act as `whom` (RFC 4422 §3.4.1: an authorization identity
     /// that is not the authentication identity). Nobody may, unless the directory says otherwise.

@@ -6,6 +6,7 @@
 //!   the answer, nor by its time.
 //! - Every failure writes the line [`FAILURE_LINE`] describes, for those who watch logs.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -16,8 +17,12 @@ use rookery_types::UserName;
 
 use crate::accounts::{AccountState, Accounts, Credential};
 use crate::cache::VerifierCache;
+use crate::exchange::{Client, Exchange};
 use crate::password::{HashError, Hasher, Lane};
+use crate::sasl::MECHANISMS;
+use crate::scram::ScramKeys;
 use crate::throttle::{Source, Throttle};
+use crate::verifier;
 
 /// The form of the line logged at level `info` for each failure. It does not change between versions. Control
 /// characters, `<`, `>` and `\` in the user's text are escaped, and the text is cut after 255 characters.
@@ -38,6 +43,11 @@ pub struct AuthenticatorOptions {
     pub cache_lifetime: Duration,
     /// Checked passwords remembered.
     pub cache_entries_max: usize,
+    /// The SASL mechanisms that are offered where they are possible; of [`MECHANISMS`], in any order.
+    pub mechanisms: Vec<String>,
+    /// What the salts are made of that users without SCRAM keys are shown. To be kept over restarts, or those
+    /// users are told from others by salts that change.
+    pub scram_secret: [u8; 32],
 }
 
 impl AuthenticatorOptions {
@@ -47,6 +57,8 @@ impl AuthenticatorOptions {
             default_domain: default_domain.to_owned(),
             cache_lifetime: crate::cache::LIFETIME,
             cache_entries_max: crate::cache::ENTRIES_MAX,
+            mechanisms: MECHANISMS.map(str::to_owned).to_vec(),
+            scram_secret: rand::random(),
         }
     }
 }
@@ -62,7 +74,7 @@ pub struct Attempt<'a> {
     pub password: &'a [u8],
     /// The client's address; `None` for what did not come over IP.
     pub ip: Option<IpAddr>,
-    /// The protocol, for the log and the metrics: `imap`, `lmtp`.
+    /// The protocol, for the log and the metrics: `imap`, `pop3`, `lmtp`.
     pub protocol: &'static str,
 }
 
@@ -93,6 +105,9 @@ pub enum AuthError {
     /// Accounts cannot be looked up, or the stored verifier is damaged: `NO [UNAVAILABLE]`.
     #[error("logins are not possible at the moment")]
     Unavailable,
+    /// The client's octets are no message of the mechanism; nobody was looked up: `BAD` or `NO`.
+    #[error("the client's message is malformed")]
+    Malformed,
 }
 
 /// Checks logins. Shared by all sessions of all protocols.
@@ -103,6 +118,15 @@ pub struct Authenticator {
     throttle: Throttle,
     default_domain: String,
     users: RandomState,
+    mechanisms: Vec<&'static str>,
+    scram_secret: [u8; 32],
+}
+
+/// Who has failed, for the log.
+struct Who<'a> {
+    authcid: &'a str,
+    ip: Option<IpAddr>,
+    protocol: &'static str,
 }
 
 /// Why a login failed, for the log. `look-up-failed` and `bad-verifier` are the operator's to mend.
@@ -124,7 +148,11 @@ impl Authenticator {
         hasher: Arc<Hasher>,
         options: AuthenticatorOptions,
     ) -> Authenticator {
+        let is_wanted =
+            |name: &&str| options.mechanisms.iter().any(|wanted| wanted.eq_ignore_ascii_case(name));
         Authenticator {
+            mechanisms: MECHANISMS.into_iter().filter(is_wanted).collect(),
+            scram_secret: options.scram_secret,
             accounts,
             hasher,
             cache: VerifierCache::new(options.cache_lifetime, options.cache_entries_max),
@@ -141,20 +169,109 @@ impl Authenticator {
     pub async fn login(&self, attempt: Attempt<'_>) -> Result<Login, AuthError> {
         let source = Source::of(attempt.ip);
         let checked = self.check(&attempt, source).await;
+        let Attempt { authcid, ip, protocol, .. } = attempt;
+        self.conclude(&Who { authcid, ip, protocol }, checked).await
+    }
+
+    /// The mechanisms that are offered to a client, the strongest first.
+    pub fn mechanisms(&self, client: &Client) -> impl Iterator<Item = &'static str> {
+        let (private, binds, known) =
+            (client.private, !client.bindings.is_empty(), client.certificate.is_some());
+        self.mechanisms.iter().copied().filter(move |name| match *name {
+            "EXTERNAL" => known,
+            "SCRAM-SHA-256-PLUS" => private && binds,
+            _ => private,
+        })
+    }
+
+    /// Begins a SASL exchange with a client; `None` if it is not offered the mechanism (the name's case is its own).
+    pub fn begin(self: &Arc<Self>, mechanism: &str, client: Client) -> Option<Exchange> {
+        Exchange::new(Arc::clone(self), mechanism, client)
+    }
+
+    /// Ends an attempt: counts it, and logs and delays a failure.
+    async fn conclude(&self, who: &Who<'_>, checked: Result<Login, Failure>) -> Result<Login, AuthError> {
         let result = checked.as_ref().map_or_else(|failure| failure.reason, |_| "ok");
-        metrics::counter!("rookery_auth_logins_total", "protocol" => attempt.protocol, "result" => result)
+        metrics::counter!("rookery_auth_logins_total", "protocol" => who.protocol, "result" => result)
             .increment(1);
         let failure = match checked {
             Ok(login) => return Ok(login),
             Err(failure) => failure,
         };
-        tracing::info!("{}", failure_line(&attempt, failure.reason));
+        tracing::info!("{}", failure_line(who, failure.reason));
         match failure.error {
-            AuthError::Invalid => tokio::time::sleep(self.throttle.failed(source)).await,
+            AuthError::Invalid => tokio::time::sleep(self.throttle.failed(Source::of(who.ip))).await,
             AuthError::Throttled => tokio::time::sleep(BUSY_DELAY).await,
-            AuthError::NotAuthorized | AuthError::Suspended | AuthError::Unavailable => {}
+            AuthError::NotAuthorized
+            | AuthError::Suspended
+            | AuthError::Unavailable
+            | AuthError::Malformed => {}
         }
         Err(failure.error)
+    }
+
+    /// The keys that a user's SCRAM proof is to fit: for whom there are none, keys that nothing fits.
+    pub(crate) async fn scram_keys(&self, authcid: &str) -> Result<ScramKeys, AuthError> {
+        let user = UserName::parse(authcid, &self.default_domain);
+        let found = match &user {
+            Ok(user) => self.look_up(user).await.map_err(|failure| failure.error)?,
+            Err(_) => None,
+        };
+        let keys = found.and_then(|found| verifier::scram_keys(found.verifier.as_deref()?));
+        Ok(keys.unwrap_or_else(|| {
+            let name = user.as_ref().map_or_else(|_| authcid.to_lowercase(), |user| user.as_str().to_owned());
+            ScramKeys::nobodys(&self.scram_secret, &name, self.hasher.scram_iterations())
+        }))
+    }
+
+    /// Ends an exchange in which a client proved without a password that it is `authcid`.
+    pub(crate) async fn proved(
+        &self,
+        authzid: &str,
+        authcid: &str,
+        ip: Option<IpAddr>,
+        protocol: &'static str,
+    ) -> Result<Login, AuthError> {
+        let checked = self.admit(authzid, authcid).await;
+        self.conclude(&Who { authcid, ip, protocol }, checked).await
+    }
+
+    /// Ends an exchange in which a client's proof was wrong.
+    pub(crate) async fn disproved(
+        &self,
+        authcid: &str,
+        ip: Option<IpAddr>,
+        protocol: &'static str,
+    ) -> AuthError {
+        let user = UserName::parse(authcid, &self.default_domain);
+        let reason = match user {
+            Err(_) => "bad-user-name",
+            Ok(user) => match self.look_up(&user).await {
+                Err(failure) => failure.reason,
+                Ok(None) => "unknown-user",
+                Ok(Some(found)) if found.verifier.as_deref().and_then(verifier::scram_keys).is_none() => {
+                    "no-scram-keys"
+                }
+                Ok(Some(_)) => "bad-password",
+            },
+        };
+        let failed = Err(Failure::new(reason, AuthError::Invalid));
+        self.conclude(&Who { authcid, ip, protocol }, failed).await.err().unwrap_or(AuthError::Invalid)
+    }
+
+    async fn admit(&self, authzid: &str, authcid: &str) -> Result<Login, Failure> {
+        let user = UserName::parse(authcid, &self.default_domain)
+            .map_err(|_| Failure::new("bad-user-name", AuthError::Invalid))?;
+        match self.look_up(&user).await? {
+            None => Err(Failure::new("unknown-user", AuthError::Invalid)),
+            Some(Credential { state: AccountState::Suspended, .. }) => {
+                Err(Failure::new("suspended", AuthError::Suspended))
+            }
+            Some(_) => {
+                let acts_as = self.authorize(&user, authzid).await?;
+                Ok(Login { user: acts_as, authenticated: user })
+            }
+        }
     }
 
     /// Drops what is cached of a user's passwords: call it when a password changes or an account is
@@ -175,24 +292,31 @@ impl Authenticator {
             suspect: self.throttle.is_suspect(source),
         };
         let Ok(user) = UserName::parse(attempt.authcid, &self.default_domain) else {
-            self.hasher.verify_dummy(lane, attempt.password).await.map_err(hash_failed)?;
+            let stand_in = self.stand_in(attempt.authcid);
+            self.hasher.verify_in(lane, &stand_in, attempt.password).await.map_err(hash_failed)?;
             return Err(Failure::new("bad-user-name", AuthError::Invalid));
         };
         let credential = self.look_up(&user).await?;
-        // For a user that does not exist everything is done alike, against a verifier that nothing fits.
-        let verifier = credential.as_ref().map_or(self.hasher.dummy(), |found| &found.verifier);
-        let right = match self.cache.get(&user, verifier, attempt.password) {
+        // For a user who does not exist or has no password everything is done alike, against a verifier of nobody.
+        let verifier = match credential.as_ref().and_then(|found| found.verifier.as_deref()) {
+            Some(verifier) => Cow::Borrowed(verifier),
+            None => self.stand_in(user.as_str()),
+        };
+        let right = match self.cache.get(&user, &verifier, attempt.password) {
             Some(right) => right,
             None => {
                 let right =
-                    self.hasher.verify_in(lane, verifier, attempt.password).await.map_err(hash_failed)?;
-                self.cache.put(&user, verifier, attempt.password, right);
+                    self.hasher.verify_in(lane, &verifier, attempt.password).await.map_err(hash_failed)?;
+                self.cache.put(&user, &verifier, attempt.password, right);
                 right
             }
         };
         let Some(credential) = credential else {
             return Err(Failure::new("unknown-user", AuthError::Invalid));
         };
+        if credential.verifier.is_none() {
+            return Err(Failure::new("no-password", AuthError::Invalid));
+        }
         if !right {
             return Err(Failure::new("bad-password", AuthError::Invalid));
         }
@@ -201,6 +325,10 @@ impl Authenticator {
         }
         let acts_as = self.authorize(&user, attempt.authzid).await?;
         Ok(Login { user: acts_as, authenticated: user })
+    }
+
+    fn stand_in(&self, user: &str) -> Cow<'_, str> {
+        self.accounts.stand_in(user).map_or(Cow::Borrowed(self.hasher.dummy()), Cow::Owned)
     }
 
     /// Whom the session acts as (RFC 4422 §3.4.1).
@@ -242,17 +370,17 @@ fn hash_failed(error: HashError) -> Failure {
 }
 
 /// [`FAILURE_LINE`] filled in. The client's text cannot end the line or leave its brackets.
-fn failure_line(attempt: &Attempt<'_>, reason: &str) -> String {
+fn failure_line(who: &Who<'_>, reason: &str) -> String {
     let mut line = String::from("auth failed: user=<");
-    for c in attempt.authcid.chars().take(LOGGED_CHARACTERS_MAX) {
+    for c in who.authcid.chars().take(LOGGED_CHARACTERS_MAX) {
         match c {
             '<' | '>' => line.extend(c.escape_unicode()),
             _ => line.extend(c.escape_debug()),
         }
     }
-    let ip = attempt.ip.map_or_else(|| "local".to_owned(), |ip| ip.to_canonical().to_string());
+    let ip = who.ip.map_or_else(|| "local".to_owned(), |ip| ip.to_canonical().to_string());
     // Writing to a String cannot fail.
-    let _ = write!(line, "> from=<{ip}> protocol=<{}> reason={reason}", attempt.protocol);
+    let _ = write!(line, "> from=<{ip}> protocol=<{}> reason={reason}", who.protocol);
     line
 }
 

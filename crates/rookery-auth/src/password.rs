@@ -1,8 +1,8 @@
-//! Passwords against verifiers: Argon2id (RFC 9106) in PHC strings, on threads of its own.
+//! Passwords against verifiers, and new ones made with Argon2id (RFC 9106), on threads of its own.
 //!
 //! Invariants:
-//! - At most `workers` hashes run at once, so memory is at most `workers` times the memory of one (for a
-//!   verifier made elsewhere [`VERIFIER_MEMORY_KIB_MAX`]).
+//! - At most `workers` hashes run at once, and what they need of memory is at most `memory_kib_max` together: one
+//!   whose verifier asks for more waits until others are done.
 //! - At most `queue_max` jobs wait; what is more is answered `Busy`, never put off without an end.
 //! - A job whose asker is gone is not run.
 //! - Waiting jobs take turns (see [`Lane`]).
@@ -12,8 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
@@ -21,13 +20,13 @@ use zeroize::Zeroizing;
 
 use crate::queue::{FairQueue, QueueLimits};
 use crate::throttle::Source;
+use crate::verifier::{self, MEMORY_KIB_MAX, PASSES_MAX};
 
-/// The most memory a verifier may ask for, in KiB: it comes from the directory, and may be imported.
-pub const VERIFIER_MEMORY_KIB_MAX: u32 = 128 * 1024;
-/// The most passes and lanes a verifier may ask for.
-pub const VERIFIER_PASSES_MAX: u32 = 16;
 /// Octets in the longest password. Longer ones are wrong without being looked at.
 pub const PASSWORD_OCTETS_MAX: usize = 1024;
+
+/// The iterations of new SCRAM keys, unless set. A client computes them at every login, this server once.
+pub const SCRAM_ITERATIONS: u32 = 15_000;
 
 /// A password on its way. Its memory is wiped when it is dropped, and it is not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
@@ -71,10 +70,14 @@ impl Default for HashParams {
 /// How a [`Hasher`] is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct HasherOptions {
-    /// Threads that hash; as many as there are processors, unless set.
+    /// Threads that hash; as many as there are processors, unless set. Fewer if `memory_kib_max` is not enough.
     pub workers: usize,
+    /// Memory that hashes under way may take together, in KiB, and so the most that one verifier may ask for.
+    pub memory_kib_max: u32,
     /// What new verifiers cost.
     pub params: HashParams,
+    /// The iterations of the SCRAM-SHA-256 keys that new verifiers have beside the hash; 0: they have none.
+    pub scram_iterations: u32,
     /// Jobs that may wait.
     pub queue_max: usize,
     /// Jobs of one source that may wait. Above the unauthenticated connections one address may have, so that
@@ -86,7 +89,9 @@ impl Default for HasherOptions {
     fn default() -> HasherOptions {
         HasherOptions {
             workers: thread::available_parallelism().map_or(2, usize::from),
+            memory_kib_max: MEMORY_KIB_MAX,
             params: HashParams::default(),
+            scram_iterations: SCRAM_ITERATIONS,
             queue_max: 8192,
             queue_per_source_max: 1024,
         }
@@ -133,6 +138,8 @@ pub struct Hasher {
 
 struct Shared {
     argon2: Argon2<'static>,
+    scram_iterations: u32,
+    memory: MemoryBudget,
     queue: Mutex<Queue>,
     wake: Condvar,
 }
@@ -151,7 +158,9 @@ impl Hasher {
     /// Starts the threads.
     pub fn new(options: HasherOptions) -> Result<Hasher, HashError> {
         let HashParams { memory_kib, passes, lanes } = options.params;
-        if memory_kib > VERIFIER_MEMORY_KIB_MAX || passes > VERIFIER_PASSES_MAX || lanes > VERIFIER_PASSES_MAX
+        if memory_kib > options.memory_kib_max.min(MEMORY_KIB_MAX)
+            || passes > PASSES_MAX
+            || lanes > PASSES_MAX
         {
             return Err(HashError::Failed("the parameters are beyond their limits".to_owned()));
         }
@@ -173,8 +182,16 @@ impl Hasher {
     fn idle(argon2: Argon2<'static>, dummy: String, options: HasherOptions) -> Hasher {
         let limits = QueueLimits { total: options.queue_max, per_source: options.queue_per_source_max };
         let queue = Mutex::new(Queue { jobs: FairQueue::new(limits), closed: false });
-        let shared = Arc::new(Shared { argon2, queue, wake: Condvar::new() });
-        Hasher { shared, workers: options.workers.max(1), dummy }
+        let at_once = options.memory_kib_max / argon2.params().m_cost().max(1);
+        let workers = options.workers.min(usize::try_from(at_once).unwrap_or(usize::MAX)).max(1);
+        let shared = Arc::new(Shared {
+            argon2,
+            scram_iterations: options.scram_iterations,
+            memory: MemoryBudget::new(options.memory_kib_max),
+            queue,
+            wake: Condvar::new(),
+        });
+        Hasher { shared, workers, dummy }
     }
 
     /// Whether a password fits a verifier. Safe to cancel: a job not yet begun is dropped then.
@@ -200,7 +217,15 @@ impl Hasher {
         &self.dummy
     }
 
-    /// A new verifier for a password, with a random salt.
+    /// The iterations of new SCRAM keys, also where none are made: users without keys are shown this number.
+    pub(crate) fn scram_iterations(&self) -> u32 {
+        match self.shared.scram_iterations {
+            0 => SCRAM_ITERATIONS,
+            iterations => iterations.clamp(crate::scram::ITERATIONS_MIN, crate::scram::ITERATIONS_MAX),
+        }
+    }
+
+    /// A new verifier for a password, with random salts: an Argon2id hash, and SCRAM keys unless they are off.
     pub async fn hash(&self, password: &[u8]) -> Result<String, HashError> {
         let (answer, answered) = oneshot::channel();
         self.push(Lane::LOCAL, Job::Hash { password: Password::new(password), answer })?;
@@ -254,12 +279,56 @@ impl Shared {
             Job::Verify { answer, .. } if answer.is_closed() => {}
             Job::Hash { answer, .. } if answer.is_closed() => {}
             Job::Verify { verifier, password, answer } => {
-                let _ = answer.send(verify(&self.argon2, &verifier, password.as_bytes()));
+                let _ = answer.send(self.verify(&verifier, password.as_bytes()));
             }
             Job::Hash { password, answer } => {
-                let _ = answer.send(hash(&self.argon2, password.as_bytes()));
+                let _ = answer.send(self.hash(password.as_bytes()));
             }
         }
+    }
+
+    fn verify(&self, verifier: &str, password: &[u8]) -> Result<bool, HashError> {
+        let _memory = self.memory.take(verifier::memory_kib(verifier))?;
+        verifier::verify(verifier, password)
+    }
+
+    fn hash(&self, password: &[u8]) -> Result<String, HashError> {
+        let _memory = self.memory.take(self.argon2.params().m_cost())?;
+        Ok(verifier::with_scram(hash(&self.argon2, password)?, password, self.scram_iterations))
+    }
+}
+
+/// Memory that is shared by what runs at the same time.
+struct MemoryBudget {
+    kib_max: u32,
+    free: Mutex<u32>,
+    freed: Condvar,
+}
+
+/// Some of a budget, until it is dropped.
+struct Taken<'a>(&'a MemoryBudget, u32);
+
+impl MemoryBudget {
+    fn new(kib_max: u32) -> MemoryBudget {
+        MemoryBudget { kib_max, free: Mutex::new(kib_max), freed: Condvar::new() }
+    }
+
+    /// Waits until there is so much.
+    fn take(&self, kib: u32) -> Result<Taken<'_>, HashError> {
+        if kib > self.kib_max {
+            return Err(HashError::BadVerifier("its parameters are beyond the limits"));
+        }
+        let mut free = self.free.lock();
+        self.freed.wait_while(&mut free, |free| *free < kib);
+        *free -= kib;
+        Ok(Taken(self, kib))
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock() += self.1;
+        self.0.freed.notify_all();
     }
 }
 
@@ -271,31 +340,6 @@ fn hash(argon2: &Argon2<'_>, password: &[u8]) -> Result<String, HashError> {
         .hash_password(password)
         .map(|hash| hash.to_string())
         .map_err(|error| HashError::Failed(error.to_string()))
-}
-
-fn verify(argon2: &Argon2<'_>, verifier: &str, password: &[u8]) -> Result<bool, HashError> {
-    let parsed = PasswordHash::new(verifier).map_err(|_| HashError::BadVerifier("it is no PHC string"))?;
-    if parsed.algorithm.as_str() != "argon2id" {
-        return Err(HashError::BadVerifier("its algorithm is not argon2id"));
-    }
-    if parsed.hash.is_none() || parsed.salt.is_none() {
-        return Err(HashError::BadVerifier("it has no salt or no hash"));
-    }
-    let params = Params::try_from(&parsed).map_err(|_| HashError::BadVerifier("its parameters are wrong"))?;
-    if params.m_cost() > VERIFIER_MEMORY_KIB_MAX
-        || params.t_cost() > VERIFIER_PASSES_MAX
-        || params.p_cost() > VERIFIER_PASSES_MAX
-    {
-        return Err(HashError::BadVerifier("its parameters are beyond the limits"));
-    }
-    if password.len() > PASSWORD_OCTETS_MAX {
-        return Ok(false);
-    }
-    match argon2.verify_password(password, &parsed) {
-        Ok(()) => Ok(true),
-        Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
-        Err(error) => Err(HashError::Failed(error.to_string())),
-    }
 }
 
 #[cfg(test)]
@@ -338,7 +382,7 @@ mod tests {
 
     fn cheap() -> HasherOptions {
         let params = HashParams { memory_kib: 16, passes: 1, lanes: 1 };
-        HasherOptions { workers: 2, params, ..HasherOptions::default() }
+        HasherOptions { workers: 2, params, scram_iterations: 4096, ..HasherOptions::default() }
     }
 
     #[tokio::test]
@@ -346,6 +390,7 @@ mod tests {
         let hasher = Hasher::new(cheap()).unwrap();
         let verifier = hasher.hash("pässwort".as_bytes()).await.unwrap();
         assert!(verifier.starts_with("$argon2id$v=19$m=16,t=1,p=1$"), "{verifier}");
+        assert!(crate::verifier::scram_keys(&verifier).unwrap().fit("pässwort".as_bytes()));
         assert_ne!(hasher.hash("pässwort".as_bytes()).await.unwrap(), verifier, "salts differ");
         assert_eq!(hasher.verify(&verifier, "pässwort".as_bytes()).await, Ok(true));
         for wrong in ["passwort", "", "pässwort ", &"x".repeat(5000)] {
@@ -363,18 +408,12 @@ mod tests {
         let other = Hasher::new(HasherOptions { params, ..cheap() }).unwrap();
         let verifier = other.hash(b"secret").await.unwrap();
         assert_eq!(hasher.verify(&verifier, b"secret").await, Ok(true));
-        for bad in [
-            "",
-            "secret",
-            "{PLAIN}secret",
-            "$argon2id$v=19$m=16,t=1,p=1",
-            "$6$rounds=1000$abcdefgh$abcdefgh",
-            "$argon2i$v=19$m=16,t=1,p=1$MTIzNDU2Nzg$MTIzNDU2Nzg5MDEyMzQ1Ng",
-            "$argon2id$v=19$m=4000000,t=1,p=1$MTIzNDU2Nzg$MTIzNDU2Nzg5MDEyMzQ1Ng",
-            "$argon2id$v=19$m=16,t=4000000,p=1$MTIzNDU2Nzg$MTIzNDU2Nzg5MDEyMzQ1Ng",
-            "$argon2id$v=19$m=0,t=1,p=1$MTIzNDU2Nzg$MTIzNDU2Nzg5MDEyMzQ1Ng",
-        ] {
-            let answer = hasher.verify(bad, b"secret").await;
+        let greedy = HashParams { memory_kib: 4096, passes: 1, lanes: 1 };
+        let greedy =
+            Hasher::new(HasherOptions { params: greedy, ..cheap() }).unwrap().hash(b"x").await.unwrap();
+        let small = Hasher::new(HasherOptions { memory_kib_max: 1024, ..cheap() }).unwrap();
+        for (hasher, bad) in [(&hasher, "{PLAIN"), (&small, greedy.as_str())] {
+            let answer = hasher.verify(bad, b"x").await;
             assert!(matches!(answer, Err(HashError::BadVerifier(_))), "{bad:?} {answer:?}");
         }
         let params = HashParams { memory_kib: u32::MAX, passes: 1, lanes: 1 };
@@ -400,5 +439,23 @@ mod tests {
         assert!(hasher.hash(b"x").await.is_ok());
         drop(hasher);
         worker.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn memory_is_shared_and_bounds_the_workers() {
+        let params = HashParams { memory_kib: 1000, passes: 1, lanes: 1 };
+        let hasher =
+            Hasher::new(HasherOptions { workers: 64, memory_kib_max: 3100, params, ..cheap() }).unwrap();
+        assert_eq!(hasher.workers, 3);
+        let budget = &hasher.shared.memory;
+        let taken = budget.take(3000).unwrap();
+        assert_eq!(*budget.free.lock(), 100);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| drop(budget.take(200)));
+            drop(taken);
+            waiting.join().unwrap();
+        });
+        assert_eq!(*budget.free.lock(), 3100);
+        assert!(budget.take(3101).is_err());
     }
 }

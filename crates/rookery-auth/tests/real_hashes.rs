@@ -16,7 +16,7 @@ struct Joe {
 
 impl Accounts for Joe {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
-        let credential = Credential { verifier: self.verifier.clone(), state: AccountState::Active };
+        let credential = Credential { verifier: Some(self.verifier.clone()), state: AccountState::Active };
         Box::pin(async move { Ok((user.local() == "joe").then_some(credential)) })
     }
 }

@@ -7,6 +7,9 @@
 //! - Everything that is buffered has a limit; a message's octets are streamed, never collected.
 //! - How the input was cut into pieces never changes what comes out, but for how message octets are cut.
 
+pub mod dot;
 pub mod imap;
+mod lines;
 pub mod lmtp;
+pub mod pop3;
 pub mod sasl;

@@ -3,9 +3,10 @@
 
 use bytes::BytesMut;
 use proptest::prelude::*;
+use rookery_codec::dot::{DotStuffer, LineEnds, Unstuffed, Unstuffer};
 use rookery_codec::lmtp::command::*;
 use rookery_codec::lmtp::server::{Decoded, Decoder};
-use rookery_codec::lmtp::{Address, DotStuffer, Enhanced, Reply, Unstuffed, Unstuffer, client};
+use rookery_codec::lmtp::{Address, Enhanced, Reply, client};
 
 fn read(line: &str) -> Result<Command, u16> {
     let mut decoder = Decoder::new();
@@ -212,13 +213,13 @@ proptest! {
     ) {
         let message = pieces.concat();
         let mut stuffed = BytesMut::new();
-        let mut stuffer = DotStuffer::new();
+        let mut stuffer = DotStuffer::new(LineEnds::CrLf);
         for part in message.as_bytes().chunks(cut) {
             stuffer.push(part, &mut stuffed);
         }
         stuffer.end(&mut stuffed);
         let (mut input, mut found, mut ended) = (BytesMut::new(), Vec::new(), false);
-        let mut unstuffer = Unstuffer::new();
+        let mut unstuffer = Unstuffer::new(LineEnds::CrLf);
         for part in stuffed.chunks(cut) {
             prop_assert!(!ended);
             input.extend_from_slice(part);

@@ -31,8 +31,7 @@ pub(crate) fn read_state(read: &dyn Read) -> Result<State, DirectoryError> {
     match get(read, STATE_KEY)? {
         Some(value) => Ok(decode_state(STATE_KEY, &value)?),
         None if is_empty(read, b"")? => {
-            let first = AccountId::new(1).ok_or(DirectoryError::Refused("1 is no account id"))?;
-            Ok(State { revision: 0, next_account: first, default_domain: None })
+            Ok(State { revision: 0, next_account: AccountId::FIRST, default_domain: None })
         }
         // To begin again at id 1 would give ids twice.
         None => Err(Damaged::new(STATE_KEY, "it is missing").into()),

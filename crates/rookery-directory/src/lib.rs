@@ -15,6 +15,7 @@ mod embedded;
 mod encoding;
 mod entry;
 pub mod records;
+pub mod repair;
 
 pub use embedded::{Commit, CommitError, DirectCommit, EmbeddedDirectory};
 pub use encoding::Damaged;

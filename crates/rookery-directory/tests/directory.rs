@@ -6,6 +6,7 @@
 
 use proptest::prelude::*;
 use rookery_directory::check::check;
+use rookery_directory::repair::{Stored, repair};
 use rookery_directory::{
     AccountFilter, AccountState, Commit, CommitError, DirectCommit, Directory, DirectoryError,
     EmbeddedDirectory, Entry, Home, Node, Verifier,
@@ -345,6 +346,85 @@ async fn damage_is_told_with_the_record_and_not_taken_for_absence() {
     assert!(is_damaged(directory.list(AccountFilter::default(), None, 10).await.unwrap_err()));
     assert!(is_damaged(directory.add_domain("b.test".to_string()).await.unwrap_err()));
     assert!(EmbeddedDirectory::open(engine.clone(), Arc::new(DirectCommit(engine.clone()))).is_err());
+}
+
+/// What is done to a record.
+type Harm = fn(&[u8], &[u8]) -> Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+const HARMS: [(&str, Harm); 4] = [
+    ("flipped", |key, value| {
+        let mut flipped = value.to_vec();
+        flipped[value.len() / 2] ^= 4;
+        vec![(key.to_vec(), Some(flipped))]
+    }),
+    ("dropped", |key, _| vec![(key.to_vec(), None)]),
+    ("truncated", |key, value| vec![(key.to_vec(), Some(value[..value.len() - 1].to_vec()))]),
+    ("duplicated", |key, value| vec![([key, b"1"].concat(), Some(value.to_vec()))]),
+];
+
+/// What the store says of the two accounts of [`records`]: of a shared one not its name.
+fn stored() -> Vec<Stored> {
+    let id = |n| AccountId::new(n).unwrap();
+    vec![
+        Stored { id: id(1), name: Some(name("user/joe@example.org")), home: HOME },
+        Stored { id: id(2), name: None, home: HOME },
+    ]
+}
+
+#[tokio::test]
+async fn every_damage_is_repaired_and_nothing_is_lost() {
+    let (_, intact) = records().await;
+    for (key, value) in intact {
+        for (what, harm) in HARMS {
+            let (engine, _) = records().await;
+            let mut batch = Batch::new();
+            for (key, value) in harm(&key, &value) {
+                match value {
+                    Some(value) => batch.put(Space::Directory, key, value),
+                    None => batch.delete(Space::Directory, key),
+                }
+            }
+            engine.commit(batch).unwrap();
+            let found = faults(&engine);
+            let case = format!("{what} {}", key.escape_ascii());
+            assert_eq!(found.is_empty(), key[0] == b'n' && what == "dropped", "{case}");
+            let mended = repair(&*engine, &stored(), "example.org").unwrap();
+            assert_eq!(mended.is_empty(), found.is_empty(), "{case}");
+            println!(
+                "{case}: {}",
+                mended
+                    .iter()
+                    .map(|m| format!("{}; {}", m.finding, m.outcome))
+                    .collect::<Vec<_>>()
+                    .join(" | ")
+            );
+            sound(&engine);
+            assert_eq!(repair(&*engine, &stored(), "example.org").unwrap(), [], "{case}");
+            let directory = open(&engine);
+            let joe = directory.look_up(&name("user/joe@example.org")).await.unwrap();
+            assert_eq!((joe.id.get(), joe.state), (1, AccountState::Active), "{case}");
+            let team = directory.by_id(AccountId::new(2).unwrap()).await.unwrap();
+            assert_eq!(team.name, name("team@example.org"), "{case}");
+            // No id is given twice.
+            assert!(make(&directory, "user/new@example.org").await.id > team.id, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn accounts_of_the_store_come_back_without_any_record() {
+    let engine = memory();
+    let mended = repair(&*engine, &stored(), "example.org").unwrap();
+    assert!(!mended.is_empty());
+    sound(&engine);
+    let directory = open(&engine);
+    let joe = directory.look_up(&name("user/joe@example.org")).await.unwrap();
+    assert_eq!((joe.id.get(), joe.verifier.clone()), (1, None));
+    assert_eq!(
+        directory.by_id(AccountId::new(2).unwrap()).await.unwrap().name,
+        name("recovered-2@example.org")
+    );
+    assert_eq!(repair(&*memory(), &[], "example.org").unwrap(), [], "an empty directory is whole");
 }
 
 #[derive(Clone, Debug)]

@@ -114,6 +114,7 @@ impl From<StoreError> for Answer {
             }
             StoreError::InvalidName => Answer::no(Code::Cannot, "That name cannot be given or lost"),
             StoreError::OverQuota => Answer::no(Code::OverQuota, "The quota does not allow it"),
+            StoreError::TooMany(_) => Answer::no(Code::Limit, "There are as many of these as there may be"),
             StoreError::TooManyKeywords(_) => {
                 Answer::no(Code::Limit, "The mailbox has as many keywords as it may have")
             }

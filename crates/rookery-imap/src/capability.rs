@@ -3,13 +3,14 @@
 use crate::services::Services;
 use crate::session::State;
 use crate::wire::Wire;
+use rookery_auth::Client;
 use std::borrow::Cow;
 
 /// What can be said of a server at any time.
 const ALWAYS: [&str; 6] = ["IMAP4rev1", "IMAP4rev2", "SASL-IR", "LITERAL+", "ID", "ENABLE"];
 
 /// What a user who has logged in has besides.
-const LOGGED_IN: [&str; 23] = [
+const LOGGED_IN: &[&str] = &[
     "IDLE",
     "ACL",
     // Rights that are given one by one, beyond those of RFC 2086 (RFC 4314 §2.2).
@@ -34,15 +35,26 @@ const LOGGED_IN: [&str; 23] = [
     "WITHIN",
     "MULTIAPPEND",
     "APPENDLIMIT",
+    "QUOTA",
+    "QUOTASET",
+    "QUOTA=RES-STORAGE",
+    "QUOTA=RES-MESSAGE",
+    "QUOTA=RES-MAILBOX",
 ];
 
 /// Whether a password may come over this connection as it is.
 pub(crate) fn password_allowed(services: &Services, wire: &Wire) -> bool {
-    let peer = wire.connection.peer();
-    wire.connection.is_tls()
-        || peer.is_loopback()
-        || services.config.plaintext_login
-        || services.trusted.contains(peer)
+    wire.connection.is_private(&services.trusted) || services.config.plaintext_login
+}
+
+/// What the authenticator is to know of the client.
+pub(crate) fn client(services: &Services, wire: &Wire) -> Client {
+    Client {
+        ip: wire.connection.peer().ip(),
+        protocol: "imap",
+        private: password_allowed(services, wire),
+        ..Client::default()
+    }
 }
 
 /// The capabilities of a session in its state.
@@ -53,7 +65,12 @@ pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<
             if services.tls.is_some() && !wire.connection.is_tls() {
                 names.push("STARTTLS".into());
             }
-            names.push(if password_allowed(services, wire) { "AUTH=PLAIN" } else { "LOGINDISABLED" }.into());
+            let client = client(services, wire);
+            names
+                .extend(services.authenticator.mechanisms(&client).map(|name| format!("AUTH={name}").into()));
+            if !client.private {
+                names.push("LOGINDISABLED".into());
+            }
         }
         State::Authenticated(_) | State::Selected(..) => {
             let names_of_user = LOGGED_IN.iter().map(|name| match *name {
@@ -61,6 +78,12 @@ pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<
                 name => Cow::Borrowed(name),
             });
             names.extend(names_of_user);
+            if services.config.compress && !wire.connection.is_deflated() {
+                names.push("COMPRESS=DEFLATE".into());
+            }
+            if services.config.unauthenticate {
+                names.push("UNAUTHENTICATE".into());
+            }
         }
     }
     names

@@ -15,7 +15,7 @@ pub struct ImapConfig {
     /// How often a client in IDLE hears `* OK Still here`, in seconds: often enough that devices between do
     /// not forget the connection.
     pub still_here_s: u64,
-    /// How many sessions one account may have at once.
+    /// How many sessions one account may have at once, those of POP3 counted with them.
     pub sessions_per_account_max: usize,
     /// After so many commands in a row that were not understood, the client is sent away.
     pub bad_commands_max: u32,
@@ -28,6 +28,14 @@ pub struct ImapConfig {
     pub message_octets_max: u64,
     /// How many messages one APPEND may bring (RFC 3502).
     pub append_messages_max: usize,
+    /// From how much of a quota on, in percent, clients are warned when they select a mailbox or add messages
+    /// (RFC 9208 §4.3.1). 0: never.
+    pub quota_warning_percent: u8,
+    /// Whether clients may ask for compression (RFC 4978). A client that does costs some 60 KiB while idle.
+    pub compress: bool,
+    /// Whether a client may log out of an account without leaving the connection (RFC 8437). Turn it off behind
+    /// a proxy that decides at the first login what a connection may do.
+    pub unauthenticate: bool,
     /// Whether passwords are taken without TLS from clients that are not on this machine. For networks that
     /// are protected otherwise.
     pub plaintext_login: bool,
@@ -45,6 +53,9 @@ impl Default for ImapConfig {
             command_octets_max: 64 << 10,
             message_octets_max: 64 << 20,
             append_messages_max: 1000,
+            quota_warning_percent: 90,
+            compress: true,
+            unauthenticate: true,
             plaintext_login: false,
         }
     }

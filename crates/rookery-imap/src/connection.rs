@@ -9,7 +9,7 @@
 use crate::answer::{Answer, Failure};
 use crate::capability;
 use crate::command::{self, Context};
-use crate::measure::{self, ConnectionEnd, Timing};
+use crate::measure;
 use crate::services::Services;
 use crate::session::State;
 use crate::tell;
@@ -17,7 +17,7 @@ use crate::wire::Wire;
 use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::server::{Bad, Decoded, Limits};
 use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
-use rookery_net::{Accepted, Connection, DrainGuard, IoError, Permit, StartTlsError};
+use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -27,15 +27,14 @@ const DEPTH_MAX: usize = 50;
 /// Serves one client until it leaves, is sent away, or the drain is over. `tls`: the port is a TLS port, and
 /// the handshake comes before anything else.
 pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: bool) {
-    let Accepted { stream, id, permit, drain } = accepted;
-    let stream = match (&services.tls, tls) {
-        (_, false) => stream,
-        (Some(acceptor), true) => match Box::pin(stream.start_tls(acceptor, Default::default())).await {
-            Ok(stream) => stream,
+    let Accepted { mut stream, id, permit, drain } = accepted;
+    if tls {
+        // Boxed: a handshake is far larger than what waits for a client.
+        match Box::pin(stream.secured(services.tls.as_deref())).await {
+            Ok(secured) => stream = secured,
             Err(error) => return tracing::debug!(%id, %error, "no TLS"),
-        },
-        (None, true) => return tracing::error!("a TLS port has no certificate"),
-    };
+        }
+    }
     let limits = limits(&services, false);
     let wire = Wire::new(Connection::new(stream), limits, services.config.login_timeout());
     let driver = Driver {
@@ -46,7 +45,7 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
         permit,
         drain,
         bad_in_a_row: 0,
-        counts: ConnectionEnd::new(id),
+        counts: ConnectionEnd::new(&measure::NAMES, id),
     };
     driver.run().await;
 }
@@ -113,6 +112,12 @@ impl Driver {
                 self.wire.put(&bye(None, "Autologout; the connection was silent for too long"));
                 let _ = self.wire.connection.close().await;
             }
+            Err(IoError::Garbled(error)) => {
+                tracing::debug!(%error, "octets that are not compressed under compression");
+                self.counts.end("garbled");
+                self.wire.put(&bye(None, "What you send is not compressed as was agreed"));
+                let _ = self.wire.connection.close().await;
+            }
             Err(error) => {
                 tracing::debug!(%error, "connection lost");
                 self.counts.end("lost");
@@ -145,7 +150,7 @@ impl Driver {
             },
             Decoded::Bad(bad) => self.bad(bad),
             Decoded::AppendStart { tag, mailbox, message } => {
-                let timing = Timing::start("APPEND", tag.as_str());
+                let timing = Timing::start(&measure::NAMES, "APPEND", tag.as_str());
                 let append = command::append::append(&mut self.wire, &self.state, mailbox, message);
                 let outcome = Box::pin(append).await;
                 self.answered(tag, timing, true, outcome).await
@@ -185,7 +190,7 @@ impl Driver {
 
     async fn command(&mut self, tagged: Tagged) -> Result<Next, Failure> {
         let Tagged { tag, command } = tagged;
-        let timing = Timing::start(measure::verb(&command), tag.as_str());
+        let timing = Timing::start(&measure::NAMES, measure::verb(&command), tag.as_str());
         if let (Command::StartTls, State::NotAuthenticated) = (&command, &self.state)
             && self.services.tls.is_some()
             && !self.wire.connection.is_tls()
@@ -193,6 +198,11 @@ impl Driver {
             self.wire.put(&Answer::ok("Begin TLS").into_response(tag));
             self.wire.flush().await?;
             return Ok(Next::StartTls);
+        }
+        match &command {
+            Command::Compress { mechanism } => return self.compress(tag, timing, mechanism).await,
+            Command::Unauthenticate => return self.unauthenticate(tag, timing).await,
+            _ => {}
         }
         let expunges = command::may_expunge(&command);
         let before = matches!(self.state, State::NotAuthenticated);
@@ -206,17 +216,70 @@ impl Driver {
         self.answered(tag, timing, expunges, outcome).await
     }
 
+    /// COMPRESS (RFC 4978): from behind the tagged OK on, octets are compressed both ways.
+    async fn compress(&mut self, tag: Tag, timing: Timing, mechanism: &str) -> Result<Next, Failure> {
+        let answer = match &self.state {
+            State::NotAuthenticated | State::Logout => Answer::bad("Log in first"),
+            _ if !self.services.config.compress => Answer::bad("Compression is turned off"),
+            _ if mechanism != "DEFLATE" => Answer::bad("DEFLATE is the only compression there is"),
+            _ if self.wire.connection.is_deflated() => {
+                Answer::no(Code::CompressionActive, "DEFLATE is active already")
+            }
+            _ => Answer::ok("DEFLATE active"),
+        };
+        let begins = answer.condition == Condition::Ok;
+        let next = self.answered(tag, timing, true, Ok(answer)).await?;
+        if begins {
+            self.wire.flush().await?;
+            let arrived = self.wire.decoder.take_input();
+            self.wire.connection.start_deflate(arrived);
+        }
+        Ok(next)
+    }
+
+    /// UNAUTHENTICATE (RFC 8437): all that was the user's ends; what is left is the connection and its TLS.
+    async fn unauthenticate(&mut self, tag: Tag, timing: Timing) -> Result<Next, Failure> {
+        let refused = match &self.state {
+            State::NotAuthenticated | State::Logout => Some("Log in first"),
+            _ if !self.services.config.unauthenticate => Some("UNAUTHENTICATE is turned off"),
+            _ => None,
+        };
+        if let Some(text) = refused {
+            return self.answered(tag, timing, true, Ok(Answer::bad(text))).await;
+        }
+        // A NO is not allowed: the client may have sent its next login already (RFC 8437 §3).
+        if self.permit.unauthenticated(self.wire.connection.peer()).is_err() {
+            self.wire
+                .put(&bye(Some(Code::Limit), "Too many connections from your address that are nobody's"));
+            return Ok(Next::Close);
+        }
+        self.state = State::NotAuthenticated;
+        self.deadline = Instant::now() + self.services.config.login_timeout();
+        self.wire.silence_max = self.services.config.login_timeout();
+        self.wire.decoder.set_limits(limits(&self.services, false));
+        let next = self.answered(tag, timing, true, Ok(Answer::ok("UNAUTHENTICATE completed"))).await?;
+        if self.wire.connection.is_deflated() {
+            let rest = self.wire.connection.end_deflate().await?;
+            if !self.wire.decoder.take_input().is_empty() {
+                self.wire.put(&bye(None, "Compression ended behind UNAUTHENTICATE"));
+                return Ok(Next::Close);
+            }
+            self.wire.decoder.push(&rest);
+        }
+        Ok(next)
+    }
+
     fn logged_in(&mut self) {
         self.permit.authenticated();
         self.wire.decoder.set_limits(limits(&self.services, true));
         self.wire.silence_max = self.services.config.idle_timeout();
         if let State::Authenticated(user) = &self.state {
-            self.counts.user(&user.name);
+            self.counts.user(user.name.as_str());
         }
     }
 
     async fn idle(&mut self, tag: Tag) -> Result<Next, Failure> {
-        let timing = Timing::start("IDLE", tag.as_str());
+        let timing = Timing::start(&measure::NAMES, "IDLE", tag.as_str());
         let outcome = match &mut self.state {
             State::NotAuthenticated | State::Logout => Err(Answer::bad("Log in first").into()),
             State::Authenticated(user) => {
@@ -264,7 +327,7 @@ impl Driver {
     }
 
     fn bad(&mut self, bad: Bad) -> Result<Next, Failure> {
-        measure::bad_syntax();
+        measure::NAMES.bad_syntax();
         let condition = bad.condition;
         self.wire.put(&bad.into_response());
         Ok(self.count_bad(condition == Condition::Bad))
@@ -280,7 +343,7 @@ impl Driver {
     }
 
     async fn start_tls(mut self) -> Option<Driver> {
-        let acceptor = self.services.tls.clone()?;
+        let acceptor = self.services.tls.as_ref()?.acceptor();
         let input = self.wire.decoder.take_input();
         let limits = limits(&self.services, false);
         match self.wire.connection.start_tls(&acceptor, input).await {

@@ -25,4 +25,4 @@ mod wire;
 
 pub use config::ImapConfig;
 pub use connection::serve_connection;
-pub use services::{Services, SessionSlot, Sessions};
+pub use services::Services;

@@ -4,9 +4,7 @@
 //! `rookery_imap_sessions` (open connections), `rookery_imap_idle_sessions`.
 
 use rookery_codec::imap::Command;
-use rookery_net::ConnId;
-use rookery_types::UserName;
-use std::time::Instant;
+use rookery_net::MetricNames;
 
 /// A command's name for metrics and logs: a closed set.
 pub(crate) fn verb(command: &Command) -> &'static str {
@@ -16,6 +14,8 @@ pub(crate) fn verb(command: &Command) -> &'static str {
         Command::Logout => "LOGOUT",
         Command::Id(_) => "ID",
         Command::StartTls => "STARTTLS",
+        Command::Compress { .. } => "COMPRESS",
+        Command::Unauthenticate => "UNAUTHENTICATE",
         Command::Login { .. } => "LOGIN",
         Command::Authenticate { .. } => "AUTHENTICATE",
         Command::Enable(_) => "ENABLE",
@@ -46,75 +46,19 @@ pub(crate) fn verb(command: &Command) -> &'static str {
         Command::Copy { .. } => "COPY",
         Command::Move { uid: true, .. } => "UID MOVE",
         Command::Move { .. } => "MOVE",
+        Command::GetQuota { .. } => "GETQUOTA",
+        Command::GetQuotaRoot { .. } => "GETQUOTAROOT",
+        Command::SetQuota { .. } => "SETQUOTA",
         _ => "other",
     }
 }
 
-/// One command under way.
-pub(crate) struct Timing {
-    verb: &'static str,
-    tag: Box<str>,
-    began: Instant,
-}
-
-impl Timing {
-    pub(crate) fn start(verb: &'static str, tag: &str) -> Timing {
-        Timing { verb, tag: tag.into(), began: Instant::now() }
-    }
-
-    pub(crate) fn end(self, result: &'static str) {
-        let took = self.began.elapsed();
-        metrics::counter!("rookery_imap_commands_total", "command" => self.verb, "result" => result)
-            .increment(1);
-        metrics::histogram!("rookery_imap_command_seconds", "command" => self.verb)
-            .record(took.as_secs_f64());
-        tracing::debug!(tag = &*self.tag, verb = self.verb, result, micros = took.as_micros(), "command");
-    }
-}
-
-/// A command that could not be read.
-pub(crate) fn bad_syntax() {
-    metrics::counter!("rookery_imap_commands_total", "command" => "none", "result" => "badsyntax")
-        .increment(1);
-}
-
-/// What is said of a connection when it ends, and its place in the gauge.
-pub(crate) struct ConnectionEnd {
-    id: ConnId,
-    user: Option<Box<str>>,
-    began: Instant,
-    pub(crate) commands: u64,
-    why: &'static str,
-}
-
-impl ConnectionEnd {
-    pub(crate) fn new(id: ConnId) -> ConnectionEnd {
-        metrics::gauge!("rookery_imap_sessions").increment(1.0);
-        ConnectionEnd { id, user: None, began: Instant::now(), commands: 0, why: "aborted" }
-    }
-
-    pub(crate) fn user(&mut self, user: &UserName) {
-        self.user = Some(user.as_str().into());
-    }
-
-    pub(crate) fn end(&mut self, why: &'static str) {
-        self.why = why;
-    }
-}
-
-impl Drop for ConnectionEnd {
-    fn drop(&mut self) {
-        metrics::gauge!("rookery_imap_sessions").decrement(1.0);
-        tracing::info!(
-            id = %self.id,
-            user = self.user.as_deref().unwrap_or(""),
-            commands = self.commands,
-            seconds = self.began.elapsed().as_secs(),
-            why = self.why,
-            "connection ended"
-        );
-    }
-}
+/// What is counted of commands and connections.
+pub(crate) const NAMES: MetricNames = MetricNames {
+    commands: "rookery_imap_commands_total",
+    seconds: "rookery_imap_command_seconds",
+    sessions: "rookery_imap_sessions",
+};
 
 /// One session in IDLE, in the gauge.
 pub(crate) struct Idling(());

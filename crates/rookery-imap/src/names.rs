@@ -8,8 +8,8 @@ use crate::services::Services;
 use crate::session::User;
 use rookery_codec::imap::{Code, WireName};
 use rookery_directory::{AccountFilter, DirectoryError};
-use rookery_route::{ClientAbilities, Route, RouteError};
-use rookery_store::{Account, MailboxState, StoreError};
+use rookery_route::AccountError;
+use rookery_store::{Account, MailboxState};
 use rookery_types::{
     AccountName, Address, ClientNames, Encoding, MailboxId, NameError, Pattern, Rights, UserName,
 };
@@ -119,7 +119,7 @@ impl User {
     }
 
     /// The account of that name, if there is one and it is here.
-    async fn account_of(&self, name: &AccountName) -> Result<Option<Account>, Failure> {
+    pub(crate) async fn account_of(&self, name: &AccountName) -> Result<Option<Account>, Failure> {
         if name.user() == Some(&self.name) {
             return Ok(Some(self.account.clone()));
         }
@@ -163,19 +163,11 @@ const SHARED_TREES_MAX: usize = 1000;
 
 /// The account of that name, if there is one, it may be used and it is here.
 pub(crate) async fn account_of(services: &Services, name: &AccountName) -> Result<Option<Account>, Failure> {
-    let target = services.router.target(Address::top(name.clone()), &ClientAbilities::default()).await;
-    let account = match target.map(|target| target.route) {
-        Ok(Route::Here { account }) => account,
-        Ok(Route::Proxy(_) | Route::Refer(_)) => return Err(elsewhere()),
-        Err(RouteError::NonExistent(_) | RouteError::Name(_)) => return Ok(None),
-        Err(RouteError::Elsewhere(_)) => return Err(elsewhere()),
-        Err(RouteError::Unavailable(error)) => return Err(directory_failed(error)),
-    };
-    match services.store.account(account).await {
-        Ok(account) => Ok(Some(account)),
-        Err(StoreError::NoAccount) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    services.router.open(&services.store, name).await.map_err(|error| match error {
+        AccountError::Elsewhere => elsewhere(),
+        AccountError::Unavailable(error) => directory_failed(error),
+        AccountError::Store(error) => error.into(),
+    })
 }
 
 fn elsewhere() -> Failure {

@@ -6,8 +6,9 @@
 
 use crate::answer::{Answer, Failure, blocking, no_permission};
 use crate::names::Names;
-use crate::services::{Services, SessionSlot};
+use crate::services::Services;
 use crate::view::View;
+use rookery_auth::SessionSlot;
 use rookery_codec::imap::{Code, MessageSet};
 use rookery_store::{Account, Mailbox, MailboxState, Messages, StoreError};
 use rookery_types::acl::Asker;
@@ -64,6 +65,11 @@ impl User {
     /// The user's rights on a mailbox of `account`.
     pub(crate) fn rights(&self, account: &Account, state: &MailboxState) -> Rights {
         state.settings.acl.rights_of(&self.asker(account))
+    }
+
+    /// Whether the user administers the site.
+    pub(crate) fn is_admin(&self) -> bool {
+        self.services.admins.contains(&self.name)
     }
 
     pub(crate) fn asker(&self, account: &Account) -> Asker<'_> {

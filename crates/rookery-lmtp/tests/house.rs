@@ -72,8 +72,11 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     account.delete(id).await.unwrap();
     house.append(id, message.clone(), InternalDate::from_unix(1_000_000_000)).await.unwrap();
     assert_eq!(account.tree().state(inbox).unwrap().summary.exists, 2);
-    account.set_limits(Some(1), None).await.unwrap();
+    // Its quota is full: nothing is stored.
+    let limits = rookery_store::Limits { octets: Some(50), ..Default::default() };
+    account.set_quota(&MailboxPath::inbox(), limits).await.unwrap();
     assert_eq!(house.append(inbox, message, InternalDate::from_unix(0)).await, Err(DeliverError::OverQuota));
+    assert_eq!(account.tree().state(inbox).unwrap().summary.exists, 2);
     let mut spool = house.spool();
     let large = house.push(&mut spool, &[b'x'; 2000]).and_then(|()| house.finish(spool).map(drop));
     assert_eq!(large, Err(DeliverError::TooLarge));

@@ -7,6 +7,8 @@
 //! - Waiting for octets costs no buffer: while nothing is there to read, an empty input buffer and an empty
 //!   output buffer own no memory.
 //! - Nothing is sent before `flush`: a batch of responses is one write.
+//! - Under compression ([`Connection::start_deflate`]) octets are packed when they are flushed, a bounded number
+//!   ahead of what the client takes.
 //!
 //! Cost of an idle connection with a small session, task and timer included, after its first exchange, as
 //! `examples/idle_memory.rs` measures it (x86-64 Linux): 2.6 KiB plain, 10 KiB under TLS. What the session's
@@ -25,6 +27,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::deflate::Deflate;
+use crate::networks::Networks;
 use crate::peer::Peer;
 use crate::stream::{StartTlsError, Stream};
 
@@ -36,6 +40,8 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const COPY_BELOW: usize = 4 * 1024;
 /// Octets taken from the stream at once. Lives on the stack, and only while a read is polled.
 const READ_OCTETS: usize = 16 * 1024;
+/// Octets that are packed ahead of what the client takes.
+const PACKED_AHEAD: usize = 32 * 1024;
 /// Queue entries given to one vectored write.
 const SLICES: usize = 16;
 
@@ -48,6 +54,9 @@ pub enum IoError {
     /// The client took nothing of what is waiting for it for [`WRITE_TIMEOUT`] (or the time set).
     #[error("the client reads nothing any more")]
     Stalled,
+    /// What the client sends under compression cannot be unpacked.
+    #[error("the client's compressed stream is damaged: {0}")]
+    Garbled(io::Error),
     /// The connection is lost.
     #[error("the connection is lost: {0}")]
     Lost(#[from] io::Error),
@@ -63,6 +72,8 @@ pub struct Connection {
     /// Whether octets were written since the stream was last flushed.
     unflushed: bool,
     write_timeout: Duration,
+    /// The compression layer, between what is batched here and the stream.
+    deflate: Option<Box<Deflate>>,
 }
 
 impl Connection {
@@ -75,6 +86,7 @@ impl Connection {
             queued_octets: 0,
             unflushed: false,
             write_timeout: WRITE_TIMEOUT,
+            deflate: None,
         }
     }
 
@@ -96,6 +108,33 @@ impl Connection {
     /// Whether octets are encrypted.
     pub fn is_tls(&self) -> bool {
         self.stream.is_tls()
+    }
+
+    /// Whether octets are compressed.
+    pub fn is_deflated(&self) -> bool {
+        self.deflate.is_some()
+    }
+
+    /// Compresses all that is sent from here on, and expects it of the client (RFC 4978). `arrived`: what was
+    /// read behind the command that asked for it. Whatever is not flushed yet will be compressed too.
+    pub fn start_deflate(&mut self, arrived: BytesMut) {
+        if self.deflate.is_none() {
+            self.deflate = Some(Deflate::new(arrived));
+        }
+    }
+
+    /// Sends what is waiting, ends the compression layer, and gives what was read behind the client's end of
+    /// it, which is not compressed any more (RFC 8437 §4.1).
+    pub async fn end_deflate(&mut self) -> Result<BytesMut, IoError> {
+        self.flush_deflated(true).await?;
+        Ok(self.deflate.take().map(|layer| layer.into_rest()).unwrap_or_default())
+    }
+
+    /// Whether nobody between can read along: TLS, or a peer on this machine or in a network that is trusted.
+    /// Passwords are taken over nothing else, unless the operator says so.
+    pub fn is_private(&self, trusted: &Networks) -> bool {
+        let peer = self.peer();
+        self.is_tls() || peer.is_loopback() || trusted.contains(peer)
     }
 
     /// The batch that responses are appended to; sent by [`flush`](Connection::flush).
@@ -120,7 +159,8 @@ impl Connection {
 
     /// Octets waiting to be sent.
     pub fn unsent_octets(&self) -> usize {
-        self.queued_octets + self.batch.len()
+        let packed = self.deflate.as_ref().map_or(0, |layer| layer.packed.len());
+        self.queued_octets + self.batch.len() + packed
     }
 
     /// Whether the session must flush before it makes more output (at [`HIGH_WATER`]).
@@ -133,6 +173,9 @@ impl Connection {
     /// also when it takes longer over the last 64 KiB, which rustls buffers); a slow client that keeps
     /// reading is not cut.
     pub async fn flush(&mut self) -> Result<(), IoError> {
+        if self.deflate.is_some() {
+            return self.flush_deflated(false).await;
+        }
         while self.unsent_octets() > 0 {
             let sent =
                 timeout(self.write_timeout, self.write_some()).await.map_err(|_| IoError::Stalled)??;
@@ -142,9 +185,60 @@ impl Connection {
             self.unflushed = true;
             self.sent(sent);
         }
+        self.flush_stream().await
+    }
+
+    async fn flush_stream(&mut self) -> Result<(), IoError> {
         if self.unflushed {
             timeout(self.write_timeout, self.stream.flush()).await.map_err(|_| IoError::Stalled)??;
             self.unflushed = false;
+        }
+        Ok(())
+    }
+
+    /// The same under compression. `last`: the compressed stream ends with it.
+    async fn flush_deflated(&mut self, last: bool) -> Result<(), IoError> {
+        let mut finished = !last;
+        loop {
+            self.pack_some()?;
+            let Some(layer) = &mut self.deflate else { break };
+            if layer.packed.is_empty() && !finished {
+                layer.finish()?;
+                finished = true;
+            }
+            if layer.packed.is_empty() {
+                break;
+            }
+            let Connection { stream, write_timeout, .. } = self;
+            let write = poll_fn(|cx| Pin::new(&mut *stream).poll_write(cx, &layer.packed));
+            match timeout(*write_timeout, write).await.map_err(|_| IoError::Stalled)?? {
+                0 => return Err(IoError::Lost(io::ErrorKind::WriteZero.into())),
+                sent => layer.packed.advance(sent.min(layer.packed.len())),
+            }
+            self.unflushed = true;
+        }
+        self.flush_stream().await
+    }
+
+    /// Packs of what is waiting as much as may be ahead of the client, and the flush behind the last of it.
+    fn pack_some(&mut self) -> io::Result<()> {
+        let Some(layer) = &mut self.deflate else { return Ok(()) };
+        while layer.packed.len() < PACKED_AHEAD {
+            if let Some(first) = self.queue.front_mut() {
+                let chunk = first.split_to(first.len().min(PACKED_AHEAD));
+                self.queued_octets -= chunk.len();
+                if first.is_empty() {
+                    self.queue.pop_front();
+                }
+                layer.pack(&chunk)?;
+            } else if !self.batch.is_empty() {
+                let chunk = self.batch.split_to(self.batch.len().min(PACKED_AHEAD));
+                layer.pack(&chunk)?;
+            } else if layer.is_unflushed() {
+                layer.flush()?;
+            } else {
+                break;
+            }
         }
         Ok(())
     }
@@ -186,11 +280,17 @@ impl Connection {
             // TLS closed without close_notify, as many clients do. Lines and literals say where they end, so
             // that nothing cut short is taken for whole.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData && self.is_deflated() => {
+                Err(IoError::Garbled(error))
+            }
             read => read.map_err(IoError::Lost),
         }
     }
 
     async fn read(&mut self, input: &mut BytesMut) -> io::Result<usize> {
+        if self.deflate.is_some() {
+            return self.read_deflated(input).await;
+        }
         let Connection { stream, queue, batch, .. } = self;
         poll_fn(|cx| {
             let polled = if input.capacity() - input.len() > READ_OCTETS {
@@ -210,6 +310,39 @@ impl Connection {
         .await
     }
 
+    /// The same under compression: a bounded piece of what was sent.
+    async fn read_deflated(&mut self, input: &mut BytesMut) -> io::Result<usize> {
+        let Connection { stream, queue, batch, deflate: Some(layer), .. } = self else { return Ok(0) };
+        if layer.has_more() {
+            // Few octets can become many: others get their turn between the pieces.
+            tokio::task::yield_now().await;
+        }
+        poll_fn(|cx| {
+            loop {
+                match layer.unpack(input) {
+                    Ok(0) if layer.has_ended() => return Poll::Ready(Ok(0)),
+                    Ok(0) => {}
+                    unpacked => return Poll::Ready(unpacked),
+                }
+                match poll_into(stream, &mut layer.arrived, cx) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(0)),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        give_back(input);
+                        give_back(batch);
+                        layer.give_back();
+                        if queue.is_empty() && queue.capacity() > 0 {
+                            *queue = VecDeque::new();
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+        })
+        .await
+    }
+
     /// Starts TLS after a STARTTLS command was answered (and the answer flushed). `input` is the session's
     /// read buffer; it must be empty, see [`Stream::start_tls`]. Output that was not flushed is refused too.
     pub async fn start_tls(
@@ -220,6 +353,10 @@ impl Connection {
         if self.unsent_octets() > 0 {
             return Err(StartTlsError::Handshake(io::Error::other("responses were not yet sent")));
         }
+        if self.is_deflated() {
+            // Octets are compressed first and encrypted then (RFC 4978 §3); under the layer there is no way in.
+            return Err(StartTlsError::Handshake(io::Error::other("the stream is compressed")));
+        }
         let stream = self.stream.start_tls(acceptor, input).await?;
         Ok(Connection { stream, ..self })
     }
@@ -227,7 +364,10 @@ impl Connection {
     /// Sends what is waiting and closes the sending side (with close_notify under TLS). Errors matter to
     /// nobody any more, except that the last octets may not have arrived.
     pub async fn close(mut self) -> Result<(), IoError> {
-        self.flush().await?;
+        match self.deflate {
+            Some(_) => self.flush_deflated(true).await?,
+            None => self.flush().await?,
+        }
         timeout(self.write_timeout, self.stream.shutdown()).await.map_err(|_| IoError::Stalled)??;
         Ok(())
     }
@@ -253,7 +393,7 @@ fn poll_into(
 
 /// Lets go of an empty buffer's memory. Its capacity does not tell whether it owns any: after `split` or
 /// `advance` a buffer without room still holds what it was cut from.
-fn give_back(buffer: &mut BytesMut) {
+pub(crate) fn give_back(buffer: &mut BytesMut) {
     if buffer.is_empty() {
         *buffer = BytesMut::new();
     }

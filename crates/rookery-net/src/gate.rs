@@ -139,6 +139,21 @@ impl Permit {
             leave(&mut self.gate.shared.counts.lock(), source);
         }
     }
+
+    /// The connection is nobody's again, and counts against the address it comes from. Fails when the address
+    /// has as many such connections as it may have.
+    pub fn unauthenticated(&mut self, peer: Peer) -> Result<(), Refused> {
+        let Some(source) = peer.ip().map(Source::of).filter(|_| self.source.is_none()) else { return Ok(()) };
+        let mut counts = self.gate.shared.counts.lock();
+        let known = counts.unauthenticated.get(&source).copied().unwrap_or(0);
+        if known >= self.gate.shared.limits.unauthenticated_per_address_max {
+            return Err(Refused::Address);
+        }
+        counts.unauthenticated.insert(source, known + 1);
+        drop(counts);
+        self.source = Some(source);
+        Ok(())
+    }
 }
 
 fn leave(counts: &mut Counts, source: Source) {

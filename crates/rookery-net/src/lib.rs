@@ -10,9 +10,12 @@
 //! - Nothing read before a STARTTLS handshake is believed after it ([`Stream::start_tls`]).
 
 pub mod connection;
+mod deflate;
 pub mod drain;
 pub mod gate;
+pub mod inherit;
 pub mod listener;
+pub mod measure;
 pub mod networks;
 pub mod peer;
 pub mod serve;
@@ -22,7 +25,9 @@ pub mod tls;
 pub use connection::{Connection, IoError};
 pub use drain::{Drain, DrainGuard};
 pub use gate::{ConnectionLimits, Gate, Permit, Source};
+pub use inherit::{Handover, Held, Inherited};
 pub use listener::{BindError, ListenOptions, ListenSpec, Listener};
+pub use measure::{ConnectionEnd, MetricNames, Timing};
 pub use networks::Networks;
 pub use peer::{Local, Peer};
 pub use serve::{Accepted, ConnId, Service, serve};

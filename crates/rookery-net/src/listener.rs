@@ -12,7 +12,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use crate::inherit::{Held, SocketFile};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -95,7 +98,7 @@ pub struct Listener {
 
 enum Bound {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: Option<SocketFile> },
+    Unix { listener: UnixListener, file: Option<Arc<SocketFile>> },
 }
 
 impl Listener {
@@ -126,7 +129,26 @@ impl Listener {
     pub fn from_unix(socket: std::os::unix::net::UnixListener) -> io::Result<Listener> {
         socket.set_nonblocking(true)?;
         let listener = UnixListener::from_std(socket)?;
-        Ok(Listener { socket: Bound::Unix { listener, _file: None } })
+        Ok(Listener { socket: Bound::Unix { listener, file: None } })
+    }
+
+    /// A Unix socket that another process bound for this one: its file is this process's to remove.
+    pub(crate) fn from_unix_with_file(socket: std::os::unix::net::UnixListener) -> io::Result<Listener> {
+        let mut listener = Listener::from_unix(socket)?;
+        if let (Ok(Local::Unix(path)), Bound::Unix { file, .. }) = (listener.local(), &mut listener.socket) {
+            *file = Some(Arc::new(SocketFile::new(&path)));
+        }
+        Ok(listener)
+    }
+
+    /// Holds the socket open, whatever becomes of the listener.
+    pub fn hold(&self) -> io::Result<Held> {
+        use std::os::fd::AsFd;
+        let (socket, file) = match &self.socket {
+            Bound::Tcp(tcp) => (tcp.as_fd(), None),
+            Bound::Unix { listener, file } => (listener.as_fd(), file.clone()),
+        };
+        Ok(Held { socket: socket.try_clone_to_owned()?, file })
     }
 
     /// Where it listens, with the port that was chosen for port 0.
@@ -169,12 +191,12 @@ fn bind_unix(path: &Path, options: ListenOptions) -> io::Result<Listener> {
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
     // From here on a failure removes the file again.
-    let file = SocketFile { path: path.to_owned(), id: file_id(path) };
+    let file = SocketFile::new(path);
     // Between bind and listen every connect is refused, so the mode is never wider than wanted.
     fs::set_permissions(path, fs::Permissions::from_mode(options.unix_mode))?;
     socket.listen(options.backlog.into())?;
     let listener = UnixListener::from_std(socket.into())?;
-    Ok(Listener { socket: Bound::Unix { listener, _file: Some(file) } })
+    Ok(Listener { socket: Bound::Unix { listener, file: Some(Arc::new(file)) } })
 }
 
 fn remove_stale(path: &Path) -> Result<(), BindError> {
@@ -197,19 +219,20 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
     }
 }
 
-/// The file of a Unix socket, removed with its listener unless someone else has put another one there.
-struct SocketFile {
-    path: PathBuf,
-    id: Option<(u64, u64)>,
+impl SocketFile {
+    fn new(path: &Path) -> SocketFile {
+        SocketFile { path: path.to_owned(), id: file_id(path), kept: AtomicBool::new(false) }
+    }
 }
 
+/// Device and inode: a file of the same name made since is another.
 fn file_id(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.id.is_some() && self.id == file_id(&self.path) {
+        if !*self.kept.get_mut() && self.id.is_some() && self.id == file_id(&self.path) {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -19,6 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::peer::{Local, Peer};
+use crate::tls::ServerTls;
 
 /// How long a client may take over its TLS handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,6 +68,9 @@ pub enum StartTlsError {
         /// How many.
         octets: usize,
     },
+    /// There is no certificate to begin with.
+    #[error("there is no certificate")]
+    NoCertificate,
     /// The stream is under TLS already.
     #[error("the stream is under TLS already")]
     AlreadyTls,
@@ -161,6 +165,15 @@ impl Stream {
             .map_err(|_| StartTlsError::Timeout)?
             .map_err(StartTlsError::Handshake)?;
         Ok(Stream { layer: Layer::Tls(Box::new(tls)), peer: self.peer, local: self.local })
+    }
+
+    /// The same stream under TLS from its first octet, as on a TLS port.
+    pub async fn secured(self, tls: Option<&ServerTls>) -> Result<Stream, StartTlsError> {
+        let Some(tls) = tls else {
+            tracing::error!("a TLS port has no certificate");
+            return Err(StartTlsError::NoCertificate);
+        };
+        self.start_tls(&tls.acceptor(), BytesMut::new()).await
     }
 
     fn inner(&mut self) -> &mut dyn Octets {

@@ -114,3 +114,68 @@ async fn a_large_literal_is_read_into_the_room_made_for_it() {
     assert!(input.iter().all(|&octet| octet == 7));
     assert!(reads <= 3, "{reads} reads");
 }
+
+#[tokio::test(start_paused = true)]
+async fn compression_loses_nothing_over_cancelled_flushes_and_reads() {
+    use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+    let (mut connection, client) = pair(500);
+    let (mut from_server, mut to_server) = tokio::io::split(client);
+    let reader = tokio::spawn(async move {
+        let mut packed = Vec::new();
+        from_server.read_to_end(&mut packed).await.unwrap();
+        packed
+    });
+    connection.start_deflate(BytesMut::new());
+    let mut packer = Compress::new(Compression::fast(), false);
+    let (mut expected, mut input) = (Vec::new(), BytesMut::new());
+    for n in 0..40u32 {
+        let line: Vec<u8> = (0..2000).map(|k: u32| (k * k * (n + 1) % 251) as u8).collect();
+        connection.out().extend_from_slice(&line);
+        connection.push_body(Bytes::from(line.repeat(3)));
+        expected.extend(line.repeat(4));
+        for _ in 0..n {
+            tokio::select! {
+                biased;
+                flushed = connection.flush() => flushed.unwrap(),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        let mut octets = Vec::with_capacity(4096);
+        packer.compress_vec(&line, &mut octets, FlushCompress::Sync).unwrap();
+        for half in octets.chunks(octets.len().div_ceil(2)) {
+            let write = to_server.write_all(half);
+            tokio::pin!(write);
+            let mut written = false;
+            while !written {
+                tokio::select! {
+                    read = connection.read_some(&mut input, LONG) => assert!(read.unwrap() > 0),
+                    done = &mut write => { done.unwrap(); written = true; }
+                }
+            }
+        }
+        while input.len() < line.len() {
+            assert!(connection.read_some(&mut input, LONG).await.unwrap() > 0);
+        }
+        assert_eq!(input.split()[..], line);
+    }
+    connection.close().await.unwrap();
+    let packed = reader.await.unwrap();
+    let mut out = Vec::with_capacity(expected.len() + 1);
+    let status = Decompress::new(false).decompress_vec(&packed, &mut out, FlushDecompress::None).unwrap();
+    assert!(status == Status::StreamEnd && out == expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_compressed_connection_that_waits_owns_no_buffer_and_takes_no_garbage() {
+    let (mut connection, mut client) = pair(1024);
+    connection.start_deflate(BytesMut::new());
+    let mut input = BytesMut::with_capacity(64 * 1024);
+    tokio::select! {
+        biased;
+        _ = connection.read_some(&mut input, LONG) => panic!("nothing was sent"),
+        () = tokio::task::yield_now() => {}
+    }
+    assert_eq!((input.capacity(), connection.unsent_octets()), (0, 0));
+    client.write_all(b"a NOOP\r\n a NOOP\r\n").await.unwrap();
+    assert!(matches!(connection.read_some(&mut input, LONG).await, Err(IoError::Garbled(_))));
+}

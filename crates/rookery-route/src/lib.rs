@@ -8,6 +8,7 @@
 //!   [`RouteError::Elsewhere`], never as if it did not exist.
 
 use rookery_directory::{AccountState, Directory, DirectoryError, Entry};
+use rookery_store::{Account, Store, StoreError};
 use rookery_types::{
     AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, Style, UserName,
 };
@@ -58,6 +59,20 @@ pub enum RouteError {
     /// The account is at home at another node, and this one cannot reach it on the client's behalf.
     #[error("the account is at home at node {0}, to which this node does not relay")]
     Elsewhere(NodeId),
+}
+
+/// Why an account cannot be opened here.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// Its commands run elsewhere, and this node does not relay to it.
+    #[error("the account is at home elsewhere")]
+    Elsewhere,
+    /// Whether there is such an account, or where, cannot be said now.
+    #[error("where the account is cannot be found out")]
+    Unavailable(#[source] DirectoryError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(StoreError),
 }
 
 /// Decides where the commands on an account's mailboxes run.
@@ -123,6 +138,24 @@ impl Router {
     pub async fn target(&self, address: Address, abilities: &ClientAbilities) -> Result<Target, RouteError> {
         let entry = self.entry(address.account()).await?;
         Ok(Target { route: route(&entry, self.here, abilities)?, address })
+    }
+
+    /// The account of that name in this node's store, if there is one and its commands run here.
+    pub async fn open(&self, store: &Store, name: &AccountName) -> Result<Option<Account>, AccountError> {
+        let target = self.target(Address::top(name.clone()), &ClientAbilities::default()).await;
+        let account = match target.map(|target| target.route) {
+            Ok(Route::Here { account }) => account,
+            Ok(Route::Proxy(_) | Route::Refer(_)) | Err(RouteError::Elsewhere(_)) => {
+                return Err(AccountError::Elsewhere);
+            }
+            Err(RouteError::NonExistent(_) | RouteError::Name(_)) => return Ok(None),
+            Err(RouteError::Unavailable(error)) => return Err(AccountError::Unavailable(error)),
+        };
+        match store.account(account).await {
+            Ok(account) => Ok(Some(account)),
+            Err(StoreError::NoAccount) => Ok(None),
+            Err(error) => Err(AccountError::Store(error)),
+        }
     }
 
     /// The entry of an account that anyone may know of.

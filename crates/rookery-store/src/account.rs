@@ -3,7 +3,8 @@
 use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::Mailbox;
-use crate::records::{self, AccountState, Change, ContentRecord, Facts, Settings, Summary};
+use crate::quota::{self, Before};
+use crate::records::{self, AccountState, Change, ContentRecord, Facts, Held, Settings, Summary};
 use crate::sequencer::{AccountCell, MailboxState, Transaction, Tree};
 use crate::store::{Store, now_unix};
 use bytes::Bytes;
@@ -14,19 +15,6 @@ use rookery_types::{
 };
 use std::sync::Arc;
 use tokio::sync::watch;
-
-/// What an account holds and may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// Octets of all messages, each copy in full, expunged ones not at all.
-    pub octets: u64,
-    /// Messages.
-    pub messages: u64,
-    /// The most octets there may be.
-    pub octets_max: Option<u64>,
-    /// The most messages there may be.
-    pub messages_max: Option<u64>,
-}
 
 /// A handle to an account of this store. Cheap to clone.
 #[derive(Clone)]
@@ -57,15 +45,10 @@ impl Account {
         self.cell.tree.load_full()
     }
 
-    /// What it holds and may hold.
-    pub fn usage(&self) -> Usage {
+    /// What all its mailboxes hold.
+    pub fn usage(&self) -> Held {
         let record = self.cell.record.load();
-        Usage {
-            octets: record.octets,
-            messages: record.messages,
-            octets_max: record.octets_max,
-            messages_max: record.messages_max,
-        }
+        Held { octets: record.octets, messages: record.messages }
     }
 
     /// Woken after each durable change of the account, with its modseq.
@@ -115,18 +98,23 @@ impl Account {
             if state.settings.path.is_inbox() || state.settings.path.is_root() {
                 return Err(StoreError::InvalidName);
             }
-            t.record.octets = t.record.octets.saturating_sub(state.summary.octets);
-            t.record.messages = t.record.messages.saturating_sub(state.summary.exists.into());
+            let gone = Held { octets: state.summary.octets, messages: state.summary.exists.into() };
+            quota::subtract(t, id, gone);
             let modseq = t.modseq;
             let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
             let now = now_unix();
-            let settings = Settings { deleted_unix_seconds: Some(now), ..Settings::clone(&mailbox.settings) };
-            mailbox.settings = Arc::new(settings);
+            let old = Settings::clone(&mailbox.settings);
+            let was_root = old.quota.is_some();
+            mailbox.settings = Arc::new(Settings { deleted_unix_seconds: Some(now), quota: None, ..old });
             mailbox.summary.highest_modseq = modseq;
             let key = keys::deleted_mailbox(id, now);
             let value = records::encode_deleted_mailbox(&key);
             t.put(Space::Queue, key.to_vec(), value);
             t.note(id, Change::Deleted);
+            if was_root {
+                // What is below it has another root now, which may get more than it may have: nothing is lost by it.
+                quota::recount(t);
+            }
             Ok(())
         })
         .await
@@ -135,14 +123,20 @@ impl Account {
     /// Renames a mailbox and all below it. INBOX itself stays, emptied into the new mailbox, and what is below it
     /// stays too (RFC 9051 §6.3.6).
     ///
-    /// `AlreadyExists` leaves all names as they were.
+    /// `AlreadyExists` leaves all names as they were, and so does `OverQuota`: the new place may have another quota
+    /// root.
     pub async fn rename(&self, from: &MailboxPath, to: &MailboxPath) -> Result<(), StoreError> {
         if from.is_inbox() {
             let inbox = self.tree().get(from).ok_or(StoreError::NoMailbox)?;
             let target = self.create(to, Vec::new()).await?;
             let mailbox = self.open(inbox).await?;
             let all = rookery_types::UidSet::range(1, u32::MAX);
-            mailbox.r#move(&all, self, target).await?;
+            if let Err(error) = mailbox.r#move(&all, self, target).await {
+                if matches!(error, StoreError::OverQuota) {
+                    self.delete(target).await?;
+                }
+                return Err(error);
+            }
             return Ok(());
         }
         self.transact(|t| {
@@ -163,11 +157,12 @@ impl Account {
                     return Err(StoreError::AlreadyExists);
                 }
             }
+            let before = Before::of(t);
             for (id, path) in moved {
                 let path = path.ok_or(StoreError::InvalidName)?;
                 set(t, id, |settings| settings.path = path)?;
             }
-            Ok(())
+            before.check(t)
         })
         .await
     }
@@ -205,20 +200,6 @@ impl Account {
         self.transact(|t| {
             take_special_use(t, &special_use)?;
             set(t, id, |settings| settings.special_use = special_use)
-        })
-        .await
-    }
-
-    /// Limits what the account may hold.
-    pub async fn set_limits(
-        &self,
-        octets_max: Option<u64>,
-        messages_max: Option<u64>,
-    ) -> Result<(), StoreError> {
-        self.transact(|t| {
-            t.record.octets_max = octets_max;
-            t.record.messages_max = messages_max;
-            Ok(())
         })
         .await
     }
@@ -333,6 +314,7 @@ pub(crate) fn create_mailbox(
     if t.by_path(path).is_some() {
         return Err(StoreError::AlreadyExists);
     }
+    let before = Before::of(t);
     take_special_use(t, &special_use)?;
     let number = t.record.last_mailbox.checked_add(1).ok_or(StoreError::Exhausted("mailbox numbers"))?;
     let validity = t.record.last_uid_validity.checked_add(1).ok_or(StoreError::Exhausted("UIDVALIDITYs"))?;
@@ -347,13 +329,16 @@ pub(crate) fn create_mailbox(
         acl: inherited_acl(t, path),
         keywords: Arc::default(),
         deleted_unix_seconds: None,
+        quota: None,
     };
     t.add_mailbox(MailboxState {
         id,
         settings: Arc::new(settings),
         summary: empty_summary(t.modseq),
+        held: Held::default(),
         messages: None,
     });
+    before.check(t)?;
     Ok(id)
 }
 

@@ -12,7 +12,8 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::{numbers_for, put_messages};
 use crate::messages::{KeywordNumbers, Message};
-use crate::records::{self, AccountRecord, Change, ContentRecord, Facts, Summary};
+use crate::quota;
+use crate::records::{self, Change, ContentRecord, Facts, Held, Summary};
 use crate::sequencer::Transaction;
 use crate::store::{Store, now_unix};
 use crate::volume::{LargeBody, Placed};
@@ -238,17 +239,6 @@ fn first_missing(
     Ok(None)
 }
 
-/// Whether an account may hold so much more.
-pub(crate) fn check_quota(record: &AccountRecord, octets: u64, messages: u64) -> Result<(), StoreError> {
-    let over = |now: u64, more: u64, max: Option<u64>| max.is_some_and(|max| now.saturating_add(more) > max);
-    match over(record.octets, octets, record.octets_max)
-        || over(record.messages, messages, record.messages_max)
-    {
-        true => Err(StoreError::OverQuota),
-        false => Ok(()),
-    }
-}
-
 /// Gives the next UID of a mailbox.
 pub(crate) fn next_uid(summary: &mut Summary) -> Result<Uid, StoreError> {
     let uid = Uid::new(summary.uid_next).ok_or(StoreError::Exhausted("UIDs"))?;
@@ -265,9 +255,9 @@ fn append_messages(
 ) -> Result<Appended, StoreError> {
     let uid_validity = t.mailbox(to).ok_or(StoreError::NoMailbox)?.settings.uid_validity;
     let octets: u64 = messages.iter().map(|m| u64::from(m.body.size())).sum();
-    check_quota(&t.record, octets, messages.len() as u64)?;
-    t.record.octets = t.record.octets.saturating_add(octets);
-    t.record.messages = t.record.messages.saturating_add(messages.len() as u64);
+    let more = Held { octets, messages: messages.len() as u64 };
+    quota::check(t, to, more)?;
+    quota::add(t, to, more);
     let saved_unix_seconds = now_unix();
     let modseq = t.modseq;
     let mut changes = Vec::with_capacity(messages.len());

@@ -20,6 +20,7 @@ mod walk;
 pub use repair::repair;
 
 use crate::keys;
+use crate::records::{AccountRecord, AccountState};
 use crate::store::{FORMAT_WITH_SUMMARIES, Identity, OpenError, last_mark, read_group};
 use crate::volume::Volumes;
 use rookery_kv::engine::{Engine, EngineError, Space};
@@ -227,6 +228,18 @@ fn store_numbers(
         findings.add_own("tail", keys::TAIL, "it is missing");
     }
     Ok(())
+}
+
+/// The accounts that this store is the home of, by their own records; damaged records are passed over.
+pub fn homes(engine: &dyn Engine) -> Result<Vec<(AccountId, AccountRecord)>, CheckError> {
+    let mut homes = Vec::new();
+    for id in accounts(engine)? {
+        let key = keys::account_record(id);
+        let record =
+            engine.get(Space::Account, &key)?.and_then(|value| AccountRecord::decode(&key, &value).ok());
+        homes.extend(record.filter(|record| record.state == AccountState::Home).map(|record| (id, record)));
+    }
+    Ok(homes)
 }
 
 /// Every account that any record speaks of, whether it has a record of its own or not.

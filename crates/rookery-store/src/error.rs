@@ -21,9 +21,12 @@ pub enum StoreError {
     /// The name cannot be given, or the mailbox not be renamed or deleted.
     #[error("the mailbox cannot have that name, or not lose it")]
     InvalidName,
-    /// The account's quota does not allow it.
-    #[error("the account's quota does not allow it")]
+    /// The quota does not allow it.
+    #[error("the quota does not allow it")]
     OverQuota,
+    /// There are as many of something as an account or mailbox can have.
+    #[error("there are as many {0} as there can be")]
+    TooMany(&'static str),
     /// The mailbox has as many keywords as it may have.
     #[error("mailbox {0} has too many keywords")]
     TooManyKeywords(MailboxId),

@@ -63,6 +63,11 @@ pub(crate) fn summary(id: MailboxId) -> Vec<u8> {
     [&mailbox_prefix(id)[..], &[1]].concat()
 }
 
+/// What the quota root that begins at a mailbox holds.
+pub(crate) fn held(id: MailboxId) -> Vec<u8> {
+    [&mailbox_prefix(id)[..], &[2]].concat()
+}
+
 /// Before all messages, or all tombstones, of a mailbox.
 pub(crate) fn mailbox(id: MailboxId) -> [u8; 12] {
     mailbox_prefix(id)

@@ -22,22 +22,24 @@ mod leaf;
 mod load;
 mod mailbox;
 mod messages;
+mod quota;
 mod records;
 mod recover;
 mod sequencer;
 mod store;
 mod volume;
 
-pub use account::{Account, Usage};
+pub use account::Account;
 pub use append::{Appended, NewMessage, Spool, Spooled};
 pub use committer::CommitError;
 pub use encoding::Damaged;
 pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
 pub use messages::{Difference, Iter, KeywordNumbers, Message, Messages};
+pub use quota::{QUOTA_ROOTS_MAX, Quota};
 pub use records::{
-    AccountRecord, AccountState, Change, ContentRecord, Facts, KINDS, Kind, Locator, LogEntry, Settings,
-    Summary,
+    AccountRecord, AccountState, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits, Locator, LogEntry,
+    Settings, Summary,
 };
 pub use sequencer::{MailboxState, Tree};
 pub use store::{FORMAT, NewAccount, OpenError, Store, StoreOptions};

@@ -9,7 +9,8 @@ use crate::keys;
 use crate::leaf::ChunkSummary;
 use crate::load;
 use crate::messages::{KeywordNumbers, Message, Messages};
-use crate::records::{self, Change, Settings};
+use crate::quota;
+use crate::records::{self, Change, Held, Settings};
 use crate::sequencer::{MailboxCell, MailboxState, Transaction};
 use crate::store::now_unix;
 use rookery_kv::engine::{Space, prefix_end};
@@ -221,6 +222,18 @@ impl Mailbox {
         Ok(gone)
     }
 
+    /// Expunges messages whatever their flags; tells which. A UID without a message is no error.
+    pub async fn remove(&self, uids: &UidSet) -> Result<UidSet, StoreError> {
+        let mut gone = UidSet::new();
+        self.in_slices(uids, |t, slice| {
+            let doomed: Vec<Message> = slice;
+            gone.extend(&doomed.iter().map(|m| m.uid).collect());
+            expunge_messages(t, self.cell.id, &doomed, true)
+        })
+        .await?;
+        Ok(gone)
+    }
+
     /// Copies messages, with flags, keywords and dates. UIDs without a message are left out.
     pub async fn copy(&self, uids: &UidSet, to: &Account, mailbox: MailboxId) -> Result<Copied, StoreError> {
         self.transfer(uids, to, mailbox, false).await
@@ -254,6 +267,15 @@ impl Mailbox {
         // A copy into the mailbox itself must not go on with its own copies.
         let last = self.now().summary.uid_next.saturating_sub(1);
         let uids = uids.intersection(&UidSet::range(1, last));
+        {
+            // All or nothing: slices that fit are not copied if the rest would not fit behind them.
+            let t = self.account.begin()?;
+            let more = self.held_of(&uids)?;
+            match leave {
+                true => quota::check_move(&t, source, target, more)?,
+                false => quota::check(&t, target, more)?,
+            }
+        }
         self.in_slices(&uids, |t, slice| {
             let messages: Vec<Message> = slice;
             if messages.is_empty() {
@@ -270,6 +292,14 @@ impl Mailbox {
         Ok(copied)
     }
 
+    /// What the messages with these UIDs come to.
+    fn held_of(&self, uids: &UidSet) -> Result<Held, StoreError> {
+        let messages = self.now().messages.clone().unwrap_or_default();
+        let mut held = Held::default();
+        each_of(&messages, uids, |message| held = held.plus(Held::of([&message])))?;
+        Ok(held)
+    }
+
     /// To another account: read, appended there, expunged here.
     async fn transfer_abroad(
         &self,
@@ -282,15 +312,8 @@ impl Mailbox {
         let state = self.now();
         let messages = state.messages.clone().unwrap_or_default();
         let mut chosen: Vec<Message> = Vec::new();
-        for (first, last) in uids.ranges() {
-            for found in messages.iter_from(messages.place_of(first)?) {
-                let (_, message) = found?;
-                if message.uid.get() > last {
-                    break;
-                }
-                chosen.push(message);
-            }
-        }
+        each_of(&messages, uids, |message| chosen.push(message))?;
+        quota::check(&to.begin()?, target, Held::of(&chosen))?;
         chosen.reverse();
         while let Some(message) = chosen.pop() {
             let account = self.account.clone();
@@ -373,6 +396,20 @@ impl Mailbox {
             None => Ok(Some(vanished)),
         }
     }
+}
+
+/// Visits the messages of a set.
+fn each_of(messages: &Messages, uids: &UidSet, mut visit: impl FnMut(Message)) -> Result<(), StoreError> {
+    for (first, last) in uids.ranges() {
+        for found in messages.iter_from(messages.place_of(first)?) {
+            let (_, message) = found?;
+            if message.uid.get() > last {
+                break;
+            }
+            visit(message);
+        }
+    }
+    Ok(())
 }
 
 /// The next messages of a set, from a UID on. Steps over ranges of the set that have no messages.
@@ -496,10 +533,9 @@ pub(crate) fn expunge_messages(
     let gone: UidSet = messages.iter().map(|m| m.uid).collect();
     let changes: Vec<(Uid, Option<Message>)> = messages.iter().map(|m| (m.uid, None)).collect();
     put_messages(t, id, &changes)?;
+    quota::subtract(t, id, Held::of(messages));
     let now = now_unix();
     for message in messages {
-        t.record.octets = t.record.octets.saturating_sub(message.size.into());
-        t.record.messages = t.record.messages.saturating_sub(1);
         if keep {
             let key = keys::expunged(id, now, message.uid);
             let value = records::encode_expunged(&key, message);
@@ -528,10 +564,13 @@ fn copy_messages(
 ) -> Result<Vec<Uid>, StoreError> {
     t.mailbox(target).ok_or(StoreError::NoMailbox)?;
     let table = t.mailbox(source).ok_or(StoreError::NoMailbox)?.settings.keywords.clone();
-    if !moving {
-        let octets = messages.iter().map(|m| u64::from(m.size)).sum();
-        crate::append::check_quota(&t.record, octets, messages.len() as u64)?;
+    let more = Held::of(messages);
+    match moving {
+        true => quota::check_move(t, source, target, more)?,
+        false => quota::check(t, target, more)?,
     }
+    // What is moved is taken off again when the originals go.
+    quota::add(t, target, more);
     let now = now_unix();
     let modseq = t.modseq;
     let mut changes = Vec::with_capacity(messages.len());
@@ -546,9 +585,6 @@ fn copy_messages(
                 content.references.checked_add(1).ok_or(StoreError::Exhausted("references"))?;
             t.put_content(message.content, &content);
         }
-        // The counts of what is moved are taken off again when the originals go.
-        t.record.octets = t.record.octets.saturating_add(message.size.into());
-        t.record.messages = t.record.messages.saturating_add(1);
         let mailbox = t.change(target).ok_or(StoreError::NoMailbox)?;
         let uid = crate::append::next_uid(&mut mailbox.summary)?;
         mailbox.summary.add(message.size, message.flags);

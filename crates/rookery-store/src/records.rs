@@ -26,12 +26,13 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 16] = [
+pub const KINDS: [Kind; 17] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "subscription list", space: Space::Account, derived: true },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
     Kind { name: "mailbox summary", space: Space::Mailbox, derived: true },
+    Kind { name: "quota usage", space: Space::Mailbox, derived: true },
     Kind { name: "message chunk", space: Space::Chunk, derived: false },
     Kind { name: "message delta", space: Space::Delta, derived: false },
     Kind { name: "chunk summary", space: Space::Leaf, derived: true },
@@ -81,15 +82,13 @@ pub struct AccountRecord {
     pub octets: u64,
     /// How many messages are not expunged.
     pub messages: u64,
-    /// The most octets there may be; `None`: no limit.
-    pub octets_max: Option<u64>,
-    /// The most messages there may be; `None`: no limit.
-    pub messages_max: Option<u64>,
+    /// What the account's own quota root may hold.
+    pub limits: Limits,
 }
 
 impl AccountRecord {
     pub(crate) fn encode(&self, id: AccountId) -> Bytes {
-        let mut e = Encoder::new(1);
+        let mut e = Encoder::new(if self.limits.mailboxes.is_some() { 2 } else { 1 });
         e.u64(self.node.0).raw(&self.store.0).varint(self.epoch.0).varint(self.incarnation.into());
         e.u8(match self.state {
             AccountState::Home => 0,
@@ -98,15 +97,16 @@ impl AccountRecord {
         e.text(self.owner.as_ref().map_or("", UserName::as_str));
         e.varint(self.modseq.get()).varint(self.log_floor).varint(self.last_mailbox.into());
         e.varint(self.last_uid_validity.into()).varint(self.octets).varint(self.messages);
-        for limit in [self.octets_max, self.messages_max] {
-            e.varint(limit.map_or(0, |n| n.saturating_add(1)));
+        encode_limits(&mut e, [self.limits.octets, self.limits.messages]);
+        if self.limits.mailboxes.is_some() {
+            encode_limits(&mut e, [self.limits.mailboxes]);
         }
         seal(Space::Account, &keys::account_record(id), e)
     }
 
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<AccountRecord, Damaged> {
         open(Space::Account, key, value, |d| {
-            d.layout(1)?;
+            let layout = d.u8().filter(|layout| matches!(layout, 1 | 2))?;
             Some(AccountRecord {
                 node: NodeId(d.u64()?),
                 store: StoreId(d.array()?),
@@ -127,9 +127,53 @@ impl AccountRecord {
                 last_uid_validity: d.varint32()?,
                 octets: d.varint()?,
                 messages: d.varint()?,
-                octets_max: d.varint()?.checked_sub(1),
-                messages_max: d.varint()?.checked_sub(1),
+                limits: Limits {
+                    octets: d.varint()?.checked_sub(1),
+                    messages: d.varint()?.checked_sub(1),
+                    mailboxes: if layout == 2 { d.varint()?.checked_sub(1) } else { None },
+                },
             })
+        })
+    }
+}
+
+/// The most that a quota root may hold; `None`: no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Limits {
+    /// Octets of all messages, each copy in full.
+    pub octets: Option<u64>,
+    /// Messages.
+    pub messages: Option<u64>,
+    /// Mailboxes.
+    pub mailboxes: Option<u64>,
+}
+
+fn encode_limits<const N: usize>(e: &mut Encoder, limits: [Option<u64>; N]) {
+    for limit in limits {
+        e.varint(limit.map_or(0, |n| n.saturating_add(1)));
+    }
+}
+
+/// What a quota root holds: messages that are not expunged.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Held {
+    /// Their octets, each copy in full.
+    pub octets: u64,
+    /// How many there are.
+    pub messages: u64,
+}
+
+impl Held {
+    pub(crate) fn encode(&self, id: MailboxId) -> Bytes {
+        let mut e = Encoder::new(1);
+        e.varint(self.octets).varint(self.messages);
+        seal(Space::Mailbox, &keys::held(id), e)
+    }
+
+    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Held, Damaged> {
+        open(Space::Mailbox, key, value, |d| {
+            d.layout(1)?;
+            Some(Held { octets: d.varint()?, messages: d.varint()? })
         })
     }
 }
@@ -149,6 +193,8 @@ pub struct Settings {
     pub keywords: Arc<Vec<Keyword>>,
     /// Deleted at this second since 1970: invisible, kept for undelete.
     pub deleted_unix_seconds: Option<u32>,
+    /// The mailbox is a quota root: what it and all below it that has no nearer root may hold. Never without a limit.
+    pub quota: Option<Limits>,
 }
 
 impl Settings {
@@ -158,7 +204,7 @@ impl Settings {
     }
 
     pub(crate) fn encode(&self, id: MailboxId) -> Bytes {
-        let mut e = Encoder::new(1);
+        let mut e = Encoder::new(if self.quota.is_some() { 2 } else { 1 });
         e.text(self.path.as_str()).varint(self.uid_validity.get().into());
         e.varint(self.special_use.len() as u64);
         for special_use in &self.special_use {
@@ -170,12 +216,15 @@ impl Settings {
             e.text(keyword.as_str());
         }
         e.varint(self.deleted_unix_seconds.map_or(0, |n| u64::from(n) + 1));
+        if let Some(limits) = &self.quota {
+            encode_limits(&mut e, [limits.octets, limits.messages, limits.mailboxes]);
+        }
         seal(Space::Mailbox, &keys::settings(id), e)
     }
 
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Settings, Damaged> {
         open(Space::Mailbox, key, value, |d| {
-            d.layout(1)?;
+            let layout = d.u8().filter(|layout| matches!(layout, 1 | 2))?;
             let path = match d.text()? {
                 "" => MailboxPath::root(),
                 text => MailboxPath::new(text).ok()?,
@@ -188,6 +237,14 @@ impl Settings {
                 Some(n) => Some(u32::try_from(n).ok()?),
                 None => None,
             };
+            let quota = match layout {
+                2 => Some(Limits {
+                    octets: d.varint()?.checked_sub(1),
+                    messages: d.varint()?.checked_sub(1),
+                    mailboxes: d.varint()?.checked_sub(1),
+                }),
+                _ => None,
+            };
             Some(Settings {
                 path,
                 uid_validity,
@@ -195,6 +252,7 @@ impl Settings {
                 acl,
                 keywords: Arc::new(keywords),
                 deleted_unix_seconds,
+                quota,
             })
         })
     }

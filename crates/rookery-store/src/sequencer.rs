@@ -14,7 +14,7 @@ use crate::encoding::Damaged;
 use crate::error::StoreError;
 use crate::keys;
 use crate::messages::Messages;
-use crate::records::{self, AccountRecord, Change, ContentRecord, LogEntry, Settings, Summary};
+use crate::records::{self, AccountRecord, Change, ContentRecord, Held, LogEntry, Settings, Summary};
 use crate::volume::Placed;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -35,6 +35,8 @@ pub struct MailboxState {
     pub settings: Arc<Settings>,
     /// What is counted of it.
     pub summary: Summary,
+    /// What its quota root holds, if one begins here.
+    pub held: Held,
     /// Its messages, if somebody has the mailbox open.
     pub messages: Option<Messages>,
 }
@@ -122,6 +124,9 @@ impl Tree {
     }
 }
 
+/// The records of one mailbox, as far as they have been read.
+type Parts = (Option<Settings>, Option<Summary>, Option<Held>);
+
 type Overlay = BTreeMap<(Space, Bytes), (u64, Option<Bytes>)>;
 
 /// The state that the next change is made from.
@@ -131,6 +136,8 @@ pub(crate) struct Sequencer {
     pub(crate) subscriptions: Arc<BTreeMap<String, Option<MailboxId>>>,
     /// All mailboxes, deleted ones that are still kept included.
     pub(crate) mailboxes: BTreeMap<u32, (Arc<MailboxCell>, Arc<MailboxState>)>,
+    /// The numbers of those that are quota roots.
+    roots: BTreeSet<u32>,
     overlay: Overlay,
     /// The number of the last batch queued.
     queued: u64,
@@ -187,7 +194,7 @@ impl AccountCell {
                 failure.is_none()
             },
         )?;
-        let mut parts: BTreeMap<u32, (Option<Settings>, Option<Summary>)> = BTreeMap::new();
+        let mut parts: BTreeMap<u32, Parts> = BTreeMap::new();
         let prefix = keys::account(id);
         snapshot.scan(
             Space::Mailbox,
@@ -199,6 +206,7 @@ impl AccountCell {
                 let part = parts.entry(mailbox.number).or_default();
                 let read = match key.last() {
                     Some(0) => Settings::decode(key, value).map(|settings| part.0 = Some(settings)),
+                    Some(2) => Held::decode(key, value).map(|held| part.2 = Some(held)),
                     _ => Summary::decode(key, value).map(|summary| part.1 = Some(summary)),
                 };
                 failure = read.err();
@@ -211,12 +219,18 @@ impl AccountCell {
         let mut mailboxes = BTreeMap::new();
         for (number, parts) in parts {
             let id = MailboxId { account: id, number };
-            let (Some(settings), Some(summary)) = parts else {
-                let what = "a mailbox lacks its settings or its summary";
+            let complete = match parts {
+                (Some(settings), Some(summary), held) if held.is_some() == settings.quota.is_some() => {
+                    Some((settings, summary, held.unwrap_or_default()))
+                }
+                _ => None,
+            };
+            let Some((settings, summary, held)) = complete else {
+                let what = "a mailbox lacks its settings, its summary or the usage of its quota";
                 let key = crate::encoding::hex(&keys::mailbox(id));
                 return Err(StoreError::Damaged(Damaged { space: Space::Mailbox, key, what }));
             };
-            let state = MailboxState { id, settings: Arc::new(settings), summary, messages: None };
+            let state = MailboxState { id, settings: Arc::new(settings), summary, held, messages: None };
             mailboxes.insert(number, (MailboxCell::new(state.clone()), Arc::new(state)));
         }
         Ok(Some(AccountCell::new(id, record, subscriptions, mailboxes)))
@@ -233,7 +247,10 @@ impl AccountCell {
         subscriptions: BTreeMap<String, Option<MailboxId>>,
         mailboxes: BTreeMap<u32, (Arc<MailboxCell>, Arc<MailboxState>)>,
     ) -> Arc<AccountCell> {
+        let is_root = |state: &MailboxState| state.settings.quota.is_some();
+        let roots = mailboxes.iter().filter(|(_, (_, state))| is_root(state)).map(|(number, _)| *number);
         let sequencer = Sequencer {
+            roots: roots.collect(),
             record,
             subscriptions: Arc::new(subscriptions),
             mailboxes,
@@ -456,6 +473,15 @@ impl Transaction<'_> {
             .filter(|state| state.settings.deleted_unix_seconds.is_none())
     }
 
+    /// The mailboxes that will be quota roots, in no order. Cheap where there are none.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &MailboxState> {
+        let known = self.sequencer.roots.iter().filter(|number| !self.staged.contains_key(number));
+        known
+            .filter_map(|number| self.sequencer.mailboxes.get(number).map(|(_, state)| &**state))
+            .chain(self.staged.values())
+            .filter(|state| state.settings.quota.is_some() && state.settings.deleted_unix_seconds.is_none())
+    }
+
     /// The mailbox that will have a path.
     pub(crate) fn by_path(&self, path: &MailboxPath) -> Option<MailboxId> {
         self.mailboxes().find(|state| state.settings.path == *path).map(|state| state.id)
@@ -482,6 +508,7 @@ impl Transaction<'_> {
     pub(crate) fn remove_mailbox(&mut self, id: MailboxId) {
         self.delete(Space::Mailbox, keys::settings(id));
         self.delete(Space::Mailbox, keys::summary(id));
+        self.delete(Space::Mailbox, keys::held(id));
         self.removed.push(id.number);
     }
 
@@ -569,6 +596,16 @@ impl Transaction<'_> {
                 let value = state.summary.encode(state.id);
                 self.put(Space::Mailbox, keys::summary(state.id), value);
             }
+            let was_root = before.as_ref().is_some_and(|before| before.settings.quota.is_some());
+            let is_root = state.settings.quota.is_some();
+            if is_root && (!was_root || before.as_ref().is_some_and(|before| before.held != state.held)) {
+                self.put(Space::Mailbox, keys::held(state.id), state.held.encode(state.id));
+                self.sequencer.roots.insert(number);
+            }
+            if was_root && !is_root {
+                self.delete(Space::Mailbox, keys::held(state.id));
+                self.sequencer.roots.remove(&number);
+            }
             let state = Arc::new(state);
             let cell = match self.sequencer.mailboxes.get(&number) {
                 Some((cell, _)) => cell.clone(),
@@ -579,6 +616,7 @@ impl Transaction<'_> {
         }
         for number in &self.removed {
             self.sequencer.mailboxes.remove(number);
+            self.sequencer.roots.remove(number);
         }
         self.sequencer.record = self.record.clone();
         if let Some(subscriptions) = self.subscriptions.take() {

@@ -336,8 +336,7 @@ impl Store {
                 last_uid_validity: 0,
                 octets: 0,
                 messages: 0,
-                octets_max: None,
-                messages_max: None,
+                limits: crate::records::Limits::default(),
             },
         );
         let account = Account { store: self.clone(), cell: cell.clone() };

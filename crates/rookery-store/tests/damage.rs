@@ -10,7 +10,7 @@ use rookery_kv::engine::{Engine, Space};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_store::check::{Outcome, Report, check, repair};
-use rookery_store::{Account, FlagChange, FlagList, NewAccount, NewMessage, Store, StoreOptions};
+use rookery_store::{Account, FlagChange, FlagList, Limits, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::{
     AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, UidSet, UserName,
 };
@@ -117,6 +117,8 @@ async fn build() -> (Image, Mail) {
             .expect("it is made");
         let id = |name: &str| account.tree().get(&path(name)).expect("the mailbox is there");
         account.subscribe("Lists/rust", None).await.expect("it subscribes");
+        let limits = Limits { octets: Some(10 << 20), messages: None, mailboxes: Some(9) };
+        account.set_quota(&path("Archive"), limits).await.expect("it has a quota");
         let inbox = id("INBOX");
         fill(&store, &account, inbox, if n == 1 { 1100 } else { 12 }).await;
         let open = account.open(inbox).await.expect("it opens");
@@ -162,7 +164,7 @@ const DAMAGES: [Damage; 4] = [Damage::Flip, Damage::Drop, Damage::Duplicate, Dam
 
 /// Each kind of record in the engine, its space, and how to know its keys.
 type Known = fn(&[u8]) -> bool;
-const RECORDS: [(&str, Space, Known); 19] = [
+const RECORDS: [(&str, Space, Known); 20] = [
     ("store identity", Space::Meta, |key| key == b"store"),
     ("group", Space::Meta, |key| key == b"group"),
     ("tail", Space::Meta, |key| key == b"tail"),
@@ -172,6 +174,7 @@ const RECORDS: [(&str, Space, Known); 19] = [
     ("subscription list", Space::Account, |key| key[8] == 2),
     ("mailbox settings", Space::Mailbox, |key| key[12] == 0),
     ("mailbox summary", Space::Mailbox, |key| key[12] == 1),
+    ("quota usage", Space::Mailbox, |key| key[12] == 2),
     ("message chunk", Space::Chunk, |_| true),
     ("message delta", Space::Delta, |_| true),
     ("chunk summary", Space::Leaf, |_| true),
@@ -190,7 +193,9 @@ fn other_key(kind: &str, key: &[u8]) -> Vec<u8> {
     match kind {
         "store identity" | "group" | "tail" | "subscription" => other.push(b'2'),
         "volume counter" | "account" | "subscription list" => other[7] ^= 0x40,
-        "mailbox settings" | "mailbox summary" | "expunged message" | "deleted mailbox" => other[11] ^= 0x40,
+        "mailbox settings" | "mailbox summary" | "quota usage" | "expunged message" | "deleted mailbox" => {
+            other[11] ^= 0x40
+        }
         "message chunk" | "chunk summary" | "message delta" | "tombstone" => other[13] ^= 0x40,
         _ => other[10] ^= 0x40,
     }

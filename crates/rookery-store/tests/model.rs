@@ -6,8 +6,12 @@
 
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
-use rookery_store::{FlagChange, FlagList, NewAccount, NewMessage, Store, StoreOptions};
-use rookery_types::{AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, Uid, UidSet};
+use rookery_store::{
+    FlagChange, FlagList, Held, Limits, NewAccount, NewMessage, Store, StoreError, StoreOptions,
+};
+use rookery_types::{
+    AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, Uid, UidSet, UserName,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +35,53 @@ struct ModelMailbox {
     uid_next: u32,
     messages: BTreeMap<u32, ModelMessage>,
     highest_modseq: u64,
+    /// It is a quota root; INBOX's limits are the account's.
+    quota: Option<Limits>,
 }
 
 type Model = BTreeMap<String, ModelMailbox>;
+
+/// The quota root of a name: the nearest mailbox with limits, or the account's, which is called INBOX.
+fn root_of(model: &Model, name: &str) -> String {
+    let mut at = name;
+    loop {
+        if model.get(at).is_some_and(|mailbox| mailbox.quota.is_some()) {
+            return at.to_string();
+        }
+        match at.rsplit_once('/') {
+            Some((above, _)) => at = above,
+            None => return "INBOX".to_string(),
+        }
+    }
+}
+
+/// What each quota root holds.
+fn held(model: &Model) -> BTreeMap<String, Held> {
+    let mut held: BTreeMap<String, Held> = BTreeMap::new();
+    for (name, mailbox) in model {
+        let octets = mailbox.messages.values().map(|m| m.body.len() as u64).sum();
+        let here = Held { octets, messages: mailbox.messages.len() as u64 };
+        let sum = held.entry(root_of(model, name)).or_default();
+        *sum = sum.plus(here);
+    }
+    held
+}
+
+/// Whether a root would hold more than it may.
+fn is_over(model: &Model, root: &str, held: Held) -> bool {
+    let limits = model[root].quota.unwrap_or_default();
+    limits.octets.is_some_and(|max| held.octets > max)
+        || limits.messages.is_some_and(|max| held.messages > max)
+}
+
+/// Whether messages are too much for a mailbox.
+fn too_much<'a>(model: &Model, name: &str, messages: impl Iterator<Item = &'a ModelMessage>) -> bool {
+    let one = |m: &ModelMessage| Held { octets: m.body.len() as u64, messages: 1 };
+    let more = messages.map(one).fold(Held::default(), Held::plus);
+    let root = root_of(model, name);
+    let now = held(model).get(&root).copied().unwrap_or_default();
+    more.messages > 0 && is_over(model, &root, now.plus(more))
+}
 
 struct Rng(u64);
 
@@ -98,6 +146,7 @@ async fn observed(store: &Store) -> Model {
         }
         assert_eq!(state.summary.exists as usize, messages.len(), "{path}: the summary counts the messages");
         assert_eq!((state.summary.unseen, state.summary.octets), (unseen, octets), "{path}");
+        let quota = account.quota_at(path).map(|quota| quota.limits);
         model.insert(
             path.to_string(),
             ModelMailbox {
@@ -105,12 +154,18 @@ async fn observed(store: &Store) -> Model {
                 uid_next: state.summary.uid_next,
                 messages,
                 highest_modseq: state.summary.highest_modseq.get(),
+                quota,
             },
         );
     }
     let usage = account.usage();
     let total: usize = model.values().flat_map(|m| m.messages.values()).map(|m| m.body.len()).sum();
     assert_eq!(usage.octets, total as u64, "the quota sum counts what is there");
+    let held = held(&model);
+    for quota in account.quotas() {
+        let wanted = held.get(quota.path.as_str()).copied().unwrap_or_default();
+        assert_eq!(quota.held, wanted, "{}: a quota root counts what it governs", quota.path);
+    }
     model
 }
 
@@ -140,7 +195,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
         set
     };
     let failed = |next: Model| Err(Box::new(next));
-    match rng.below(10) {
+    match rng.below(11) {
         0..=3 => {
             let count = 1 + rng.below(3);
             let mut new = Vec::new();
@@ -162,8 +217,16 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                 let keywords = vec![Keyword::new(&keyword).unwrap()];
                 new.push(NewMessage { body, flags, keywords, date: InternalDate::from_unix(1_000_000) });
             }
-            if account.append(id, new).await.is_err() {
-                return failed(next);
+            let coming = next[&name].messages.range(model[&name].uid_next..).map(|(_, m)| m);
+            let too_much = too_much(model, &name, coming);
+            match account.append(id, new).await {
+                Err(StoreError::OverQuota) => {
+                    assert!(too_much);
+                    return Ok(());
+                }
+                Err(_) if too_much => return failed(model.clone()),
+                Err(_) => return failed(next),
+                Ok(_) => assert!(!too_much),
             }
         }
         4 => {
@@ -198,6 +261,9 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
             let target = names[rng.below(names.len() as u64) as usize].clone();
             let target_id = account.tree().get(&MailboxPath::new(&target).unwrap()).unwrap();
             let uids = pick(rng, &model[&name]);
+            let chosen = model[&name].messages.iter().filter(|(uid, _)| uids.contains(**uid));
+            let elsewhere = !moving || root_of(model, &name) != root_of(model, &target);
+            let too_much = elsewhere && too_much(model, &target, chosen.map(|(_, m)| m));
             for uid in uids.iter().filter(|uid| model[&name].messages.contains_key(uid)) {
                 let Some(message) = next[&name].messages.get(&uid).cloned() else { continue };
                 if moving {
@@ -212,12 +278,19 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                 true => mailbox.r#move(&uids, &account, target_id).await,
                 false => mailbox.copy(&uids, &account, target_id).await,
             };
-            if result.is_err() {
-                return failed(next);
+            match result {
+                Err(StoreError::OverQuota) => {
+                    assert!(too_much);
+                    return Ok(());
+                }
+                Err(_) if too_much => return failed(model.clone()),
+                Err(_) => return failed(next),
+                Ok(_) => assert!(!too_much),
             }
         }
         8 => {
-            let new = MailboxPath::new(&format!("box{}", rng.below(6))).unwrap();
+            let below = ["", "/a", "/a/b"][rng.below(3) as usize];
+            let new = MailboxPath::new(&format!("box{}{below}", rng.below(3))).unwrap();
             let result = account.create(&new, Vec::new()).await;
             match (&result, model.contains_key(new.as_str())) {
                 (Ok(_), taken) => assert!(!taken),
@@ -228,6 +301,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                         uid_next: 1,
                         messages: BTreeMap::new(),
                         highest_modseq: 1,
+                        quota: None,
                     };
                     if !taken {
                         next.insert(new.to_string(), fresh);
@@ -242,8 +316,20 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                     uid_next: 1,
                     messages: BTreeMap::new(),
                     highest_modseq: 1,
+                    quota: None,
                 };
                 next.insert(new.to_string(), fresh);
+            }
+        }
+        9 => {
+            let limits = Limits {
+                octets: (rng.below(2) == 0).then(|| rng.below(20_000)),
+                messages: (rng.below(2) == 0).then(|| rng.below(30)),
+                mailboxes: None,
+            };
+            next.get_mut(&name).unwrap().quota = (limits != Limits::default()).then_some(limits);
+            if account.set_quota(&path, limits).await.is_err() {
+                return failed(next);
             }
         }
         _ => {
@@ -256,14 +342,39 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                     return failed(next);
                 }
             } else {
-                let new = format!("renamed{}", rng.below(50));
-                if next.contains_key(&new) {
+                // Sometimes below another root.
+                let above = ["", "Sent/"][rng.below(2) as usize];
+                let new = format!("{above}renamed{}", rng.below(20));
+                let below = format!("{name}/");
+                let moves = |one: &String| *one == name || one.starts_with(&below);
+                let to = |one: &String| format!("{new}{}", &one[name.len()..]);
+                if new.starts_with(&below)
+                    || names.iter().filter(|one| moves(one)).any(|one| model.contains_key(&to(one)))
+                {
                     return Ok(());
                 }
-                let mailbox = next.remove(&name).unwrap();
-                next.insert(new.clone(), mailbox);
-                if account.rename(&path, &MailboxPath::new(&new).unwrap()).await.is_err() {
-                    return failed(next);
+                next = model
+                    .iter()
+                    .map(|(one, m)| (if moves(one) { to(one) } else { one.clone() }, m.clone()))
+                    .collect();
+                let before = held(model);
+                let over = held(&next).into_iter().any(|(root, held)| {
+                    let old = names.iter().find(|one| moves(one) && to(one) == root).unwrap_or(&root);
+                    let had = before.get(old).copied().unwrap_or_default();
+                    let limits = next[&root].quota.unwrap_or_default();
+                    limits.octets.is_some_and(|max| held.octets > max && held.octets > had.octets)
+                        || limits
+                            .messages
+                            .is_some_and(|max| held.messages > max && held.messages > had.messages)
+                });
+                match account.rename(&path, &MailboxPath::new(&new).unwrap()).await {
+                    Err(StoreError::OverQuota) => {
+                        assert!(over);
+                        return Ok(());
+                    }
+                    Err(_) if over => return failed(model.clone()),
+                    Err(_) => return failed(next),
+                    Ok(()) => assert!(!over),
                 }
             }
         }
@@ -275,7 +386,8 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
 async fn fresh(disk: &SimDisk) -> (Store, Model) {
     let store = open(disk).expect("an empty disk opens");
     let mailboxes = vec![(MailboxPath::inbox(), Vec::new()), (MailboxPath::new("Sent").unwrap(), Vec::new())];
-    store.create_account(account_id(), NewAccount { mailboxes, ..NewAccount::default() }).await.unwrap();
+    let owner = Some(UserName::parse("joe@example.org", "").unwrap());
+    store.create_account(account_id(), NewAccount { mailboxes, owner, subscriptions: vec![] }).await.unwrap();
     let model = observed(&store).await;
     (store, model)
 }

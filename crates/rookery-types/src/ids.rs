@@ -103,6 +103,9 @@ impl ModSeq {
 pub struct AccountId(NonZeroU64);
 
 impl AccountId {
+    /// The first id of a directory.
+    pub const FIRST: AccountId = AccountId(NonZeroU64::MIN);
+
     /// `None` for 0.
     pub const fn new(n: u64) -> Option<AccountId> {
         match NonZeroU64::new(n) {

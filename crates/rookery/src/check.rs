@@ -1,7 +1,11 @@
 //! `rookery check`: through the running server, or offline under the data lock if none runs.
 
 use rookery_admin::socket::{CallError, Client};
-use rookery_store::check::{check, repair};
+use rookery_directory::Home;
+use rookery_directory::repair::Stored;
+use rookery_store::AccountRecord;
+use rookery_store::check::{check, homes, repair};
+use rookery_types::{AccountId, AccountName};
 use serde_json::{Value, json};
 
 use crate::cli::Check;
@@ -37,7 +41,8 @@ async fn offline(config: &Config, options: Check) -> Result<(), Failure> {
         return Err(Failure::new(Kind::NotFound, text));
     }
     let folder = Folder::open(config).await?;
-    let work = tokio::task::spawn_blocking(move || look(&folder, options.repair));
+    let domain = config.default_domain.clone();
+    let work = tokio::task::spawn_blocking(move || look(&folder, options.repair, &domain));
     let found = work.await.map_err(|error| Failure::failed(error.to_string()))??;
     if options.json.json {
         output::json(&json!({"checked": "offline", "faults": found.left, "mended": found.mended}));
@@ -67,22 +72,35 @@ struct Found {
     left: Vec<String>,
 }
 
-fn look(folder: &Folder, mend: bool) -> Result<Found, Failure> {
+fn look(folder: &Folder, mend: bool, default_domain: &str) -> Result<Found, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::failed(crate::serve::with_causes(error));
+    let engine = &*folder.engine;
     let mut found = Found { mended: Vec::new(), left: Vec::new() };
     if mend {
-        let report = repair(&*folder.engine, folder.files.clone()).map_err(|error| failed(&error))?;
+        let report = repair(engine, folder.files.clone()).map_err(|error| failed(&error))?;
         let done = report.done.iter();
         found.mended = done.map(|(finding, outcome)| (finding.to_string(), outcome.to_string())).collect();
         found.left = report.left.iter().map(ToString::to_string).collect();
+        // After the store, whose accounts are what the directory is made to agree with.
+        let stored: Vec<Stored> =
+            homes(engine).map_err(|error| failed(&error))?.into_iter().map(stored).collect();
+        let mended = rookery_directory::repair::repair(engine, &stored, default_domain);
+        found
+            .mended
+            .extend(mended.map_err(|error| failed(&error))?.into_iter().map(|m| (m.finding, m.outcome)));
     } else {
-        let findings = check(&*folder.engine, folder.files.clone()).map_err(|error| failed(&error))?;
+        let findings = check(engine, folder.files.clone()).map_err(|error| failed(&error))?;
         found.left = findings.iter().map(ToString::to_string).collect();
     }
     let mut fault = |damaged: rookery_directory::Damaged| found.left.push(damaged.to_string());
-    rookery_directory::check::check(&*folder.engine.snapshot(), &mut fault)
-        .map_err(|error| failed(&error))?;
+    rookery_directory::check::check(&*engine.snapshot(), &mut fault).map_err(|error| failed(&error))?;
     Ok(found)
+}
+
+/// An account as the directory needs to know it.
+fn stored((id, record): (AccountId, AccountRecord)) -> Stored {
+    let home = Home { node: record.node, store: record.store, epoch: record.epoch };
+    Stored { id, name: record.owner.map(AccountName::User), home }
 }
 
 fn tell(options: Check, rows: Vec<Value>, end: Value) -> Result<(), Failure> {

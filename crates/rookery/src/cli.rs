@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// Mailboxes of an account: list, create, delete, rename, describe.
     #[command(subcommand)]
     Mailbox(Mailbox),
+    /// Quotas: what accounts and mailboxes hold and may hold.
+    #[command(subcommand)]
+    Quota(Quota),
     /// Bring mail in from files.
     #[command(subcommand)]
     Import(Import),
@@ -47,6 +50,8 @@ pub(crate) enum Command {
     /// Show or check the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Let the installed program take the running server's place. Clients that connect meanwhile wait.
+    Restart,
     /// Make the running server read its certificate again.
     Reload,
     /// Whether the server runs, and what it holds.
@@ -151,6 +156,60 @@ pub(crate) enum Mailbox {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Quota {
+    /// What quota roots hold and may hold.
+    Show {
+        /// Of this account or mailbox, as administrators write it: `user/joe`, `user/joe/Archive`, `team`
+        /// [default: all].
+        name: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Set all limits of a quota root: a mailbox and what is below it without a root of its own.
+    Set {
+        /// Its name, as administrators write it: `user/joe` for the account, `user/joe/Archive`, `team`.
+        name: String,
+        #[command(flatten)]
+        limits: QuotaLimits,
+        /// Take all limits away: it is a quota root no more.
+        #[arg(long, conflicts_with = "QuotaLimits")]
+        none: bool,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+/// What is not given is not limited.
+#[derive(Clone, Copy, Debug, Args)]
+#[group(multiple = true)]
+pub(crate) struct QuotaLimits {
+    /// Octets of all messages; `K`, `M`, `G` and `T` stand for powers of 1024.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) storage: Option<u64>,
+    /// Messages.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) messages: Option<u64>,
+    /// Mailboxes.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) mailboxes: Option<u64>,
+}
+
+/// Reads sizes such as `1500` and `200M`.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text.get(digits.len()..).unwrap_or("").to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("the unit is K, M, G or T".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "that is no number".to_owned())?;
+    number.checked_mul(1 << shift).filter(|n| *n <= i64::MAX as u64).ok_or("that is too large".to_owned())
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Import {
     /// A Maildir with its folders: `.Folder.Sub` (Maildir++) or nested Maildirs. Flags and dates are kept.
     Maildir(ImportArgs),
@@ -205,6 +264,12 @@ mod tests {
             assert_eq!(cli.config, Some("x".into()));
         }
         assert!(Cli::try_parse_from(["rookery", "import", "maildir", "joe", "dir"]).is_ok());
+        assert!(Cli::try_parse_from(["rookery", "quota", "set", "user/joe", "--storage", "2G"]).is_ok());
+        assert!(
+            Cli::try_parse_from(["rookery", "quota", "set", "team", "--none", "--messages", "1"]).is_err()
+        );
+        assert_eq!((size("10K"), size("7")), (Ok(10 << 10), Ok(7)));
+        assert!(["", "K", "1.5G", "9999999T", "-1", "3Q"].iter().all(|text| size(text).is_err()));
         assert!(Cli::try_parse_from(["rookery", "user", "add", "joe", "--password-stdin"]).is_ok());
     }
 }

@@ -2,11 +2,12 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rookery_admin::socket::Client;
 use serde_json::{Value, json};
 
-use crate::cli::{Import, ImportArgs, Json, Mailbox, NewPassword, User};
+use crate::cli::{Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits, User};
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
 use crate::output::{self, Bar, column, octets};
@@ -91,6 +92,41 @@ pub(crate) async fn mailbox(config: &Config, command: Mailbox) -> Result<(), Fai
     Ok(())
 }
 
+/// `rookery quota`.
+pub(crate) async fn quota(config: &Config, command: Quota) -> Result<(), Failure> {
+    match command {
+        Quota::Show { name, json } => {
+            let (rows, _) = call(config, "quota.show", json!({"name": name})).await?;
+            let columns = [
+                column("ROOT", "root"),
+                octets("STORAGE", "storage"),
+                octets("MAX", "storage_max"),
+                column("MESSAGES", "messages"),
+                column("MAX", "messages_max"),
+                column("MAILBOXES", "mailboxes"),
+                column("MAX", "mailboxes_max"),
+            ];
+            print_rows(json, &columns, rows);
+        }
+        Quota::Set { name, limits, none, json } => {
+            let QuotaLimits { storage, messages, mailboxes } = limits;
+            if !none && [storage, messages, mailboxes].iter().all(Option::is_none) {
+                let text = "say what to limit: --storage, --messages, --mailboxes, or --none";
+                return Err(Failure::new(Kind::Usage, text));
+            }
+            let args =
+                json!({"name": name, "storage": storage, "messages": messages, "mailboxes": mailboxes});
+            let (_, done) = call(config, "quota.set", args).await?;
+            match (json.json, done.is_null()) {
+                (true, _) => output::json(&done),
+                (false, true) => say(&format!("{name} has no limits of its own.")),
+                (false, false) => say(&format!("The limits of {name} are set.")),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// `rookery import`.
 pub(crate) async fn import(config: &Config, command: Import) -> Result<(), Failure> {
     let (verb, args) = match command {
@@ -132,6 +168,29 @@ pub(crate) async fn reload(config: &Config) -> Result<(), Failure> {
     say(shown(&done, "text"));
     Ok(())
 }
+
+/// `rookery restart`: asks, and waits until the next server answers.
+pub(crate) async fn restart(config: &Config) -> Result<(), Failure> {
+    let began = Instant::now();
+    let (_, before) = call(config, "status", Value::Null).await?;
+    call(config, "restart", Value::Null).await?;
+    loop {
+        tokio::time::sleep(RESTART_ASKED).await;
+        if let Ok((_, status)) = call(config, "status", Value::Null).await
+            && status.get("started_unix_ms") != before.get("started_unix_ms")
+        {
+            say(&format!("Restarted; the server runs version {}.", shown(&status, "version")));
+            return Ok(());
+        }
+        if began.elapsed() > RESTART_MAX {
+            return Err(Failure::failed("the server does not answer; its log says why"));
+        }
+    }
+}
+
+/// How often a restarting server is asked, and for how long.
+const RESTART_ASKED: Duration = Duration::from_millis(50);
+const RESTART_MAX: Duration = Duration::from_secs(120);
 
 /// The server reads the path, and need not run where this command does.
 fn absolute(path: &Path) -> Result<String, Failure> {

@@ -9,11 +9,15 @@ mod demo;
 mod exit;
 mod imap;
 mod import;
+mod listen;
 mod logging;
 mod node;
 mod notify;
 mod output;
+mod pop3;
 mod reload;
+mod restart;
+mod secret;
 mod serve;
 
 use std::process::ExitCode;
@@ -58,12 +62,19 @@ fn run(cli: Cli) -> Result<(), Failure> {
             logging::start(&config);
             let file = loaded.file.map_or("none".to_owned(), |file| file.display().to_string());
             tracing::info!(config = file, data_dir = %config.data_dir.display(), "starting");
-            server_runtime()?.block_on(serve::run(config, async |_, _| Ok(())))
+            // The runtime is gone before another program takes the process.
+            let end = server_runtime()?.block_on(serve::run(config, async |_, _| Ok(())))?;
+            match end {
+                serve::End::Stopped => Ok(()),
+                serve::End::Restart(sockets) => Err(restart::become_new(sockets)),
+            }
         }
         Command::User(command) => client_runtime()?.block_on(client::user(&config, command)),
         Command::Mailbox(command) => client_runtime()?.block_on(client::mailbox(&config, command)),
+        Command::Quota(command) => client_runtime()?.block_on(client::quota(&config, command)),
         Command::Import(command) => client_runtime()?.block_on(client::import(&config, command)),
         Command::Status(json) => client_runtime()?.block_on(client::status(&config, json)),
+        Command::Restart => client_runtime()?.block_on(client::restart(&config)),
         Command::Reload => client_runtime()?.block_on(client::reload(&config)),
         Command::Check(options) => server_runtime()?.block_on(check::run(&config, options)),
         Command::Config(_) | Command::Demo(_) => Ok(()),

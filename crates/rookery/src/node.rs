@@ -60,7 +60,7 @@ impl Accounts for DirectoryAccounts {
                 AccountState::Reserved { .. } | AccountState::Deleted => return Ok(None),
             };
             let verifier = entry.verifier.as_ref().map(|verifier| verifier.as_str().to_owned());
-            Ok(verifier.map(|verifier| Credential { verifier, state }))
+            Ok(Some(Credential { verifier, state }))
         })
     }
 

@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use rookery_net::ServerTls;
 
-/// Reads the certificate again, and puts it to use.
+/// Reads the certificate again. Connections take what was read last.
 #[derive(Clone)]
 pub(crate) struct Reload {
     pub(crate) tls: Option<Arc<ServerTls>>,
-    /// Run after a new certificate was read.
-    pub(crate) renewed: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Reload {
@@ -18,7 +16,6 @@ impl Reload {
         match self.tls.as_ref().map(|tls| (tls, tls.reload())) {
             None | Some((_, Ok(false))) => {}
             Some((tls, Ok(true))) => {
-                (self.renewed)();
                 tracing::info!(cert = %tls.cert_file().display(), "the certificate has changed and was read again");
             }
             Some((_, Err(error))) => {
@@ -32,7 +29,6 @@ impl Reload {
         let Some(tls) = &self.tls else { return Ok("There is no certificate to read again.".to_owned()) };
         match tls.reload() {
             Ok(true) => {
-                (self.renewed)();
                 tracing::info!(cert = %tls.cert_file().display(), "the certificate was reloaded");
                 Ok("The certificate was read again. Other settings need a restart.".to_owned())
             }

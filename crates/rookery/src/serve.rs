@@ -13,26 +13,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
-use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, HasherOptions};
+use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, Sessions};
 use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
-use rookery_net::{
-    ConnectionLimits, Drain, Gate, ListenOptions, ListenSpec, Listener, Local, ServerTls, Service,
-};
+use rookery_net::{ConnectionLimits, Drain, Gate, Handover, Listener, ServerTls, Service};
 use rookery_route::Router;
 use rookery_store::{OpenError, Store, StoreOptions};
-use rookery_types::{Style, UserName};
+use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Desk};
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
+use crate::listen::{Bound, Places};
 use crate::node::{DirectoryAccounts, Node, ThroughStore};
 use crate::notify::notify;
 use crate::reload::Reload;
+use crate::restart::Restart;
 
 /// Room for the trace lines that LMTP puts on top of a message of the largest size.
 const TRACE_OCTETS_MAX: u64 = 64 * 1024;
@@ -119,16 +119,19 @@ impl Data {
             let set = directory.set_default_domain(config.default_domain.clone()).await;
             set.map_err(|error| failed("the directory", &error))?;
         }
-        let admins: Vec<UserName> = config
-            .admins
-            .iter()
-            .filter_map(|name| UserName::parse(name, &config.default_domain).ok())
-            .collect();
-        let hasher = Hasher::new(HasherOptions::default()).map_err(|error| failed("passwords", &error))?;
+        let admins = config.admins();
+        let hasher =
+            Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
         let authenticator = Arc::new(Authenticator::new(
             Arc::new(DirectoryAccounts { directory: directory.clone(), admins }),
             Arc::new(hasher),
-            AuthenticatorOptions::new(&config.default_domain),
+            AuthenticatorOptions {
+                cache_lifetime: Duration::from_secs(config.auth.cache_lifetime_s),
+                mechanisms: config.auth.mechanisms.clone(),
+                scram_secret: crate::secret::read_or_make(&folder.join("scram.secret"))
+                    .map_err(|error| failed(folder.join("scram.secret").display(), &error))?,
+                ..AuthenticatorOptions::new(&config.default_domain)
+            },
         ));
         let directory: Arc<dyn Directory> = Arc::new(directory);
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default());
@@ -156,56 +159,10 @@ fn check_space(folder: &Path, free_min: u64) -> Result<(), Failure> {
     }
 }
 
-/// Where a running server is reached.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Places {
-    pub(crate) imap: Vec<Local>,
-    pub(crate) imap_tls: Vec<Local>,
-    pub(crate) lmtp: Vec<Local>,
-    pub(crate) http: Vec<Local>,
-}
-
-/// Listeners that are bound and not served yet.
-struct Bound {
-    imap: Vec<Listener>,
-    imap_tls: Vec<Listener>,
-    lmtp: Vec<Listener>,
-    http: Vec<Listener>,
-}
-
-fn bind(specs: &[String], unix_mode: u32) -> Result<Vec<Listener>, Failure> {
-    let options = ListenOptions { unix_mode, ..ListenOptions::default() };
-    let mut listeners = Vec::new();
-    for text in specs {
-        let spec: ListenSpec = text.parse().map_err(|error| Failure::new(Kind::Usage, error))?;
-        match Listener::bind_with(&spec, options) {
-            Ok(listener) => listeners.push(listener),
-            // A machine without IPv6 is no reason not to start, where IPv4 beside it works.
-            Err(error) if is_missing_family(&error) && !listeners.is_empty() => {
-                tracing::info!(%error, "not listened to");
-            }
-            Err(error) => return Err(Failure::failed(with_causes(&error))),
-        }
-    }
-    Ok(listeners)
-}
-
-fn is_missing_family(error: &rookery_net::BindError) -> bool {
-    use std::io::ErrorKind;
-    let rookery_net::BindError::Refused { spec: ListenSpec::Tcp(address), source } = error else {
-        return false;
-    };
-    address.is_ipv6()
-        && (source.kind() == ErrorKind::AddrNotAvailable
-            || rustix::io::Errno::from_io_error(source) == Some(rustix::io::Errno::AFNOSUPPORT))
-}
-
-fn locals(listeners: &[Listener]) -> Vec<Local> {
-    listeners.iter().filter_map(|listener| listener.local().ok()).collect()
-}
-
 fn make_tls(config: &Config, hostname: &str) -> Result<Option<Arc<ServerTls>>, Failure> {
-    if config.imap.listen.is_empty() && config.imap.listen_tls.is_empty() {
+    let clients =
+        [&config.imap.listen, &config.imap.listen_tls, &config.pop3.listen, &config.pop3.listen_tls];
+    if clients.iter().all(|listen| listen.is_empty()) {
         return Ok(None);
     }
     let (cert, key) = if config.tls.cert.as_os_str().is_empty() {
@@ -232,14 +189,23 @@ fn raise_file_limit() {
     }
 }
 
+/// How a server has ended.
+pub(crate) enum End {
+    /// It was told to.
+    Stopped,
+    /// It makes room for the program that takes its place, which is given the sockets.
+    Restart(Handover),
+}
+
 /// Runs the server until a signal ends it. `ready` is called once, when clients are served.
 pub(crate) async fn run(
     config: Config,
     ready: impl AsyncFnOnce(Arc<Node>, Places) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+) -> Result<End, Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed("signals", &error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| failed("signals", &error))?;
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| failed("signals", &error))?;
+    let mut user2 = signal(SignalKind::user_defined2()).map_err(|error| failed("signals", &error))?;
     let _ = rookery_admin::process::uptime();
     if config.server.raise_file_limit {
         raise_file_limit();
@@ -251,37 +217,40 @@ pub(crate) async fn run(
     let resolved = node.resolve_reservations().await;
     resolved.map_err(|error| failed("accounts that were being made", &error))?;
     let tls = make_tls(&config, &hostname)?;
-    let lmtp_mode = config.lmtp.unix_mode().unwrap_or(0o660);
-    let bound = Bound {
-        imap: bind(&config.imap.listen, 0o666)?,
-        imap_tls: bind(&config.imap.listen_tls, 0o666)?,
-        lmtp: bind(&config.lmtp.listen, lmtp_mode)?,
-        http: bind(&config.http.listen, 0o660)?,
-    };
+    let bound = Bound::all(&config)?;
+    let mut held = bound.hold().map_err(|error| failed("the listening sockets", &error))?;
     let socket = rookery_admin::socket::bind(&config.admin_socket())
         .map_err(|error| failed("the admin socket", &error))?;
-    let places = Places {
-        imap: locals(&bound.imap),
-        imap_tls: locals(&bound.imap_tls),
-        lmtp: locals(&bound.lmtp),
-        http: locals(&bound.http),
-    };
+    let places = bound.places();
     let drain = Drain::new();
     let gate = Gate::new(ConnectionLimits {
         total_max: config.server.connections_max,
         unauthenticated_per_address_max: config.server.unauthenticated_per_address_max,
     });
     let mut tasks = JoinSet::new();
-    let imap = crate::imap::services(&data, &hostname, tls.as_deref())?;
-    let reload = Reload { tls: tls.clone(), renewed: imap.renewer(tls.clone()) };
-    let desk = Arc::new(Desk { node: Arc::clone(&node), reload: reload.clone(), heavy: Default::default() });
+    let sessions = Sessions::new();
+    let imap = crate::imap::services(&data, &hostname, tls.clone(), &sessions)?;
+    let pop3 = crate::pop3::services(&data, &hostname, tls.clone(), &sessions)?;
+    let reload = Reload { tls: tls.clone() };
+    let (restart, mut restarts) = Restart::new();
+    let desk = Arc::new(Desk {
+        node: Arc::clone(&node),
+        reload: reload.clone(),
+        restart: restart.clone(),
+        heavy: Default::default(),
+    });
     tasks
         .spawn(socket.serve(drain.clone(), move |request, replies| {
             admin::answer(Arc::clone(&desk), request, replies)
         }));
     for (listeners, over_tls) in [(bound.imap, false), (bound.imap_tls, true)] {
         for listener in listeners {
-            imap.spawn(&mut tasks, listener, over_tls, &gate, &drain);
+            crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, &drain);
+        }
+    }
+    for (listeners, over_tls) in [(bound.pop3, false), (bound.pop3_tls, true)] {
+        for listener in listeners {
+            crate::pop3::spawn(&pop3, &mut tasks, listener, over_tls, &gate, &drain);
         }
     }
     spawn_lmtp(&mut tasks, bound.lmtp, &data, &hostname, &gate, &drain)?;
@@ -314,16 +283,28 @@ pub(crate) async fn run(
     tell(&node, &places).await;
     notify("READY=1");
     let result = ready(Arc::clone(&node), places).await;
+    let mut end = End::Stopped;
     if result.is_ok() {
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => drop(reload.run()),
+                _ = user2.recv() => drop(restart.ask().await),
+                Some(()) = restarts.recv() => {
+                    end = match Handover::new(held) {
+                        Ok(sockets) => End::Restart(sockets),
+                        Err(error) => return Err(failed("the listening sockets", &error)),
+                    };
+                    held = Vec::new();
+                    break;
+                }
             }
         }
     }
-    notify("STOPPING=1");
+    // From here on new connections are refused, or wait for the next program.
+    drop(held);
+    notify(if matches!(end, End::Stopped) { "STOPPING=1" } else { "RELOADING=1" });
     tracing::info!(connections = gate.total(), "stopping");
     let impatient = drain.clone();
     let second = tokio::spawn(async move {
@@ -336,10 +317,10 @@ pub(crate) async fn run(
     drain.shut_down(Duration::from_secs(config.server.drain_timeout_s)).await;
     while tasks.join_next().await.is_some() {}
     second.abort();
-    drop(imap);
+    drop((imap, pop3));
     data.close().await;
     tracing::info!("stopped");
-    result
+    result.map(|()| end)
 }
 
 fn spawn_lmtp(
@@ -372,8 +353,14 @@ fn spawn_lmtp(
 
 /// Says where clients are served, and what to do first on a server without users.
 async fn tell(node: &Node, places: &Places) {
-    let kinds =
-        [("imap", &places.imap), ("imaps", &places.imap_tls), ("lmtp", &places.lmtp), ("http", &places.http)];
+    let kinds = [
+        ("imap", &places.imap),
+        ("imaps", &places.imap_tls),
+        ("pop3", &places.pop3),
+        ("pop3s", &places.pop3_tls),
+        ("lmtp", &places.lmtp),
+        ("http", &places.http),
+    ];
     for (protocol, locals) in kinds {
         for local in locals {
             tracing::info!(protocol, at = %local, "listening");

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::accounts::{LookUp, LookUpError};
+use crate::exchange::Progress;
 use crate::password::{HasherOptions, simulated};
 
 const HASH: Duration = Duration::from_millis(40);
@@ -22,7 +23,7 @@ struct Town {
 
 impl Town {
     fn set(&self, user: &str, password: &str, state: AccountState) {
-        let credential = Credential { verifier: password.to_owned(), state };
+        let credential = Credential { verifier: Some(password.to_owned()), state };
         self.users.lock().insert(format!("{user}@example.org"), credential);
     }
 }
@@ -214,9 +215,7 @@ async fn too_many_at_once_are_told_so() {
 
 #[test]
 fn the_failure_line_is_one_line() {
-    let line = |user: &str, ip| {
-        failure_line(&Attempt { authzid: "", authcid: user, password: b"secret", ip, protocol: "imap" }, "r")
-    };
+    let line = |user: &str, ip| failure_line(&Who { authcid: user, ip, protocol: "imap" }, "r");
     assert_eq!(
         line("joe", Some("::ffff:192.0.2.1".parse().unwrap())),
         "auth failed: user=<joe> from=<192.0.2.1> protocol=<imap> reason=r"
@@ -226,4 +225,121 @@ fn the_failure_line_is_one_line() {
         "auth failed: user=<a\\u{3e} from=\\u{3c}1.2.3.4\\r\\nx\\u{1b}> from=<local> protocol=<imap> reason=r"
     );
     assert!(line(&"x".repeat(10_000), None).len() < 400);
+}
+
+/// An exchange from its beginning to its end, as a client of `user` that knows `password`.
+async fn scram(
+    auth: &Arc<Authenticator>,
+    user: &str,
+    password: &str,
+    authzid: &str,
+) -> (Progress, String, Duration) {
+    let before = Instant::now();
+    let client =
+        Client { ip: Some(IP.parse().unwrap()), protocol: "imap", private: true, ..Client::default() };
+    let mut exchange = auth.begin("scram-sha-256", client).unwrap();
+    let header = format!("n,{authzid},");
+    let bare = format!("n={user},r=abc");
+    let Progress::Challenge(first) = exchange.start(Some(format!("{header}{bare}").as_bytes())).await else {
+        panic!()
+    };
+    let first = String::from_utf8(first).unwrap();
+    let salt = first.split(',').nth(1).unwrap().to_owned();
+    let (last, server) = crate::scram::client::last(&bare, &first, header.as_bytes(), password.as_bytes());
+    let mut progress = exchange.step(last.as_bytes()).await;
+    if let Progress::Challenge(end) = &progress {
+        assert_eq!(end, server.as_bytes());
+        progress = exchange.step(b"").await;
+    }
+    (progress, salt, before.elapsed())
+}
+
+fn with_keys(town: &Town, user: &str, password: &str, state: AccountState) {
+    let keys = ScramKeys::of_new_password(password.as_bytes(), 4096).to_string();
+    town.set(user, &format!("{password}\n{keys}"), state);
+}
+
+#[tokio::test(start_paused = true)]
+async fn scram_from_end_to_end() {
+    let (town, auth) = town(2);
+    with_keys(&town, "joe", "pencil", AccountState::Active);
+    with_keys(&town, "admin", "pencil", AccountState::Active);
+    with_keys(&town, "gone", "pencil", AccountState::Suspended);
+    let done = |user: &str, by: &str| {
+        let name = |text| UserName::parse(text, "example.org").unwrap();
+        Progress::Done(Login { user: name(user), authenticated: name(by) })
+    };
+    for (user, password, authzid, expected) in [
+        ("joe", "pencil", "", done("joe", "joe")),
+        ("JOE@example.org", "pencil", "a=joe", done("joe", "joe")),
+        ("admin", "pencil", "a=joe", done("joe", "admin")),
+        ("joe", "pencil", "a=ann", Progress::Failed(AuthError::NotAuthorized)),
+        ("joe", "pencils", "", Progress::Failed(AuthError::Invalid)),
+        ("gone", "pencil", "", Progress::Failed(AuthError::Suspended)),
+        ("gone", "pencils", "", Progress::Failed(AuthError::Invalid)),
+        ("ann", "ann's password", "", Progress::Failed(AuthError::Invalid)),
+        ("nobody", "pencil", "", Progress::Failed(AuthError::Invalid)),
+        ("no/body", "pencil", "", Progress::Failed(AuthError::Invalid)),
+    ] {
+        assert_eq!(scram(&auth, user, password, authzid).await.0, expected, "{user} {authzid}");
+    }
+    *town.down.lock() = true;
+    let client = Client { private: true, ..Client::default() };
+    let mut exchange = auth.begin("SCRAM-SHA-256", client).unwrap();
+    assert_eq!(exchange.start(Some(b"n,,n=joe,r=abc")).await, Progress::Failed(AuthError::Unavailable));
+}
+
+#[tokio::test(start_paused = true)]
+async fn scram_does_not_tell_whether_a_user_exists() {
+    let (town, auth) = town(2);
+    with_keys(&town, "joe", "pencil", AccountState::Active);
+    let mut delays = Vec::new();
+    for user in ["joe", "nobody", "ann"] {
+        let (_, auth) = (
+            &town,
+            Authenticator::new(town.clone(), auth.hasher().clone(), {
+                AuthenticatorOptions { scram_secret: [7; 32], ..AuthenticatorOptions::new("example.org") }
+            }),
+        );
+        let auth = Arc::new(auth);
+        let (first, salt, delay) = scram(&auth, user, "guess", "").await;
+        let (_, again, _) = scram(&auth, user, "guess", "").await;
+        assert_eq!((first, &salt), (Progress::Failed(AuthError::Invalid), &again), "{user}");
+        assert_eq!(salt.len(), "s=W22ZaJ0SNY7soEsUEjb6gQ==".len());
+        delays.push(delay);
+    }
+    delays.dedup();
+    assert_eq!(delays.len(), 1, "{delays:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn mechanisms_are_offered_where_they_are_possible() {
+    let (town, auth) = town(2);
+    let offered =
+        |auth: &Authenticator, client: &Client| auth.mechanisms(client).collect::<Vec<_>>().join(" ");
+    let open = Client::default();
+    let private = Client { private: true, ..Client::default() };
+    let bindings = vec![("tls-exporter", vec![1])];
+    let tls = Client { bindings, certificate: Some("joe".to_owned()), ..private.clone() };
+    assert_eq!(offered(&auth, &open), "");
+    assert_eq!(offered(&auth, &private), "SCRAM-SHA-256 PLAIN LOGIN");
+    assert_eq!(offered(&auth, &tls), "EXTERNAL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN");
+    assert!(auth.begin("PLAIN", open).is_none() && auth.begin("EXTERNAL", private.clone()).is_none());
+    let mut external = auth.begin("EXTERNAL", tls.clone()).unwrap();
+    let Progress::Done(login) = external.start(Some(b"")).await else { panic!() };
+    assert_eq!(login.user.as_str(), "joe@example.org");
+    let unknown = Client { certificate: Some("nobody".to_owned()), ..tls };
+    let mut external = auth.begin("EXTERNAL", unknown).unwrap();
+    assert_eq!(external.start(Some(b"")).await, Progress::Failed(AuthError::Invalid));
+    let options = AuthenticatorOptions {
+        mechanisms: vec!["plain".to_owned()],
+        ..AuthenticatorOptions::new("example.org")
+    };
+    let auth = Arc::new(Authenticator::new(town, auth.hasher().clone(), options));
+    assert_eq!(offered(&auth, &private), "PLAIN");
+    assert!(auth.begin("LOGIN", private.clone()).is_none());
+    let mut plain = auth.begin("Plain", private).unwrap();
+    assert_eq!(plain.start(None).await, Progress::Challenge(Vec::new()));
+    assert!(matches!(plain.step(b"\0joe\0joe's password").await, Progress::Done(_)));
+    assert_eq!(plain.step(b"\0joe\0joe's password").await, Progress::Failed(AuthError::Malformed));
 }

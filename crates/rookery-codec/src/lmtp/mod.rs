@@ -7,12 +7,10 @@
 pub mod address;
 pub mod client;
 pub mod command;
-mod data;
 mod parse;
 pub mod reply;
 pub mod server;
 
 pub use address::Address;
 pub use command::Command;
-pub use data::{DotStuffer, Unstuffed, Unstuffer};
 pub use reply::{Enhanced, Reply};

@@ -6,15 +6,14 @@
 //! - The octets of BDAT are given out whatever is answered, for they come whatever is answered.
 
 use super::command::Command;
-use super::data::{Unstuffed, Unstuffer};
 use super::parse;
 use super::reply::Reply;
-use bytes::{Buf, Bytes, BytesMut};
+use crate::dot::{LineEnds, Unstuffed, Unstuffer};
+use crate::lines::{Line, Lines};
+use bytes::{Bytes, BytesMut};
 
 /// Octets in the longest command line, its end included.
 pub const LINE_OCTETS_MAX: usize = 4096;
-/// The longest line that is dropped in order to stay in step.
-const DROPPED_LINE_OCTETS_MAX: usize = 1 << 20;
 
 /// What came out of the octets.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,15 +40,13 @@ enum State {
     Line { octets_max: usize },
     Data(Unstuffer),
     Chunk { left: u64 },
-    DropLine { dropped: usize },
     Dead,
 }
 
 /// Octets of one client in, commands and message octets out.
 #[derive(Debug)]
 pub struct Decoder {
-    input: BytesMut,
-    scanned: usize,
+    lines: Lines,
     state: State,
 }
 
@@ -62,23 +59,23 @@ impl Default for Decoder {
 impl Decoder {
     /// At the start of a connection.
     pub fn new() -> Decoder {
-        Decoder { input: BytesMut::new(), scanned: 0, state: State::Command }
+        Decoder { lines: Lines::default(), state: State::Command }
     }
 
     /// Takes octets that the client sent.
     pub fn push(&mut self, octets: &[u8]) {
-        self.input.extend_from_slice(octets);
+        self.lines.input.extend_from_slice(octets);
     }
 
     /// Where a reader may append octets itself, to save a copy. Only append.
     pub fn buffer(&mut self) -> &mut BytesMut {
-        &mut self.input
+        &mut self.lines.input
     }
 
     /// After 354: a message comes, up to `CRLF . CRLF`.
     pub fn expect_data(&mut self) {
         if matches!(self.state, State::Command) {
-            self.state = State::Data(Unstuffer::new());
+            self.state = State::Data(Unstuffer::new(LineEnds::CrLf));
         }
     }
 
@@ -93,88 +90,58 @@ impl Decoder {
     /// Takes the octets out that no call of `next` has used: after STARTTLS they must be thrown away
     /// (RFC 3207 §4.2).
     pub fn take_input(&mut self) -> BytesMut {
-        self.scanned = 0;
-        self.input.split()
+        self.lines.take_input()
     }
 
     /// What comes next. Call until [`Decoded::NeedMore`], acting on each before the next call.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at NeedMore; this goes on")]
     pub fn next(&mut self) -> Decoded {
-        loop {
-            let decoded = match &mut self.state {
-                State::Command => self.command(),
-                State::Line { octets_max } => {
-                    let octets_max = *octets_max;
-                    self.data_line(octets_max)
+        match &mut self.state {
+            State::Command => self.command(),
+            State::Line { octets_max } => {
+                let octets_max = *octets_max;
+                self.data_line(octets_max)
+            }
+            State::Data(unstuffer) => match unstuffer.next(&mut self.lines.input) {
+                Unstuffed::NeedMore => Decoded::NeedMore,
+                Unstuffed::Data(octets) => Decoded::Data(octets),
+                Unstuffed::End => {
+                    self.state = State::Command;
+                    Decoded::DataEnd
                 }
-                State::Data(unstuffer) => Some(match unstuffer.next(&mut self.input) {
-                    Unstuffed::NeedMore => Decoded::NeedMore,
-                    Unstuffed::Data(octets) => Decoded::Data(octets),
-                    Unstuffed::End => {
-                        self.state = State::Command;
-                        Decoded::DataEnd
-                    }
-                }),
-                State::Chunk { left } => {
-                    let left = *left;
-                    Some(self.chunk(left))
-                }
-                State::DropLine { dropped } => {
-                    let dropped = *dropped;
-                    self.drop_line(dropped)
-                }
-                State::Dead => {
-                    self.input.clear();
-                    Some(Decoded::NeedMore)
-                }
-            };
-            if let Some(decoded) = decoded {
-                return decoded;
+            },
+            State::Chunk { left } => {
+                let left = *left;
+                self.chunk(left)
+            }
+            State::Dead => {
+                self.lines.take_input();
+                Decoded::NeedMore
             }
         }
     }
 
-    /// The end of the line that `input` begins with, line end included.
-    fn line_end(&mut self) -> Option<usize> {
-        let found = memchr::memchr(b'\n', self.input.get(self.scanned..)?);
-        let end = found.map(|at| self.scanned + at + 1);
-        self.scanned = end.unwrap_or(self.input.len());
-        end
-    }
-
-    fn consume(&mut self, octets: usize) {
-        self.input.advance(octets.min(self.input.len()));
-        self.scanned = 0;
-    }
-
-    fn fatal(&mut self, text: &'static str) -> Option<Decoded> {
-        self.input.clear();
+    fn fatal(&mut self, text: &'static str) -> Decoded {
+        self.lines.take_input();
         self.state = State::Dead;
-        Some(Decoded::Fatal(Reply::new(421, (4, 7, 0), text)))
+        Decoded::Fatal(Reply::new(421, (4, 7, 0), text))
     }
 
-    fn command(&mut self) -> Option<Decoded> {
-        let end = self.line_end();
-        if self.scanned > LINE_OCTETS_MAX {
-            self.scanned = 0;
-            self.state = State::DropLine { dropped: 0 };
-            return Some(Decoded::Bad(Reply::new(500, (5, 5, 2), "Line too long")));
-        }
-        let Some(end) = end else { return Some(Decoded::NeedMore) };
-        let line = without_line_end(self.input.get(..end)?);
-        let out_of_step = parse::is_bdat(line);
-        let parsed = parse::command(line);
-        self.consume(end);
-        match parsed {
-            Ok(command) => {
+    fn command(&mut self) -> Decoded {
+        let read = |line: &[u8]| parse::command(line).map_err(|reply| (reply, parse::is_bdat(line)));
+        match self.lines.next(LINE_OCTETS_MAX, read) {
+            Line::NeedMore => Decoded::NeedMore,
+            Line::Whole(Ok(command)) => {
                 if let Command::Bdat { octets, .. } = command {
                     self.state = State::Chunk { left: octets };
                 }
-                Some(Decoded::Command(command))
+                Decoded::Command(command)
             }
             // Nobody knows how many octets follow; read as commands they could be anything.
-            Err(_) if out_of_step => self.fatal("Malformed BDAT"),
-            Err(reply) => Some(Decoded::Bad(reply)),
+            Line::Whole(Err((_, true))) => self.fatal("Malformed BDAT"),
+            Line::Whole(Err((reply, false))) => Decoded::Bad(reply),
+            Line::TooLong => Decoded::Bad(Reply::new(500, (5, 5, 2), "Line too long")),
+            Line::Endless => self.fatal("Line too long"),
         }
     }
 
@@ -183,43 +150,23 @@ impl Decoder {
             self.state = State::Command;
             return Decoded::DataEnd;
         }
-        let here = usize::try_from(left).unwrap_or(usize::MAX).min(self.input.len());
+        let here = usize::try_from(left).unwrap_or(usize::MAX).min(self.lines.input.len());
         if here == 0 {
             return Decoded::NeedMore;
         }
         self.state = State::Chunk { left: left - here as u64 };
-        Decoded::Data(self.input.split_to(here).freeze())
+        Decoded::Data(self.lines.input.split_to(here).freeze())
     }
 
-    fn data_line(&mut self, octets_max: usize) -> Option<Decoded> {
-        let end = self.line_end();
+    fn data_line(&mut self, octets_max: usize) -> Decoded {
         // Two for the line end.
-        if self.scanned > octets_max.saturating_add(2) {
-            return self.fatal("Line too long");
+        match self.lines.next(octets_max.saturating_add(2), Bytes::copy_from_slice) {
+            Line::NeedMore => Decoded::NeedMore,
+            Line::Whole(line) => {
+                self.state = State::Command;
+                Decoded::Line(line)
+            }
+            Line::TooLong | Line::Endless => self.fatal("Line too long"),
         }
-        let Some(end) = end else { return Some(Decoded::NeedMore) };
-        let line = Bytes::copy_from_slice(without_line_end(self.input.get(..end)?));
-        self.consume(end);
-        self.state = State::Command;
-        Some(Decoded::Line(line))
     }
-
-    fn drop_line(&mut self, dropped: usize) -> Option<Decoded> {
-        let end = self.line_end();
-        let dropped = dropped.saturating_add(self.scanned);
-        if dropped > DROPPED_LINE_OCTETS_MAX {
-            return self.fatal("Line too long");
-        }
-        self.consume(self.scanned);
-        self.state = match end {
-            Some(_) => State::Command,
-            None => State::DropLine { dropped },
-        };
-        end.is_none().then_some(Decoded::NeedMore)
-    }
-}
-
-fn without_line_end(line: &[u8]) -> &[u8] {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    line.strip_suffix(b"\r").unwrap_or(line)
 }

@@ -4,7 +4,7 @@
 //! - A message is never whole in memory: its octets go to the store's spool as they come.
 //! - What can be refused is refused before the client sends the message.
 
-use super::{Outcome, copy};
+use super::{Outcome, copy, quota};
 use crate::answer::{Answer, Failure, no_permission};
 use crate::names::Found;
 use crate::session::{State, User};
@@ -57,6 +57,7 @@ pub(crate) async fn append(
         return Err(no_permission().into());
     }
     let Appended { uid_validity, uids } = found.account.append(found.id, messages).await?;
+    quota::warn(wire, user, &found.account, found.address.path());
     let code = Code::AppendUid { uid_validity, uids: uids.into_iter().collect() };
     Ok(Answer::ok_code(code, "APPEND completed"))
 }
@@ -72,12 +73,7 @@ async fn prepare<'a>(
         State::NotAuthenticated | State::Logout => return Err(Answer::bad("Log in first").into()),
     };
     let found = copy::target(user, mailbox).await?;
-    let usage = found.account.usage();
-    let full =
-        |used: u64, more: u64, max: Option<u64>| max.is_some_and(|max| used.saturating_add(more) > max);
-    if full(usage.octets, first.octets, usage.octets_max) || full(usage.messages, 1, usage.messages_max) {
-        return Err(Answer::no(Code::OverQuota, "The quota does not allow it").into());
-    }
+    quota::allows(&found.account, found.address.path(), first.octets)?;
     Ok((user, found))
 }
 

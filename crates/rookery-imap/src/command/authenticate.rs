@@ -14,7 +14,7 @@ use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use rookery_auth::{Attempt, AuthError, Credentials, Mechanism, Step};
+use rookery_auth::{Attempt, AuthError, Login, Progress};
 use rookery_codec::imap::server::Decoded;
 use rookery_codec::imap::{Code, Response, Secret};
 use rookery_types::{AccountName, UserName};
@@ -33,34 +33,29 @@ pub(crate) async fn login(context: Context<'_>, user: Bytes, password: Secret) -
         ip: context.wire.connection.peer().ip(),
         protocol: "imap",
     };
-    check(context.services, context.wire, attempt, "LOGIN completed").await
+    let login = context.services.authenticator.login(attempt).await.map_err(refused)?;
+    logged_in(context.services, context.wire, login, "LOGIN completed").await
 }
 
 /// AUTHENTICATE: a SASL mechanism, line by line in base64.
 pub(crate) async fn authenticate(context: Context<'_>, mechanism: &str, initial: Option<Secret>) -> LoggedIn {
-    private(context.services, context.wire)?;
-    let Some(mut sasl) = Mechanism::new(mechanism) else {
+    let client = capability::client(context.services, context.wire);
+    let Some(mut exchange) = context.services.authenticator.begin(mechanism, client) else {
+        private(context.services, context.wire)?;
         return Err(Answer::no(Code::Cannot, "No such authentication mechanism").into());
     };
-    let mut step = sasl.start(initial.as_ref().map(Secret::as_bytes));
-    let Credentials { authzid, authcid, password } = loop {
-        match step {
-            Step::Continue(challenge) => {
-                let response = challenge_client(context.wire, challenge).await?;
-                step = sasl.step(&response);
+    let mut progress = exchange.start(initial.as_ref().map(Secret::as_bytes)).await;
+    let login = loop {
+        match progress {
+            Progress::Challenge(challenge) => {
+                let response = challenge_client(context.wire, &challenge).await?;
+                progress = exchange.step(&response).await;
             }
-            Step::Credentials(credentials) => break credentials,
-            Step::Fail => return Err(wrong().into()),
+            Progress::Done(login) => break login,
+            Progress::Failed(error) => return Err(refused(error).into()),
         }
     };
-    let attempt = Attempt {
-        authzid: &authzid,
-        authcid: &authcid,
-        password: password.as_bytes(),
-        ip: context.wire.connection.peer().ip(),
-        protocol: "imap",
-    };
-    check(context.services, context.wire, attempt, "AUTHENTICATE completed").await
+    logged_in(context.services, context.wire, login, "AUTHENTICATE completed").await
 }
 
 /// Sends a challenge and reads the client's answer to it.
@@ -89,13 +84,16 @@ fn unavailable() -> Answer {
     Answer::no(Code::Unavailable, "Logins are not possible at the moment")
 }
 
-async fn check(services: &Arc<Services>, wire: &Wire, attempt: Attempt<'_>, text: &'static str) -> LoggedIn {
-    let login = services.authenticator.login(attempt).await.map_err(|error| match error {
-        AuthError::Invalid => wrong(),
+fn refused(error: AuthError) -> Answer {
+    match error {
+        AuthError::Invalid | AuthError::Malformed => wrong(),
         AuthError::NotAuthorized => Answer::no(Code::AuthorizationFailed, "You may not act as that user"),
         AuthError::Suspended => Answer::no(Code::AuthorizationFailed, "The account is closed at the moment"),
         AuthError::Throttled | AuthError::Unavailable => unavailable(),
-    })?;
+    }
+}
+
+async fn logged_in(services: &Arc<Services>, wire: &Wire, login: Login, text: &'static str) -> LoggedIn {
     let user = Box::new(enter(services, login.user).await?);
     let state = State::Authenticated(user);
     // What can be done now is said at once, which saves the client a round trip.

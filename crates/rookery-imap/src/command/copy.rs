@@ -1,6 +1,6 @@
 //! COPY and MOVE (RFC 9051 §6.4.7, §6.4.8), with COPYUID (RFC 4315 §3).
 
-use super::{Outcome, select};
+use super::{Outcome, quota, select};
 use crate::answer::{Answer, Failure, no_permission};
 use crate::names::Found;
 use crate::session::{Selected, User};
@@ -12,6 +12,7 @@ use rookery_types::Rights;
 
 /// Copies messages to another mailbox.
 pub(crate) async fn copy(
+    wire: &mut Wire,
     user: &User,
     selected: &Selected,
     set: &MessageSet,
@@ -24,6 +25,7 @@ pub(crate) async fn copy(
         return Ok(Answer::ok("No messages to copy"));
     }
     let copied = selected.mailbox.copy(&uids, &target.account, target.id).await?;
+    quota::warn(wire, user, &target.account, target.address.path());
     Ok(match copy_uid(&copied) {
         Some(code) => Answer::ok_code(code, "COPY completed"),
         None => Answer::no(Code::ExpungeIssued, "The messages are gone"),
@@ -52,6 +54,7 @@ pub(crate) async fn r#move(
     let Some(code) = copy_uid(&moved) else {
         return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
     };
+    quota::warn(wire, user, &target.account, target.address.path());
     wire.put(&Response::ok_code(code, "These moved"));
     tell::checkpoint(wire, user, selected, true).await?;
     Ok(match user.enabled.qresync {

@@ -14,6 +14,7 @@ mod list;
 mod lsub;
 mod mailboxes;
 mod namespace;
+mod quota;
 mod search;
 mod select;
 mod status;
@@ -132,6 +133,9 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
             acl::list_rights(wire, user, &mailbox, identifier).await
         }
         Command::MyRights { mailbox } => acl::my_rights(wire, user, &mailbox).await,
+        Command::GetQuota { root } => quota::get(wire, user, &root).await,
+        Command::GetQuotaRoot { mailbox } => quota::get_root(wire, user, &mailbox).await,
+        Command::SetQuota { root, limits } => quota::set(wire, user, &root, &limits).await,
         Command::Login { .. } | Command::Authenticate { .. } => Ok(Answer::bad("You are logged in already")),
         Command::StartTls => Ok(Answer::bad("TLS comes before the login")),
         Command::Enable(_) => Ok(Answer::bad("ENABLE comes before a mailbox is selected")),
@@ -168,7 +172,7 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         Command::Search(search) => search::search(wire, context.tag, &mut user, &mut selected, search).await,
         Command::Fetch(fetch) => fetch::fetch(wire, &mut user, &mut selected, fetch).await,
         Command::Store(store) => store::store(wire, &mut user, &mut selected, store).await,
-        Command::Copy { uid, set, mailbox } => copy::copy(&user, &selected, &set, uid, &mailbox).await,
+        Command::Copy { uid, set, mailbox } => copy::copy(wire, &user, &selected, &set, uid, &mailbox).await,
         Command::Move { uid, set, mailbox } => {
             copy::r#move(wire, &user, &mut selected, &set, uid, &mailbox).await
         }

@@ -1,6 +1,6 @@
 //! SELECT and EXAMINE (RFC 9051 §6.3.2, §6.3.3), with CONDSTORE and QRESYNC (RFC 7162).
 
-use super::Outcome;
+use super::{Outcome, quota};
 use crate::answer::{Answer, Failure, blocking, no_permission};
 use crate::names::Found;
 use crate::session::{Selected, State, User};
@@ -66,6 +66,7 @@ async fn open(
     if let Some(known) = parameters.qresync {
         resynchronise(wire, user, &selected, &state, known).await?;
     }
+    quota::warn(wire, user, selected.mailbox.account(), address.path());
     let answer = match read_only {
         true => Answer::ok_code(Code::ReadOnly, "EXAMINE completed"),
         false => Answer::ok_code(Code::ReadWrite, "SELECT completed"),

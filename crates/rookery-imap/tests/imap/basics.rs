@@ -16,7 +16,7 @@ async fn logging_in_and_out() {
             X> 3 LOGIN ann wrong
             X< 3 NO [AUTHENTICATIONFAILED] <*>
             X> 4 CAPABILITY
-            X< * CAPABILITY IMAP4rev1 IMAP4rev2 SASL-IR LITERAL+ ID ENABLE AUTH=PLAIN
+            X< * CAPABILITY IMAP4rev1 IMAP4rev2 SASL-IR LITERAL+ ID ENABLE AUTH=SCRAM-SHA-256 AUTH=PLAIN AUTH=LOGIN
             X< 4 OK <*>
             X> 5 AUTHENTICATE PLAIN AGFubgBzZWNyZXQ=
             X< 5 OK [CAPABILITY IMAP4rev1 <*> QRESYNC <*>] AUTHENTICATE completed

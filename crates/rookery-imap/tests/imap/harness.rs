@@ -5,15 +5,16 @@
 //! sent `\n` stands for CRLF. In what is heard `<*>` stands for anything; a line `A< ...` for any lines before the
 //! tagged one. What is heard and not written fails the test.
 
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use rookery_auth::{
     AccountState, Accounts, Authenticator, AuthenticatorOptions, Credential, HashParams, Hasher,
-    HasherOptions, LookUp,
+    HasherOptions, LookUp, Sessions,
 };
 use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
-use rookery_imap::{ImapConfig, Services, Sessions, serve_connection};
+use rookery_imap::{ImapConfig, Services, serve_connection};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
-use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Stream, TlsAcceptor};
+use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, ServerTls, Stream};
 use rookery_route::Router;
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// A server with the users ann, joe and max; everyone's password is `secret`.
+/// A server with the users ann, joe and max, who administers it; everyone's password is `secret`.
 pub(crate) struct Site {
     pub(crate) services: Arc<Services>,
     pub(crate) drain: Drain,
@@ -43,7 +44,7 @@ struct EverySecret(String);
 impl Accounts for EverySecret {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
         let known = ["ann", "joe", "max"].contains(&user.local());
-        let credential = Credential { verifier: self.0.clone(), state: AccountState::Active };
+        let credential = Credential { verifier: Some(self.0.clone()), state: AccountState::Active };
         Box::pin(async move { Ok(known.then_some(credential)) })
     }
 }
@@ -61,11 +62,11 @@ impl Site {
     pub(crate) async fn with_tls() -> Site {
         let dir = tempfile::tempdir().unwrap();
         let made = rookery_net::tls::self_signed(&["mail.example.org".to_string()], dir.path()).unwrap();
-        let tls = rookery_net::ServerTls::load(made.cert, made.key).unwrap();
-        Site::built(ImapConfig::default(), Some(tls.acceptor())).await
+        let tls = ServerTls::load(made.cert, made.key).unwrap();
+        Site::built(ImapConfig::default(), Some(Arc::new(tls))).await
     }
 
-    async fn built(config: ImapConfig, tls: Option<TlsAcceptor>) -> Site {
+    async fn built(config: ImapConfig, tls: Option<Arc<ServerTls>>) -> Site {
         let disk = SimDisk::new(1);
         let options = StoreOptions { background: None, ..StoreOptions::default() };
         let store =
@@ -91,6 +92,7 @@ impl Site {
             config,
             hostname: "mail.example.org".to_string(),
             trusted: Networks::none(),
+            admins: vec![UserName::parse("max", "example.org").unwrap()],
             sessions: Sessions::new(),
         };
         let gate = Gate::new(ConnectionLimits::default());
@@ -135,7 +137,7 @@ impl Site {
         let permit = self.gate.admit_peer(stream.peer()).unwrap();
         let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
         tokio::spawn(serve_connection(accepted, self.services.clone(), false));
-        let mut client = Client { stream: Box::new(ours), input: Vec::new(), heard: Vec::new() };
+        let mut client = Client::new(ours);
         let greeting = client.line().await;
         assert!(greeting.starts_with("* OK [CAPABILITY IMAP4rev1 "), "{greeting}");
         (client, greeting)
@@ -193,7 +195,7 @@ impl Site {
     }
 
     /// Plays a script. Clients come to be as users' sessions when they are first named: A and B are ann's, J is
-    /// joe's; X has not logged in.
+    /// joe's, M is max's; X has not logged in.
     pub(crate) async fn play(&self, script: &str) {
         let mut clients: BTreeMap<char, Client> = BTreeMap::new();
         for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--")) {
@@ -202,6 +204,7 @@ impl Site {
             if let std::collections::btree_map::Entry::Vacant(place) = clients.entry(who) {
                 place.insert(match who {
                     'J' => self.login("joe").await,
+                    'M' => self.login("max").await,
                     'X' => self.connect().await,
                     _ => self.login("ann").await,
                 });
@@ -322,13 +325,19 @@ pub(crate) struct Client {
     stream: Box<dyn Octets>,
     input: Vec<u8>,
     heard: Vec<String>,
+    deflate: Option<(Compress, Decompress)>,
+    plain: bool,
 }
 
 impl Client {
+    fn new(stream: impl Octets + 'static) -> Client {
+        Client { stream: Box::new(stream), input: Vec::new(), heard: Vec::new(), deflate: None, plain: false }
+    }
+
     /// Sends a command; `\n` in it is CRLF.
     pub(crate) async fn send(&mut self, command: &str) {
-        let octets = format!("{}\r\n", command.replace("\\n", "\r\n"));
-        self.stream.write_all(octets.as_bytes()).await.unwrap();
+        let octets = self.packed(format!("{}\r\n", command.replace("\\n", "\r\n")).as_bytes());
+        self.stream.write_all(&octets).await.unwrap();
     }
 
     /// The same client, under TLS.
@@ -343,7 +352,48 @@ impl Client {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let name = ServerName::try_from("mail.example.org").unwrap();
         let stream = connector.connect(name, self.stream).await.unwrap();
-        Client { stream: Box::new(stream), input: Vec::new(), heard: Vec::new() }
+        Client::new(stream)
+    }
+
+    /// From here on octets are compressed both ways.
+    pub(crate) fn deflate(&mut self) {
+        let heard = std::mem::take(&mut self.input);
+        self.deflate = Some((Compress::new(Compression::default(), false), Decompress::new(false)));
+        self.unpacked(&heard);
+    }
+
+    /// What is sent from here on is not compressed. What is heard is, until the server ends it.
+    pub(crate) fn send_plain(&mut self) {
+        self.plain = true;
+    }
+
+    /// The octets as they go over the wire.
+    pub(crate) fn packed(&mut self, octets: &[u8]) -> Vec<u8> {
+        let Some((packer, _)) = self.deflate.as_mut().filter(|_| !self.plain) else { return octets.to_vec() };
+        let mut packed = Vec::with_capacity(octets.len() + 1024);
+        packer.compress_vec(octets, &mut packed, FlushCompress::Sync).unwrap();
+        packed
+    }
+
+    fn unpacked(&mut self, octets: &[u8]) {
+        let Some((_, unpacker)) = &mut self.deflate else { return self.input.extend_from_slice(octets) };
+        let mut at = 0;
+        loop {
+            let mut room = Vec::with_capacity(1 << 16);
+            let before = unpacker.total_in();
+            let status = unpacker.decompress_vec(&octets[at..], &mut room, FlushDecompress::None).unwrap();
+            at += usize::try_from(unpacker.total_in() - before).unwrap();
+            self.input.extend_from_slice(&room);
+            if status == Status::StreamEnd {
+                self.deflate = None;
+                self.plain = false;
+                self.input.extend_from_slice(&octets[at..]);
+                return;
+            }
+            if at == octets.len() && room.len() < 1 << 16 {
+                return;
+            }
+        }
     }
 
     pub(crate) async fn send_octets(&mut self, octets: &[u8]) {
@@ -387,7 +437,7 @@ impl Client {
             let read = tokio::time::timeout(Duration::from_secs(10), read).await;
             match read.expect("the server says nothing").unwrap() {
                 0 => return None,
-                n => self.input.extend_from_slice(&octets[..n]),
+                n => self.unpacked(&octets[..n]),
             }
         }
     }

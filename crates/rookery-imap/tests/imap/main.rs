@@ -4,10 +4,12 @@
 
 mod acl;
 mod basics;
+mod compression;
 mod condstore;
 mod harness;
 mod listing;
 mod names;
+mod quota;
 mod replay;
 mod searching;
 mod wire;

@@ -7,10 +7,14 @@ use crate::fold::{overlaid, summary_of};
 use crate::keys;
 use crate::leaf::{ChunkSummary, Counts};
 use crate::messages::Message;
-use crate::records::{self, AccountRecord, AccountState, ContentRecord, Facts, LogEntry, Settings, Summary};
+use crate::records::{
+    self, AccountRecord, AccountState, ContentRecord, Facts, Held, LogEntry, Settings, Summary,
+};
 use bytes::Bytes;
 use rookery_kv::engine::{Engine, EngineError, Space, prefix_end};
-use rookery_types::{AccountId, ContentId, InternalDate, MailboxId, ModSeq, ThreadId, Uid, UidSet};
+use rookery_types::{
+    AccountId, ContentId, InternalDate, MailboxId, MailboxPath, ModSeq, ThreadId, Uid, UidSet,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What is needed here of a content's facts.
@@ -27,6 +31,8 @@ pub(super) struct Seen {
     pub(super) list: Option<BTreeMap<String, Option<MailboxId>>>,
     pub(super) settings: BTreeMap<u32, Settings>,
     pub(super) summaries: BTreeMap<u32, Summary>,
+    /// What the quota roots that begin at mailboxes hold.
+    pub(super) held: BTreeMap<u32, Held>,
     /// Ascending by UID.
     pub(super) messages: BTreeMap<u32, Vec<Message>>,
     pub(super) chunks: BTreeMap<u32, u32>,
@@ -84,6 +90,7 @@ impl Seen {
                 Some(0) => {
                     seen.settings.extend(Settings::decode(key, value).ok().map(|s| (mailbox.number, s)));
                 }
+                Some(2) => seen.held.extend(Held::decode(key, value).ok().map(|h| (mailbox.number, h))),
                 _ => seen.summaries.extend(Summary::decode(key, value).ok().map(|s| (mailbox.number, s))),
             }
         })?;
@@ -172,6 +179,7 @@ impl Seen {
             && self.list.is_none()
             && self.subscriptions.is_empty()
             && self.summaries.is_empty()
+            && self.held.is_empty()
             && self.messages.is_empty()
             && self.counted.is_empty()
             && self.log.is_empty()
@@ -267,6 +275,7 @@ pub(super) fn check(id: AccountId, seen: &Seen, summarised: bool, findings: &mut
         chunk_summaries(id, findings, seen, &history);
     }
     contents(id, findings, seen, &history);
+    quotas(id, findings, seen, &history);
     if let Some(record) = &seen.record {
         sums(id, findings, seen, record, &history);
     }
@@ -424,6 +433,50 @@ fn contents(id: AccountId, findings: &mut Findings, seen: &Seen, history: &Histo
     }
     for content in seen.origins.keys().filter(|content| !seen.contents.contains_key(content)) {
         findings.add("content", &keys::content(id, *content), "it is missing, though its facts are there");
+    }
+}
+
+/// What each quota root that begins at a mailbox should hold.
+pub(super) fn held(seen: &Seen) -> BTreeMap<u32, Held> {
+    let visible = || seen.settings.iter().filter(|(_, settings)| settings.deleted_unix_seconds.is_none());
+    let roots: BTreeMap<&MailboxPath, u32> = visible()
+        .filter(|(_, settings)| settings.quota.is_some())
+        .map(|(number, settings)| (&settings.path, *number))
+        .collect();
+    let mut held: BTreeMap<u32, Held> = roots.values().map(|number| (*number, Held::default())).collect();
+    for (number, settings) in visible().filter(|_| !roots.is_empty()) {
+        let mut at = Some(settings.path.clone());
+        while let Some(path) = at {
+            if let Some(held) = roots.get(&path).and_then(|root| held.get_mut(root)) {
+                *held = held.plus(Held::of(seen.messages.get(number).into_iter().flatten()));
+                break;
+            }
+            at = path.parent();
+        }
+    }
+    held
+}
+
+fn quotas(id: AccountId, findings: &mut Findings, seen: &Seen, history: &History) {
+    let held = held(seen);
+    let key = |number: &u32| keys::held(MailboxId { account: id, number: *number });
+    for (number, held) in &held {
+        match seen.held.get(number) {
+            None => {
+                findings.add("quota usage", &key(number), "it is missing, and the mailbox is a quota root")
+            }
+            Some(known) if known != held && !history.has_losses() => {
+                let what = format!(
+                    "it counts {} messages of {} octets, and there are {} of {}",
+                    known.messages, known.octets, held.messages, held.octets
+                );
+                findings.add("quota usage", &key(number), what);
+            }
+            Some(_) => {}
+        }
+    }
+    for number in seen.held.keys().filter(|number| !held.contains_key(number)) {
+        findings.add("quota usage", &key(number), "the mailbox is no quota root");
     }
 }
 

@@ -8,14 +8,14 @@
 
 mod contents;
 
-use super::account::{Seen, chunk_summary_faults, counted, usage};
+use super::account::{Seen, chunk_summary_faults, counted, held, usage};
 use super::analysis::History;
 use super::rebuild::{Index, Stored};
 use super::repair::{JUMP, Repair};
 use super::{CheckError, Outcome};
 use crate::keys;
 use crate::messages::Message;
-use crate::records::{self, AccountRecord, AccountState, Change, LogEntry, Settings, Summary};
+use crate::records::{self, AccountRecord, AccountState, Change, Limits, LogEntry, Settings, Summary};
 use crate::store::now_unix;
 use rookery_kv::engine::Space;
 use rookery_types::acl::{Acl, Identifier};
@@ -153,8 +153,7 @@ fn mended_record(repair: &mut Repair<'_>, seen: &Seen, case: &Case) -> AccountRe
                 last_uid_validity: now_unix(),
                 octets: 0,
                 messages: 0,
-                octets_max: None,
-                messages_max: None,
+                limits: Limits::default(),
             }
         }
     };
@@ -249,6 +248,7 @@ impl Mend<'_, '_> {
             acl,
             keywords: Arc::default(),
             deleted_unix_seconds: None,
+            quota: None,
         })
     }
 
@@ -478,6 +478,7 @@ impl Mend<'_, '_> {
             self.summary(number, history);
         }
         self.chunk_summaries(history);
+        self.quotas();
         (self.record.messages, self.record.octets) = usage(&self.seen);
         let key = keys::account_record(id);
         let value = self.record.encode(id);
@@ -509,6 +510,25 @@ impl Mend<'_, '_> {
             if !self.seen.is_deleted(at.0) && !history.explains_counts(at.0) {
                 self.repair.note("chunk summary", &key, fixed(text));
             }
+        }
+    }
+
+    /// Counts anew what each quota root holds.
+    fn quotas(&mut self) {
+        let held = held(&self.seen);
+        for (number, held) in &held {
+            if self.seen.held.get(number) != Some(held) {
+                let id = self.mailbox(*number);
+                let key = keys::held(id);
+                let text = format!("counted anew: {} messages of {} octets", held.messages, held.octets);
+                self.repair.put(Space::Mailbox, key.clone(), held.encode(id));
+                self.repair.note("quota usage", &key, fixed(text));
+            }
+        }
+        for number in self.seen.held.keys().filter(|number| !held.contains_key(number)) {
+            let key = keys::held(self.mailbox(*number));
+            self.repair.delete(Space::Mailbox, key.clone());
+            self.repair.note("quota usage", &key, fixed("taken away: the mailbox is no quota root any more"));
         }
     }
 

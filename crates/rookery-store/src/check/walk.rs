@@ -30,6 +30,7 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
         (Space::Mailbox, _, 13) => match key.last() {
             Some(0) => Some("mailbox settings"),
             Some(1) => Some("mailbox summary"),
+            Some(2) => Some("quota usage"),
             _ => None,
         },
         (Space::Chunk, _, 16) => keys::uid_of(key).map(|_| "message chunk"),
@@ -83,6 +84,7 @@ fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
         "subscription list" => records::decode_subscription_list(key, value).map(drop),
         "mailbox settings" => Settings::decode(key, value).map(drop),
         "mailbox summary" => Summary::decode(key, value).map(drop),
+        "quota usage" => records::Held::decode(key, value).map(drop),
         "message chunk" => records::decode_chunk(key, value).map(drop),
         "message delta" => records::decode_delta(key, value).map(drop),
         "chunk summary" => records::decode_chunk_summary(key, value).map(drop),

@@ -3,6 +3,7 @@
 mod check;
 mod import;
 mod mailboxes;
+mod quota;
 mod users;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::node::{Node, NodeError};
 use crate::reload::Reload;
+use crate::restart::Restart;
 
 use check::check;
 
@@ -30,6 +32,7 @@ pub(crate) async fn make_mailbox(
 pub(crate) struct Desk {
     pub(crate) node: Arc<Node>,
     pub(crate) reload: Reload,
+    pub(crate) restart: Restart,
     /// One import or check at a time.
     pub(crate) heavy: tokio::sync::Mutex<()>,
 }
@@ -44,6 +47,10 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "reload" => {
             desk.reload.run().map(|text| json!({"text": text})).map_err(|error| Failed::new("failed", error))
         }
+        "restart" => {
+            let asked = desk.restart.ask().await;
+            asked.map(|()| Value::Null).map_err(|error| Failed::new("failed", error))
+        }
         "user.add" => users::add(node, parse(args)?).await,
         "user.list" => users::list(node, &replies).await,
         "user.passwd" => users::passwd(node, parse(args)?).await,
@@ -53,6 +60,8 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "mailbox.delete" => mailboxes::delete(node, parse(args)?).await,
         "mailbox.rename" => mailboxes::rename(node, parse(args)?).await,
         "mailbox.info" => mailboxes::info(node, parse(args)?).await,
+        "quota.show" => quota::show(node, parse(args)?, &replies).await,
+        "quota.set" => quota::set(node, parse(args)?).await,
         "import.maildir" => {
             let _turn = desk.heavy.lock().await;
             import::maildir(node, parse(args)?, &replies).await
@@ -77,6 +86,7 @@ async fn status(node: &Node) -> Result<Value, Failed> {
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
+        "started_unix_ms": rookery_admin::process::started_unix_ms(),
         "uptime_s": rookery_admin::process::uptime().as_secs(),
         "resident_octets": rookery_admin::process::resident_octets(),
         "data_dir": node.config.data_dir.display().to_string(),

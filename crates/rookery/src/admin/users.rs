@@ -52,8 +52,7 @@ pub(super) async fn list(node: &Node, replies: &Replies) -> Result<Value, Failed
                 AccountState::Deleted => "deleted",
                 AccountState::Reserved { .. } => continue,
             };
-            let is_admin =
-                node.config.admins.iter().any(|name| node.user(name).is_ok_and(|admin| admin == *user));
+            let is_admin = node.config.admins().contains(user);
             let mut row = json!({"name": node.shown(user), "state": state, "admin": is_admin});
             if let Ok(account) = node.store.account(entry.id).await {
                 let usage = account.usage();

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use rookery_auth::{HashParams, HasherOptions, MECHANISMS, password, verifier};
 use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
+use rookery_pop3::Pop3Config;
 use serde::{Deserialize, Serialize};
 
 /// The whole configuration. A missing key has its default.
@@ -21,12 +23,16 @@ pub(crate) struct Config {
     pub admins: Vec<String>,
     /// IMAP.
     pub imap: ImapSection,
+    /// POP3.
+    pub pop3: Pop3Config,
     /// LMTP.
     pub lmtp: LmtpConfig,
     /// HTTP: health and metrics.
     pub http: HttpSection,
     /// The certificate.
     pub tls: TlsSection,
+    /// Logins.
+    pub auth: AuthSection,
     /// The log.
     pub log: LogSection,
     /// New accounts.
@@ -66,6 +72,30 @@ pub(crate) struct TlsSection {
     pub cert: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+}
+
+/// How users prove who they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AuthSection {
+    /// SASL mechanisms that are offered where they are possible: `EXTERNAL`, `SCRAM-SHA-256-PLUS`,
+    /// `SCRAM-SHA-256`, `PLAIN`, `LOGIN`. Leave the two of SCRAM out if users have passwords from elsewhere,
+    /// since many clients take the strongest that is offered.
+    pub mechanisms: Vec<String>,
+    /// Iterations of the SCRAM keys that are stored beside the hash of a new password, at least 4096; 0: none are
+    /// stored.
+    pub scram_iterations: u32,
+    /// Memory of the Argon2id hash of a new password, in KiB.
+    pub hash_memory_kib: u32,
+    /// Passes over it.
+    pub hash_passes: u32,
+    /// Threads that check passwords; 0: as many as there are processors, or fewer, so that all of them together
+    /// stay below `hash_memory_total_kib`.
+    pub hash_workers: usize,
+    /// Memory that passwords being checked may take together, in KiB.
+    pub hash_memory_total_kib: u32,
+    /// Seconds that a checked password is believed without hashing it again; 0: it is always hashed.
+    pub cache_lifetime_s: u64,
 }
 
 /// The log, which goes to standard error.
@@ -134,9 +164,11 @@ impl Default for Config {
             hostname: String::new(),
             admins: Vec::new(),
             imap: ImapSection::default(),
+            pop3: Pop3Config::default(),
             lmtp: LmtpConfig::default(),
             http: HttpSection::default(),
             tls: TlsSection::default(),
+            auth: AuthSection::default(),
             log: LogSection::default(),
             accounts: AccountsSection::default(),
             store: StoreSection::default(),
@@ -162,6 +194,21 @@ impl Default for ImapSection {
 impl Default for HttpSection {
     fn default() -> HttpSection {
         HttpSection { listen: on_loopback(8080) }
+    }
+}
+
+impl Default for AuthSection {
+    fn default() -> AuthSection {
+        let HashParams { memory_kib, passes, .. } = HashParams::default();
+        AuthSection {
+            mechanisms: MECHANISMS.map(str::to_owned).to_vec(),
+            scram_iterations: password::SCRAM_ITERATIONS,
+            hash_memory_kib: memory_kib,
+            hash_passes: passes,
+            hash_workers: 0,
+            hash_memory_total_kib: verifier::MEMORY_KIB_MAX,
+            cache_lifetime_s: rookery_auth::cache::LIFETIME.as_secs(),
+        }
     }
 }
 
@@ -224,11 +271,17 @@ impl Config {
                 }
             }
         }
+        for (name, text) in self.pop3.faults() {
+            fault(&format!("pop3.{name}"), text);
+        }
         for (name, text) in self.lmtp.faults() {
             fault(&format!("lmtp.{name}"), text);
         }
         if self.tls.cert.as_os_str().is_empty() != self.tls.key.as_os_str().is_empty() {
             fault("tls.cert", "cert and key must be given together".to_owned());
+        }
+        for (name, text) in self.auth.faults() {
+            fault(&format!("auth.{name}"), text);
         }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             fault("log.level", error.to_string());
@@ -244,6 +297,9 @@ impl Config {
         }
         if let Err(error) = rookery_net::Networks::parse(&self.server.plaintext_networks) {
             fault("server.plaintext_networks", error.to_string());
+        }
+        if self.imap.sessions.quota_warning_percent > 100 {
+            fault("imap.quota_warning_percent", "must be 0 to 100".to_owned());
         }
         if self.server.connections_max == 0 {
             fault("server.connections_max", "must be at least 1".to_owned());
@@ -266,9 +322,61 @@ impl Config {
         }
     }
 
+    /// Who administers the server. What is no user's name was told as a fault.
+    pub(crate) fn admins(&self) -> Vec<rookery_types::UserName> {
+        let names = self.admins.iter();
+        names.filter_map(|name| rookery_types::UserName::parse(name, &self.default_domain).ok()).collect()
+    }
+
     /// Where the running server takes commands.
     pub(crate) fn admin_socket(&self) -> PathBuf {
         self.data_dir.join("admin.sock")
+    }
+}
+
+impl AuthSection {
+    fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        for name in &self.mechanisms {
+            if !MECHANISMS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                faults.push(("mechanisms", format!("'{name}' is none of {}", MECHANISMS.join(", "))));
+            }
+        }
+        if self.scram_iterations != 0 && !(4096..=1_000_000).contains(&self.scram_iterations) {
+            faults.push(("scram_iterations", "must be 0, or 4096 to 1000000".to_owned()));
+        }
+        if !(8192..=verifier::MEMORY_KIB_MAX).contains(&self.hash_memory_kib) {
+            faults.push(("hash_memory_kib", format!("must be 8192 to {}", verifier::MEMORY_KIB_MAX)));
+        }
+        if !(1..=verifier::PASSES_MAX).contains(&self.hash_passes) {
+            faults.push(("hash_passes", format!("must be 1 to {}", verifier::PASSES_MAX)));
+        }
+        if self.hash_workers > 1024 {
+            faults.push(("hash_workers", "must be 0 to 1024".to_owned()));
+        }
+        if self.hash_memory_total_kib < self.hash_memory_kib {
+            faults.push(("hash_memory_total_kib", "must be at least hash_memory_kib".to_owned()));
+        }
+        if self.cache_lifetime_s > 86_400 {
+            faults.push(("cache_lifetime_s", "must be 0 to 86400".to_owned()));
+        }
+        faults
+    }
+
+    /// For the service that hashes.
+    pub(crate) fn hasher_options(&self) -> HasherOptions {
+        let defaults = HasherOptions::default();
+        HasherOptions {
+            workers: if self.hash_workers == 0 { defaults.workers } else { self.hash_workers },
+            memory_kib_max: self.hash_memory_total_kib,
+            params: HashParams {
+                memory_kib: self.hash_memory_kib,
+                passes: self.hash_passes,
+                ..defaults.params
+            },
+            scram_iterations: self.scram_iterations,
+            ..defaults
+        }
     }
 }
 

@@ -13,9 +13,10 @@ use rookery_types::{InternalDate, MailboxPath};
 use crate::cli::Demo;
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::listen::Places;
 use crate::node::{Node, NodeError};
 use crate::output;
-use crate::serve::{self, Places};
+use crate::serve;
 
 /// The demo's user.
 const USER: &str = "demo";
@@ -39,6 +40,8 @@ pub(crate) fn run(options: Demo, runtime: &tokio::runtime::Runtime) -> Result<()
     config.log.level = "warn".to_owned();
     config.imap.listen = vec![free(1143)];
     config.imap.listen_tls = vec![free(1993)];
+    config.pop3.listen = vec![free(1110)];
+    config.pop3.listen_tls = vec![free(1995)];
     config.lmtp.listen = vec![free(2003)];
     config.http.listen = vec![free(8080)];
     crate::logging::start(&config);
@@ -49,7 +52,7 @@ pub(crate) fn run(options: Demo, runtime: &tokio::runtime::Runtime) -> Result<()
         Ok(())
     }));
     drop(temporary);
-    result
+    result.map(drop)
 }
 
 /// The port if nobody has it, otherwise any.
@@ -122,10 +125,13 @@ fn tell(places: &Places, password: &str, folder: &Path, kept: bool) {
     let at = |locals: &[Local]| locals.first().map_or("-".to_owned(), Local::to_string);
     let (imap, imaps, lmtp, http) =
         (at(&places.imap), at(&places.imap_tls), at(&places.lmtp), at(&places.http));
+    let (pop3, pop3s) = (at(&places.pop3), at(&places.pop3_tls));
     output::line(&format!(
         "Rookery runs. Press Ctrl-C to stop it{kept}.\n\n\
          IMAP      {imap}  (STARTTLS, or plain from this machine)\n\
          IMAP/TLS  {imaps}  (self-signed certificate)\n\
+         POP3      {pop3}  (STLS, or plain from this machine)\n\
+         POP3/TLS  {pop3s}\n\
          LMTP      {lmtp}\n\
          HTTP      http://{http}/metrics\n\
          User      {USER}\n\

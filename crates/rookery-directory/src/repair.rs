@@ -1,0 +1,246 @@
+//! Repair of a directory that nobody uses: damaged records are put aside, and what is left is made to agree again
+//! with itself and with the accounts that the store has.
+//!
+//! Invariants:
+//! - Nothing is destroyed: a record that is taken away stands under `q` and its old key, with its octets as they
+//!   were.
+//! - An account that the store has is in the directory afterwards, under its own name where any record still says
+//!   it. A lost verifier does not come back: the password has to be set again.
+//! - Everything is one batch, and a second check finds nothing.
+
+use crate::DirectoryError;
+use crate::change::unavailable;
+use crate::encoding::Damaged;
+use crate::entry::{AccountState, Domain, Entry, Home};
+use crate::records::{self, KINDS, QUARANTINE, State};
+use rookery_kv::{Batch, Engine, Space};
+use rookery_types::{AccountId, AccountName, SharedName};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How far beyond what is seen a lost counter begins again.
+const JUMP: u64 = 1 << 20;
+
+/// An account that a store has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// Its id.
+    pub id: AccountId,
+    /// Its name, if the store knows it: that of its user.
+    pub name: Option<AccountName>,
+    /// Where it is.
+    pub home: Home,
+}
+
+/// A record that was not as it should be, and what became of it. The texts are for the operator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mended {
+    /// What was found.
+    pub finding: String,
+    /// What was done.
+    pub outcome: String,
+}
+
+/// Makes the directory in `engine` whole again. `stored` are the accounts of the stores whose homes the directory
+/// keeps; `domain` is the default domain if no record says which it was.
+pub fn repair(engine: &dyn Engine, stored: &[Stored], domain: &str) -> Result<Vec<Mended>, DirectoryError> {
+    let mut repair = Repair { batch: Batch::new(), mended: Vec::new() };
+    let mut found = repair.sort(engine)?;
+    repair.accounts(&mut found, stored, domain);
+    repair.names(&found);
+    repair.domains(&mut found, stored, domain);
+    if !repair.batch.is_empty() {
+        engine.commit(repair.batch).map_err(unavailable)?;
+    }
+    Ok(repair.mended)
+}
+
+/// The sound records.
+#[derive(Default)]
+struct Found {
+    accounts: BTreeMap<AccountName, Entry>,
+    ids: BTreeMap<AccountId, AccountName>,
+    reservations: BTreeMap<AccountId, AccountName>,
+    domains: BTreeSet<Box<str>>,
+    state: Option<State>,
+}
+
+struct Repair {
+    batch: Batch,
+    mended: Vec<Mended>,
+}
+
+impl Repair {
+    fn note(&mut self, key: &[u8], what: &'static str, outcome: impl Into<String>) {
+        self.mended.push(Mended { finding: Damaged::new(key, what).to_string(), outcome: outcome.into() });
+    }
+
+    fn put_aside(&mut self, key: &[u8], value: &[u8], what: Damaged) {
+        let aside = [&[QUARANTINE], key].concat();
+        let outcome = format!("put aside under {}", aside.escape_ascii());
+        self.batch.put(Space::Directory, aside, value.to_vec());
+        self.batch.delete(Space::Directory, key.to_vec());
+        self.mended.push(Mended { finding: what.to_string(), outcome });
+    }
+
+    /// Reads everything; what is damaged in itself is put aside.
+    fn sort(&mut self, engine: &dyn Engine) -> Result<Found, DirectoryError> {
+        let mut found = Found::default();
+        let scanned = engine.snapshot().scan(Space::Directory, b"", None, false, &mut |key, value| {
+            if let Err(damaged) = take(&mut found, key, value) {
+                self.put_aside(key, value, damaged);
+            }
+            true
+        });
+        scanned.map_err(unavailable)?;
+        Ok(found)
+    }
+
+    /// One entry for each id, and one for each account that the store has.
+    fn accounts(&mut self, found: &mut Found, stored: &[Stored], domain: &str) {
+        let mut by_id: BTreeMap<AccountId, AccountName> = BTreeMap::new();
+        for entry in found.accounts.clone().into_values() {
+            let Some(other) = by_id.get(&entry.id).and_then(|name| found.accounts.get(name)).cloned() else {
+                by_id.insert(entry.id, entry.name);
+                continue;
+            };
+            // Which of two has the id is said by the record of the id, and else by the later change.
+            let named = found.ids.get(&entry.id);
+            let newer =
+                named == Some(&entry.name) || named != Some(&other.name) && entry.revision > other.revision;
+            let (kept, loser) = if newer { (entry, other) } else { (other, entry) };
+            let key = records::account_key(&loser.name);
+            let value = records::encode_account(&key, &loser);
+            self.put_aside(&key, &value, Damaged::new(&key, "its id is another account's"));
+            found.accounts.remove(&loser.name);
+            by_id.insert(kept.id, kept.name);
+        }
+        for account in stored {
+            if by_id.contains_key(&account.id) {
+                continue;
+            }
+            let known = found.ids.get(&account.id).or(found.reservations.get(&account.id)).cloned();
+            let free = |name: &AccountName| !found.accounts.contains_key(name);
+            let name = known.filter(free).or(account.name.clone().filter(free));
+            let Some(name) = name.or_else(|| recovered(account.id, domain).filter(free)) else { continue };
+            let key = records::account_key(&name);
+            let entry = Entry {
+                id: account.id,
+                name: name.clone(),
+                home: account.home,
+                state: AccountState::Active,
+                verifier: None,
+                revision: 0,
+            };
+            self.put(&key, records::encode_account(&key, &entry));
+            let outcome = match name {
+                AccountName::User(_) => "made anew from the store; its password has to be set again",
+                AccountName::Shared(_) => "made anew from the store",
+            };
+            self.note(&key, "the store has this account, and the directory does not", outcome);
+            found.accounts.insert(name, entry);
+        }
+    }
+
+    /// The records that say which name an id has, and which accounts are reserved.
+    fn names(&mut self, found: &Found) {
+        let mut ids = found.ids.clone();
+        let mut reservations = found.reservations.clone();
+        for entry in found.accounts.values() {
+            let reserved = matches!(entry.state, AccountState::Reserved { .. });
+            let wanted = [
+                (records::id_key(entry.id), ids.remove(&entry.id), true),
+                (records::reservation_key(entry.id), reservations.remove(&entry.id), reserved),
+            ];
+            for (key, said, is_wanted) in wanted {
+                match said {
+                    Some(name) if is_wanted && name == entry.name => {}
+                    Some(name) if !is_wanted => self.drop_name(&key, &name),
+                    None if !is_wanted => {}
+                    _ => {
+                        self.put(&key, records::encode_name(&key, &entry.name));
+                        self.note(&key, "it does not name its account", "made anew from the account");
+                    }
+                }
+            }
+        }
+        let lost = ids.iter().map(|(id, name)| (records::id_key(*id), name));
+        let lost = lost.chain(reservations.iter().map(|(id, name)| (records::reservation_key(*id), name)));
+        lost.for_each(|(key, name)| self.drop_name(&key, name));
+    }
+
+    fn drop_name(&mut self, key: &[u8], name: &AccountName) {
+        let what = Damaged::new(key, "no account has this id, or it is not reserved");
+        self.put_aside(key, &records::encode_name(key, name), what);
+    }
+
+    /// A record for each domain that an account is in, and the numbers of the directory as a whole.
+    fn domains(&mut self, found: &mut Found, stored: &[Stored], default_domain: &str) {
+        let revision = found.accounts.values().map(|entry| entry.revision).max().unwrap_or(0);
+        let state = found.state.clone();
+        let default = state.as_ref().and_then(|state| state.default_domain.clone());
+        let default = default.unwrap_or_else(|| default_domain.into());
+        let used = found.accounts.keys().map(|name| Box::from(name.domain()));
+        let used: BTreeSet<Box<str>> = used.chain([default.clone()]).collect();
+        if found.accounts.is_empty() && found.domains.is_empty() && state.is_none() {
+            return; // A directory that was never used.
+        }
+        for name in used {
+            if found.domains.insert(name.clone()) {
+                let key = records::domain_key(&name);
+                self.put(&key, records::encode_domain(&key, &Domain { name, revision }));
+                self.note(&key, "the domain is in use and has no record", "made anew");
+            }
+        }
+        let ids =
+            found.accounts.values().map(|entry| entry.id).chain(stored.iter().map(|account| account.id));
+        let last = ids.map(AccountId::get).max().unwrap_or(0);
+        let counted = |state: &State| state.revision >= revision && state.next_account.get() > last;
+        if state.as_ref().is_some_and(|state| counted(state) && state.default_domain.is_some()) {
+            return;
+        }
+        // Ids and revisions beyond what is seen may have been given: those of accounts that are gone.
+        let known =
+            state.unwrap_or(State { revision: 0, next_account: AccountId::FIRST, default_domain: None });
+        let next = known.next_account.get().max(last).saturating_add(JUMP);
+        let state = State {
+            revision: known.revision.max(revision).saturating_add(JUMP),
+            next_account: AccountId::new(next).unwrap_or(known.next_account),
+            default_domain: Some(default),
+        };
+        self.put(records::STATE_KEY, records::encode_state(&state));
+        self.note(records::STATE_KEY, "it is missing or behind", "made anew, far beyond all numbers seen");
+    }
+
+    fn put(&mut self, key: &[u8], value: bytes::Bytes) {
+        self.batch.put(Space::Directory, key.to_vec(), value);
+    }
+}
+
+/// The name of an account that no record names any more.
+fn recovered(id: AccountId, domain: &str) -> Option<AccountName> {
+    SharedName::new(&format!("recovered-{id}"), domain).ok().map(AccountName::Shared)
+}
+
+fn take(found: &mut Found, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
+    let tag = key.first().copied().unwrap_or(0);
+    match tag {
+        records::ACCOUNT => {
+            let entry = records::decode_account(key, value)?;
+            found.accounts.insert(entry.name.clone(), entry);
+        }
+        records::ID | records::RESERVATION => {
+            let (id, name) = records::decode_name_of_id(key, value)?;
+            match tag {
+                records::ID => found.ids.insert(id, name),
+                _ => found.reservations.insert(id, name),
+            };
+        }
+        records::DOMAIN => drop(found.domains.insert(records::decode_domain(key, value)?.name)),
+        records::STATE => found.state = Some(records::decode_state(key, value)?),
+        _ => match KINDS.iter().find(|kind| kind.tag == tag) {
+            Some(kind) => (kind.check)(key, value)?,
+            None => return Err(Damaged::new(key, "no kind of record has this key")),
+        },
+    }
+    Ok(())
+}

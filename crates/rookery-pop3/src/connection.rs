@@ -1,0 +1,277 @@
+//! The task that drives one connection: octets to commands, commands to answers.
+//!
+//! Invariants:
+//! - One command at a time, in order; answers leave before the task waits for the client again.
+//! - Only QUIT enters the UPDATE state. A drain, a silence, a lost connection or a client that is sent away removes
+//!   nothing.
+//! - The future that waits for a client is small: what a command needs lives in a box of its own, only while the
+//!   command runs.
+
+use std::sync::Arc;
+
+use rookery_codec::pop3::server::Decoded;
+use rookery_codec::pop3::{Code, Command, Reply};
+use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
+use tokio::time::Instant;
+
+use crate::authorization::{self, Authorization};
+use crate::capability;
+use crate::maildrop::Maildrop;
+use crate::measure;
+use crate::services::Services;
+use crate::transaction;
+use crate::wire::{Patience, Wire};
+
+/// Serves one client until it leaves, is sent away, or the drain is over. `tls`: the port is a TLS port, and the
+/// handshake comes before anything else.
+pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: bool) {
+    let Accepted { mut stream, id, permit, drain } = accepted;
+    if tls {
+        // Boxed: a handshake is far larger than what waits for a client.
+        match Box::pin(stream.secured(services.tls.as_deref())).await {
+            Ok(secured) => stream = secured,
+            Err(error) => return tracing::debug!(%id, %error, "no TLS"),
+        }
+    }
+    let patience = Patience::Until(Instant::now() + services.config.login_timeout());
+    let driver = Driver {
+        wire: Wire::new(Connection::new(stream), patience),
+        state: State::Authorization(Authorization::default()),
+        services,
+        permit,
+        drain,
+        bad_in_a_row: 0,
+        counts: ConnectionEnd::new(&measure::NAMES, id),
+    };
+    driver.run().await;
+}
+
+/// Where a session stands (RFC 1939 §3). UPDATE is what QUIT does.
+enum State {
+    Authorization(Authorization),
+    Transaction(Box<Maildrop>),
+}
+
+struct Driver {
+    wire: Wire,
+    state: State,
+    services: Arc<Services>,
+    permit: Permit,
+    drain: DrainGuard,
+    bad_in_a_row: u32,
+    counts: ConnectionEnd,
+}
+
+/// What a command came to.
+pub(crate) enum Outcome {
+    /// This is to be said.
+    Said(Reply),
+    /// All was said.
+    Sent,
+    /// It was no command, or none that can come here.
+    Bad(Reply),
+    /// The client has logged in.
+    LoggedIn(Box<Maildrop>),
+    /// TLS is to begin.
+    StartTls,
+    /// This is the last thing said, and why.
+    Close(Reply, &'static str),
+    /// An answer broke off in its middle: nothing can be said any more.
+    Broken,
+}
+
+/// Why the loop goes on or ends.
+enum Next {
+    Go,
+    StartTls,
+    /// All has been said.
+    Close(&'static str),
+    /// The client must not take what it got for whole.
+    Abort,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        self.wire.put(&Reply::ok(format!("{} Rookery POP3 ready", self.services.hostname)));
+        let ended = loop {
+            match self.turn().await {
+                Ok(Next::Go) => {}
+                Ok(Next::Close(why)) => break Ok(why),
+                Ok(Next::Abort) => {
+                    self.counts.end("broken");
+                    return;
+                }
+                Ok(Next::StartTls) => match Box::pin(self.start_tls()).await {
+                    Some(driver) => self = driver,
+                    None => return,
+                },
+                Err(error) => break Err(error),
+            }
+        };
+        match ended {
+            Ok(why) => {
+                self.counts.end(why);
+                let _ = self.wire.connection.close().await;
+            }
+            // Without a word (RFC 1939 §3).
+            Err(IoError::Idle) => {
+                self.counts.end("idle");
+                let _ = self.wire.connection.close().await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "connection lost");
+                self.counts.end("lost");
+            }
+        }
+    }
+
+    /// One thing that came from the client, or the wait for it.
+    async fn turn(&mut self) -> Result<Next, IoError> {
+        // Also a client that never stops sending has to go.
+        if self.drain.is_draining() {
+            return Ok(self.drained());
+        }
+        match self.wire.decoder.next() {
+            Decoded::NeedMore => self.wait().await,
+            Decoded::Command(command) => Box::pin(self.command(command)).await,
+            Decoded::Bad(reply) => {
+                measure::NAMES.bad_syntax();
+                self.wire.put(&reply);
+                Ok(self.count_bad(true))
+            }
+            Decoded::Fatal(reply) => {
+                self.wire.put(&reply);
+                Ok(Next::Close("out of step"))
+            }
+            // It comes out only during AUTH.
+            Decoded::Line(_) => {
+                tracing::error!("the decoder is out of step");
+                Ok(Next::Close("out of step"))
+            }
+        }
+    }
+
+    fn drained(&mut self) -> Next {
+        self.wire.put(&Reply::refused(Code::SysTemp, "The server is ending; nothing was removed"));
+        Next::Close("drained")
+    }
+
+    /// Sends what is waiting and waits for the client, or for the server's end.
+    async fn wait(&mut self) -> Result<Next, IoError> {
+        self.wire.connection.flush().await?;
+        tokio::select! {
+            biased;
+            () = self.drain.draining() => Ok(self.drained()),
+            read = self.wire.read() => match read? {
+                true => Ok(Next::Go),
+                false => Ok(Next::Close("closed")),
+            },
+        }
+    }
+
+    async fn command(&mut self, command: Command) -> Result<Next, IoError> {
+        let timing = Timing::start(&measure::NAMES, measure::verb(&command), "");
+        let outcome = match self.obey(command).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                timing.end("gone");
+                return Err(error);
+            }
+        };
+        self.counts.commands += 1;
+        let (result, next) = self.answer(outcome).await?;
+        timing.end(result);
+        Ok(next)
+    }
+
+    async fn obey(&mut self, command: Command) -> Result<Outcome, IoError> {
+        let Driver { wire, state, services, .. } = self;
+        match (command, state) {
+            (Command::Capa, state) => {
+                capability::capa(services, wire, matches!(state, State::Transaction(_)));
+                Ok(Outcome::Sent)
+            }
+            (Command::Quit, State::Authorization(_)) => Ok(Outcome::Close(Reply::ok("Bye"), "quit")),
+            (Command::Quit, State::Transaction(maildrop)) => {
+                Ok(Outcome::Close(maildrop.update().await, "quit"))
+            }
+            (command, State::Authorization(authorization)) => {
+                authorization::obey(wire, services, authorization, command).await
+            }
+            (command, State::Transaction(maildrop)) => transaction::obey(wire, maildrop, command).await,
+        }
+    }
+
+    /// Says what a command came to: for metrics, and for the loop.
+    async fn answer(&mut self, outcome: Outcome) -> Result<(&'static str, Next), IoError> {
+        let result_of = |reply: &Reply| match (reply.ok, &reply.code) {
+            (true, _) => "ok",
+            (false, Some(Code::SysTemp)) => "servererror",
+            (false, _) => "err",
+        };
+        Ok(match outcome {
+            Outcome::Said(reply) => {
+                self.wire.put(&reply);
+                self.wire.flush_if_full().await?;
+                (result_of(&reply), self.count_bad(false))
+            }
+            Outcome::Sent => {
+                self.wire.flush_if_full().await?;
+                ("ok", self.count_bad(false))
+            }
+            Outcome::Bad(reply) => {
+                self.wire.put(&reply);
+                self.wire.flush_if_full().await?;
+                ("bad", self.count_bad(true))
+            }
+            Outcome::LoggedIn(maildrop) => {
+                self.permit.authenticated();
+                self.counts.user(maildrop.user().as_str());
+                self.wire.patience = Patience::Silence(self.services.config.idle_timeout());
+                let (count, octets) = maildrop.count();
+                self.wire.put(&Reply::ok(format!("maildrop has {count} messages ({octets} octets)")));
+                self.state = State::Transaction(maildrop);
+                ("ok", self.count_bad(false))
+            }
+            Outcome::StartTls => {
+                self.wire.put(&Reply::ok("Begin TLS"));
+                self.wire.connection.flush().await?;
+                ("ok", Next::StartTls)
+            }
+            Outcome::Close(reply, why) => {
+                self.wire.put(&reply);
+                (result_of(&reply), Next::Close(why))
+            }
+            Outcome::Broken => ("servererror", Next::Abort),
+        })
+    }
+
+    fn count_bad(&mut self, bad: bool) -> Next {
+        self.bad_in_a_row = if bad { self.bad_in_a_row + 1 } else { 0 };
+        if self.bad_in_a_row < self.services.config.bad_commands_max {
+            return Next::Go;
+        }
+        self.wire.put(&Reply::err("Too many commands that are none"));
+        Next::Close("bad commands")
+    }
+
+    async fn start_tls(mut self) -> Option<Driver> {
+        let acceptor = self.services.tls.as_ref()?.acceptor();
+        let input = self.wire.decoder.take_input();
+        match self.wire.connection.start_tls(&acceptor, input).await {
+            // Nothing said in the clear counts any more (RFC 2595 §4).
+            Ok(connection) => Some(Driver {
+                wire: Wire::new(connection, self.wire.patience),
+                state: State::Authorization(Authorization::default()),
+                ..self
+            }),
+            Err(error) => {
+                if matches!(error, StartTlsError::PlaintextBehind { .. }) {
+                    tracing::warn!(%error, "commands were sent in the clear behind STLS");
+                }
+                self.counts.end("tls");
+                None
+            }
+        }
+    }
+}

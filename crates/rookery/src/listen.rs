@@ -1,0 +1,105 @@
+//! Where clients connect: sockets bound anew, or given to this process by a service manager or a predecessor.
+
+use rookery_net::{BindError, Held, Inherited, ListenOptions, ListenSpec, Listener, Local};
+
+use crate::config::Config;
+use crate::exit::{Failure, Kind};
+use crate::serve::with_causes;
+
+/// Where a running server is reached.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    pub(crate) imap: Vec<Local>,
+    pub(crate) imap_tls: Vec<Local>,
+    pub(crate) pop3: Vec<Local>,
+    pub(crate) pop3_tls: Vec<Local>,
+    pub(crate) lmtp: Vec<Local>,
+    pub(crate) http: Vec<Local>,
+}
+
+/// Listeners that are bound and not served yet.
+pub(crate) struct Bound {
+    pub(crate) imap: Vec<Listener>,
+    pub(crate) imap_tls: Vec<Listener>,
+    pub(crate) pop3: Vec<Listener>,
+    pub(crate) pop3_tls: Vec<Listener>,
+    pub(crate) lmtp: Vec<Listener>,
+    pub(crate) http: Vec<Listener>,
+}
+
+impl Bound {
+    /// Binds what the configuration names. What was given to this process is taken from there.
+    pub(crate) fn all(config: &Config) -> Result<Bound, Failure> {
+        let cannot = |error| Failure::failed(format!("the sockets given to the server: {error}"));
+        let mut given = Inherited::take_all().map_err(cannot)?;
+        let lmtp_mode = config.lmtp.unix_mode().unwrap_or(0o660);
+        let bound = Bound {
+            imap: bind(&config.imap.listen, 0o666, &mut given)?,
+            imap_tls: bind(&config.imap.listen_tls, 0o666, &mut given)?,
+            pop3: bind(&config.pop3.listen, 0o666, &mut given)?,
+            pop3_tls: bind(&config.pop3.listen_tls, 0o666, &mut given)?,
+            lmtp: bind(&config.lmtp.listen, lmtp_mode, &mut given)?,
+            http: bind(&config.http.listen, 0o660, &mut given)?,
+        };
+        for place in given.places() {
+            tracing::warn!(at = %place, "a socket was given to the server where no setting listens; it is closed");
+        }
+        Ok(bound)
+    }
+
+    pub(crate) fn places(&self) -> Places {
+        Places {
+            imap: locals(&self.imap),
+            imap_tls: locals(&self.imap_tls),
+            pop3: locals(&self.pop3),
+            pop3_tls: locals(&self.pop3_tls),
+            lmtp: locals(&self.lmtp),
+            http: locals(&self.http),
+        }
+    }
+
+    fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        let clients = self.imap.iter().chain(&self.imap_tls).chain(&self.pop3).chain(&self.pop3_tls);
+        clients.chain(&self.lmtp).chain(&self.http)
+    }
+
+    /// All sockets once more, for whoever comes after this process.
+    pub(crate) fn hold(&self) -> std::io::Result<Vec<Held>> {
+        self.listeners().map(Listener::hold).collect()
+    }
+}
+
+fn bind(specs: &[String], unix_mode: u32, given: &mut Inherited) -> Result<Vec<Listener>, Failure> {
+    let options = ListenOptions { unix_mode, ..ListenOptions::default() };
+    let mut listeners = Vec::new();
+    for text in specs {
+        let spec: ListenSpec = text.parse().map_err(|error| Failure::new(Kind::Usage, error))?;
+        if let Some(listener) = given.take(&spec) {
+            listeners.push(listener);
+            continue;
+        }
+        match Listener::bind_with(&spec, options) {
+            Ok(listener) => listeners.push(listener),
+            // A machine without IPv6 is no reason not to start, where IPv4 beside it works.
+            Err(error) if is_missing_family(&error) && !listeners.is_empty() => {
+                tracing::info!(%error, "not listened to");
+            }
+            Err(error) => return Err(Failure::failed(with_causes(&error))),
+        }
+    }
+    Ok(listeners)
+}
+
+fn is_missing_family(error: &BindError) -> bool {
+    use std::io::ErrorKind;
+    let BindError::Refused { spec: ListenSpec::Tcp(address), source } = error else {
+        return false;
+    };
+    address.is_ipv6()
+        && (source.kind() == ErrorKind::AddrNotAvailable
+            || rustix::io::Errno::from_io_error(source) == Some(rustix::io::Errno::AFNOSUPPORT))
+}
+
+fn locals(listeners: &[Listener]) -> Vec<Local> {
+    listeners.iter().filter_map(|listener| listener.local().ok()).collect()
+}
