@@ -7,6 +7,7 @@ mod curl;
 mod dialogue;
 mod extremes;
 mod full_disk;
+mod hostile;
 mod idle;
 mod imaplib;
 mod import;

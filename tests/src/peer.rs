@@ -43,12 +43,14 @@ fn open_to_all(path: &Path) -> Result<()> {
     Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
 }
 
-/// Adds a user to the stand-in's list.
-pub(crate) fn dovecot_stand_in_user(server: &Server, name: &str) -> Result<()> {
+/// Adds users to the stand-in's list.
+pub(crate) fn dovecot_stand_in_users(server: &Server, names: &[String]) -> Result<()> {
     let path = server.root().join("users");
     let mut users = std::fs::read_to_string(&path)?;
-    users
-        .push_str(&format!("{name}:{{PLAIN}}{PASSWORD}:65534:65534::{}/{name}::\n", server.data().display()));
+    let data = server.data();
+    for name in names {
+        users.push_str(&format!("{name}:{{PLAIN}}{PASSWORD}:65534:65534::{}/{name}::\n", data.display()));
+    }
     std::fs::write(&path, &users)?;
     // Dovecot looks at the file's time stamp once a second at most.
     std::thread::sleep(std::time::Duration::from_millis(1_100));
@@ -106,9 +108,9 @@ pub(crate) fn cyrus_command(server: &Server) -> Command {
     command
 }
 
-/// Adds a password and, by the administrator, the mailbox.
-pub(crate) fn cyrus_user(server: &Server, name: &str) -> Result<()> {
-    cyrus_password(server, name)?;
-    server.login("cyrus")?.ok(&format!("CREATE user/{name}"))?;
-    Ok(())
+/// Adds passwords and, by the administrator, the mailboxes.
+pub(crate) fn cyrus_users(server: &Server, names: &[String]) -> Result<()> {
+    names.iter().try_for_each(|name| cyrus_password(server, name))?;
+    let mut admin = server.login("cyrus")?;
+    names.iter().try_for_each(|name| admin.ok(&format!("CREATE user/{name}")).map(drop))
 }

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,6 +28,9 @@ use crate::peer;
 pub const START_STOP_MAX: Duration = Duration::from_secs(60);
 /// The password of every account that tests add.
 pub const PASSWORD: &str = "correct horse";
+
+/// Accounts that are added at the same time: each costs a password hash.
+const ADDING_AT_ONCE: usize = 4;
 
 /// Which program is driven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -361,15 +364,37 @@ impl Server {
 
     /// Adds an account with [`PASSWORD`].
     pub fn add_user(&self, name: &str) -> Result<()> {
+        self.add_users(&[name.to_owned()])
+    }
+
+    /// Adds accounts with [`PASSWORD`].
+    pub fn add_users(&self, names: &[String]) -> Result<()> {
         match self.program {
-            Program::Dovecot => peer::dovecot_stand_in_user(self, name),
-            Program::Cyrus => peer::cyrus_user(self, name),
+            Program::Dovecot => peer::dovecot_stand_in_users(self, names),
+            Program::Cyrus => peer::cyrus_users(self, names),
             Program::Rookery => {
-                let output = self.cli(&["user", "add", name, "--password-stdin"], PASSWORD.as_bytes())?;
-                ensure!(output.status.success(), "user add {name}: {}\n{}", output.text(), self.log_tail());
-                Ok(())
+                let next = AtomicUsize::new(0);
+                std::thread::scope(|scope| {
+                    let adding = || {
+                        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                            self.add_one(name)?;
+                        }
+                        Ok(())
+                    };
+                    let threads: Vec<_> =
+                        (0..names.len().min(ADDING_AT_ONCE)).map(|_| scope.spawn(adding)).collect();
+                    threads.into_iter().try_for_each(|thread| {
+                        thread.join().unwrap_or_else(|_| bail!("adding an account panicked"))
+                    })
+                })
             }
         }
+    }
+
+    fn add_one(&self, name: &str) -> Result<()> {
+        let output = self.cli(&["user", "add", name, "--password-stdin"], PASSWORD.as_bytes())?;
+        ensure!(output.status.success(), "user add {name}: {}\n{}", output.text(), self.log_tail());
+        Ok(())
     }
 
     /// Runs the program's command line against this server.

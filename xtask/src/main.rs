@@ -1,5 +1,6 @@
 //! House commands. `cargo xtask soak kill9`, `cargo xtask soak powerloss`, `cargo xtask soak store`,
-//! `cargo xtask trace-delivery`, `cargo xtask bench first-figures`.
+//! `cargo xtask trace-delivery`, `cargo xtask bench compare`,
+//! `cargo xtask bench load`.
 #![allow(clippy::print_stdout, reason = "a command line tool's results go to standard output")]
 
 use std::process::{Command, Stdio};
@@ -7,9 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
-use rookery_tests::server::Program;
 use rookery_tests::soak;
 
+mod bench;
 mod trace_delivery;
 
 #[derive(Parser)]
@@ -18,36 +19,11 @@ enum Xtask {
     /// Kill the server, or its disk, again and again under load, and compare what is left with what it acknowledged.
     #[command(subcommand)]
     Soak(Soak),
-    /// Side-by-side figures with the peers that Debian ships; bench/peers/install-debian.sh installs them.
+    /// Load on a server, and side-by-side figures with the peers that Debian ships.
     #[command(subcommand)]
-    Bench(Bench),
+    Bench(bench::Bench),
     /// Trace one LMTP delivery and prove that every file it wrote was synced before its 250 went out.
     TraceDelivery,
-}
-
-#[derive(Subcommand)]
-enum Bench {
-    /// Delivery, flags of a large mailbox, memory of idle connections.
-    FirstFigures {
-        /// Who takes part.
-        #[arg(long, default_value = "rookery,cyrus,dovecot")]
-        contenders: String,
-        /// Rounds, interleaved; medians are shown.
-        #[arg(long, default_value_t = 3)]
-        rounds: usize,
-        /// Deliveries in each measurement.
-        #[arg(long, default_value_t = 2000)]
-        deliveries: usize,
-        /// Messages in the large mailbox.
-        #[arg(long, default_value_t = 100_000)]
-        mailbox: usize,
-        /// Idle connections.
-        #[arg(long, default_value_t = 1000)]
-        idle: usize,
-        /// Writes all rounds' values to this file as JSON.
-        #[arg(long)]
-        json: Option<std::path::PathBuf>,
-    },
 }
 
 #[derive(Subcommand)]
@@ -94,18 +70,7 @@ fn main() -> Result<()> {
             powerloss(runs, seed.unwrap_or_else(clock), lenient_dirs)
         }
         Xtask::Soak(Soak::Store { seeds, first, release }) => store(seeds, first, release),
-        Xtask::Bench(Bench::FirstFigures { contenders, rounds, deliveries, mailbox, idle, json }) => {
-            let contenders = rookery_bench::contenders(&contenders)?;
-            let ours = contenders.contains(&Program::Rookery);
-            let binary = if ours { Some(rookery_bench::release_binary()?) } else { None };
-            let plan = rookery_bench::Plan { contenders, rounds, deliveries, mailbox, idle, binary };
-            let figures = rookery_bench::first_figures(&plan, |line| eprintln!("{line}"))?;
-            print!("{}", figures.markdown(&plan.contenders));
-            if let Some(path) = json {
-                std::fs::write(path, figures.json()?)?;
-            }
-            Ok(())
-        }
+        Xtask::Bench(bench) => bench.run(),
         Xtask::TraceDelivery => trace_delivery::run(),
     }
 }
