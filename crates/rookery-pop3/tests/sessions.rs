@@ -105,7 +105,7 @@ impl Site {
     async fn uids(&self) -> Vec<u32> {
         let inbox = self.account.tree().get(&MailboxPath::inbox()).unwrap();
         let mailbox = self.account.open(inbox).await.unwrap();
-        mailbox.now().messages.clone().unwrap().iter().map(|(_, m)| m.uid.get()).collect()
+        mailbox.now().messages.clone().unwrap().iter().map(|found| found.unwrap().1.uid.get()).collect()
     }
 
     fn connect_from(&self, peer: Peer) -> Client {
@@ -469,6 +469,21 @@ async fn rights_are_asked_at_dele_and_at_quit() {
     only(Rights::LOOKUP).await;
     let mut client = site.connect();
     client.talk(&[("", "+OK"), ("USER joe", "+OK"), ("PASS secret", "-ERR [SYS/PERM]")]).await;
+}
+
+#[tokio::test]
+async fn a_session_that_waits_is_small() {
+    let site = Site::new().await;
+    let (_near, far) = tokio::io::duplex(64);
+    let accepted = Accepted {
+        stream: Stream::from(far),
+        id: ConnId::next(),
+        permit: Gate::new(ConnectionLimits::default()).admit_peer(Peer::Memory).unwrap(),
+        drain: site.drain.guard(),
+    };
+    let session = serve_connection(accepted, Arc::clone(&site.services), false);
+    let octets = std::mem::size_of_val(&session);
+    assert!(octets < 3000, "{octets}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@
 //! - No cost grows with the size of a mailbox, except that of reading all of it.
 
 mod account;
+mod annotations;
 mod append;
 mod background;
 pub mod check;
@@ -23,6 +24,7 @@ mod load;
 mod mailbox;
 mod messages;
 mod quota;
+mod reading;
 mod records;
 mod recover;
 mod sequencer;
@@ -30,6 +32,7 @@ mod store;
 mod volume;
 
 pub use account::Account;
+pub use annotations::Annotation;
 pub use append::{Appended, NewMessage, Spool, Spooled};
 pub use committer::CommitError;
 pub use encoding::Damaged;
@@ -37,9 +40,10 @@ pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
 pub use messages::{Difference, Iter, KeywordNumbers, Message, Messages};
 pub use quota::{QUOTA_ROOTS_MAX, Quota};
+pub use reading::Whole;
 pub use records::{
-    AccountRecord, AccountState, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits, Locator, LogEntry,
-    Settings, Summary,
+    AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits,
+    Locator, LogEntry, Settings, Summary,
 };
 pub use sequencer::{MailboxState, Tree};
 pub use store::{FORMAT, NewAccount, OpenError, Store, StoreOptions};

@@ -2,13 +2,16 @@
 
 use super::Outcome;
 use crate::answer::{Answer, Failure, blocking};
-use crate::fetch::{Job, Piece, Plan, Rendered, Source, render, render_from_memory};
+use crate::fetch::{Encoded, Job, Piece, Plan, Rendered, Source, render, render_from_memory, within};
 use crate::session::{Selected, User};
 use crate::tell;
 use crate::view::windows;
 use crate::wire::Wire;
+use bytes::Bytes;
 use rookery_codec::imap::command::{Fetch, FetchItem};
+use rookery_codec::imap::types::PartialRange;
 use rookery_codec::imap::{Code, MessageSet, Response};
+use rookery_mime::TransferDecoder;
 use rookery_store::{FlagChange, FlagList, MailboxState, Message, Messages, StoreError};
 use rookery_types::{ContentId, Rights, SeqNum, SystemFlags, UidSet};
 use std::ops::Range;
@@ -18,6 +21,9 @@ use std::sync::Arc;
 const BATCH_OCTETS: usize = 256 << 10;
 /// Messages in one batch.
 const BATCH_MESSAGES: usize = 512;
+/// PREVIEW (LAZY) is answered for so many messages of one FETCH, and NIL for the others (RFC 8970 §4.1): a
+/// screenful and more costs some milliseconds, all of a large mailbox would keep the client waiting.
+const LAZY_PREVIEWS: usize = 250;
 /// Octets of a large body that are read at once.
 const STREAM_OCTETS: u64 = 256 << 10;
 
@@ -31,14 +37,18 @@ pub(crate) async fn fetch(
     if fetch.vanished && !user.enabled.qresync {
         return Err(Answer::bad("ENABLE QRESYNC comes first").into());
     }
-    let places = selected.resolve(&fetch.set, fetch.uid)?;
+    let mut places = selected.resolve(&fetch.set, fetch.uid)?;
+    if let Some(range) = fetch.partial {
+        places = some_of(&places, range);
+    }
     if fetch.changed_since.is_some() || fetch.items.contains(&FetchItem::ModSeq) {
         user.enabled.condstore = true;
     }
     if let (true, Some(since)) = (fetch.vanished, fetch.changed_since) {
         vanished(wire, selected, &fetch.set, since).await?;
     }
-    let plan = Plan::new(fetch.items, fetch.uid, fetch.changed_since.is_some());
+    let with_uid = fetch.uid && !user.enabled.uid_only;
+    let plan = Plan::new(fetch.items, with_uid, fetch.changed_since.is_some());
     let (state, newest) = selected.now();
     tell::new_keywords(wire, user, selected, &state);
     let since = fetch.changed_since.unwrap_or(0);
@@ -84,6 +94,19 @@ pub(crate) async fn fetch(
     })
 }
 
+/// The places that PARTIAL names among these (RFC 9394 §3.3). It comes before CHANGEDSINCE (§3.4).
+fn some_of(places: &[Range<usize>], range: PartialRange) -> Vec<Range<usize>> {
+    let wanted = range.places(places.iter().map(Range::len).sum());
+    let mut passed = 0;
+    let cut = |here: &Range<usize>| {
+        let at = |n: usize| here.start + n.saturating_sub(passed).min(here.len());
+        let part = at(wanted.start)..at(wanted.end);
+        passed += here.len();
+        part
+    };
+    places.iter().map(cut).filter(|part| !part.is_empty()).collect()
+}
+
 fn job(
     user: &User,
     selected: &Selected,
@@ -95,8 +118,10 @@ fn job(
         account: selected.mailbox.account().clone(),
         plan,
         keywords: state.settings.keywords.clone(),
+        uid_only: user.enabled.uid_only,
         recent: (!user.enabled.rev2).then(|| selected.view.recent().clone()),
         messages,
+        lazy_previews: 0,
     }
 }
 
@@ -139,6 +164,7 @@ impl Fetching<'_> {
     ) -> Result<UidSet, Failure> {
         let mut fetched = UidSet::new();
         let mut cursor = Cursor { places: places.to_vec(), next: 0 };
+        let mut lazy_previews = LAZY_PREVIEWS;
         loop {
             if let Some(next) = cursor.upcoming().filter(|_| since == 0) {
                 self.selected.load(next).await?;
@@ -152,6 +178,8 @@ impl Fetching<'_> {
                 true => self.see(batch, state).await?,
                 false => job(self.user, self.selected, state, self.plan.clone(), batch),
             };
+            let job = Job { lazy_previews, ..job };
+            lazy_previews = lazy_previews.saturating_sub(job.messages.len());
             let rendered = blocking(move || render(&job));
             // What is waiting goes out while the next batch is read.
             let (sent, rendered) = tokio::join!(self.wire.flush(), rendered);
@@ -187,7 +215,7 @@ impl Fetching<'_> {
         for piece in rendered.pieces {
             match piece {
                 Piece::Octets(octets) => self.wire.connection.push_body(octets),
-                Piece::Body { content, range } => self.stream(content, range).await?,
+                Piece::Body { content, range, encoded } => self.stream(content, range, encoded).await?,
             }
         }
         Ok(())
@@ -195,7 +223,13 @@ impl Fetching<'_> {
 
     /// Sends a large body piece by piece. Its length was announced: if it cannot be read to the end, nothing
     /// sensible can be sent any more and the connection has to go.
-    async fn stream(&mut self, content: ContentId, range: Range<u64>) -> Result<(), Failure> {
+    async fn stream(
+        &mut self,
+        content: ContentId,
+        range: Range<u64>,
+        encoded: Option<Encoded>,
+    ) -> Result<(), Failure> {
+        let mut undo = encoded.map(Undo::new);
         let mut from = range.start;
         while from < range.end {
             let octets = (range.end - from).min(STREAM_OCTETS);
@@ -205,7 +239,13 @@ impl Fetching<'_> {
             let (sent, read) = tokio::join!(self.wire.flush(), read);
             sent?;
             match read? {
-                Ok(body) if body.len() == wanted => self.wire.connection.push_body(body),
+                Ok(body) if body.len() == wanted => {
+                    let body = match &mut undo {
+                        Some(undo) => undo.piece(&body, from + octets == range.end),
+                        None => body,
+                    };
+                    self.wire.connection.push_body(body);
+                }
                 other => {
                     tracing::error!(error = ?other.err(), "a message could not be read to its end");
                     return Err(crate::wire::closed());
@@ -213,7 +253,44 @@ impl Fetching<'_> {
             }
             from += octets;
         }
+        if undo.is_some_and(|undo| !undo.is_whole()) {
+            tracing::error!("a part has another size than it had a moment ago");
+            return Err(crate::wire::closed());
+        }
         Ok(())
+    }
+}
+
+/// A transfer encoding that is undone while a body is sent.
+struct Undo {
+    decoder: TransferDecoder,
+    cut: Range<u64>,
+    /// Octets that have come out.
+    at: u64,
+    sent: u64,
+}
+
+impl Undo {
+    fn new(encoded: Encoded) -> Undo {
+        Undo { decoder: TransferDecoder::new(encoded.encoding), cut: encoded.cut, at: 0, sent: 0 }
+    }
+
+    /// What of the next octets is to be sent.
+    fn piece(&mut self, octets: &[u8], last: bool) -> Bytes {
+        let mut made = Vec::with_capacity(octets.len() + 4);
+        self.decoder.push(octets, &mut made);
+        if last {
+            self.decoder.finish(&mut made);
+        }
+        let piece = Bytes::copy_from_slice(within(&made, self.at, &self.cut));
+        self.at += made.len() as u64;
+        self.sent += piece.len() as u64;
+        piece
+    }
+
+    /// Whether what was announced was sent.
+    fn is_whole(&self) -> bool {
+        self.sent == self.cut.end - self.cut.start
     }
 }
 
