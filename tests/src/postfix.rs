@@ -59,11 +59,12 @@ impl Postfix {
             }
         }
         let root_text = root.display();
+        // No names are looked up: without a network each look-up would take a minute.
         let main = format!(
             "compatibility_level = 3.6\nqueue_directory = {root_text}/queue\ndata_directory = {root_text}/data\n\
              command_directory = /usr/sbin\ndaemon_directory = /usr/lib/postfix/sbin\nmail_owner = postfix\n\
              setgid_group = postdrop\ninet_interfaces = loopback-only\ninet_protocols = ipv4\n\
-             myhostname = mx.example.org\nmydestination =\nmynetworks =\nalias_maps =\nalias_database =\n\
+             myhostname = mx.example.org\nsmtpd_peername_lookup = no\nsmtp_dns_support_level = disabled\nmydestination =\nmynetworks =\nalias_maps =\nalias_database =\n\
              maillog_file = {root_text}/log\nmaillog_file_prefixes = {root_text}\n{settings}"
         );
         fs::write(root.join("conf/main.cf"), main)?;
