@@ -14,6 +14,7 @@ mod command;
 mod config;
 mod connection;
 mod fetch;
+mod kept;
 mod measure;
 mod names;
 mod progress;
@@ -27,5 +28,6 @@ mod wire;
 
 pub use config::ImapConfig;
 pub use connection::serve_connection;
+pub use search::HeaderTexts;
 pub use services::Services;
 pub use sorting::SortTables;

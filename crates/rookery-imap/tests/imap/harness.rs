@@ -11,7 +11,7 @@ use rookery_auth::{
     HasherOptions, LookUp, Sessions,
 };
 use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
-use rookery_imap::{ImapConfig, Services, SortTables, serve_connection};
+use rookery_imap::{HeaderTexts, ImapConfig, Services, SortTables, serve_connection};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, ServerTls, Stream};
@@ -101,6 +101,7 @@ impl Site {
             hostname: "mail.example.org".to_string(),
             trusted: Networks::none(),
             sessions: Sessions::new(),
+            header_texts: HeaderTexts::new(1 << 20),
             sort_tables: SortTables::new(1 << 20),
         };
         let gate = Gate::new(ConnectionLimits::default());
