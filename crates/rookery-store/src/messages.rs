@@ -130,6 +130,9 @@ impl Difference {
     }
 }
 
+/// Chunks over which something else lies now, with their new counts.
+pub(crate) type Touched = Vec<(Arc<Packed>, Counts)>;
+
 /// A chunk and the deltas that folding has made into other chunks.
 pub(crate) struct Folded {
     /// The first UID that was folded: the chunk's, or of the first delta where there is no chunk.
@@ -402,8 +405,8 @@ impl Messages {
     pub(crate) fn changed(
         &self,
         changes: &[(Uid, Option<Message>)],
-    ) -> Result<(Messages, Vec<(Arc<Packed>, Counts)>), StoreError> {
-        let mut touched = Vec::new();
+    ) -> Result<(Messages, Touched), StoreError> {
+        let mut touched = Touched::new();
         let mut branches = Vec::with_capacity(self.0.branches.len() + 1);
         let mut rest = changes;
         for (i, branch) in self.0.branches.iter().enumerate() {
@@ -719,7 +722,7 @@ fn change_leaves(
     leaves: &[Leaf],
     changes: &[(Uid, Option<Message>)],
     home: Option<&Home>,
-    touched: &mut Vec<(Arc<Packed>, Counts)>,
+    touched: &mut Touched,
 ) -> Result<Vec<Leaf>, StoreError> {
     let mut out = Vec::with_capacity(leaves.len() + 1);
     let mut rest = changes;
