@@ -17,6 +17,7 @@ mod fetch;
 mod kept;
 mod measure;
 mod names;
+mod notify;
 mod progress;
 mod search;
 mod services;

@@ -143,6 +143,7 @@ impl Data {
             AuthenticatorOptions {
                 cache_lifetime: Duration::from_secs(config.auth.cache_lifetime_s),
                 mechanisms: config.auth.mechanisms.clone(),
+                certificate_name: config.auth.certificate_name.into(),
                 scram_secret: crate::secret::read_or_make(&folder.join("scram.secret"))
                     .map_err(|error| failed(folder.join("scram.secret").display(), &error))?,
                 ..AuthenticatorOptions::new(&config.default_domain)
@@ -206,9 +207,15 @@ fn make_tls(config: &Config, hostname: &str) -> Result<Option<Arc<ServerTls>>, F
 
 /// The certificates that are set, or one that is made.
 fn tls_files(config: &Config, hostname: &str) -> Result<TlsFiles, Failure> {
-    let folder = Some(config.tls.folder.clone()).filter(|folder| !folder.as_os_str().is_empty());
+    let given = |path: &std::path::PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+    let (folder, client_ca) = (given(&config.tls.folder), given(&config.tls.client_ca));
     if !config.tls.cert.as_os_str().is_empty() {
-        return Ok(TlsFiles { cert: config.tls.cert.clone(), key: config.tls.key.clone(), folder });
+        return Ok(TlsFiles {
+            cert: config.tls.cert.clone(),
+            key: config.tls.key.clone(),
+            folder,
+            client_ca,
+        });
     }
     let names = [hostname.to_owned(), "localhost".to_owned()];
     let made =
@@ -216,7 +223,7 @@ fn tls_files(config: &Config, hostname: &str) -> Result<TlsFiles, Failure> {
     if made.newly_made {
         tracing::info!(cert = %made.cert.display(), "made a self-signed certificate; set [tls] cert and key for a real one");
     }
-    Ok(TlsFiles { cert: made.cert, key: made.key, folder })
+    Ok(TlsFiles { cert: made.cert, key: made.key, folder, client_ca })
 }
 
 fn tls_again(tls: Option<Arc<ServerTls>>, hostname: String) -> Apply {
