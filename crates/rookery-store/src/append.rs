@@ -226,6 +226,16 @@ impl Account {
             });
         }
         loop {
+            if replaced.is_some() {
+                // What came with a torn group is taken back, and what went with it cannot be given back: so the octets
+                // are on the disk before the old message goes.
+                let bodies: Vec<Placed> = placed.iter().flatten().cloned().collect();
+                let store = self.store.clone();
+                let synced = tokio::task::spawn_blocking(move || {
+                    bodies.iter().try_for_each(|placed| placed.volume.sync(store.volumes().files()))
+                });
+                synced.await.map_err(|_| StoreError::CutOff)??;
+            }
             let mut missing = None;
             let outcome = self
                 .transact(|t| {
