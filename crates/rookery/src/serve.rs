@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
 use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
-use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
+use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory, published};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
-use rookery_route::{Registrar, Router};
+use rookery_route::{Publications, Registrar, Router};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
@@ -113,8 +113,9 @@ impl Data {
         };
         let store = Store::open(options, Arc::clone(&engine), files)
             .map_err(|error: OpenError| failed(folder.display(), &error))?;
-        let directory = EmbeddedDirectory::open(engine, Arc::new(ThroughStore(store.clone())))
+        let directory = EmbeddedDirectory::open(Arc::clone(&engine), Arc::new(ThroughStore(store.clone())))
             .map_err(|error| failed("the directory", &error))?;
+        publish(&store, engine).await?;
         match directory.add_domain(config.default_domain.clone()).await {
             Ok(_) | Err(DirectoryError::Exists(_)) => {}
             Err(error) => return Err(failed("the directory", &error)),
@@ -179,6 +180,21 @@ impl Data {
     pub(crate) async fn close(self) {
         self.node.store.close().await;
     }
+}
+
+/// Keeps the index of what users share; a data folder that has none yet gets one.
+async fn publish(store: &Store, engine: Arc<dyn Engine>) -> Result<(), Failure> {
+    let is_complete = published::is_complete(&*engine).map_err(|error| failed("the directory", &error))?;
+    if !is_complete {
+        let shared = rookery_store::check::shared_mailboxes(&*engine);
+        let shared = shared.map_err(|error| failed("the mailboxes that are shared", &error))?;
+        let built = published::rebuild(&*engine, &shared);
+        let (batch, _) = built.map_err(|error| failed("the mailboxes that are shared", &error))?;
+        let written = store.commit_foreign(batch).await;
+        written.map_err(|error| failed("the mailboxes that are shared", &error))?;
+    }
+    store.set_publisher(Arc::new(Publications::new(engine)));
+    Ok(())
 }
 
 fn check_space(folder: &Path, free_min: u64) -> Result<(), Failure> {
