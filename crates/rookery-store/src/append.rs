@@ -7,7 +7,7 @@
 //! - UIDs are given when all octets are there, not when the first comes.
 
 use crate::account::Account;
-use crate::committer::TailEntry;
+use crate::committer::{Pending, TailEntry};
 use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::{expunge_messages, numbers_for, put_messages};
@@ -227,14 +227,11 @@ impl Account {
         }
         loop {
             if replaced.is_some() {
-                // What came with a torn group is taken back, and what went with it cannot be given back: so the octets
-                // are on the disk before the old message goes.
-                let bodies: Vec<Placed> = placed.iter().flatten().cloned().collect();
-                let store = self.store.clone();
-                let synced = tokio::task::spawn_blocking(move || {
-                    bodies.iter().try_for_each(|placed| placed.volume.sync(store.volumes().files()))
-                });
-                synced.await.map_err(|_| StoreError::CutOff)??;
+                // What came with a torn group is taken back, and what went with it cannot be given back. So the octets
+                // are on the disk, by a group of their own, before the old message goes.
+                let mut pending = Pending::default();
+                pending.volumes = placed.iter().flatten().map(|placed| placed.volume.clone()).collect();
+                self.store.committer().queue(pending).wait().await?;
             }
             let mut missing = None;
             let outcome = self
