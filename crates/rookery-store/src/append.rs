@@ -307,7 +307,7 @@ impl Account {
 fn take_out(t: &mut Transaction<'_>, from: MailboxId, uid: Uid) -> Result<bool, StoreError> {
     let state = t.mailbox(from).ok_or(StoreError::NoMailbox)?;
     let messages = state.messages.as_ref().ok_or(StoreError::NoMailbox)?;
-    let Some(old) = messages.by_uid(uid).map(|(_, message)| message.clone()) else { return Ok(false) };
+    let Some(old) = messages.message(uid)? else { return Ok(false) };
     expunge_messages(t, from, &[old], true)?;
     Ok(true)
 }

@@ -22,8 +22,8 @@ mod output;
 mod pop3;
 mod reload;
 mod restart;
-mod secret;
 mod saved;
+mod secret;
 mod serve;
 
 use std::process::ExitCode;

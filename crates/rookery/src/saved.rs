@@ -44,7 +44,9 @@ pub(crate) async fn undelete(config: &Config, command: Undelete) -> Result<(), F
         Undelete::User { user } => {
             let (_, done) = call(config, "undelete.user", json!({"user": user})).await?;
             let messages = number(&done, "messages");
-            say(&format!("Brought back {user} with {messages} messages. Set a password: rookery user passwd {user}"));
+            say(&format!(
+                "Brought back {user} with {messages} messages. Set a password: rookery user passwd {user}"
+            ));
         }
     }
     Ok(())
@@ -53,7 +55,8 @@ pub(crate) async fn undelete(config: &Config, command: Undelete) -> Result<(), F
 /// `rookery export`.
 pub(crate) async fn export(config: &Config, args: Export) -> Result<(), Failure> {
     let Export { folder, user, json } = args;
-    std::fs::create_dir_all(&folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))?;
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))?;
     let (_, done) = call(config, "export", json!({"path": absolute(&folder)?, "user": user})).await?;
     if json.json {
         output::json(&done);

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use super::failed;
 use crate::export::{
-    self, AccountFile, AnnotationLine, FORMAT, MailboxFile, MessageLine, folder, make_folder, message_file, settle,
+    self, AccountFile, AnnotationLine, FORMAT, MailboxFile, MessageLine, folder, make_folder, message_file,
+    settle,
 };
 use crate::node::{Node, NodeError};
 
@@ -152,7 +153,8 @@ async fn one(
     blocking(move || {
         let whole = place.join("account.json");
         settle(&place).map_err(trouble(&place))?;
-        export::write(&whole, |out| Ok(serde_json::to_writer_pretty(out, &file)?)).map_err(trouble(&whole))?;
+        export::write(&whole, |out| Ok(serde_json::to_writer_pretty(out, &file)?))
+            .map_err(trouble(&whole))?;
         settle(&place).map_err(trouble(&place))
     })
     .await?;
@@ -163,7 +165,8 @@ async fn one(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Trouble> + Send + 'static,
 ) -> Result<T, Failed> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Failed::new("failed", error.to_string()))?;
+    let done =
+        tokio::task::spawn_blocking(work).await.map_err(|error| Failed::new("failed", error.to_string()))?;
     Ok(done?)
 }
 
@@ -181,8 +184,11 @@ async fn annotations(
     blocking(move || {
         let mut lines = Vec::new();
         let mut add = |found: Vec<(String, bytes::Bytes)>, private| {
-            let line =
-                |(entry, value)| AnnotationLine { entry, private, value: STANDARD.encode::<bytes::Bytes>(value) };
+            let line = |(entry, value)| AnnotationLine {
+                entry,
+                private,
+                value: STANDARD.encode::<bytes::Bytes>(value),
+            };
             lines.extend(found.into_iter().map(line));
         };
         add(account.annotations(of, None)?, false);
@@ -216,7 +222,11 @@ fn mailbox_file(
             match copy_out(account, &message, &file) {
                 Err(Trouble::Store(error)) => {
                     let path = &state.settings.path;
-                    tally.damaged.push(format!("{}: UID {} of {path}: {error}", place.display(), message.uid));
+                    tally.damaged.push(format!(
+                        "{}: UID {} of {path}: {error}",
+                        place.display(),
+                        message.uid
+                    ));
                     continue;
                 }
                 copied => copied?,

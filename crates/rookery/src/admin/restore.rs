@@ -19,8 +19,8 @@ use rookery_store::{
 use rookery_types::acl::Acl;
 use rookery_types::namespace::parse_identifier;
 use rookery_types::{
-    AccountName, Flag, InternalDate, MailboxId, MailboxPath, Rights, SpecialUse, SystemFlags, Uid, UidValidity,
-    UserName,
+    AccountName, Flag, InternalDate, MailboxId, MailboxPath, Rights, SpecialUse, SystemFlags, Uid,
+    UidValidity, UserName,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -80,7 +80,10 @@ async fn one(
     replies: &Replies,
 ) -> Result<u64, Failed> {
     if file.format != FORMAT {
-        return Err(broken(place, format!("it has the form {}, which this program does not know", file.format)));
+        return Err(broken(
+            place,
+            format!("it has the form {}, which this program does not know", file.format),
+        ));
     }
     let verifier = file.verifier.as_deref().map(Verifier::new).transpose().map_err(NodeError::from)?;
     let id = node.registrar.create(name, verifier).await.map_err(NodeError::from)?;
@@ -175,7 +178,8 @@ fn mailbox_as_it_was(place: &Path, was: &MailboxFile) -> Result<RestoredMailbox,
     for (who, rights) in &was.acl {
         let (identifier, negative) =
             parse_identifier(who, "").map_err(|error| broken(place, format!("{who}: {error}")))?;
-        let rights = Rights::parse(rights).map_err(|letter| broken(place, format!("the right '{letter}'")))?;
+        let rights =
+            Rights::parse(rights).map_err(|letter| broken(place, format!("the right '{letter}'")))?;
         acl.set(identifier, negative, rights);
     }
     let uid_validity = UidValidity::new(was.uid_validity);
@@ -228,7 +232,8 @@ impl Lines {
         while batch.len() < BATCH_MESSAGES && octets < BATCH_OCTETS {
             let Some(line) = self.lines.next() else { break };
             let line = line.map_err(|error| broken(&self.place, error))?;
-            let line: MessageLine = serde_json::from_str(&line).map_err(|error| broken(&self.place, error))?;
+            let line: MessageLine =
+                serde_json::from_str(&line).map_err(|error| broken(&self.place, error))?;
             octets += u64::from(line.octets);
             batch.push(message(store, &self.place, line)?);
         }

@@ -42,7 +42,8 @@ fn now() -> u64 {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, rookery_store::StoreError> + Send + 'static,
 ) -> Result<T, Failed> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Failed::new("failed", error.to_string()))?;
+    let done =
+        tokio::task::spawn_blocking(work).await.map_err(|error| Failed::new("failed", error.to_string()))?;
     done.map_err(|error| failed(&error))
 }
 
@@ -134,7 +135,8 @@ pub(super) async fn mailbox(node: &Node, args: Mailbox) -> Result<Value, Failed>
     let deleted = account.deleted_mailboxes().map_err(|error| failed(&error))?;
     let of_that_name = deleted.into_iter().filter(|gone: &DeletedMailbox| gone.path == name);
     let gone = of_that_name.max_by_key(|gone| gone.unix_seconds);
-    let gone = gone.ok_or_else(|| Failed::new("not-found", format!("no deleted mailbox was named {name}")))?;
+    let gone =
+        gone.ok_or_else(|| Failed::new("not-found", format!("no deleted mailbox was named {name}")))?;
     account.undelete_mailbox(gone.id, &into).await.map_err(|error| failed(&error))?;
     Ok(json!({"mailbox": into.as_str(), "messages": gone.messages}))
 }
@@ -148,6 +150,9 @@ pub(super) async fn user(node: &Node, args: Of) -> Result<Value, Failed> {
     let gone = theirs.max_by_key(|gone| gone.unix_seconds).ok_or_else(|| {
         Failed::new("not-found", format!("no deleted account was that of {}", node.shown(&user)))
     })?;
-    node.registrar.bring_back(gone.id, &AccountName::User(user.clone())).await.map_err(crate::node::NodeError::from)?;
+    node.registrar
+        .bring_back(gone.id, &AccountName::User(user.clone()))
+        .await
+        .map_err(crate::node::NodeError::from)?;
     Ok(json!({"name": node.shown(&user), "messages": gone.messages}))
 }
