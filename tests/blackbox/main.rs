@@ -23,6 +23,7 @@ mod quota;
 mod refusals;
 mod restart;
 mod rights;
+mod saved;
 mod shim;
 mod swaks;
 mod tls;

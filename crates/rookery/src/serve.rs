@@ -115,7 +115,6 @@ impl Data {
             .map_err(|error: OpenError| failed(folder.display(), &error))?;
         let directory = EmbeddedDirectory::open(Arc::clone(&engine), Arc::new(ThroughStore(store.clone())))
             .map_err(|error| failed("the directory", &error))?;
-        publish(&store, engine).await?;
         match directory.add_domain(config.default_domain.clone()).await {
             Ok(_) | Err(DirectoryError::Exists(_)) => {}
             Err(error) => return Err(failed("the directory", &error)),
@@ -125,6 +124,8 @@ impl Data {
             let set = directory.set_default_domain(config.default_domain.clone()).await;
             set.map_err(|error| failed("the directory", &error))?;
         }
+        // After the domain: a directory that has anything has its first record.
+        publish(&store, engine).await?;
         let administrators = config.administrators();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
