@@ -1,9 +1,11 @@
 //! Black-box tests: the real binary, real clients, one file for each. A missing client is a failure.
 
+mod accounts;
 mod command_line;
 mod corpus;
 mod crash;
 mod curl;
+mod cyradm;
 mod dialogue;
 mod extremes;
 mod full_disk;
@@ -15,6 +17,8 @@ mod lmtp;
 mod mbsync;
 mod neomutt;
 mod pop3;
+mod postfix;
+mod postfix_lmtp;
 mod refusals;
 mod restart;
 mod shim;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rookery_tests::command;
+use rookery_tests::imap::Status;
 
 use crate::{message, server_with_joe};
 
@@ -100,6 +101,49 @@ fn a_restart_that_would_fail_is_refused() -> Result<()> {
     // The server's own configuration is what counts, whatever this command was given.
     ensure!(!output?.status.success());
     server.login("joe")?;
+    server.stop()
+}
+
+#[test]
+fn a_reload_changes_what_it_can_and_names_the_rest() -> Result<()> {
+    let mut server = server_with_joe()?;
+    let reload = |server: &rookery_tests::server::Server| -> Result<String> {
+        let output = server.cli(&["reload"], b"")?;
+        ensure!(output.status.success(), "{}", output.text());
+        Ok(output.text())
+    };
+    ensure!(reload(&server)?.contains("Nothing has changed"));
+    let mut before = rookery_tests::imap::Imap::connect(server.imap)?;
+    let text = std::fs::read_to_string(server.config())?;
+    let changed = text
+        .replace("[imap]\n", "[imap]\nbad_commands_max = 2\n")
+        .replace("[http]\n", "[store]\nretention_days = 3\n[http]\n");
+    std::fs::write(server.config(), &changed)?;
+    let said = reload(&server)?;
+    ensure!(said.contains("from now on: imap.bad_commands_max."), "{said}");
+    ensure!(said.contains("`rookery restart`: store.retention_days."), "{said}");
+    // Whoever comes now has the new limit, whoever was there keeps the old one.
+    let mut after = rookery_tests::imap::Imap::connect(server.imap)?;
+    after.raw(b"a NONSENSE\r\nb NONSENSE\r\n")?;
+    let mut heard = String::new();
+    while let Ok(line) = after.response() {
+        heard += &String::from_utf8_lossy(&line);
+    }
+    ensure!(heard.contains("* BYE"), "{heard}");
+    for _ in 0..3 {
+        ensure!(before.command("NONSENSE")?.status == Status::Bad, "the old session");
+    }
+    // A mistake changes nothing, and is told with its line.
+    server.allow_log("reload");
+    std::fs::write(server.config(), format!("{changed}[nonsense]\n"))?;
+    let output = server.cli(&["reload"], b"")?;
+    ensure!(
+        !output.status.success() && output.text().contains("unknown setting 'nonsense'"),
+        "{}",
+        output.text()
+    );
+    std::fs::write(server.config(), changed)?;
+    ensure!(reload(&server)?.contains("store.retention_days"));
     server.stop()
 }
 

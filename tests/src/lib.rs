@@ -14,6 +14,7 @@ pub mod corpus;
 pub mod imap;
 pub mod lmtp;
 pub mod peer;
+pub mod postfix;
 pub mod powerloss;
 pub mod process;
 pub mod random;

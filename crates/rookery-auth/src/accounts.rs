@@ -32,11 +32,20 @@ pub struct LookUpError(pub String);
 /// The future of a look-up.
 pub type LookUp<'a> = Pin<Box<dyn Future<Output = Result<Option<Credential>, LookUpError>> + Send + 'a>>;
 
+/// The future of a welcome.
+pub type Welcome<'a> = Pin<Box<dyn Future<Output = Result<(), LookUpError>> + Send + 'a>>;
+
 /// Where accounts are looked up. Asked at every login, so that a suspension or a changed password holds at
 /// once; it should answer from memory or a local copy.
 pub trait Accounts: Send + Sync + 'static {
     /// The credential of a user; `None` if there is no such user.
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a>;
+
+    /// Called before a user is let in: whoever is known elsewhere and has no account yet gets one here.
+    fn welcome<'a>(&'a self, user: &'a UserName) -> Welcome<'a> {
+        let _ = user;
+        Box::pin(async { Ok(()) })
+    }
 
     /// A verifier of somebody else whose cost stands for that of a user who does not exist; `None`: the hasher's
     /// own. For sources whose users have verifiers of other kinds than this server makes.

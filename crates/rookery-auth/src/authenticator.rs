@@ -191,6 +191,10 @@ impl Authenticator {
 
     /// Ends an attempt: counts it, and logs and delays a failure.
     async fn conclude(&self, who: &Who<'_>, checked: Result<Login, Failure>) -> Result<Login, AuthError> {
+        let checked = match checked {
+            Ok(login) => self.welcome(login).await,
+            failed => failed,
+        };
         let result = checked.as_ref().map_or_else(|failure| failure.reason, |_| "ok");
         metrics::counter!("rookery_auth_logins_total", "protocol" => who.protocol, "result" => result)
             .increment(1);
@@ -348,6 +352,16 @@ impl Authenticator {
             Some(Credential { state: AccountState::Active, .. }) => Ok(whom),
             Some(_) => Err(Failure::new("suspended", AuthError::Suspended)),
             None => Err(refused()),
+        }
+    }
+
+    async fn welcome(&self, login: Login) -> Result<Login, Failure> {
+        match self.accounts.welcome(&login.user).await {
+            Ok(()) => Ok(login),
+            Err(error) => {
+                tracing::warn!(user = %login.user, %error, "a user's account cannot be made");
+                Err(Failure::new("look-up-failed", AuthError::Unavailable))
+            }
         }
     }
 

@@ -32,6 +32,30 @@ pub const ROUNDS_MAX: u32 = 2_000_000;
 /// The highest cost of bcrypt: 2^14 rounds, some second of a processor.
 pub const BCRYPT_COST_MAX: u32 = 14;
 
+/// Schemes whose text says by its first field what it is.
+const CRYPT_SCHEMES: [&str; 7] =
+    ["CRYPT", "MD5", "MD5-CRYPT", "SHA256-CRYPT", "SHA512-CRYPT", "BLF-CRYPT", "ARGON2ID"];
+/// The first fields that are understood.
+const CRYPT_IDS: [&str; 8] = ["argon2id", "1", "5", "6", "2a", "2b", "2y", "y"];
+/// All other schemes.
+const OTHER_SCHEMES: [&str; 15] = [
+    "PLAIN",
+    "CLEAR",
+    "CLEARTEXT",
+    "SHA",
+    "SHA1",
+    "SHA256",
+    "SHA512",
+    "SSHA",
+    "SSHA256",
+    "SSHA512",
+    "SMD5",
+    "LDAP-MD5",
+    "PLAIN-MD5",
+    "PBKDF2",
+    "SCRAM-SHA-256",
+];
+
 type Checked = Result<bool, HashError>;
 
 fn bad(why: &'static str) -> HashError {
@@ -57,6 +81,20 @@ pub(crate) fn verify(verifier: &str, password: &[u8]) -> Checked {
         return Ok(false);
     }
     check(line, password)
+}
+
+/// Whether a verifier's scheme or algorithm is one that can be checked. Its fields are not looked at.
+pub fn is_supported(verifier: &str) -> bool {
+    let line = first_line(verifier);
+    let (scheme, text) = match line.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+        Some((scheme, text)) => (scheme.to_ascii_uppercase(), text),
+        None => ("CRYPT".to_owned(), line),
+    };
+    let scheme = scheme.split('.').next().unwrap_or_default();
+    match CRYPT_SCHEMES.contains(&scheme) {
+        true => text.split('$').nth(1).is_some_and(|id| CRYPT_IDS.contains(&id)) && text.starts_with('$'),
+        false => OTHER_SCHEMES.contains(&scheme),
+    }
 }
 
 /// The memory, in KiB, that checking a password takes for as long as it runs.
@@ -97,10 +135,7 @@ fn check(line: &str, password: &[u8]) -> Checked {
         ("SMD5", _) => digest::<Md5>(&octets(text, encoding, "B64")?, password, true),
         ("LDAP-MD5", _) => digest::<Md5>(&octets(text, encoding, "B64")?, password, false),
         ("PLAIN-MD5", _) => digest::<Md5>(&octets(text, encoding, "HEX")?, password, false),
-        (
-            "CRYPT" | "MD5" | "MD5-CRYPT" | "SHA256-CRYPT" | "SHA512-CRYPT" | "BLF-CRYPT" | "ARGON2ID",
-            None,
-        ) => crypt(text, password),
+        (scheme, None) if CRYPT_SCHEMES.contains(&scheme) => crypt(text, password),
         ("PBKDF2", None) => pbkdf2_sha1(text, password),
         ("SCRAM-SHA-256", None) => match ScramKeys::parse(line) {
             Some(keys) => Ok(keys.fit(password)),

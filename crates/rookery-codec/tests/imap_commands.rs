@@ -111,6 +111,10 @@ SEARCH HEADER Message-ID "" BCC a BODY b CC c FROM d SUBJECT e TO f
 SEARCH (ANSWERED (DELETED DRAFT)) NOT (UNANSWERED UNDELETED) UNDRAFT UNFLAGGED UNSEEN SEEN
 SEARCH NEW OLD RECENT ALL *:4 2,4:7,9,12:*
 SORT (SUBJECT REVERSE DATE) UTF-8 ALL
+UID SEARCH RETURN (PARTIAL -1:-100) UNDELETED UNKEYWORD $Junk
+UID SORT RETURN (COUNT PARTIAL 24000:24500) (REVERSE DATE) UTF-8 UNDELETED
+UID FETCH 25900:26600 (UID FLAGS) (PARTIAL -1:-3)
+UID FETCH 25900:26600 (UID FLAGS) (CHANGEDSINCE 98305 PARTIAL 1:30)
 UID SORT RETURN (ALL) (DATE) UTF-8 MODSEQ 1234
 SORT (ARRIVAL CC DISPLAYFROM DISPLAYTO FROM SIZE TO) US-ASCII TEXT "not in mailbox"
 THREAD ORDEREDSUBJECT US-ASCII TEXT "gewp"
@@ -161,6 +165,7 @@ GETMETADATA "INBOX" (/shared/comment /private/comment)
 GETMETADATA (DEPTH 1 MAXSIZE 1024) "INBOX" (/private/filters/values)
 GETMETADATA "INBOX" (DEPTH infinity) (/private/filters/values)
 SETMETADATA INBOX (/private/comment "My new comment" /shared/comment NIL)
+LIST "" % RETURN (METADATA ("/shared/vendor/cmu/color" /private/comment) STATUS (MESSAGES) CHILDREN)
 COMPRESS DEFLATE
 "##;
 
@@ -274,6 +279,7 @@ fn values_are_what_the_words_say() {
             ],
             changed_since: None,
             vanished: false,
+            partial: None,
         })
     );
     assert_eq!(
@@ -473,9 +479,11 @@ fn append_is_printed_around_its_messages() {
     let message = |octets, synchronising, utf8| AppendMessage {
         flags: vec![Flag::System(SystemFlags::SEEN)],
         date: rookery_types::InternalDate::new(0, 0),
-        octets,
-        literal: LiteralKind { synchronising, binary: utf8 },
-        utf8,
+        source: AppendSource::Literal(AppendLiteral {
+            octets,
+            kind: LiteralKind { synchronising, binary: utf8 },
+            utf8,
+        }),
     };
     let tag = Tag::new(b"A1").unwrap();
     let (mut append, chunks) =

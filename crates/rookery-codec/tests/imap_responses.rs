@@ -97,7 +97,12 @@ a"b
 * ESEARCH (TAG "A285") UID MIN 7 MAX 3800
 * ESEARCH (TAG "a") ALL 1:3,5 MODSEQ 1236
 * ESEARCH COUNT 18 ALL 1:17,21
+* ESEARCH (TAG "E01") UID ALL 23765,23764,23763,23761,5:9
+* ESEARCH (TAG "A01") UID PARTIAL (-1:-100 5,9:20)
+* ESEARCH (TAG "A04") UID PARTIAL (24000:24500 NIL)
+* 25996 UIDFETCH (FLAGS (\Seen))
 * SORT 2 84 882
+* SORT 2 5 6 7 11 12 18 19 20 23 (MODSEQ 917162500)
 * SORT
 * THREAD (166)(167)(168)(169)(172)((170)(179))
 * THREAD
@@ -252,6 +257,7 @@ fn code() -> impl Strategy<Value = Option<Code>> {
         Just(Code::OverQuota),
         Just(Code::UnknownCte),
         Just(Code::MetadataTooMany),
+        Just(Code::BadUrl("/INBOX;UIDVALIDITY=785799047/;UID=113330/;section=1.5.9".into())),
         (validity(), uids()).prop_map(|(uid_validity, uids)| Code::AppendUid { uid_validity, uids }),
         (validity(), uids(), uids()).prop_map(|(uid_validity, from, to)| Code::CopyUid {
             uid_validity,

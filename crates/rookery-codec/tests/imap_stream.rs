@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use rookery_codec::imap::Tag;
+use rookery_codec::imap::command::{AppendSource, Replaced};
 use rookery_codec::imap::server::{Decoded, Decoder, Limits};
 
 /// What comes out, one word an event; message octets are joined. `plan`: accept each message, or refuse it.
@@ -21,13 +22,29 @@ fn events(input: &[u8], cuts: &[usize], limits: Limits, accept: bool) -> Vec<Str
                 Decoded::NeedMore => break,
                 Decoded::Command(tagged) => format!("{tagged:?}"),
                 Decoded::Bad(bad) => format!("bad {:?} {}", bad.tag.as_ref().map(Tag::as_str), bad.text),
-                Decoded::AppendStart { tag, message, .. } => {
+                Decoded::AppendStart { tag, message, replaced, .. } => {
                     if accept {
                         decoder.accept_append()
                     } else {
                         decoder.refuse_append()
                     }
-                    format!("append {tag} {}", message.octets)
+                    let what = match replaced {
+                        Some(Replaced { uid, message }) => format!("replace {uid} {message:?}"),
+                        None => "append".to_string(),
+                    };
+                    match message.source {
+                        AppendSource::Literal(literal) => format!("{what} {tag} {}", literal.octets),
+                        AppendSource::Catenate => format!("{what} {tag} of parts"),
+                    }
+                }
+                Decoded::AppendUrl(url) => format!("url {}", String::from_utf8_lossy(&url)),
+                Decoded::AppendText(literal) => {
+                    if literal.octets < 4 {
+                        decoder.accept_append()
+                    } else {
+                        decoder.refuse_append()
+                    }
+                    format!("text {} {}", literal.octets, literal.utf8)
                 }
                 Decoded::AppendData(octets) => {
                     let text = String::from_utf8_lossy(&octets).into_owned();
@@ -84,6 +101,96 @@ fn append_is_streamed() {
         whole("a APPEND x {0+}\r\n\r\nz NOOP\r\n"),
         ["append a 0", "AppendEnd { more: false }", NOOP_SEEN]
     );
+}
+
+#[test]
+fn messages_of_parts_are_told_part_by_part() {
+    assert_eq!(
+        whole(
+            "a APPEND x (\\Seen) CATENATE (URL \"/x;UID=1\" TEXT {2}\r\nab URL {3+}\r\n/b; TEXT ~{1+}\r\nc)\r\nz NOOP\r\n"
+        ),
+        [
+            "append a of parts",
+            "url /x;UID=1",
+            "text 2 false",
+            "Continue",
+            "data ab",
+            "url /b;",
+            "text 1 false",
+            "data c",
+            "AppendEnd { more: false }",
+            NOOP_SEEN
+        ]
+    );
+    // Without a literal, with a literal for an argument, and several messages.
+    assert_eq!(
+        whole(
+            "a APPEND {1+}\r\nx CATENATE (URL u URL {1}\r\nv) {3+}\r\nabc CATENATE (UTF8 (~{1+}\r\nd) URL w) catenate (url y)\r\nz NOOP\r\n"
+        ),
+        [
+            "Continue",
+            "append a of parts",
+            "url u",
+            "url v",
+            "AppendEnd { more: true }",
+            "append a 3",
+            "data abc",
+            "AppendEnd { more: true }",
+            "append a of parts",
+            "text 1 true",
+            "data d",
+            "url w",
+            "AppendEnd { more: true }",
+            "append a of parts",
+            "url y",
+            "AppendEnd { more: false }",
+            NOOP_SEEN
+        ]
+    );
+}
+
+#[test]
+fn replace_is_an_append_of_one_message() {
+    assert_eq!(
+        whole("a REPLACE 4 Drafts (\\Seen \\Draft) {3+}\r\nabc\r\nz NOOP\r\n"),
+        ["replace false Number(4) a 3", "data abc", "AppendEnd { more: false }", NOOP_SEEN]
+    );
+    assert_eq!(
+        whole("a UID REPLACE * Drafts CATENATE (URL x)\r\nz NOOP\r\n"),
+        ["replace true Largest a of parts", "url x", "AppendEnd { more: false }", NOOP_SEEN]
+    );
+    for (input, text) in [
+        ("a REPLACE 4 x {3+}\r\nabc {1+}\r\nd\r\n", "REPLACE takes one message"),
+        ("a REPLACE 0 x {3+}\r\nabc\r\n", "Message numbers begin with 1"),
+        ("a REPLACE 1:2 x {3+}\r\nabc\r\n", "Missing argument or space"),
+        ("a APPEND x CATENATE ()\r\n", "Unknown part of CATENATE"),
+        ("a APPEND x CATENATE (URL y\r\n", "Missing argument or space"),
+        ("a APPEND x CATENATE (TEXT abc)\r\n", "APPEND must end with a literal"),
+    ] {
+        let events = whole(&format!("{input}{NOOP}"));
+        assert_eq!(
+            events[events.len() - 2..],
+            [format!("bad Some(\"a\") {text}"), NOOP_SEEN.into()],
+            "{input}"
+        );
+    }
+}
+
+#[test]
+fn a_refused_part_ends_the_append() {
+    for (input, last) in [
+        ("a APPEND x CATENATE (URL u TEXT {9}\r\n", "text 9 false"),
+        ("a APPEND x CATENATE (TEXT {9+}\r\n123456789 URL u TEXT {1+}\r\nx URL v)\r\n", "text 9 false"),
+        ("a APPEND x CATENATE (TEXT {1+}\r\n1 TEXT {5}\r\n", "text 5 false"),
+    ] {
+        let events = whole(&format!("{input}{NOOP}"));
+        assert_eq!(events[events.len() - 2..], [last, NOOP_SEEN], "{input}");
+    }
+    let refused = |input: &str| events(input.as_bytes(), &[], Limits::LOGGED_IN, false);
+    for input in ["CATENATE (URL u URL v)", "CATENATE (URL u TEXT {3}", "CATENATE (TEXT {3+}\r\nabc URL x)"] {
+        let events = refused(&format!("a APPEND x {input}\r\nz NOOP\r\n"));
+        assert_eq!(events, ["append a of parts", NOOP_SEEN], "{input}");
+    }
 }
 
 #[test]
@@ -219,6 +326,10 @@ fn session() -> impl Strategy<Value = Vec<u8>> {
         b"c APPEND x {5+}\r\nhello (\\Seen) {3+}\r\nabc\r\n",
         b"c APPEND {1}\r\nx {5}\r\nhello junk {3+}\r\nabc\r\n",
         b"c APPEND x UTF8 (~{2+}\r\n\0\0)\r\n",
+        b"c APPEND x CATENATE (URL {2+}\r\nab TEXT {3}\r\nabc",
+        b" URL {1}\r\nx TEXT {1+}\r\ny)\r\n",
+        b" TEXT {9+}\r\n123456789 URL x)\r\n",
+        b"c UID REPLACE 7 x CATENATE (URL u)\r\n",
         b"d LOGIN {300+}\r\n",
         b"e SEARCH ((((ALL))))\n",
         b"\r\n",

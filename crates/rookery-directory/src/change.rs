@@ -5,6 +5,7 @@
 //! - An account's three records (by name, by id, its reservation) change together.
 
 use crate::DirectoryError;
+use crate::alias::{self, AliasName, alias_key};
 use crate::encoding::Damaged;
 use crate::entry::{AccountState, Domain, Entry, Home, Node};
 use crate::records::{
@@ -125,7 +126,7 @@ impl<'a> Change<'a> {
         self.batch.put(Space::Directory, key, value);
     }
 
-    fn delete(&mut self, key: Vec<u8>) {
+    pub(crate) fn delete(&mut self, key: Vec<u8>) {
         self.batch.delete(Space::Directory, key);
     }
 
@@ -160,6 +161,7 @@ impl<'a> Change<'a> {
             Some(_) => return Err(DirectoryError::Exists(name.to_string())),
             None => self.need_domain(name.domain())?,
         }
+        self.need_no_alias(&name)?;
         let id = self.state.next_account;
         let next = id.get().checked_add(1).and_then(AccountId::new);
         self.state.next_account = next.ok_or(DirectoryError::Refused("no account id is left"))?;
@@ -170,12 +172,18 @@ impl<'a> Change<'a> {
         Ok(Arc::new(entry))
     }
 
-    pub(crate) fn activate(&mut self, id: AccountId) -> Result<Arc<Entry>, DirectoryError> {
+    /// `state`: what the reserved account becomes.
+    pub(crate) fn activate(
+        &mut self,
+        id: AccountId,
+        state: AccountState,
+    ) -> Result<Arc<Entry>, DirectoryError> {
         let entry = self.edit(id, |entry| match entry.state {
-            AccountState::Reserved { .. } | AccountState::Active => {
-                entry.state = AccountState::Active;
+            AccountState::Reserved { .. } => {
+                entry.state = state;
                 Ok(())
             }
+            now if now == state => Ok(()),
             _ => Err(DirectoryError::Refused("only a reserved account is activated")),
         })?;
         if !self.batch.is_empty() {
@@ -201,6 +209,7 @@ impl<'a> Change<'a> {
             return Err(DirectoryError::Exists(to.to_string()));
         }
         self.need_domain(to.domain())?;
+        self.need_no_alias(&to)?;
         self.delete(account_key(&entry.name));
         self.names.push(entry.name);
         entry.name = to;
@@ -219,7 +228,37 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    fn need_domain(&self, name: &str) -> Result<(), DirectoryError> {
+    /// The revision that the change makes.
+    pub(crate) fn revision(&self) -> u64 {
+        self.state.revision
+    }
+
+    pub(crate) fn record(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, DirectoryError> {
+        get(self.read, key)
+    }
+
+    pub(crate) fn put_record(&mut self, key: Vec<u8>, value: bytes::Bytes) {
+        self.batch.put(Space::Directory, key, value);
+    }
+
+    pub(crate) fn need_no_account(&self, user: &UserName) -> Result<(), DirectoryError> {
+        match account(self.read, &AccountName::User(user.clone()))? {
+            Some(_) => Err(DirectoryError::Exists(format!("the account {user}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails if an alias has the name that an account is to have.
+    fn need_no_alias(&self, name: &AccountName) -> Result<(), DirectoryError> {
+        let Some(user) = name.user() else { return Ok(()) };
+        let alias = AliasName::Address(user.clone());
+        match get(self.read, &alias_key(&alias))? {
+            Some(_) => Err(DirectoryError::Exists(format!("the alias {alias}"))),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn need_domain(&self, name: &str) -> Result<(), DirectoryError> {
         match domain(self.read, name)? {
             Some(_) => Ok(()),
             None => Err(DirectoryError::NotFound(format!("domain {name}"))),
@@ -243,7 +282,8 @@ impl<'a> Change<'a> {
         let name = domain_name(name)?;
         self.need_domain(&name)?;
         let is_default = self.state.default_domain.as_ref() == Some(&name);
-        if is_default || !is_empty(self.read, &domain_prefix(&name))? {
+        let in_use = |prefix: Vec<u8>| is_empty(self.read, &prefix).map(|empty| !empty);
+        if is_default || in_use(domain_prefix(&name))? || in_use(alias::domain_prefix(&name))? {
             return Err(DirectoryError::InUse(format!("domain {name}")));
         }
         self.delete(domain_key(&name));

@@ -5,13 +5,14 @@
 //!   its own, so that a caller who goes away leaves no change half known.
 //! - The cache forgets what a change touched before the change is acknowledged.
 
+use crate::alias::{self, Alias, AliasName, alias_key, decode_alias};
 use crate::cache::Cache;
 use crate::change::{Change, account, read_state, unavailable};
 use crate::entry::{AccountFilter, AccountState, Domain, Entry, Home, Node, Page, Verifier};
 use crate::records::{self, account_key, domain_key, domain_prefix, reservation_key};
 use crate::{Answer, Directory, DirectoryError, PAGE_MAX};
 use rookery_kv::{Batch, Engine, Read, Space, prefix_end};
-use rookery_types::{AccountId, AccountName, NodeId};
+use rookery_types::{AccountId, AccountName, NodeId, UserName};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -260,7 +261,11 @@ impl Directory for EmbeddedDirectory {
     }
 
     fn activate(&self, id: AccountId) -> Answer<'_, Arc<Entry>> {
-        self.change(move |change| change.activate(id))
+        self.change(move |change| change.activate(id, AccountState::Active))
+    }
+
+    fn activate_login(&self, id: AccountId) -> Answer<'_, Arc<Entry>> {
+        self.change(move |change| change.activate(id, AccountState::LoginOnly))
     }
 
     fn set_verifier(&self, id: AccountId, verifier: Option<Verifier>) -> Answer<'_, Arc<Entry>> {
@@ -309,12 +314,45 @@ impl Directory for EmbeddedDirectory {
         })
     }
 
+    fn alias<'a>(&'a self, name: &'a AliasName) -> Answer<'a, Option<Alias>> {
+        Box::pin(async move {
+            let key = alias_key(name);
+            let found = self.inner.engine.get(Space::Directory, &key).map_err(unavailable)?;
+            Ok(found.map(|value| decode_alias(&key, &value)).transpose()?)
+        })
+    }
+
+    fn aliases(
+        &self,
+        domain: Option<String>,
+        after: Option<AliasName>,
+        limit: usize,
+    ) -> Answer<'_, Vec<Alias>> {
+        self.read(move |inner| {
+            let prefix = domain.map_or(vec![alias::ALIAS], |domain| alias::domain_prefix(&domain));
+            let start = after.map_or(prefix.clone(), |name| just_after(alias_key(&name)));
+            inner.page(&prefix, start, limit, |_, key, value| Ok(decode_alias(key, value)?))
+        })
+    }
+
+    fn set_alias(&self, name: AliasName, targets: Vec<UserName>) -> Answer<'_, Alias> {
+        self.change(move |change| change.set_alias(name, targets))
+    }
+
+    fn remove_alias(&self, name: AliasName) -> Answer<'_, ()> {
+        self.change(move |change| change.remove_alias(&name))
+    }
+
     fn domains(&self, after: Option<String>, limit: usize) -> Answer<'_, Vec<Domain>> {
         self.read(move |inner| {
             let prefix = [records::DOMAIN];
             let start = after.map_or(prefix.to_vec(), |name| just_after(domain_key(&name)));
             inner.page(&prefix, start, limit, |_, key, value| Ok(records::decode_domain(key, value)?))
         })
+    }
+
+    fn domain<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Domain>> {
+        Box::pin(async move { crate::change::domain(&*self.inner.engine, name) })
     }
 
     fn add_domain(&self, name: String) -> Answer<'_, Domain> {

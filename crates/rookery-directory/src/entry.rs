@@ -29,6 +29,8 @@ pub enum AccountState {
     Suspended,
     /// Deleted and not yet cleaned up; the name is still taken.
     Deleted,
+    /// Somebody logs in, and there are no mailboxes: an administrator.
+    LoginOnly,
 }
 
 /// What a login is checked against: a password hash in PHC text form, say. Not shown in debug output.

@@ -8,6 +8,7 @@
 //! - Nothing is loaded at the start, and memory does not grow with the number of accounts.
 //! - "Not found" and "cannot say" are different errors: mail is bounced for the one and kept for the other.
 
+mod alias;
 mod cache;
 mod change;
 pub mod check;
@@ -17,11 +18,12 @@ mod entry;
 pub mod records;
 pub mod repair;
 
+pub use alias::{Alias, AliasName};
 pub use embedded::{Commit, CommitError, DirectCommit, EmbeddedDirectory};
 pub use encoding::Damaged;
 pub use entry::{AccountFilter, AccountState, Domain, Entry, Home, Node, Page, Verifier};
 
-use rookery_types::{AccountId, AccountName, NodeId};
+use rookery_types::{AccountId, AccountName, NodeId, UserName};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -87,10 +89,13 @@ pub trait Directory: Send + Sync {
     /// Makes a reserved account active. An active one stays so.
     fn activate(&self, id: AccountId) -> Answer<'_, Arc<Entry>>;
 
+    /// Makes a reserved account one that is only there to log in: an administrator's, without mailboxes.
+    fn activate_login(&self, id: AccountId) -> Answer<'_, Arc<Entry>>;
+
     /// Sets what logins are checked against; `None`: no login is possible.
     fn set_verifier(&self, id: AccountId, verifier: Option<Verifier>) -> Answer<'_, Arc<Entry>>;
 
-    /// Sets active, suspended or deleted; reservations end by [`Directory::activate`] or [`Directory::remove`].
+    /// Sets any state but reserved; reservations end by [`Directory::activate`] or [`Directory::remove`].
     fn set_state(&self, id: AccountId, state: AccountState) -> Answer<'_, Arc<Entry>>;
 
     /// Gives an account another name, in the same domain or another that exists. A user's account stays one.
@@ -102,8 +107,29 @@ pub trait Directory: Send + Sync {
     /// Sets the home if it is exactly `expected`. The epoch must rise.
     fn set_home(&self, id: AccountId, expected: Home, to: Home) -> Answer<'_, Arc<Entry>>;
 
+    /// An alias or a catch-all, by its very name.
+    fn alias<'a>(&'a self, name: &'a AliasName) -> Answer<'a, Option<Alias>>;
+
+    /// Aliases in the order of their domains and names, of one domain (in lower case) or of all, after `after`, at
+    /// most `limit` and [`PAGE_MAX`].
+    fn aliases(
+        &self,
+        domain: Option<String>,
+        after: Option<AliasName>,
+        limit: usize,
+    ) -> Answer<'_, Vec<Alias>>;
+
+    /// Makes an alias, or leads it elsewhere. Its name must not be an account's, its domain must exist.
+    fn set_alias(&self, name: AliasName, targets: Vec<UserName>) -> Answer<'_, Alias>;
+
+    /// Forgets an alias.
+    fn remove_alias(&self, name: AliasName) -> Answer<'_, ()>;
+
     /// Domains by name, after `after`, at most `limit` and [`PAGE_MAX`].
     fn domains(&self, after: Option<String>, limit: usize) -> Answer<'_, Vec<Domain>>;
+
+    /// A domain by its name in lower case.
+    fn domain<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Domain>>;
 
     /// Makes a domain. The first one becomes the default.
     fn add_domain(&self, name: String) -> Answer<'_, Domain>;

@@ -8,17 +8,19 @@
 //! | domain | `d` domain | revision |
 //! | node | `n` id, big-endian | address, version |
 //! | state | `s` | revision, next account id, default domain |
+//! | alias | `l` domain 00 local part | revision, targets |
 //! | put aside | `q` and the key it had | what a repair took away, as it was |
 //!
 //! Every kind is in [`KINDS`], which whatever walks the whole directory goes by.
 
+use crate::alias::{ALIAS, decode_alias};
 use crate::encoding::{Damaged, Decoder, Encoder, open};
 use crate::entry::{AccountState, Domain, Entry, Home, Node, Verifier};
 use bytes::Bytes;
 use rookery_types::{AccountId, AccountName, Address, Epoch, NodeId, SharedName, StoreId, UserName};
 
 /// The layout number that all values of this version begin with.
-const LAYOUT: u8 = 1;
+pub(crate) const LAYOUT: u8 = 1;
 
 /// One kind of record.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +34,11 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 7] = [
+pub const KINDS: [Kind; 8] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
     Kind { tag: DOMAIN, name: "domain", check: |key, value| decode_domain(key, value).map(drop) },
     Kind { tag: ID, name: "id", check: |key, value| decode_name_of_id(key, value).map(drop) },
+    Kind { tag: ALIAS, name: "alias", check: |key, value| decode_alias(key, value).map(drop) },
     Kind { tag: NODE, name: "node", check: |key, value| decode_node(key, value).map(drop) },
     Kind { tag: QUARANTINE, name: "put aside", check: |_, _| Ok(()) },
     Kind {
@@ -136,6 +139,7 @@ pub(crate) fn encode_account(key: &[u8], entry: &Entry) -> Bytes {
         AccountState::Active => e.u8(1),
         AccountState::Suspended => e.u8(2),
         AccountState::Deleted => e.u8(3),
+        AccountState::LoginOnly => e.u8(4),
     };
     e.text(entry.verifier.as_ref().map_or("", Verifier::as_str)).varint(entry.revision);
     e.seal(key)
@@ -164,6 +168,7 @@ fn account_state(d: &mut Decoder<'_>) -> Option<AccountState> {
         1 => Some(AccountState::Active),
         2 => Some(AccountState::Suspended),
         3 => Some(AccountState::Deleted),
+        4 => Some(AccountState::LoginOnly),
         _ => None,
     }
 }
@@ -251,6 +256,7 @@ mod tests {
             Just(AccountState::Active),
             Just(AccountState::Suspended),
             Just(AccountState::Deleted),
+            Just(AccountState::LoginOnly),
         ];
         let numbers = (1u64.., any::<u64>(), any::<[u8; 16]>(), any::<u64>(), any::<u64>());
         (name, state, numbers, proptest::option::of(".{1,40}")).prop_map(

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rookery_directory::check::check;
 use rookery_directory::repair::{Stored, repair};
 use rookery_directory::{
-    AccountFilter, AccountState, Commit, CommitError, DirectCommit, Directory, DirectoryError,
+    AccountFilter, AccountState, AliasName, Commit, CommitError, DirectCommit, Directory, DirectoryError,
     EmbeddedDirectory, Entry, Home, Node, Verifier,
 };
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
@@ -512,4 +512,52 @@ proptest! {
             sound(&engine);
         });
     }
+}
+
+#[tokio::test]
+async fn aliases_are_kept_and_share_no_name_with_accounts() {
+    let engine = memory();
+    let directory = open(&engine);
+    directory.add_domain("x.test".to_string()).await.unwrap();
+    let joe = make(&directory, "user/joe@x.test").await;
+    let alias = |text: &str| AliasName::parse(text, "x.test").unwrap();
+    let user = |text: &str| rookery_types::UserName::parse(text, "x.test").unwrap();
+    let made =
+        directory.set_alias(alias("sales"), vec![user("joe"), user("ann"), user("joe")]).await.unwrap();
+    assert_eq!(made.targets, [user("ann"), user("joe")]);
+    directory.set_alias(alias("@x.test"), vec![user("joe")]).await.unwrap();
+    directory.set_alias(alias("sales"), vec![user("joe")]).await.unwrap();
+    for (name, targets) in [
+        ("joe", vec![user("ann")]),
+        ("new", vec![]),
+        ("new", vec![user("new")]),
+        ("new@nowhere.test", vec![user("joe")]),
+        ("new", (0..1001).map(|n| user(&format!("u{n}"))).collect()),
+    ] {
+        assert!(directory.set_alias(alias(name), targets).await.is_err(), "{name}");
+    }
+    let taken = directory.reserve(name("user/sales@x.test"), HOME, 1).await;
+    assert!(matches!(taken, Err(DirectoryError::Exists(_))), "{taken:?}");
+    assert!(directory.rename(joe.id, name("user/sales@x.test")).await.is_err());
+    sound(&engine);
+    let directory = open(&engine);
+    assert_eq!(directory.alias(&alias("sales")).await.unwrap().unwrap().targets, [user("joe")]);
+    assert_eq!(directory.alias(&alias("nobody")).await.unwrap(), None);
+    let all = |domain: Option<&str>, after: Option<AliasName>, limit| {
+        let (directory, domain) = (directory.clone(), domain.map(str::to_owned));
+        async move {
+            let page = directory.aliases(domain, after, limit).await.unwrap();
+            page.into_iter().map(|alias| alias.name.to_string()).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(all(None, None, 10).await, ["@x.test", "sales@x.test"]);
+    assert_eq!(all(Some("x.test"), Some(alias("@x.test")), 1).await, ["sales@x.test"]);
+    assert!(all(Some("x"), None, 10).await.is_empty());
+    directory.remove_alias(alias("sales")).await.unwrap();
+    assert!(matches!(directory.remove_alias(alias("sales")).await, Err(DirectoryError::NotFound(_))));
+    make(&directory, "user/sales@x.test").await;
+    directory.add_domain("y.test".to_string()).await.unwrap();
+    directory.set_alias(alias("@y.test"), vec![user("joe")]).await.unwrap();
+    assert!(matches!(directory.remove_domain("y.test".to_string()).await, Err(DirectoryError::InUse(_))));
+    sound(&engine);
 }

@@ -4,6 +4,7 @@
 
 use rookery_codec::imap::{Code, Condition, Response, Status, Tag};
 use rookery_net::IoError;
+use rookery_route::RegistrarError;
 use rookery_store::StoreError;
 use rookery_types::NameError;
 use std::borrow::Cow;
@@ -46,6 +47,11 @@ impl Answer {
 
     pub(crate) fn bad(text: impl Into<Cow<'static, str>>) -> Answer {
         Answer::new(Condition::Bad, None, text)
+    }
+
+    /// The client has done away with sequence numbers, and sends some (RFC 9586 §3).
+    pub(crate) fn no_numbers() -> Answer {
+        Answer::new(Condition::Bad, Some(Code::UidRequired), "UIDONLY is enabled: no sequence numbers")
     }
 
     /// The server's own fault; what happened was logged.
@@ -91,6 +97,22 @@ impl From<IoError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         Answer::from(error).into()
+    }
+}
+
+impl From<RegistrarError> for Failure {
+    fn from(error: RegistrarError) -> Failure {
+        match error {
+            RegistrarError::Exists(_) => Answer::from(StoreError::AlreadyExists).into(),
+            RegistrarError::NotFound(_) => no_such_mailbox().into(),
+            RegistrarError::Refused(why) => Answer::no(Code::Cannot, why).into(),
+            RegistrarError::Name(error) => error.into(),
+            RegistrarError::Store(error) => error.into(),
+            RegistrarError::Directory(error) => {
+                tracing::error!(%error, "the directory failed a command");
+                Answer::no(Code::Unavailable, "Accounts cannot be changed at the moment").into()
+            }
+        }
     }
 }
 

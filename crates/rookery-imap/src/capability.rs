@@ -24,6 +24,14 @@ const LOGGED_IN: &[&str] = &[
     "QRESYNC",
     "ESEARCH",
     "SEARCHRES",
+    "PARTIAL",
+    "SORT",
+    "SORT=DISPLAY",
+    "ESORT",
+    "THREAD=ORDEREDSUBJECT",
+    "THREAD=REFERENCES",
+    "UIDONLY",
+    "INPROGRESS",
     "LIST-EXTENDED",
     "LIST-STATUS",
     "LIST-MYRIGHTS",
@@ -35,6 +43,9 @@ const LOGGED_IN: &[&str] = &[
     "WITHIN",
     "MULTIAPPEND",
     "APPENDLIMIT",
+    "METADATA",
+    "METADATA-SERVER",
+    "LIST-METADATA",
     "QUOTA",
     "QUOTASET",
     "QUOTA=RES-STORAGE",
@@ -57,6 +68,9 @@ pub(crate) fn client(services: &Services, wire: &Wire) -> Client {
     }
 }
 
+/// Of these, what is about the content of messages.
+const CONTENT: [&str; 5] = ["BINARY", "PREVIEW", "CATENATE", "REPLACE", "UTF8=ACCEPT"];
+
 /// The capabilities of a session in its state.
 pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<'static, str>> {
     let mut names: Vec<Cow<'static, str>> = ALWAYS.iter().map(|name| Cow::Borrowed(*name)).collect();
@@ -78,6 +92,7 @@ pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<
                 name => Cow::Borrowed(name),
             });
             names.extend(names_of_user);
+            names.extend(CONTENT.iter().map(|name| Cow::Borrowed(*name)));
             if services.config.compress && !wire.connection.is_deflated() {
                 names.push("COMPRESS=DEFLATE".into());
             }

@@ -28,6 +28,12 @@ pub struct ImapConfig {
     pub message_octets_max: u64,
     /// How many messages one APPEND may bring (RFC 3502).
     pub append_messages_max: usize,
+    /// How much memory may hold what SORT and THREAD compare of messages, in octets, for all mailboxes together. A
+    /// message takes some 200; a mailbox that does not fit is read anew for each command.
+    pub sort_memory_octets_max: usize,
+    /// How to reach the administrator, as a URI: the server's annotation `/shared/admin` (RFC 5464). Empty: there is
+    /// none.
+    pub admin_contact: String,
     /// From how much of a quota on, in percent, clients are warned when they select a mailbox or add messages
     /// (RFC 9208 §4.3.1). 0: never.
     pub quota_warning_percent: u8,
@@ -53,6 +59,8 @@ impl Default for ImapConfig {
             command_octets_max: 64 << 10,
             message_octets_max: 64 << 20,
             append_messages_max: 1000,
+            sort_memory_octets_max: 64 << 20,
+            admin_contact: String::new(),
             quota_warning_percent: 90,
             compress: true,
             unauthenticate: true,

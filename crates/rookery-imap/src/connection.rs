@@ -14,7 +14,7 @@ use crate::services::Services;
 use crate::session::State;
 use crate::tell;
 use crate::wire::Wire;
-use rookery_codec::imap::command::Tagged;
+use rookery_codec::imap::command::{Replaced, Tagged};
 use rookery_codec::imap::server::{Bad, Decoded, Limits};
 use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
@@ -149,9 +149,15 @@ impl Driver {
                 _ => Box::pin(self.command(tagged)).await,
             },
             Decoded::Bad(bad) => self.bad(bad),
-            Decoded::AppendStart { tag, mailbox, message } => {
-                let timing = Timing::start(&measure::NAMES, "APPEND", tag.as_str());
-                let append = command::append::append(&mut self.wire, &self.state, mailbox, message);
+            Decoded::AppendStart { tag, replaced, mailbox, message } => {
+                let verb = match replaced {
+                    None => "APPEND",
+                    Some(Replaced { uid: false, .. }) => "REPLACE",
+                    Some(Replaced { uid: true, .. }) => "UID REPLACE",
+                };
+                let timing = Timing::start(&measure::NAMES, verb, tag.as_str());
+                let append =
+                    command::append::append(&mut self.wire, &mut self.state, replaced, mailbox, message);
                 let outcome = Box::pin(append).await;
                 self.answered(tag, timing, true, outcome).await
             }
@@ -160,7 +166,11 @@ impl Driver {
                 Ok(Next::Close)
             }
             // What belongs to a command under way comes out only during it.
-            Decoded::AppendData(_) | Decoded::AppendEnd { .. } | Decoded::Line(_) => {
+            Decoded::AppendData(_)
+            | Decoded::AppendUrl(_)
+            | Decoded::AppendText(_)
+            | Decoded::AppendEnd { .. }
+            | Decoded::Line(_) => {
                 tracing::error!("the decoder is out of step");
                 self.wire.put(&bye(Some(Code::ServerBug), "Internal error"));
                 Ok(Next::Close)
@@ -190,6 +200,10 @@ impl Driver {
 
     async fn command(&mut self, tagged: Tagged) -> Result<Next, Failure> {
         let Tagged { tag, command } = tagged;
+        if self.state.is_gone() {
+            self.wire.put(&bye(Some(Code::NonExistent), "The account was deleted or renamed"));
+            return Ok(Next::Close);
+        }
         let timing = Timing::start(&measure::NAMES, measure::verb(&command), tag.as_str());
         if let (Command::StartTls, State::NotAuthenticated) = (&command, &self.state)
             && self.services.tls.is_some()

@@ -46,6 +46,11 @@ impl Names {
         self.encoding = Encoding::Utf8;
     }
 
+    /// The name above one, as patterns see them.
+    pub(crate) fn parent(&self, shown: &str) -> Option<String> {
+        self.client.parent(shown)
+    }
+
     /// What a name is on the wire.
     pub(crate) fn wire(&self, text: &str) -> WireName {
         WireName(self.encoding.encode(text.to_owned()).into())
@@ -70,6 +75,11 @@ impl Names {
         })
     }
 
+    /// Reads a name that is in UTF-8 however the session writes names.
+    pub(crate) fn address_of_text(&self, text: &str) -> Result<Address, NameError> {
+        self.client.read(text)
+    }
+
     /// Reads the name of something to be made.
     pub(crate) fn new_address(&self, name: &WireName) -> Result<Address, Failure> {
         self.client.to_new_address(name.as_bytes(), self.encoding).map_err(|error| match error {
@@ -77,6 +87,11 @@ impl Names {
             error => error.into(),
         })
     }
+}
+
+/// There is no right to make it, or nothing to make it in; which, is not told.
+pub(crate) fn nothing_can_be_made() -> Answer {
+    Answer::no(Code::NoPerm, "Nothing can be made there")
 }
 
 fn badly_encoded() -> Failure {
@@ -105,10 +120,10 @@ impl User {
     pub(crate) async fn place(&self, name: &WireName) -> Result<Place, Failure> {
         let address = self.names.new_address(name)?;
         let Some(account) = self.account_of(address.account()).await? else {
-            return Err(Answer::no(Code::NoPerm, "Nothing can be made there").into());
+            return Err(nothing_can_be_made().into());
         };
         if !self.rights_above(&account, address.path()).contains(Rights::CREATE) {
-            return Err(Answer::no(Code::NoPerm, "Nothing can be made there").into());
+            return Err(nothing_can_be_made().into());
         }
         Ok(Place { account, address })
     }
@@ -120,15 +135,35 @@ impl User {
 
     /// The account of that name, if there is one and it is here.
     pub(crate) async fn account_of(&self, name: &AccountName) -> Result<Option<Account>, Failure> {
-        if name.user() == Some(&self.name) {
-            return Ok(Some(self.account.clone()));
+        if let Some(own) = self.own.as_ref().filter(|_| name.user() == Some(&self.name)) {
+            return Ok(Some(own.clone()));
         }
-        account_of(&self.services, name).await
+        // Decided before anything is looked up: what is out of reach is answered alike whether or not it exists.
+        match self.reaches(name.domain()) {
+            true => account_of(&self.services, name).await,
+            false => Ok(None),
+        }
     }
 
     /// Accounts of others that a pattern asks for: shared trees, and the trees of users it names.
     pub(crate) async fn others(&self, patterns: &[Pattern]) -> Result<Vec<(Account, AccountName)>, Failure> {
         let mut names = Vec::new();
+        if self.administers() {
+            // All there is, is listed elsewhere; here only what a subscription names.
+            let subscribed = self.own.iter().flat_map(|own| {
+                let names: Vec<AccountName> = own
+                    .tree()
+                    .subscriptions()
+                    .keys()
+                    .filter_map(|name| Address::parse(name).ok())
+                    .map(|address| address.into_parts().0)
+                    .filter(|name| name.user() != Some(&self.name))
+                    .collect();
+                names
+            });
+            names.extend(subscribed);
+            return self.accounts_of(names).await;
+        }
         let namespaces = self.names.client.namespaces();
         let prefixes: Vec<String> = patterns.iter().map(Pattern::literal_prefix).collect();
         let shared = namespaces.shared.prefix;
@@ -148,6 +183,10 @@ impl User {
                 names.push(AccountName::User(user));
             }
         }
+        self.accounts_of(names).await
+    }
+
+    async fn accounts_of(&self, mut names: Vec<AccountName>) -> Result<Vec<(Account, AccountName)>, Failure> {
         names.sort();
         names.dedup();
         let mut accounts = Vec::new();
@@ -174,7 +213,7 @@ fn elsewhere() -> Failure {
     Answer::no(Code::Unavailable, "That mailbox cannot be reached from here").into()
 }
 
-fn directory_failed(error: DirectoryError) -> Failure {
+pub(crate) fn directory_failed(error: DirectoryError) -> Failure {
     tracing::error!(%error, "the directory failed a command");
     Answer::no(Code::Unavailable, "Names cannot be looked up at the moment").into()
 }

@@ -1,12 +1,12 @@
 //! What every session of this node shares.
 
 use crate::config::ImapConfig;
+use crate::sorting::SortTables;
 use rookery_auth::{Authenticator, Sessions};
 use rookery_directory::Directory;
 use rookery_net::{Networks, ServerTls};
-use rookery_route::Router;
+use rookery_route::{Administrators, Registrar, Router};
 use rookery_store::Store;
-use rookery_types::UserName;
 use std::sync::Arc;
 
 /// What every session of this node shares.
@@ -19,6 +19,10 @@ pub struct Services {
     pub router: Router,
     /// Who is asking.
     pub authenticator: Arc<Authenticator>,
+    /// Makes accounts and takes them apart, for administrators.
+    pub registrar: Arc<Registrar>,
+    /// Who administers what.
+    pub administrators: Administrators,
     /// For STARTTLS and for TLS ports; `None`: there is no certificate.
     pub tls: Option<Arc<ServerTls>>,
     /// The operator's settings.
@@ -27,8 +31,8 @@ pub struct Services {
     pub hostname: String,
     /// Networks from which passwords are taken without TLS, besides this machine.
     pub trusted: Networks,
-    /// Who administers the site.
-    pub admins: Vec<UserName>,
     /// How many sessions each account has, by all protocols.
     pub sessions: Sessions,
+    /// What SORT and THREAD compare of messages.
+    pub sort_tables: SortTables,
 }

@@ -10,6 +10,7 @@ use crate::services::Services;
 use crate::view::View;
 use rookery_auth::SessionSlot;
 use rookery_codec::imap::{Code, MessageSet};
+use rookery_route::Authority;
 use rookery_store::{Account, Mailbox, MailboxState, Messages};
 use rookery_types::acl::Asker;
 use rookery_types::{MailboxPath, Rights, SetEnd, UidSet, UserName};
@@ -35,8 +36,12 @@ pub(crate) struct Enabled {
     pub(crate) rev2: bool,
     /// MODSEQ in every FETCH that tells of flags (RFC 7162 §3.1).
     pub(crate) condstore: bool,
+    /// UTF8=ACCEPT (RFC 6855): UTF-8 names, and UTF-8 in quoted strings.
+    pub(crate) utf8: bool,
     /// VANISHED instead of EXPUNGE (RFC 7162 §3.2).
     pub(crate) qresync: bool,
+    /// No sequence numbers, neither way (RFC 9586).
+    pub(crate) uid_only: bool,
 }
 
 /// Who has logged in.
@@ -44,11 +49,13 @@ pub(crate) struct User {
     pub(crate) services: Arc<Services>,
     pub(crate) name: UserName,
     pub(crate) groups: Vec<Box<str>>,
-    pub(crate) account: Account,
+    pub(crate) authority: Authority,
+    /// The user's own account. An administrator needs none.
+    pub(crate) own: Option<Account>,
     pub(crate) names: Names,
     pub(crate) enabled: Enabled,
     /// Held so that the session counts.
-    pub(crate) _slot: SessionSlot,
+    pub(crate) _slot: Option<SessionSlot>,
 }
 
 /// The selected mailbox.
@@ -69,16 +76,40 @@ impl User {
 
     /// Whether the user administers the site.
     pub(crate) fn is_admin(&self) -> bool {
-        self.services.admins.contains(&self.name)
+        self.authority == Authority::Site
     }
 
     pub(crate) fn asker(&self, account: &Account) -> Asker<'_> {
         let owner = account.owner().as_ref() == Some(&self.name);
-        Asker { user: Some(&self.name), groups: &self.groups, owner }
+        // Accounts that a domain's administrator has no authority over are not found in the first place.
+        Asker { user: Some(&self.name), groups: &self.groups, owner, administrator: self.administers() }
+    }
+
+    /// Whether the user administers whatever accounts they can reach.
+    pub(crate) fn administers(&self) -> bool {
+        self.authority != Authority::User
+    }
+
+    /// Whether accounts of that domain exist for the user at all: those of their own domain, and all for an
+    /// administrator of the site.
+    pub(crate) fn reaches(&self, domain: &str) -> bool {
+        self.is_admin() || self.name.domain() == domain
+    }
+
+    /// The user's own account.
+    pub(crate) fn own(&self) -> Result<&Account, Failure> {
+        let none = || Answer::no(Code::Cannot, "You have no mailboxes of your own").into();
+        self.own.as_ref().ok_or_else(none)
+    }
+
+    /// Whether the account that was logged in to has been deleted or renamed since.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| !own.exists() || own.owner().as_ref() != Some(&self.name))
     }
 
     /// The rights that decide whether something can be made at a path where nothing is: those on the nearest
-    /// mailbox above (RFC 4314 §4). At the top of their own account the owner may do anything, others nothing.
+    /// mailbox above (RFC 4314 §4). At the top of their own account the owner may do anything, as may
+    /// administrators; others nothing.
     pub(crate) fn rights_above(&self, account: &Account, path: &MailboxPath) -> Rights {
         let tree = account.tree();
         let mut above = path.parent();
@@ -88,7 +119,18 @@ impl User {
             }
             above = path.parent();
         }
-        if self.asker(account).owner { Rights::ALL } else { Rights::NONE }
+        let asker = self.asker(account);
+        if asker.owner || asker.administrator { Rights::ALL } else { Rights::NONE }
+    }
+}
+
+impl State {
+    /// Whether the session has lost what it was logged in to.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            State::Authenticated(user) | State::Selected(user, _) => user.is_gone(),
+            State::NotAuthenticated | State::Logout => false,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use crate::answer::Failure;
 use crate::session::{Selected, User};
 use crate::view::View;
 use crate::wire::Wire;
+use bytes::BytesMut;
 use rookery_codec::imap::print::FetchWriter;
 use rookery_codec::imap::{Code, FlagList, Response};
 use rookery_store::{MailboxState, Message};
@@ -24,7 +25,7 @@ pub(crate) async fn checkpoint(
     }
     let uid_next = state.summary.uid_next;
     let news = selected.view.catch_up(&state, &messages, expunges);
-    if user.enabled.qresync && !news.gone.is_empty() {
+    if (user.enabled.qresync || user.enabled.uid_only) && !news.gone.is_empty() {
         let uids = news.gone.iter().map(|(_, uid)| *uid).collect();
         wire.put(&Response::Vanished { earlier: false, uids });
     } else {
@@ -70,6 +71,8 @@ pub(crate) struct Shape {
     pub(crate) uid: bool,
     pub(crate) modseq: bool,
     pub(crate) recent: bool,
+    /// UIDFETCH, which needs no UID among its items (RFC 9586 §3.3).
+    pub(crate) uid_only: bool,
 }
 
 impl Shape {
@@ -79,9 +82,10 @@ impl Shape {
         Shape {
             flags: true,
             // With a modseq always goes the UID (RFC 7162 §3.2.4).
-            uid: enabled.condstore || enabled.rev2,
+            uid: (enabled.condstore || enabled.rev2) && !enabled.uid_only,
             modseq: enabled.condstore,
             recent: !enabled.rev2,
+            uid_only: enabled.uid_only,
         }
     }
 }
@@ -95,7 +99,7 @@ pub(crate) fn fetch_flags(
     seq: SeqNum,
     message: &Message,
 ) {
-    let mut writer = FetchWriter::begin(wire.connection.out(), seq);
+    let mut writer = begin(wire.connection.out(), shape.uid_only, seq, message);
     if shape.uid {
         writer.uid(message.uid);
     }
@@ -107,6 +111,19 @@ pub(crate) fn fetch_flags(
         writer.modseq(message.modseq);
     }
     writer.end();
+}
+
+/// A FETCH response, or a UIDFETCH response for those who have done away with sequence numbers.
+pub(crate) fn begin<'a>(
+    out: &'a mut BytesMut,
+    uid_only: bool,
+    seq: SeqNum,
+    message: &Message,
+) -> FetchWriter<'a> {
+    match uid_only {
+        true => FetchWriter::begin_uid(out, message.uid),
+        false => FetchWriter::begin(out, seq),
+    }
 }
 
 /// The keywords of a message, by name.

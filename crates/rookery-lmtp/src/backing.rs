@@ -11,8 +11,8 @@ pub trait Backing: Send + Sync + 'static {
     /// A whole message, which can be appended to many mailboxes.
     type Message: Clone + Send + Sync + 'static;
 
-    /// The account of a user.
-    fn look_up(&self, user: &UserName) -> impl Future<Output = Result<AccountId, LookUpError>> + Send;
+    /// The accounts that mail for an address goes to; not none.
+    fn look_up(&self, user: &UserName) -> impl Future<Output = Result<Vec<AccountId>, LookUpError>> + Send;
 
     /// The mailbox a delivery goes to: the one that `detail` names if it exists and `author` may post to it,
     /// otherwise INBOX.
@@ -31,6 +31,9 @@ pub trait Backing: Send + Sync + 'static {
 
     /// Ends it. May take a while for a large message; may block.
     fn finish(&self, spool: Self::Spool) -> Result<Self::Message, DeliverError>;
+
+    /// Its Message-ID, if it has one.
+    fn message_id(&self, message: &Self::Message) -> Option<String>;
 
     /// Appends it. Returns when the message is durable and visible.
     fn append(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rookery_types::UserName;
 use serde::{Deserialize, Serialize};
 
 /// Delivery by LMTP (RFC 2033): where MTAs connect, and what they may do.
@@ -13,9 +14,15 @@ pub struct LmtpConfig {
     /// Who may deliver without authentication: addresses, networks (`192.0.2.0/24`), `unix` for Unix sockets,
     /// `loopback` for this machine. Everybody else gets `530`.
     pub trusted: Vec<String>,
+    /// Users who may deliver from anywhere once they have authenticated, besides administrators. Other users have no
+    /// business here.
+    pub deliverers: Vec<String>,
+    /// Seconds that a message's sender and Message-ID are remembered for each mailbox: a second one with both is
+    /// answered with 250 and not stored. 0: every message is stored. A restart forgets.
+    pub duplicate_window_s: u64,
     /// Recipients one transaction may have; `452 4.5.3` to those above. At least 100 (RFC 5321 §4.5.3.1.8).
     pub recipients_max: usize,
-    /// Mailboxes that one transaction is appended to at the same time.
+    /// Accounts that one transaction is appended to at the same time.
     pub parallel_max: usize,
     /// Seconds without an octet from the client after which the connection is closed (RFC 5321 §4.5.3.2.7).
     pub idle_timeout_s: u64,
@@ -30,6 +37,8 @@ impl Default for LmtpConfig {
         LmtpConfig {
             listen: vec!["127.0.0.1:2003".to_owned(), "[::1]:2003".to_owned()],
             trusted: vec!["loopback".to_owned()],
+            deliverers: Vec::new(),
+            duplicate_window_s: 0,
             recipients_max: 5000,
             parallel_max: 64,
             idle_timeout_s: 300,
@@ -51,6 +60,14 @@ impl LmtpConfig {
         if let Err(error) = rookery_net::Networks::parse(&self.trusted) {
             faults.push(("trusted", error.to_string()));
         }
+        for user in &self.deliverers {
+            if let Err(error) = UserName::parse(user, "localhost") {
+                faults.push(("deliverers", format!("'{user}': {error}")));
+            }
+        }
+        if self.duplicate_window_s > 604_800 {
+            faults.push(("duplicate_window_s", "must be 0 to 604800".to_owned()));
+        }
         if !(100..=100_000).contains(&self.recipients_max) {
             faults.push(("recipients_max", "must be 100 to 100000".to_owned()));
         }
@@ -71,6 +88,15 @@ impl LmtpConfig {
         u32::from_str_radix(&self.unix_mode, 8).ok().filter(|mode| *mode <= 0o777)
     }
 
+    /// Who may deliver once authenticated; what is no user's name is left out.
+    pub(crate) fn deliverers(&self, default_domain: &str) -> impl Iterator<Item = UserName> {
+        self.deliverers.iter().filter_map(move |name| UserName::parse(name, default_domain).ok())
+    }
+
+    pub(crate) fn duplicate_window(&self) -> Duration {
+        Duration::from_secs(self.duplicate_window_s)
+    }
+
     pub(crate) fn idle_timeout(&self) -> Duration {
         Duration::from_secs(self.idle_timeout_s)
     }
@@ -86,10 +112,21 @@ mod tests {
         assert_eq!(toml::from_str::<LmtpConfig>("").unwrap(), LmtpConfig::default());
         assert!(toml::from_str::<LmtpConfig>("lisen = []").is_err());
         let odd: LmtpConfig = toml::from_str(
-            "listen = [\"x\"]\ntrusted = [\"y\"]\nrecipients_max = 1\nparallel_max = 0\nunix_mode = \"9\"",
+            "listen = [\"x\"]\ntrusted = [\"y\"]\ndeliverers = [\"\"]\nduplicate_window_s = 604801\nrecipients_max = 1\nparallel_max = 0\nunix_mode = \"9\"",
         )
         .unwrap();
         let names: Vec<_> = odd.faults().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["listen", "trusted", "recipients_max", "parallel_max", "unix_mode"]);
+        assert_eq!(
+            names,
+            [
+                "listen",
+                "trusted",
+                "deliverers",
+                "duplicate_window_s",
+                "recipients_max",
+                "parallel_max",
+                "unix_mode"
+            ]
+        );
     }
 }

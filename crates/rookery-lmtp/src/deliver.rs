@@ -1,9 +1,11 @@
 //! One message to many recipients at once.
 //!
 //! Invariants:
-//! - Outcomes stand in the order of the recipients, one each.
+//! - Outcomes stand in the order of the recipients, one each. A recipient whose address leads to several accounts is
+//!   delivered to when all of them have the message; else the MTA hears the first failure and tries them all again.
 //! - A mailbox that several recipients name gets the message once; all of them get its outcome.
 //! - One recipient's failure changes nothing for the others.
+//! - The mailboxes of one account are served one after another, so that the account stores the octets once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,61 +14,108 @@ use std::time::Instant;
 use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, UserName};
 use tokio::task::JoinSet;
 
-use crate::backing::Backing;
-use crate::session::BodyError;
+use crate::backing::{Backing, DeliverError};
+use crate::body::BodyError;
+use crate::duplicates::Duplicates;
 
 /// One recipient.
 pub(crate) struct Job {
-    pub(crate) account: AccountId,
+    pub(crate) accounts: Vec<AccountId>,
     pub(crate) detail: Option<MailboxPath>,
+}
+
+/// A message and what is said of it.
+pub(crate) struct Letter<M> {
+    pub(crate) message: M,
+    pub(crate) date: InternalDate,
+    /// The envelope's sender; empty for `<>`.
+    pub(crate) sender: String,
+    /// Who posts, as far as rights are concerned.
+    pub(crate) author: Option<UserName>,
 }
 
 /// What became of one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Delivered,
+    /// It was delivered a short while ago; nothing was stored now.
+    Duplicate,
     Failed(BodyError),
 }
 
-/// Appends the message for every job, at most `parallel_max` at a time, so that appends share group commits.
+impl From<Result<(), DeliverError>> for Outcome {
+    fn from(result: Result<(), DeliverError>) -> Outcome {
+        result.map_or_else(|error| Outcome::Failed(error.into()), |()| Outcome::Delivered)
+    }
+}
+
+/// Appends the message for every job, to at most `parallel_max` accounts at a time, so that appends share group
+/// commits.
 pub(crate) async fn deliver<B: Backing>(
     backing: Arc<B>,
+    duplicates: &Duplicates,
     jobs: Vec<Job>,
-    author: Option<UserName>,
-    message: B::Message,
-    date: InternalDate,
+    letter: Letter<B::Message>,
     parallel_max: usize,
 ) -> Vec<Outcome> {
     let began = Instant::now();
-    let mut targets: Vec<Result<MailboxId, BodyError>> = Vec::with_capacity(jobs.len());
+    let Letter { message, date, sender, author } = letter;
+    let mut targets: Vec<Vec<Result<MailboxId, BodyError>>> = Vec::with_capacity(jobs.len());
     for job in &jobs {
-        let target = backing.target(job.account, job.detail.as_ref(), author.as_ref()).await;
-        targets.push(target.map_err(BodyError::from));
+        let mut of_job = Vec::with_capacity(job.accounts.len());
+        for account in &job.accounts {
+            let target = backing.target(*account, job.detail.as_ref(), author.as_ref()).await;
+            of_job.push(target.map_err(BodyError::from));
+        }
+        targets.push(of_job);
     }
+    let message_id = backing.message_id(&message);
+    let key_of = |mailbox: MailboxId| duplicates.key(mailbox, &sender, message_id.as_deref()?);
     let mut done: HashMap<MailboxId, Outcome> = HashMap::new();
-    let mut waiting = Vec::new();
-    for mailbox in targets.iter().flatten() {
+    let mut waiting: Vec<Vec<MailboxId>> = Vec::new();
+    let mut place_of: HashMap<AccountId, usize> = HashMap::new();
+    for mailbox in targets.iter().flatten().flatten() {
+        if done.contains_key(mailbox) {
+            continue;
+        }
+        if key_of(*mailbox).is_some_and(|key| duplicates.knows(key)) {
+            done.insert(*mailbox, Outcome::Duplicate);
+            continue;
+        }
         // Until its append says otherwise.
         let unknown = Outcome::Failed(BodyError::Failed("the delivery was broken off".to_owned()));
-        if done.insert(*mailbox, unknown).is_none() {
-            waiting.push(*mailbox);
+        done.insert(*mailbox, unknown);
+        let place = *place_of.entry(mailbox.account).or_insert_with(|| {
+            waiting.push(Vec::new());
+            waiting.len() - 1
+        });
+        if let Some(mailboxes) = waiting.get_mut(place) {
+            mailboxes.push(*mailbox);
         }
     }
     let mut running = JoinSet::new();
     let mut waiting = waiting.into_iter();
     loop {
         while running.len() < parallel_max.max(1)
-            && let Some(mailbox) = waiting.next()
+            && let Some(mailboxes) = waiting.next()
         {
             let (backing, message) = (Arc::clone(&backing), message.clone());
-            running.spawn(async move { (mailbox, backing.append(mailbox, message, date).await) });
+            running.spawn(async move {
+                let mut outcomes = Vec::with_capacity(mailboxes.len());
+                for mailbox in mailboxes {
+                    outcomes.push((mailbox, backing.append(mailbox, message.clone(), date).await));
+                }
+                outcomes
+            });
         }
         match running.join_next().await {
-            Some(Ok((mailbox, Ok(())))) => {
-                done.insert(mailbox, Outcome::Delivered);
-            }
-            Some(Ok((mailbox, Err(error)))) => {
-                done.insert(mailbox, Outcome::Failed(error.into()));
+            Some(Ok(outcomes)) => {
+                for (mailbox, result) in outcomes {
+                    if let (Ok(()), Some(key)) = (&result, key_of(mailbox)) {
+                        duplicates.remember(key);
+                    }
+                    done.insert(mailbox, result.into());
+                }
             }
             Some(Err(error)) => tracing::error!(%error, "a delivery's task failed"),
             None => break,
@@ -77,5 +126,17 @@ pub(crate) async fn deliver<B: Backing>(
         Ok(mailbox) => done.get(&mailbox).cloned().unwrap_or(Outcome::Delivered),
         Err(error) => Outcome::Failed(error),
     };
-    targets.into_iter().map(outcome_of).collect()
+    let outcome_of_job = |of_job: Vec<_>| {
+        // A failure before a delivery, a delivery before a duplicate.
+        let mut all = Outcome::Duplicate;
+        for outcome in of_job.into_iter().map(outcome_of) {
+            match outcome {
+                Outcome::Failed(_) => return outcome,
+                Outcome::Delivered => all = outcome,
+                Outcome::Duplicate => {}
+            }
+        }
+        all
+    };
+    targets.into_iter().map(outcome_of_job).collect()
 }

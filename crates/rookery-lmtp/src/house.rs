@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use rookery_route::{ClientAbilities, Route, RouteError, Router};
+use rookery_route::{Route, RouteError, Router, Target};
 use rookery_store::{NewMessage, Spool, Spooled, Store, StoreError};
 use rookery_types::acl::Asker;
-use rookery_types::{
-    AccountId, Address, InternalDate, MailboxId, MailboxPath, Rights, SystemFlags, UserName,
-};
+use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, Rights, SystemFlags, UserName};
 
 use crate::backing::{Backing, DeliverError, LookUpError};
 
@@ -50,22 +48,22 @@ impl Backing for House {
     type Spool = Spool;
     type Message = Spooled;
 
-    async fn look_up(&self, user: &UserName) -> Result<AccountId, LookUpError> {
-        let address = Address::inbox(user.clone());
-        let target = match self.router.target(address, &ClientAbilities::default()).await {
-            Ok(target) => target,
+    async fn look_up(&self, user: &UserName) -> Result<Vec<AccountId>, LookUpError> {
+        let targets = match self.router.deliver_to(user).await {
+            Ok(targets) => targets,
             Err(RouteError::Name(_) | RouteError::NonExistent(_)) => return Err(LookUpError::NotFound),
             Err(RouteError::Unavailable(error)) => return Err(LookUpError::Unavailable(error.to_string())),
             Err(error @ RouteError::Elsewhere(_)) => return Err(LookUpError::Unavailable(error.to_string())),
         };
-        match target.route {
+        let account = |target: Target| match target.route {
             Route::Here { account } => Ok(account),
             Route::Proxy(node) => Err(LookUpError::Unavailable(format!(
                 "the account is at node {}, which is not relayed to",
                 node.0
             ))),
             Route::Refer(_) => Err(LookUpError::Unavailable("the account is at home elsewhere".to_owned())),
-        }
+        };
+        targets.into_iter().map(account).collect()
     }
 
     async fn target(
@@ -77,7 +75,7 @@ impl Backing for House {
         let account = self.store.account(account).await?;
         let tree = account.tree();
         let owner = author.is_some() && account.owner().as_ref() == author;
-        let asker = Asker { user: author, groups: &[], owner };
+        let asker = Asker { user: author, groups: &[], owner, administrator: false };
         let may_post = |id: &MailboxId| {
             tree.state(*id).is_some_and(|state| state.settings.acl.rights_of(&asker).contains(Rights::POST))
         };
@@ -98,6 +96,10 @@ impl Backing for House {
 
     fn finish(&self, spool: Spool) -> Result<Spooled, DeliverError> {
         Ok(spool.finish()?)
+    }
+
+    fn message_id(&self, message: &Spooled) -> Option<String> {
+        message.message_id().map(str::to_owned)
     }
 
     async fn append(

@@ -6,13 +6,16 @@
 //!   bounced because something is away.
 //! - Nothing of a message is changed; `Return-Path` and `Received` are put on top.
 
+mod authenticate;
 mod backing;
+mod body;
 mod config;
 mod deliver;
+mod duplicates;
 mod house;
 mod session;
 
 pub use backing::{Backing, DeliverError, LookUpError};
 pub use config::LmtpConfig;
 pub use house::House;
-pub use session::{Services, serve_connection};
+pub use session::{Services, Site, serve_connection};

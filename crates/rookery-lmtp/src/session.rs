@@ -1,52 +1,76 @@
 //! One LMTP connection: commands, transactions, replies.
 //!
 //! Invariants:
-//! - A connection that ends inside DATA stores nothing: a message is finished only at its last line.
-//! - After DATA there is exactly one reply for each accepted RCPT, in their order, and 250 only for what is
+//! - A connection that ends inside DATA or between chunks stores nothing: a message is finished only at its end.
+//! - After DATA and the last BDAT there is exactly one reply for each accepted RCPT, in their order, and 250 only for what is
 //!   durable (RFC 2033 §4.2).
+//! - What was said before STARTTLS counts no more after it.
 //! - A drain never interrupts a transaction; it ends the connection before the next one.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rookery_auth::{Authenticator, Client};
+use rookery_codec::imap::Secret;
 use rookery_codec::lmtp::command::{Body, Mail, Rcpt};
 use rookery_codec::lmtp::server::{Decoded, Decoder};
 use rookery_codec::lmtp::{Address, Command, Reply};
-use rookery_net::{Accepted, ConnId, Connection, DrainGuard, IoError, Networks, Peer};
+use rookery_net::{
+    Accepted, ConnId, Connection, DrainGuard, IoError, Networks, Peer, Permit, ServerTls, StartTlsError,
+};
+use rookery_route::RECIPIENTS_MAX;
 use rookery_types::{AccountId, InternalDate, MailboxPath, UserName};
 
-use crate::backing::{Backing, DeliverError, LookUpError};
+use crate::authenticate::{self, Authenticated};
+use crate::backing::{Backing, LookUpError};
+use crate::body::{BodyError, Incoming};
 use crate::config::LmtpConfig;
-use crate::deliver::{self, Job, Outcome};
+use crate::deliver::{self, Job, Letter, Outcome};
+use crate::duplicates::Duplicates;
 
 /// Commands in a row that are none before the connection is closed.
 const BAD_COMMANDS_MAX: u32 = 50;
-/// Messages of more octets are finished on a thread that may block.
-const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
+
+/// What LMTP sessions need to know of the site.
+pub struct Site {
+    /// Stands in the greeting and in Received lines.
+    pub hostname: String,
+    /// Completes bare recipients.
+    pub default_domain: String,
+    /// Announced as SIZE.
+    pub message_octets_max: u64,
+    /// For STARTTLS; `None`: there is no certificate.
+    pub tls: Option<Arc<ServerTls>>,
+    /// For AUTH; `None`: there is none.
+    pub authenticator: Option<Arc<Authenticator>>,
+    /// Networks from which passwords are taken without TLS, besides this machine.
+    pub plaintext: Networks,
+    /// Who may deliver once authenticated, besides those of the configuration.
+    pub admins: Vec<UserName>,
+}
 
 /// What all sessions share.
 pub struct Services<B> {
     config: LmtpConfig,
     trusted: Networks,
-    hostname: String,
-    default_domain: String,
-    message_octets_max: u64,
+    deliverers: Vec<UserName>,
+    duplicates: Duplicates,
+    site: Site,
     backing: Arc<B>,
 }
 
 impl<B: Backing> Services<B> {
-    /// Puts them together. `hostname` stands in the greeting and in Received lines, `default_domain` completes
-    /// bare recipients, `message_octets_max` is announced as SIZE. Err: a network in the configuration is none.
+    /// Puts them together. Err: a network in the configuration is none.
     pub fn new(
         config: LmtpConfig,
-        hostname: String,
-        default_domain: String,
-        message_octets_max: u64,
+        site: Site,
         backing: Arc<B>,
     ) -> Result<Services<B>, rookery_net::networks::BadNetwork> {
         let trusted = Networks::parse(&config.trusted)?;
-        Ok(Services { config, trusted, hostname, default_domain, message_octets_max, backing })
+        let deliverers = config.deliverers(&site.default_domain).chain(site.admins.iter().cloned()).collect();
+        let duplicates = Duplicates::new(config.duplicate_window());
+        Ok(Services { config, trusted, deliverers, duplicates, site, backing })
     }
 }
 
@@ -61,9 +85,11 @@ pub async fn serve_connection<B: Backing>(accepted: Accepted, services: Arc<Serv
     let mut session = Session {
         connection: Connection::new(stream),
         services,
+        permit,
         drain,
         id,
-        trusted,
+        may_deliver: trusted,
+        authenticated: false,
         decoder: Decoder::new(),
         bad_commands: 0,
         transactions: 0,
@@ -71,7 +97,20 @@ pub async fn serve_connection<B: Backing>(accepted: Accepted, services: Arc<Serv
         transaction: None,
         counts: Counts::default(),
     };
-    let end = match session.run().await {
+    session.greet();
+    let end = loop {
+        match session.run().await {
+            Ok(End::StartTls) => match Box::pin(session.start_tls()).await {
+                Ok(secured) => session = secured,
+                Err(error) => {
+                    tracing::info!(end = %error, "lmtp connection ended");
+                    return;
+                }
+            },
+            ended => break ended,
+        }
+    };
+    let end = match end {
         Ok(end) => end,
         Err(error) => {
             // A client that is silent or gone is told what can be told.
@@ -82,11 +121,11 @@ pub async fn serve_connection<B: Backing>(accepted: Accepted, services: Arc<Serv
             End::Lost(error)
         }
     };
-    let Session { connection, counts, drain, .. } = session;
+    let Session { connection, counts, permit, drain, .. } = session;
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await;
-    let Counts { messages, delivered, failed, rejected, octets } = counts;
+    let Counts { messages, delivered, duplicates, failed, rejected, octets } = counts;
     tracing::info!(
-        messages, delivered, failed, rejected, octets,
+        messages, delivered, duplicates, failed, rejected, octets,
         seconds = began.elapsed().as_secs(), end = %end, "lmtp connection ended"
     );
     drop((permit, drain));
@@ -110,6 +149,9 @@ enum End {
     BadCommands,
     #[error("the server drains")]
     Drained,
+    /// Not an end: TLS is to begin.
+    #[error("STARTTLS")]
+    StartTls,
     #[error("{0}")]
     Lost(IoError),
 }
@@ -118,37 +160,43 @@ enum End {
 struct Counts {
     messages: u64,
     delivered: u64,
+    duplicates: u64,
     failed: u64,
     rejected: u64,
     octets: u64,
 }
 
-struct Session<B> {
+struct Session<B: Backing> {
     connection: Connection,
     services: Arc<Services<B>>,
+    permit: Permit,
     drain: DrainGuard,
     id: ConnId,
-    trusted: bool,
+    /// It comes from a trusted network, or has authenticated as a deliverer.
+    may_deliver: bool,
+    authenticated: bool,
     decoder: Decoder,
     bad_commands: u32,
     transactions: u64,
     /// The name of LHLO.
     client: Option<Box<str>>,
-    transaction: Option<Transaction>,
+    transaction: Option<Transaction<B>>,
     counts: Counts,
 }
 
 /// From MAIL on.
-struct Transaction {
+struct Transaction<B: Backing> {
     mail: Mail,
     /// Who posts, as far as rights are concerned.
     author: Option<UserName>,
     recipients: Vec<Recipient>,
+    /// The message, from the first BDAT on.
+    incoming: Option<Incoming<B>>,
 }
 
 /// An accepted RCPT.
 struct Recipient {
-    account: AccountId,
+    accounts: Vec<AccountId>,
     detail: Option<MailboxPath>,
 }
 
@@ -164,9 +212,13 @@ enum Came {
 }
 
 impl<B: Backing> Session<B> {
-    async fn run(&mut self) -> Result<End, IoError> {
-        let greeting = format!("{} Rookery LMTP server ready", self.services.hostname);
+    fn greet(&mut self) {
+        let greeting = format!("{} Rookery LMTP server ready", self.services.site.hostname);
         self.reply(&Reply::plain(220, greeting));
+    }
+
+    /// Obeys until the end, or until TLS is to begin.
+    async fn run(&mut self) -> Result<End, IoError> {
         loop {
             match self.came().await? {
                 Came::Command(command) => match self.obey(command).await? {
@@ -233,6 +285,15 @@ impl<B: Backing> Session<B> {
                 self.reply(&reply);
             }
             Command::Data => return self.data().await,
+            Command::Bdat { last, .. } => return self.bdat(last).await,
+            Command::StartTls if self.services.site.tls.is_none() || self.connection.is_tls() => {
+                return Ok(Obeyed::Refused(Reply::new(502, (5, 5, 1), "There is no TLS to begin")));
+            }
+            Command::StartTls => {
+                self.reply(&Reply::new(220, (2, 0, 0), "Begin TLS"));
+                return Ok(Obeyed::End(End::StartTls));
+            }
+            Command::Auth { mechanism, initial } => return Box::pin(self.auth(&mechanism, initial)).await,
             Command::Rset => {
                 self.transaction = None;
                 self.reply(&Reply::new(250, (2, 0, 0), "Ok"));
@@ -250,10 +311,6 @@ impl<B: Backing> Session<B> {
             Command::Helo | Command::Ehlo => {
                 return Ok(Obeyed::Refused(Reply::new(500, (5, 5, 1), "This is LMTP: say LHLO")));
             }
-            // Not announced. The chunk that follows BDAT is taken from the stream and thrown away.
-            Command::Bdat { .. } | Command::StartTls | Command::Auth { .. } => {
-                return Ok(Obeyed::Refused(Reply::new(502, (5, 5, 1), "Command not implemented")));
-            }
             Command::Unknown { .. } => {
                 return Ok(Obeyed::Refused(Reply::new(500, (5, 5, 2), "Unknown command")));
             }
@@ -264,32 +321,115 @@ impl<B: Backing> Session<B> {
     fn lhlo(&mut self, name: Box<str>) {
         self.transaction = None;
         self.client = Some(name);
-        let size = format!("SIZE {}", self.services.message_octets_max);
-        let extensions =
-            vec!["PIPELINING".into(), "8BITMIME".into(), size.into(), "ENHANCEDSTATUSCODES".into()];
-        self.reply(&Reply::lhlo(self.services.hostname.clone(), extensions));
+        let size = format!("SIZE {}", self.services.site.message_octets_max);
+        let mut extensions: Vec<Cow<'static, str>> = vec![
+            "PIPELINING".into(),
+            "8BITMIME".into(),
+            "SMTPUTF8".into(),
+            size.into(),
+            "ENHANCEDSTATUSCODES".into(),
+            "CHUNKING".into(),
+        ];
+        if self.services.site.tls.is_some() && !self.connection.is_tls() {
+            extensions.push("STARTTLS".into());
+        }
+        if let Some(authenticator) = &self.services.site.authenticator
+            && !self.authenticated
+        {
+            let mechanisms: Vec<&str> = authenticator.mechanisms(&self.client_of_auth()).collect();
+            if !mechanisms.is_empty() {
+                extensions.push(format!("AUTH {}", mechanisms.join(" ")).into());
+            }
+        }
+        self.reply(&Reply::lhlo(self.services.site.hostname.clone(), extensions));
+    }
+
+    /// What the authenticator is to know of the client.
+    fn client_of_auth(&self) -> Client {
+        Client {
+            ip: self.connection.peer().ip(),
+            protocol: "lmtp",
+            private: self.connection.is_private(&self.services.site.plaintext),
+            ..Client::default()
+        }
+    }
+
+    async fn auth(&mut self, mechanism: &str, initial: Option<Secret>) -> Result<Obeyed, IoError> {
+        let services = Arc::clone(&self.services);
+        let Some(authenticator) = &services.site.authenticator else {
+            return Ok(Obeyed::Refused(Reply::new(502, (5, 5, 1), "There is no AUTH")));
+        };
+        if self.client.is_none() || self.transaction.is_some() || self.authenticated {
+            return Ok(Obeyed::Refused(Reply::new(503, (5, 5, 1), "AUTH comes once, between LHLO and MAIL")));
+        }
+        let client = self.client_of_auth();
+        let idle = services.config.idle_timeout();
+        let (connection, decoder) = (&mut self.connection, &mut self.decoder);
+        let outcome =
+            authenticate::authenticate(connection, decoder, authenticator, client, mechanism, initial, idle);
+        Ok(match outcome.await? {
+            Authenticated::Login(login) if !services.deliverers.contains(&login.user) => {
+                tracing::info!(id = %self.id, user = %login.user, "a user who may not deliver tried to");
+                Obeyed::Refused(Reply::new(535, (5, 7, 8), "This user may not deliver mail"))
+            }
+            Authenticated::Login(_) => {
+                self.permit.authenticated();
+                self.may_deliver = true;
+                self.authenticated = true;
+                self.reply(&Reply::new(235, (2, 7, 0), "Authenticated"));
+                Obeyed::Done
+            }
+            Authenticated::Refused(reply) => Obeyed::Refused(reply),
+            Authenticated::Fatal(reply) => {
+                self.reply(&reply);
+                Obeyed::End(End::OutOfStep)
+            }
+            Authenticated::Closed => Obeyed::End(End::Closed),
+        })
+    }
+
+    /// Nothing said before it counts any more (RFC 3207 §4.2).
+    async fn start_tls(mut self) -> Result<Session<B>, StartTlsError> {
+        let tls = self.services.site.tls.as_ref().ok_or(StartTlsError::NoCertificate)?;
+        let acceptor = tls.acceptor();
+        let input = self.decoder.take_input();
+        let connection = self.connection.start_tls(&acceptor, input).await.inspect_err(|error| {
+            if matches!(error, StartTlsError::PlaintextBehind { .. }) {
+                tracing::warn!(%error, "commands were sent in the clear behind STARTTLS");
+            }
+        })?;
+        let may_deliver = self.services.trusted.contains(connection.peer());
+        Ok(Session {
+            connection,
+            may_deliver,
+            authenticated: false,
+            decoder: Decoder::new(),
+            client: None,
+            transaction: None,
+            ..self
+        })
     }
 
     fn mail(&mut self, mail: Mail) -> Reply {
         if self.client.is_none() {
             return Reply::new(503, (5, 5, 1), "Say LHLO first");
         }
-        if !self.trusted {
+        if !self.may_deliver {
             return Reply::new(530, (5, 7, 0), "Authentication required");
         }
-        if mail.smtputf8 || mail.ret.is_some() || mail.envid.is_some() || mail.body == Some(Body::BinaryMime)
-        {
+        // Binary parts would need NUL, which no IMAP client could fetch: BINARYMIME is not announced.
+        if mail.ret.is_some() || mail.envid.is_some() || mail.body == Some(Body::BinaryMime) {
             return not_announced();
         }
         if self.transaction.is_some() {
             return Reply::new(503, (5, 5, 1), "There is a transaction already");
         }
-        if mail.size.is_some_and(|size| size > self.services.message_octets_max) {
-            return too_large(self.services.message_octets_max);
+        if mail.size.is_some_and(|size| size > self.services.site.message_octets_max) {
+            return too_large(self.services.site.message_octets_max);
         }
-        let default_domain = &self.services.default_domain;
+        let default_domain = &self.services.site.default_domain;
         let author = author_of(&mail, default_domain);
-        self.transaction = Some(Transaction { mail, author, recipients: Vec::new() });
+        self.transaction = Some(Transaction { mail, author, recipients: Vec::new(), incoming: None });
         Reply::new(250, (2, 1, 0), "Ok")
     }
 
@@ -297,6 +437,9 @@ impl<B: Backing> Session<B> {
         let Some(transaction) = &mut self.transaction else {
             return Reply::new(503, (5, 5, 1), "Say MAIL first");
         };
+        if transaction.incoming.is_some() {
+            return Reply::new(503, (5, 5, 1), "The message has begun");
+        }
         if rcpt.notify.is_some() || rcpt.orcpt.is_some() || rcpt.ignore_quota {
             return not_announced();
         }
@@ -313,14 +456,20 @@ impl<B: Backing> Session<B> {
         if address.domain().is_none() && local.contains('@') {
             return unknown();
         }
-        let Ok(user) = UserName::parse(&whole, &self.services.default_domain) else {
+        let Ok(user) = UserName::parse(&whole, &self.services.site.default_domain) else {
             return unknown();
         };
         match self.services.backing.look_up(&user).await {
-            Ok(account) => {
+            Ok(accounts) => {
+                let led_to =
+                    transaction.recipients.iter().map(|recipient| recipient.accounts.len()).sum::<usize>();
+                let accounts_max = self.services.config.recipients_max.max(RECIPIENTS_MAX);
+                if led_to + accounts.len() > accounts_max {
+                    return Reply::new(452, (4, 5, 3), "Too many recipients");
+                }
                 // A detail that can name no mailbox is as good as one that names none: INBOX gets the message.
                 let detail = detail.and_then(|detail| MailboxPath::new(detail).ok());
-                transaction.recipients.push(Recipient { account, detail });
+                transaction.recipients.push(Recipient { accounts, detail });
                 Reply::new(250, (2, 1, 5), "Ok")
             }
             Err(LookUpError::NotFound) => unknown(),
@@ -333,7 +482,29 @@ impl<B: Backing> Session<B> {
     }
 
     async fn data(&mut self) -> Result<Obeyed, IoError> {
-        let Some(transaction) = self.transaction.take_if(|t| !t.recipients.is_empty()) else {
+        let whole = |t: &mut Transaction<B>| !t.recipients.is_empty() && t.incoming.is_none();
+        let Some(transaction) = self.transaction.take_if(whole) else {
+            let text = match &self.transaction {
+                Some(transaction) if transaction.incoming.is_some() => "The message comes by BDAT",
+                Some(_) => "No valid recipients",
+                None => "Say MAIL first",
+            };
+            self.reply(&Reply::new(503, (5, 5, 1), text));
+            return Ok(Obeyed::Done);
+        };
+        let mut incoming = self.begin_message(&transaction.mail);
+        self.reply(&Reply::plain(354, "Go ahead"));
+        self.decoder.expect_data();
+        match self.take_octets(&mut incoming).await? {
+            true => self.deliver(transaction, incoming).await,
+            false => Ok(Obeyed::End(End::ClosedInData)),
+        }
+    }
+
+    /// A chunk of a message (RFC 3030 §2). Its octets come whatever is answered, and those of a chunk that is
+    /// refused here are passed over by [`Session::came`].
+    async fn bdat(&mut self, last: bool) -> Result<Obeyed, IoError> {
+        let Some(mut transaction) = self.transaction.take_if(|t| !t.recipients.is_empty()) else {
             let text = match &self.transaction {
                 Some(_) => "No valid recipients",
                 None => "Say MAIL first",
@@ -341,30 +512,84 @@ impl<B: Backing> Session<B> {
             self.reply(&Reply::new(503, (5, 5, 1), text));
             return Ok(Obeyed::Done);
         };
+        let mut incoming = match transaction.incoming.take() {
+            Some(incoming) => incoming,
+            None => self.begin_message(&transaction.mail),
+        };
+        let before = incoming.octets();
+        if !self.take_octets(&mut incoming).await? {
+            return Ok(Obeyed::End(End::ClosedInData));
+        }
+        if last {
+            return self.deliver(transaction, incoming).await;
+        }
+        // After a failure the transaction is over, and chunks that are on their way already are refused.
+        let reply = match incoming.failure() {
+            Some(error) => self.reply_for_failure(error),
+            None => {
+                let reply =
+                    Reply::new(250, (2, 0, 0), format!("{} octets taken", incoming.octets() - before));
+                self.transaction = Some(Transaction { incoming: Some(incoming), ..transaction });
+                reply
+            }
+        };
+        self.reply(&reply);
+        Ok(Obeyed::Done)
+    }
+
+    fn begin_message(&mut self, mail: &Mail) -> Incoming<B> {
         self.transactions += 1;
         let id = format!("{}.{}", self.id, self.transactions);
         let now = jiff::ZonedDateTime::now();
-        self.reply(&Reply::plain(354, "Go ahead"));
-        self.connection.flush().await?;
-        let taken = match self.take_body(&transaction.mail, &id, &now).await? {
-            Some(taken) => taken,
-            None => return Ok(Obeyed::End(End::ClosedInData)),
-        };
-        let outcomes = match taken {
-            Ok(message) => {
-                let jobs = transaction
-                    .recipients
-                    .into_iter()
-                    .map(|recipient| Job { account: recipient.account, detail: recipient.detail })
-                    .collect();
-                let backing = Arc::clone(&self.services.backing);
-                let parallel_max = self.services.config.parallel_max;
-                deliver::deliver(backing, jobs, transaction.author, message, date_of(&now), parallel_max)
-                    .await
+        let trace = self.trace(mail, &id, &now);
+        let octets_max = self.services.site.message_octets_max;
+        Incoming::new(Arc::clone(&self.services.backing), octets_max, id, now, &trace)
+    }
+
+    /// Takes octets until the message of DATA, or the chunk of BDAT, has come whole. False: the client is gone.
+    async fn take_octets(&mut self, incoming: &mut Incoming<B>) -> Result<bool, IoError> {
+        let idle = self.services.config.idle_timeout();
+        loop {
+            match self.decoder.next() {
+                Decoded::Data(piece) => incoming.push(&piece),
+                Decoded::NeedMore => {
+                    // The replies to what came before, which the client may wait for.
+                    self.connection.flush().await?;
+                    if self.connection.read_some(self.decoder.buffer(), idle).await? == 0 {
+                        return Ok(false);
+                    }
+                }
+                // Nothing but data comes until its end.
+                _ => return Ok(true),
             }
-            Err(error) => vec![Outcome::Failed(error); transaction.recipients.len()],
-        };
+        }
+    }
+
+    /// The message has come whole: one reply for each recipient.
+    async fn deliver(
+        &mut self,
+        transaction: Transaction<B>,
+        incoming: Incoming<B>,
+    ) -> Result<Obeyed, IoError> {
+        self.counts.octets = self.counts.octets.saturating_add(incoming.octets());
         self.counts.messages += 1;
+        let (id, date) = (incoming.id.clone(), date_of(&incoming.began));
+        let Transaction { mail, author, recipients, .. } = transaction;
+        let outcomes = match incoming.finish().await {
+            Ok(message) => {
+                let sender = mail.from.as_ref().map(Address::to_string).unwrap_or_default();
+                let letter = Letter { message, date, sender, author };
+                let jobs = recipients
+                    .into_iter()
+                    .map(|recipient| Job { accounts: recipient.accounts, detail: recipient.detail })
+                    .collect();
+                let services = Arc::clone(&self.services);
+                let backing = Arc::clone(&services.backing);
+                let parallel_max = services.config.parallel_max;
+                deliver::deliver(backing, &services.duplicates, jobs, letter, parallel_max).await
+            }
+            Err(error) => vec![Outcome::Failed(error); recipients.len()],
+        };
         for outcome in &outcomes {
             let reply = self.reply_for(outcome, &id);
             self.count(outcome, &reply, &id);
@@ -374,65 +599,6 @@ impl<B: Backing> Session<B> {
             }
         }
         Ok(Obeyed::Done)
-    }
-
-    /// Reads the message to its end, with the trace lines on top. None: the client is gone. The inner Err is
-    /// for every recipient; the rest of the message was read and thrown away.
-    #[allow(clippy::type_complexity)]
-    async fn take_body(
-        &mut self,
-        mail: &Mail,
-        id: &str,
-        now: &jiff::ZonedDateTime,
-    ) -> Result<Option<Result<B::Message, BodyError>>, IoError> {
-        let backing = Arc::clone(&self.services.backing);
-        let octets_max = self.services.message_octets_max;
-        let mut spool = backing.spool();
-        let mut failed =
-            backing.push(&mut spool, self.trace(mail, id, now).as_bytes()).err().map(BodyError::from);
-        self.decoder.expect_data();
-        let mut octets = 0_u64;
-        let mut has_nul = false;
-        let idle = self.services.config.idle_timeout();
-        loop {
-            match self.decoder.next() {
-                Decoded::Data(piece) => {
-                    octets = octets.saturating_add(piece.len() as u64);
-                    // No IMAP client could ever fetch it (RFC 9051 §4.3).
-                    has_nul = has_nul || memchr::memchr(0, &piece).is_some();
-                    if failed.is_none() {
-                        failed = match octets > octets_max {
-                            true => Some(BodyError::TooLarge),
-                            false => backing.push(&mut spool, &piece).err().map(BodyError::from),
-                        };
-                    }
-                }
-                Decoded::NeedMore => {
-                    if self.connection.read_some(self.decoder.buffer(), idle).await? == 0 {
-                        return Ok(None);
-                    }
-                }
-                // Nothing but data comes until its end.
-                _ => break,
-            }
-        }
-        self.counts.octets = self.counts.octets.saturating_add(octets);
-        metrics::counter!("rookery_lmtp_messages_total").increment(1);
-        metrics::counter!("rookery_lmtp_octets_total").increment(octets);
-        if has_nul {
-            failed = failed.or(Some(BodyError::Nul));
-        }
-        if let Some(failed) = failed {
-            return Ok(Some(Err(failed)));
-        }
-        let finished = if octets <= FINISH_INLINE_OCTETS {
-            backing.finish(spool)
-        } else {
-            tokio::task::spawn_blocking(move || backing.finish(spool))
-                .await
-                .unwrap_or_else(|error| Err(DeliverError::Failed(error.to_string())))
-        };
-        Ok(Some(finished.map_err(BodyError::from)))
     }
 
     /// The lines that final delivery puts on top (RFC 5321 §4.4).
@@ -445,21 +611,34 @@ impl<B: Backing> Session<B> {
             Peer::Unix { .. } | Peer::Memory => "local".to_owned(),
         };
         format!(
-            "Return-Path: <{path}>\r\nReceived: from {client} ({from})\r\n\tby {host} (Rookery) with LMTP id {id};\r\n\t{date}\r\n",
+            "Return-Path: <{path}>\r\nReceived: from {client} ({from})\r\n\tby {host} (Rookery) with {with} id {id};\r\n\t{date}\r\n",
+            with = self.protocol(mail),
             path = mail.from.as_ref().map(Address::to_string).unwrap_or_default(),
             client = self.client.as_deref().unwrap_or("unknown"),
-            host = self.services.hostname,
+            host = self.services.site.hostname,
             date = now.strftime("%a, %d %b %Y %H:%M:%S %z"),
         )
     }
 
+    /// How the message came, for Received (RFC 3848, RFC 6531 §4.3).
+    fn protocol(&self, mail: &Mail) -> String {
+        let utf8 = if mail.smtputf8 { "UTF8" } else { "" };
+        let tls = if self.connection.is_tls() { "S" } else { "" };
+        let authenticated = if self.authenticated { "A" } else { "" };
+        format!("{utf8}LMTP{tls}{authenticated}")
+    }
+
     fn reply_for(&self, outcome: &Outcome, id: &str) -> Reply {
-        let error = match outcome {
-            Outcome::Delivered => return Reply::new(250, (2, 1, 5), format!("Delivered as {id}")),
-            Outcome::Failed(error) => error,
-        };
+        match outcome {
+            Outcome::Delivered => Reply::new(250, (2, 1, 5), format!("Delivered as {id}")),
+            Outcome::Duplicate => Reply::new(250, (2, 1, 5), "Delivered already"),
+            Outcome::Failed(error) => self.reply_for_failure(error),
+        }
+    }
+
+    fn reply_for_failure(&self, error: &BodyError) -> Reply {
         match error {
-            BodyError::TooLarge => too_large(self.services.message_octets_max),
+            BodyError::TooLarge => too_large(self.services.site.message_octets_max),
             BodyError::Nul => Reply::new(554, (5, 6, 0), "The message has a NUL octet"),
             BodyError::OverQuota if self.services.config.over_quota_is_permanent => {
                 Reply::new(552, (5, 2, 2), "The mailbox is full")
@@ -474,12 +653,14 @@ impl<B: Backing> Session<B> {
     fn count(&mut self, outcome: &Outcome, reply: &Reply, id: &str) {
         let result = match outcome {
             Outcome::Delivered => "delivered",
+            Outcome::Duplicate => "duplicate",
             Outcome::Failed(_) => "failed",
         };
         metrics::counter!("rookery_lmtp_deliveries_total", "result" => result, "code" => reply.code.to_string())
             .increment(1);
         match outcome {
             Outcome::Delivered => self.counts.delivered += 1,
+            Outcome::Duplicate => self.counts.duplicates += 1,
             Outcome::Failed(error) => {
                 self.counts.failed += 1;
                 match error {
@@ -555,35 +736,6 @@ fn not_announced() -> Reply {
 fn author_of(mail: &Mail, default_domain: &str) -> Option<UserName> {
     let name = std::str::from_utf8(mail.auth.as_deref()?).ok()?;
     UserName::parse(name, default_domain).ok()
-}
-
-/// Why no recipient, or one recipient, gets the message.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BodyError {
-    #[error("too large")]
-    TooLarge,
-    #[error("a NUL octet")]
-    Nul,
-    #[error("over quota")]
-    OverQuota,
-    #[error("the mailbox is gone")]
-    Gone,
-    #[error("no space")]
-    NoSpace,
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl From<DeliverError> for BodyError {
-    fn from(error: DeliverError) -> BodyError {
-        match error {
-            DeliverError::OverQuota => BodyError::OverQuota,
-            DeliverError::TooLarge => BodyError::TooLarge,
-            DeliverError::Gone => BodyError::Gone,
-            DeliverError::NoSpace => BodyError::NoSpace,
-            DeliverError::Failed(reason) => BodyError::Failed(reason),
-        }
-    }
 }
 
 fn too_large(octets_max: u64) -> Reply {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
+use rookery_directory::{AliasName, DirectCommit, Directory, EmbeddedDirectory, Home};
 use rookery_kv::{Engine, RealFiles, memory::MemoryEngine};
 use rookery_lmtp::{Backing, DeliverError, House, LookUpError};
 use rookery_route::Router;
@@ -39,7 +39,10 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     // Not yet active: not there.
     assert_eq!(house.look_up(&joe).await, Err(LookUpError::NotFound));
     directory.activate(entry.id).await.unwrap();
-    assert_eq!(house.look_up(&joe).await, Ok(entry.id));
+    assert_eq!(house.look_up(&joe).await, Ok(vec![entry.id]));
+    let sales = UserName::parse("sales@example.org", "").unwrap();
+    directory.set_alias(AliasName::Address(sales.clone()), vec![joe.clone()]).await.unwrap();
+    assert_eq!(house.look_up(&sales).await, Ok(vec![entry.id]));
     let ann = UserName::parse("ann@example.org", "").unwrap();
     assert_eq!(house.look_up(&ann).await, Err(LookUpError::NotFound));
 

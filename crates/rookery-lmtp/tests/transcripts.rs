@@ -7,8 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rookery_lmtp::{Backing, DeliverError, LmtpConfig, LookUpError, Services, serve_connection};
-use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Peer, Stream};
+use rookery_auth::{
+    AccountState, Accounts, Authenticator, AuthenticatorOptions, Credential, HashParams, Hasher,
+    HasherOptions, LookUp,
+};
+use rookery_lmtp::{Backing, DeliverError, LmtpConfig, LookUpError, Services, Site, serve_connection};
+use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Peer, ServerTls, Stream};
 use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, UserName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -37,11 +41,16 @@ impl Backing for Memory {
     type Spool = Vec<u8>;
     type Message = Arc<Vec<u8>>;
 
-    async fn look_up(&self, user: &UserName) -> Result<AccountId, LookUpError> {
+    async fn look_up(&self, user: &UserName) -> Result<Vec<AccountId>, LookUpError> {
+        let all = |names: &[&str]| Ok(names.iter().filter_map(|name| account(name)).collect());
         match user.local() {
+            "both" => all(&["joe", "ann"]),
+            "some" => all(&["joe", "full"]),
             "moving" => Err(LookUpError::Closed),
             "away" => Err(LookUpError::Unavailable("no answer".to_owned())),
-            local if user.domain() == "example.org" => account(local).ok_or(LookUpError::NotFound),
+            local if user.domain() == "example.org" => {
+                account(local).map(|id| vec![id]).ok_or(LookUpError::NotFound)
+            }
             _ => Err(LookUpError::NotFound),
         }
     }
@@ -71,6 +80,11 @@ impl Backing for Memory {
 
     fn finish(&self, spool: Vec<u8>) -> Result<Arc<Vec<u8>>, DeliverError> {
         Ok(Arc::new(spool))
+    }
+
+    fn message_id(&self, message: &Arc<Vec<u8>>) -> Option<String> {
+        let text = String::from_utf8_lossy(message).into_owned();
+        text.lines().find_map(|line| line.strip_prefix("Message-ID: ").map(str::to_owned))
     }
 
     async fn append(
@@ -109,14 +123,23 @@ struct Client {
 
 fn connect_with(config: LmtpConfig, peer: Peer) -> Client {
     let backing = Arc::new(Memory::default());
-    let services = Services::new(
-        config,
-        "mail.example.org".into(),
-        "example.org".into(),
-        OCTETS_MAX,
-        Arc::clone(&backing),
-    );
-    let services = Arc::new(services.unwrap());
+    let services = Arc::new(Services::new(config, site(), Arc::clone(&backing)).unwrap());
+    connect_to(services, backing, peer)
+}
+
+fn site() -> Site {
+    Site {
+        hostname: "mail.example.org".into(),
+        default_domain: "example.org".into(),
+        message_octets_max: OCTETS_MAX,
+        tls: None,
+        authenticator: None,
+        plaintext: Networks::none(),
+        admins: Vec::new(),
+    }
+}
+
+fn connect_to(services: Arc<Services<Memory>>, backing: Arc<Memory>, peer: Peer) -> Client {
     let (near, far) = tokio::io::duplex(1 << 20);
     let drain = Drain::new();
     let accepted = Accepted {
@@ -180,6 +203,29 @@ impl Client {
 }
 
 #[tokio::test]
+async fn an_alias_is_one_recipient_and_all_its_accounts() {
+    let mut client = connect();
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<ann@far.test>", "250 2.1.0"),
+            ("RCPT TO:<both>", "250 2.1.5"),
+            ("RCPT TO:<some>", "250 2.1.5"),
+            ("RCPT TO:<joe>", "250 2.1.5"),
+            ("DATA", "354"),
+            ("Subject: x\r\n\r\nbody\r\n.", "250 2.1.5"),
+            ("", "452 4.2.2"),
+            ("", "250 2.1.5"),
+            ("QUIT", "221 2.0.0"),
+        ])
+        .await;
+    assert_eq!(client.rest().await, "");
+    for user in ["joe", "ann"] {
+        assert_eq!(client.backing.of(user, INBOX).len(), 1, "{user}");
+    }
+}
+
+#[tokio::test]
 async fn one_reply_for_each_recipient() {
     let mut client = connect();
     client.hello().await;
@@ -225,7 +271,7 @@ async fn what_is_offered_is_what_is_done() {
     client.send("LHLO x\r\n").await;
     assert_eq!(
         client.reply().await,
-        "250-mail.example.org\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 100000\r\n250 ENHANCEDSTATUSCODES"
+        "250-mail.example.org\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-SIZE 100000\r\n250-ENHANCEDSTATUSCODES\r\n250 CHUNKING"
     );
 }
 
@@ -385,17 +431,18 @@ async fn what_is_not_announced_is_refused_and_the_stream_stays_in_step() {
     client
         .talk(&[
             ("AUTH PLAIN", "502 5.5.1"),
-            ("MAIL FROM:<a@b.test> SMTPUTF8", "555 5.5.4"),
+            ("STARTTLS", "502 5.5.1"),
             ("MAIL FROM:<a@b.test> BODY=BINARYMIME", "555 5.5.4"),
             ("MAIL FROM:<a@b.test> RET=HDRS", "555 5.5.4"),
             ("LHLO a b", "501 5.5.4"),
             ("LHLO a)(b", "501 5.5.4"),
             ("HELP", "214"),
+            // The octets of the chunk are no commands.
+            ("BDAT 6 LAST\r\nQUIT", "503 5.5.1 Say MAIL first"),
             ("MAIL FROM:<a@b.test>", "250"),
+            ("BDAT 6 LAST\r\nQUIT", "503 5.5.1 No valid recipients"),
             ("RCPT TO:<joe> NOTIFY=NEVER", "555 5.5.4"),
             ("RCPT TO:<joe>", "250"),
-            // The octets of the chunk are no commands.
-            ("BDAT 6 LAST\r\nQUIT", "502 5.5.1"),
             ("NOOP", "250"),
             ("DATA", "354"),
             ("x\r\n.", "250 2.1.5"),
@@ -404,4 +451,261 @@ async fn what_is_not_announced_is_refused_and_the_stream_stays_in_step() {
         .await;
     assert_eq!(client.rest().await, "");
     assert_eq!(client.backing.of("joe", INBOX).len(), 1);
+}
+
+#[tokio::test]
+async fn chunks_make_a_message() {
+    let mut client = connect();
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<a@b.test>", "250"),
+            ("RCPT TO:<joe>", "250"),
+            ("RCPT TO:<full>", "250"),
+            ("RCPT TO:<nobody>", "550"),
+        ])
+        .await;
+    // A chunk begins and ends anywhere; dots and line ends mean nothing.
+    client.send("BDAT 11\r\nSubject: x\r").await;
+    client
+        .talk(&[
+            ("", "250 2.0.0 11 octets taken"),
+            ("RCPT TO:<ann>", "503 5.5.1 The message has begun"),
+            ("DATA", "503 5.5.1 The message comes by BDAT"),
+        ])
+        .await;
+    client.send("BDAT 12\r\n\n\r\n.\r\n.x\n.\r\nBDAT 0 LAST\r\n").await;
+    client
+        .talk(&[("", "250 2.0.0 12 octets taken"), ("", "250 2.1.5"), ("", "452 4.2.2"), ("NOOP", "250")])
+        .await;
+    let stored = client.backing.of("joe", INBOX);
+    assert!(stored[0].ends_with("Subject: x\r\n\r\n.\r\n.x\n.\r\n"), "{stored:?}");
+
+    // Everything at once, as RFC 3030 §4.2 has it.
+    client
+        .send("RSET\r\nMAIL FROM:<>\r\nRCPT TO:<joe>\r\nBDAT 5\r\na\r\n\r\nBDAT 3 LAST\r\nb\r\nQUIT\r\n")
+        .await;
+    client
+        .talk(&[("", "250"), ("", "250"), ("", "250"), ("", "250 2.0.0 5"), ("", "250 2.1.5"), ("", "221")])
+        .await;
+    assert!(
+        client.backing.of("joe", INBOX)[1].ends_with("a\r\n\r\nb\r\n"),
+        "{:?}",
+        client.backing.of("joe", INBOX)
+    );
+}
+
+#[tokio::test]
+async fn chunks_that_cannot_be_taken() {
+    let mut client = connect();
+    client.hello().await;
+    let begin = [("MAIL FROM:<>", "250"), ("RCPT TO:<joe>", "250"), ("RCPT TO:<ann>", "250")];
+    client.talk(&begin).await;
+    // Too large is told at the chunk; the transaction is over, and the next chunk is passed over.
+    client.send(&format!("BDAT 100001\r\n{}BDAT 5 LAST\r\nQUIT\n", "x".repeat(100_001))).await;
+    client.talk(&[("", "552 5.3.4"), ("", "503 5.5.1"), ("NOOP", "250")]).await;
+    client.talk(&begin).await;
+    client.send("BDAT 3 LAST\r\na\0b").await;
+    client.talk(&[("", "554 5.6.0"), ("", "554 5.6.0")]).await;
+    client.talk(&begin).await;
+    client.send("BDAT 10 LAST\r\nhalf").await;
+    drop(client.stream);
+    client.server.await.unwrap();
+    assert!(client.backing.stored.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn rset_and_lhlo_drop_a_begun_message() {
+    let mut client = connect();
+    client.hello().await;
+    for drop in ["RSET", "LHLO again.test"] {
+        client
+            .talk(&[
+                ("MAIL FROM:<>", "250"),
+                ("RCPT TO:<joe>", "250"),
+                ("BDAT 5\r\nold", "250 2.0.0"),
+                (drop, "250"),
+                ("MAIL FROM:<>", "250"),
+                ("RCPT TO:<joe>", "250"),
+                ("BDAT 5 LAST\r\nnew", "250 2.1.5"),
+            ])
+            .await;
+    }
+    let stored = client.backing.of("joe", INBOX);
+    assert!(stored.len() == 2 && stored.iter().all(|text| text.ends_with("\r\nnew\r\n")), "{stored:?}");
+}
+
+#[tokio::test]
+async fn addresses_and_headers_in_utf8() {
+    let mut client = connect();
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<j\u{fc}rgen@b.test>", "550 5.6.7"),
+            ("MAIL FROM:<j\u{fc}rgen@b\u{fc}cher.test> SMTPUTF8 BODY=8BITMIME", "250"),
+            ("RCPT TO:<j\u{f6}rg@example.org>", "550 5.1.1"),
+            ("RCPT TO:<joe>", "250"),
+            ("DATA", "354"),
+        ])
+        .await;
+    client.talk(&[("Subject: gr\u{fc}\u{df}e\r\n\r\nx\r\n.", "250 2.1.5")]).await;
+    let stored = client.backing.of("joe", INBOX);
+    let text = &stored[0];
+    assert!(text.starts_with("Return-Path: <j\u{fc}rgen@b\u{fc}cher.test>\r\n"), "{text}");
+    assert!(text.contains(" with UTF8LMTP id ") && text.contains("Subject: gr\u{fc}\u{df}e\r\n"), "{text}");
+}
+
+/// What could put a line into a message's header, or end a message early, does neither.
+#[tokio::test]
+async fn nothing_is_smuggled() {
+    let mut client = connect();
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<a\rX-Evil: 1@b.test>", "500 5.5.2"),
+            ("MAIL FROM:<\"a\rX\"@b.test>", "500 5.5.2"),
+            ("MAIL FROM:<a@b.test\u{0}>", "500 5.5.2"),
+            ("LHLO a\rX-Evil:", "500 5.5.2"),
+            // A bare LF ends a command, so the rest is a command of its own, and none.
+            ("MAIL FROM:<a\nX-Evil: 1@b.test>", "501"),
+            ("", "500 5.5.2"),
+            ("MAIL FROM:<a@b.test> AUTH=x+0D+0AX-Evil:+201", "250"),
+            ("RCPT TO:<joe\rX-Evil: 1>", "500 5.5.2"),
+            ("RCPT TO:<joe\nDATA>", "501"),
+            ("", "500 5.5.2"),
+            ("RCPT TO:<joe>", "250"),
+            ("DATA", "354"),
+        ])
+        .await;
+    let tricks = "a\n.\nb\n.\r\nc\r.\r\nd\r\n.\re\r\n.\nf\r.\rg";
+    client.send(&format!("{tricks}\r\n.\r\n")).await;
+    client.talk(&[("", "250 2.1.5"), ("NOOP", "250")]).await;
+    let stored = client.backing.of("joe", INBOX);
+    assert_eq!(stored.len(), 1);
+    // A dot at a line's start with something behind it is transparency, and goes.
+    let expected = "a\n.\nb\n.\r\nc\r.\r\nd\r\n\re\r\n\nf\r.\rg\r\n";
+    assert!(stored[0].ends_with(expected), "{:?}", stored[0]);
+    let header = stored[0].strip_suffix(expected).unwrap();
+    assert!(!header.contains("Evil"), "{header}");
+    assert!(header.split_inclusive("\r\n").all(|line| !line.trim_end_matches("\r\n").contains(['\r', '\n'])));
+}
+
+#[tokio::test]
+async fn what_was_delivered_is_not_stored_twice() {
+    let config = LmtpConfig { duplicate_window_s: 3600, ..LmtpConfig::default() };
+    let mut client = connect_with(config, Peer::Memory);
+    client.hello().await;
+    let send = async |client: &mut Client, from: &str, to: &str, id: &str, expected: &str| {
+        let mail = format!("MAIL FROM:<{from}>");
+        let rcpt = format!("RCPT TO:<{to}>");
+        let body = format!("{id}\r\n\r\nx\r\n.");
+        client.talk(&[(&mail, "250"), (&rcpt, "250"), ("DATA", "354"), (&body, expected)]).await;
+    };
+    let one = "Message-ID: <1@b.test>";
+    send(&mut client, "a@b.test", "joe", one, "250 2.1.5 Delivered as").await;
+    send(&mut client, "a@b.test", "joe", one, "250 2.1.5 Delivered already").await;
+    // Another mailbox, another sender, another message, and none that says which it is.
+    send(&mut client, "a@b.test", "joe+Lists/rust", one, "250 2.1.5 Delivered as").await;
+    send(&mut client, "a@b.test", "ann", one, "250 2.1.5 Delivered as").await;
+    send(&mut client, "c@b.test", "joe", one, "250 2.1.5 Delivered as").await;
+    send(&mut client, "a@b.test", "joe", "Message-ID: <2@b.test>", "250 2.1.5 Delivered as").await;
+    send(&mut client, "a@b.test", "joe", "Subject: x", "250 2.1.5 Delivered as").await;
+    send(&mut client, "a@b.test", "joe", "Subject: x", "250 2.1.5 Delivered as").await;
+    // What was not stored does not count.
+    send(&mut client, "a@b.test", "full", one, "452").await;
+    send(&mut client, "a@b.test", "full", one, "452").await;
+    assert_eq!(client.backing.of("joe", INBOX).len(), 5);
+    // Without the setting everything is stored.
+    let mut client = connect();
+    client.hello().await;
+    send(&mut client, "a@b.test", "joe", one, "250 2.1.5 Delivered as").await;
+    send(&mut client, "a@b.test", "joe", one, "250 2.1.5 Delivered as").await;
+}
+
+/// Everyone's password is `secret`.
+struct EverySecret(String);
+
+impl Accounts for EverySecret {
+    fn look_up<'a>(&'a self, _: &'a UserName) -> LookUp<'a> {
+        let credential = Credential { verifier: Some(self.0.clone()), state: AccountState::Active };
+        Box::pin(async move { Ok(Some(credential)) })
+    }
+}
+
+async fn site_with_auth() -> Site {
+    let params = HashParams { memory_kib: 8, passes: 1, lanes: 1 };
+    let hasher = Hasher::new(HasherOptions { workers: 1, params, ..HasherOptions::default() }).unwrap();
+    let verifier = hasher.hash(b"secret").await.unwrap();
+    let options = AuthenticatorOptions::new("example.org");
+    let authenticator = Authenticator::new(Arc::new(EverySecret(verifier)), Arc::new(hasher), options);
+    let dir = tempfile::tempdir().unwrap();
+    let made = rookery_net::tls::self_signed(&["mail.example.org".to_string()], dir.path()).unwrap();
+    Site {
+        tls: Some(Arc::new(ServerTls::load(made.cert, made.key).unwrap())),
+        authenticator: Some(Arc::new(authenticator)),
+        plaintext: Networks::parse(["192.0.2.0/24"]).unwrap(),
+        admins: vec![UserName::parse("root", "example.org").unwrap()],
+        ..site()
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_trusted_delivers_after_auth() {
+    let config = LmtpConfig { deliverers: vec!["mx".to_owned()], ..LmtpConfig::default() };
+    let backing = Arc::new(Memory::default());
+    let services = Arc::new(Services::new(config, site_with_auth().await, Arc::clone(&backing)).unwrap());
+    let connect = |ip: [u8; 4]| {
+        let peer = Peer::from_addr((ip, 25).into());
+        connect_to(Arc::clone(&services), Arc::clone(&backing), peer)
+    };
+    let plain = |user: &str, password: &str| {
+        use base64::Engine as _;
+        let message = format!("\0{user}\0{password}");
+        format!("AUTH PLAIN {}", base64::engine::general_purpose::STANDARD.encode(message))
+    };
+    let mut client = connect([192, 0, 2, 1]);
+    client.talk(&[("", "220"), ("AUTH PLAIN", "503"), ("LHLO mx.test", "250-mail.example.org")]).await;
+    client
+        .talk(&[
+            ("MAIL FROM:<>", "530 5.7.0"),
+            ("AUTH NONSENSE", "504 5.5.4"),
+            ("AUTH PLAIN", "334"),
+            ("*", "501"),
+            ("AUTH PLAIN", "334"),
+            ("!", "501 5.5.2"),
+            (&plain("mx", "wrong"), "535 5.7.8"),
+            // An account alone is not enough.
+            (&plain("joe", "secret"), "535 5.7.8"),
+            ("MAIL FROM:<>", "530 5.7.0"),
+            ("AUTH LOGIN", "334 VXNlcm5hbWU6"),
+            ("bXg=", "334"),
+            ("c2VjcmV0", "235 2.7.0"),
+            (&plain("mx", "secret"), "503"),
+            ("MAIL FROM:<>", "250"),
+            ("RCPT TO:<joe>", "250"),
+            ("DATA", "354"),
+            ("x\r\n.", "250 2.1.5"),
+        ])
+        .await;
+    assert!(backing.of("joe", INBOX)[0].contains(" with LMTPA id "));
+    let mut client = connect([192, 0, 2, 1]);
+    client
+        .talk(&[
+            ("", "220"),
+            ("LHLO mx.test", "250-"),
+            (&plain("root", "secret"), "235"),
+            ("MAIL FROM:<>", "250"),
+        ])
+        .await;
+
+    // From afar nothing that carries a password is told of or taken in the clear.
+    let mut client = connect([198, 51, 100, 1]);
+    client.talk(&[("", "220")]).await;
+    client.send("LHLO mx.test\r\n").await;
+    let hello = client.reply().await;
+    assert!(hello.contains("STARTTLS") && !hello.contains("AUTH "), "{hello}");
+    client.talk(&[(&plain("mx", "secret"), "538 5.7.11"), ("MAIL FROM:<>", "530")]).await;
+    // What stands behind STARTTLS in the clear is not believed.
+    client.talk(&[("STARTTLS\r\nMAIL FROM:<>", "220 2.0.0")]).await;
+    assert_eq!(client.rest().await, "");
 }

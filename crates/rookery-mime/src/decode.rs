@@ -3,29 +3,44 @@
 //! Invariant: any cut of the input into pieces gives the same output, and a piece of n octets gives at most
 //! n + 4 octets.
 
+use crate::render::ContentFields;
+
 /// How a body is encoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum TransferEncoding {
+pub enum TransferEncoding {
     /// 7bit, 8bit, binary, and what is unknown.
     Identity,
+    /// `base64`
     Base64,
+    /// `quoted-printable`
     QuotedPrintable,
 }
 
 impl TransferEncoding {
     /// From a Content-Transfer-Encoding in upper case.
     pub(crate) fn from_token(token: &[u8]) -> TransferEncoding {
+        TransferEncoding::known(token).unwrap_or(TransferEncoding::Identity)
+    }
+
+    /// That of a part with this header (RFC 2045 §6); without a field it is 7bit. `None` if it has a name that
+    /// nobody knows, so that it cannot be undone.
+    pub fn of_header(header: &[u8]) -> Option<TransferEncoding> {
+        TransferEncoding::known(&ContentFields::read(header).encoding())
+    }
+
+    fn known(token: &[u8]) -> Option<TransferEncoding> {
         match token {
-            b"BASE64" => TransferEncoding::Base64,
-            b"QUOTED-PRINTABLE" => TransferEncoding::QuotedPrintable,
-            _ => TransferEncoding::Identity,
+            b"BASE64" => Some(TransferEncoding::Base64),
+            b"QUOTED-PRINTABLE" => Some(TransferEncoding::QuotedPrintable),
+            b"" | b"7BIT" | b"8BIT" | b"BINARY" => Some(TransferEncoding::Identity),
+            _ => None,
         }
     }
 }
 
 /// Undoes one transfer encoding.
 #[derive(Debug)]
-pub(crate) struct TransferDecoder {
+pub struct TransferDecoder {
     encoding: TransferEncoding,
     /// Base64: bits not yet given out, and how many sextets they hold.
     bits: u32,
@@ -38,12 +53,13 @@ pub(crate) struct TransferDecoder {
 const ESCAPE_OCTETS_MAX: usize = 80;
 
 impl TransferDecoder {
-    pub(crate) fn new(encoding: TransferEncoding) -> TransferDecoder {
+    /// At the start of a body.
+    pub fn new(encoding: TransferEncoding) -> TransferDecoder {
         TransferDecoder { encoding, bits: 0, sextets: 0, escape: Vec::new() }
     }
 
     /// Decodes the next piece and appends it.
-    pub(crate) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+    pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         match self.encoding {
             TransferEncoding::Identity => out.extend_from_slice(piece),
             TransferEncoding::Base64 => self.base64(piece, out),
@@ -52,7 +68,7 @@ impl TransferDecoder {
     }
 
     /// Appends what only the end makes certain.
-    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
         self.end_group(out);
         out.append(&mut self.escape);
     }

@@ -74,7 +74,7 @@ impl MessageFacts {
 }
 
 /// The ids in angle brackets of an unfolded value.
-fn message_ids(value: &[u8]) -> Vec<String> {
+pub(crate) fn message_ids(value: &[u8]) -> Vec<String> {
     let mut ids = std::collections::VecDeque::new();
     let mut first = None;
     let mut at = 0;

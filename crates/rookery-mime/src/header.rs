@@ -81,21 +81,42 @@ fn line_end(octets: &[u8], from: usize) -> usize {
 /// and NUL, which no IMAP string can hold, made `?`.
 pub fn unfold(value: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(value.len());
-    let mut octets = value.iter().copied().peekable();
-    while let Some(octet) = octets.next() {
-        match octet {
-            b'\r' if octets.peek() == Some(&b'\n') => {}
-            b'\n' => {}
-            b'\r' => out.push(b' '),
-            0 => out.push(b'?'),
-            _ => out.push(octet),
+    unfold_into(value, &mut out);
+    out
+}
+
+/// Appends what [`unfold`] gives.
+pub(crate) fn unfold_into(value: &[u8], out: &mut Vec<u8>) {
+    let from = out.len();
+    let mut rest = value;
+    while !rest.is_empty() {
+        let end = memchr::memchr(b'\n', rest);
+        let (line, after) = match end {
+            Some(end) => (rest.get(..end).unwrap_or_default(), rest.get(end + 1..).unwrap_or_default()),
+            None => (rest, &[][..]),
+        };
+        rest = after;
+        let line = if end.is_some() { line.strip_suffix(b"\r").unwrap_or(line) } else { line };
+        // White space before the value goes.
+        let line = match out.len() == from {
+            true => line.get(line.iter().take_while(|b| is_wsp(**b)).count()..).unwrap_or_default(),
+            false => line,
+        };
+        match memchr::memchr2(b'\r', 0, line) {
+            None => out.extend_from_slice(line),
+            Some(_) => out.extend(line.iter().map(|octet| match octet {
+                b'\r' => b' ',
+                0 => b'?',
+                octet => *octet,
+            })),
         }
     }
-    let start = out.iter().position(|b| !is_wsp(*b)).unwrap_or(out.len());
-    out.drain(..start);
-    let end = out.iter().rposition(|b| !is_wsp(*b)).map_or(0, |at| at + 1);
-    out.truncate(end);
-    out
+    // A bare CR that has become a space may stand at either end.
+    let text = out.get(from..).unwrap_or_default();
+    let start = text.iter().take_while(|b| is_wsp(**b)).count();
+    let end = text.iter().rposition(|b| !is_wsp(*b)).map_or(start, |at| at + 1);
+    out.truncate(from + end);
+    out.drain(from..from + start);
 }
 
 pub(crate) fn is_wsp(octet: u8) -> bool {

@@ -7,7 +7,7 @@
 
 use crate::address::{Address, parse_addresses};
 use crate::decode::{TransferDecoder, TransferEncoding};
-use crate::header::fields;
+use crate::header::{fields, unfold_into};
 use crate::media::MediaType;
 use crate::render::ContentFields;
 use crate::structure::{Part, PartKind, Structure};
@@ -31,9 +31,9 @@ pub struct Needle {
 impl Needle {
     /// Folds the case of `text`.
     pub fn new(text: &str) -> Needle {
-        let mut folded = String::with_capacity(text.len());
-        fold(text, &mut folded);
-        Needle { finder: Finder::new(folded.as_bytes()).into_owned() }
+        let mut folded = Folded::default();
+        folded.push(text);
+        Needle { finder: Finder::new(&folded.0).into_owned() }
     }
 
     /// Whether it is the empty string, which is in every text.
@@ -43,28 +43,53 @@ impl Needle {
 
     /// Whether `haystack` holds it, in any case.
     pub fn contains(&self, haystack: &str) -> bool {
-        let mut folded = String::with_capacity(haystack.len());
-        fold(haystack, &mut folded);
-        self.finder.find(folded.as_bytes()).is_some()
+        let mut folded = Folded(Vec::with_capacity(haystack.len()));
+        folded.push(haystack);
+        self.is_in(&folded)
+    }
+
+    fn is_in(&self, folded: &Folded) -> bool {
+        self.finder.find(&folded.0).is_some()
     }
 }
 
-/// Appends `text` in folded case: upper, then lower, so that letters with two lower forms (s and ſ, σ and ς)
-/// and ones that grow (ß) meet.
-fn fold(text: &str, out: &mut String) {
-    if text.is_ascii() {
-        let from = out.len();
-        out.push_str(text);
-        if let Some(added) = out.get_mut(from..) {
-            added.make_ascii_lowercase();
+/// Memory that searching needs again and again: one for all messages of a search.
+#[derive(Default, Debug)]
+pub struct SearchBuffers {
+    octets: Vec<u8>,
+    text: String,
+    folded: Folded,
+}
+
+/// Text in folded case: upper, then lower, so that letters with two lower forms (s and ſ, σ and ς) and ones that grow
+/// (ß) meet.
+#[derive(Default, Debug)]
+struct Folded(Vec<u8>);
+
+impl Folded {
+    /// Appends `text`.
+    fn push(&mut self, text: &str) {
+        if text.is_ascii() {
+            return self.push_ascii(text.as_bytes());
         }
-        return;
+        let mut octets = [0; 4];
+        for c in text.chars() {
+            if c.is_ascii() {
+                self.0.push(c.to_ascii_lowercase() as u8);
+            } else {
+                for c in c.to_uppercase().flat_map(char::to_lowercase) {
+                    self.0.extend_from_slice(c.encode_utf8(&mut octets).as_bytes());
+                }
+            }
+        }
     }
-    for c in text.chars() {
-        if c.is_ascii() {
-            out.push(c.to_ascii_lowercase());
-        } else {
-            out.extend(c.to_uppercase().flat_map(char::to_lowercase));
+
+    /// Appends ASCII.
+    fn push_ascii(&mut self, text: &[u8]) {
+        let from = self.0.len();
+        self.0.extend_from_slice(text);
+        if let Some(added) = self.0.get_mut(from..) {
+            added.make_ascii_lowercase();
         }
     }
 }
@@ -86,6 +111,17 @@ pub enum SearchScope<'a> {
 
 /// Whether a message holds the needle. `message` is all its octets and `structure` what was scanned of them.
 pub fn search_text(message: &[u8], structure: &Structure, needle: &Needle, scope: SearchScope<'_>) -> bool {
+    search_text_with(&mut SearchBuffers::default(), message, structure, needle, scope)
+}
+
+/// The same, for many messages.
+pub fn search_text_with(
+    buffers: &mut SearchBuffers,
+    message: &[u8],
+    structure: &Structure,
+    needle: &Needle,
+    scope: SearchScope<'_>,
+) -> bool {
     let parts = structure.parts.as_slice();
     let root_header = parts.first().map(|root| header_of(message, root)).unwrap_or_default();
     match scope {
@@ -97,9 +133,11 @@ pub fn search_text(message: &[u8], structure: &Structure, needle: &Needle, scope
             needle.is_empty() || needle.contains(&decode_words(&text)) || names_address(&text, needle)
         }),
         SearchScope::Text => {
-            needle.is_empty() || header_matches(root_header, needle) || in_body(message, parts, needle)
+            needle.is_empty()
+                || header_matches(buffers, root_header, needle)
+                || in_body(buffers, message, parts, needle)
         }
-        SearchScope::Body => needle.is_empty() || in_body(message, parts, needle),
+        SearchScope::Body => needle.is_empty() || in_body(buffers, message, parts, needle),
     }
 }
 
@@ -115,67 +153,121 @@ fn names_address(text: &[u8], needle: &Needle) -> bool {
     })
 }
 
-fn in_body(message: &[u8], parts: &[Part], needle: &Needle) -> bool {
+fn in_body(buffers: &mut SearchBuffers, message: &[u8], parts: &[Part], needle: &Needle) -> bool {
     parts.iter().enumerate().any(|(index, part)| {
         let header = header_of(message, part);
-        index > 0 && header_matches(header, needle) || body_matches(message, part, header, needle)
+        index > 0 && header_matches(buffers, header, needle)
+            || body_matches(buffers, message, part, header, needle)
     })
 }
 
 /// Any field, its name too: `Subject: x` is text a client may search for.
-fn header_matches(header: &[u8], needle: &Needle) -> bool {
-    fields(header).any(|field| {
-        let name = String::from_utf8_lossy(field.name);
-        needle.contains(&format!("{name}: {}", decode_words(&field.text())))
-    })
+fn header_matches(buffers: &mut SearchBuffers, header: &[u8], needle: &Needle) -> bool {
+    let is_plain = header.is_ascii() && memchr::memmem::find(header, b"=?").is_none();
+    if !is_plain || memchr::memchr(b'\n', needle.finder.needle()).is_some() {
+        return fields(header).any(|field| {
+            let name = String::from_utf8_lossy(field.name);
+            needle.contains(&format!("{name}: {}", decode_words(&field.text())))
+        });
+    }
+    // Nothing is encoded: all fields are looked through at once, with a line end between them that no needle has.
+    let folded = &mut buffers.folded.0;
+    folded.clear();
+    for field in fields(header) {
+        folded.extend_from_slice(field.name);
+        folded.extend_from_slice(b": ");
+        unfold_into(field.value, folded);
+        folded.push(b'\n');
+    }
+    folded.make_ascii_lowercase();
+    needle.is_in(&buffers.folded)
 }
 
-fn body_matches(message: &[u8], part: &Part, header: &[u8], needle: &Needle) -> bool {
-    if part.kind != PartKind::Single {
-        return false;
+fn body_matches(
+    buffers: &mut SearchBuffers,
+    message: &[u8],
+    part: &Part,
+    header: &[u8],
+    needle: &Needle,
+) -> bool {
+    let Some(text) = TextPart::new(message, part, header) else { return false };
+    let SearchBuffers { octets, text: decoded, folded } = buffers;
+    folded.0.clear();
+    let room = needle.finder.needle().len().saturating_sub(1);
+    // What may be the beginning of a match stays in front.
+    let make_room = |folded: &mut Folded| {
+        let keep = folded.0.len().saturating_sub(room);
+        folded.0.drain(..keep);
+    };
+    if text.is_plain_ascii() {
+        return text.body.chunks(CHUNK_OCTETS).any(|chunk| {
+            make_room(folded);
+            folded.push_ascii(chunk);
+            needle.is_in(folded)
+        });
     }
-    let mut folded = String::new();
     let mut found = false;
-    for_each_text(message, part, header, |text| {
-        let room = needle.finder.needle().len().saturating_sub(1);
-        // What may be the beginning of a match stays in front.
-        let mut keep = folded.len().saturating_sub(room);
-        while !folded.is_char_boundary(keep) {
-            keep -= 1;
-        }
-        folded.drain(..keep);
-        fold(text, &mut folded);
-        found = needle.finder.find(folded.as_bytes()).is_some();
+    text.decode(octets, decoded, |text| {
+        make_room(folded);
+        folded.push(text);
+        found = needle.is_in(folded);
         !found
     });
     found
 }
 
 /// Feeds the decoded text of a text part, in pieces, until `take` says false. Other parts have none.
-pub(crate) fn for_each_text(message: &[u8], part: &Part, header: &[u8], mut take: impl FnMut(&str) -> bool) {
-    let content = ContentFields::read(header);
-    let media = content.media(false);
-    if !media.is_text() || part.kind != PartKind::Single {
-        return;
+pub(crate) fn for_each_text(message: &[u8], part: &Part, header: &[u8], take: impl FnMut(&str) -> bool) {
+    if let Some(text) = TextPart::new(message, part, header) {
+        text.decode(&mut Vec::new(), &mut String::new(), take);
     }
-    let mut transfer = TransferDecoder::new(TransferEncoding::from_token(&content.encoding()));
-    let mut decoder = charset_of(&media).new_decoder_with_bom_removal();
-    let mut octets = Vec::with_capacity(CHUNK_OCTETS + 4);
-    let mut text = String::new();
-    let body = slice(message, &part.body);
-    let chunks = body.len().div_ceil(CHUNK_OCTETS).max(1);
-    for (index, chunk) in body.chunks(CHUNK_OCTETS).enumerate() {
-        octets.clear();
-        transfer.push(chunk, &mut octets);
-        let is_last = index + 1 == chunks;
-        if is_last {
-            transfer.finish(&mut octets);
+}
+
+/// A part that is text, and how to read it.
+struct TextPart<'a> {
+    transfer: TransferEncoding,
+    charset: &'static Encoding,
+    body: &'a [u8],
+}
+
+impl<'a> TextPart<'a> {
+    fn new(message: &'a [u8], part: &Part, header: &[u8]) -> Option<TextPart<'a>> {
+        if part.kind != PartKind::Single {
+            return None;
         }
-        text.clear();
-        text.reserve(decoder.max_utf8_buffer_length(octets.len()).unwrap_or(octets.len() * 3 + 16));
-        let _ = decoder.decode_to_string(&octets, &mut text, is_last);
-        if !text.is_empty() && !take(&text) {
-            return;
+        let content = ContentFields::read(header);
+        let media = content.media(false);
+        if !media.is_text() {
+            return None;
+        }
+        let transfer = TransferEncoding::from_token(&content.encoding());
+        Some(TextPart { transfer, charset: charset_of(&media), body: slice(message, &part.body) })
+    }
+
+    /// Whether its octets are its text: nothing is encoded, and all of it is ASCII in a charset that holds ASCII.
+    fn is_plain_ascii(&self) -> bool {
+        self.transfer == TransferEncoding::Identity
+            && self.charset.is_ascii_compatible()
+            && self.body.is_ascii()
+    }
+
+    fn decode(&self, octets: &mut Vec<u8>, text: &mut String, mut take: impl FnMut(&str) -> bool) {
+        let mut transfer = TransferDecoder::new(self.transfer);
+        let mut decoder = self.charset.new_decoder_with_bom_removal();
+        let chunks = self.body.len().div_ceil(CHUNK_OCTETS).max(1);
+        for (index, chunk) in self.body.chunks(CHUNK_OCTETS).enumerate() {
+            octets.clear();
+            transfer.push(chunk, octets);
+            let is_last = index + 1 == chunks;
+            if is_last {
+                transfer.finish(octets);
+            }
+            text.clear();
+            text.reserve(decoder.max_utf8_buffer_length(octets.len()).unwrap_or(octets.len() * 3 + 16));
+            let _ = decoder.decode_to_string(octets, text, is_last);
+            if !text.is_empty() && !take(text) {
+                return;
+            }
         }
     }
 }
@@ -272,6 +364,24 @@ mod tests {
             message.extend(std::iter::repeat_n(b'.', CHUNK_OCTETS - shift));
             message.extend_from_slice("Größe!".as_bytes());
             assert!(found(&message, "GRÖSSE", SearchScope::Body), "{shift}");
+            let ascii: Vec<u8> = message.iter().copied().filter(u8::is_ascii).chain(*b" needle").collect();
+            assert!(found(&ascii, "! NEEDLE", SearchScope::Body), "{shift}");
+        }
+    }
+
+    #[test]
+    fn a_header_is_searched_field_by_field_whether_plain_or_not() {
+        for tail in ["", "X: caf\u{e9}\r\n", "X: =?utf-8?q?a?=\r\n"] {
+            let message = format!("Subject:  one\r\n\ttwo\r\nFrom: three \r\n{tail}\r\nbody\r\n");
+            for (needle, expected) in [
+                ("subject: ONE\ttwo", true),
+                ("subject: one", true),
+                ("two\nfrom", false),
+                ("twofrom", false),
+                ("three x", false),
+            ] {
+                assert_eq!(found(message.as_bytes(), needle, SearchScope::Text), expected, "{needle} {tail}");
+            }
         }
     }
 }

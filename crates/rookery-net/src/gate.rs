@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::peer::Peer;
@@ -60,7 +61,7 @@ pub struct Gate {
 }
 
 struct Shared {
-    limits: ConnectionLimits,
+    limits: ArcSwap<ConnectionLimits>,
     counts: Mutex<Counts>,
 }
 
@@ -91,7 +92,13 @@ pub struct Permit {
 impl Gate {
     /// A gate with nobody inside.
     pub fn new(limits: ConnectionLimits) -> Gate {
+        let limits = ArcSwap::from_pointee(limits);
         Gate { shared: Arc::new(Shared { limits, counts: Mutex::default() }) }
+    }
+
+    /// Other limits, for connections that come from now on.
+    pub fn set_limits(&self, limits: ConnectionLimits) {
+        self.shared.limits.store(Arc::new(limits));
     }
 
     /// Admits a connection of an address, or `None`.
@@ -105,7 +112,7 @@ impl Gate {
     }
 
     fn enter(&self, source: Option<Source>) -> Result<Permit, Refused> {
-        let limits = &self.shared.limits;
+        let limits = self.shared.limits.load();
         let mut counts = self.shared.counts.lock();
         if counts.total >= limits.total_max {
             return Err(Refused::Total);
@@ -146,7 +153,7 @@ impl Permit {
         let Some(source) = peer.ip().map(Source::of).filter(|_| self.source.is_none()) else { return Ok(()) };
         let mut counts = self.gate.shared.counts.lock();
         let known = counts.unauthenticated.get(&source).copied().unwrap_or(0);
-        if known >= self.gate.shared.limits.unauthenticated_per_address_max {
+        if known >= self.gate.shared.limits.load().unauthenticated_per_address_max {
             return Err(Refused::Address);
         }
         counts.unauthenticated.insert(source, known + 1);

@@ -9,6 +9,7 @@
 //! - What counts a connection is an RAII guard; a task that panics or is dropped gives back what it held.
 //! - Nothing read before a STARTTLS handshake is believed after it ([`Stream::start_tls`]).
 
+mod certificates;
 pub mod connection;
 mod deflate;
 pub mod drain;
@@ -32,5 +33,5 @@ pub use networks::Networks;
 pub use peer::{Local, Peer};
 pub use serve::{Accepted, ConnId, Service, serve};
 pub use stream::{StartTlsError, Stream, TlsInfo};
-pub use tls::{SelfSigned, ServerTls, TlsError};
+pub use tls::{SelfSigned, ServerTls, TlsError, TlsFiles};
 pub use tokio_rustls::TlsAcceptor;

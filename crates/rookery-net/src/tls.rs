@@ -10,17 +10,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use tokio_rustls::TlsAcceptor;
 
-use crate::drain::Drain;
+use crate::certificates::{self, Certificates};
 
 /// Why TLS cannot be offered. Every text names the file.
 #[derive(Debug, thiserror::Error)]
@@ -61,15 +58,29 @@ pub enum TlsError {
     Generate(#[source] rcgen::Error),
 }
 
-/// A certificate chain with its key, as files, and what clients are served of them now.
+/// Where certificates are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// A PEM certificate chain, the server's own first: for clients that ask for no name, or for none we have.
+    pub cert: PathBuf,
+    /// Its PEM private key.
+    pub key: PathBuf,
+    /// More certificates, for the names they are valid for: one folder each, with `fullchain.pem` and `privkey.pem`.
+    pub folder: Option<PathBuf>,
+}
+
+/// Certificates with their keys, as files, and what clients are served of them now.
 pub struct ServerTls {
-    cert: PathBuf,
-    key: PathBuf,
     current: ArcSwap<ServerConfig>,
     /// Kept over reloads, so that clients' tickets stay good.
     ticketer: Arc<dyn ProducesTickets>,
-    /// The files as they were when last read.
-    seen: Mutex<[FileState; 2]>,
+    source: Mutex<Source>,
+}
+
+/// The files, as they were when last read.
+struct Source {
+    files: TlsFiles,
+    seen: Vec<(PathBuf, FileState)>,
 }
 
 /// Tells a replaced or rewritten file from the one that was read.
@@ -78,11 +89,16 @@ type FileState = Option<(u64, u64, i64, i64)>;
 impl ServerTls {
     /// Reads a PEM certificate chain (the server's own first) and its PEM private key.
     pub fn load(cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<ServerTls, TlsError> {
-        let (cert, key) = (cert.into(), key.into());
+        ServerTls::load_files(TlsFiles { cert: cert.into(), key: key.into(), folder: None })
+    }
+
+    /// Reads all certificates.
+    pub fn load_files(files: TlsFiles) -> Result<ServerTls, TlsError> {
         let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(TlsError::Provider)?;
-        let seen = [file_state(&cert), file_state(&key)];
-        let config = read_config(&cert, &key, &ticketer)?;
-        Ok(ServerTls { cert, key, current: ArcSwap::from_pointee(config), ticketer, seen: Mutex::new(seen) })
+        let seen = states(&files)?;
+        let config = read_config(&files, &ticketer)?;
+        let source = Mutex::new(Source { files, seen });
+        Ok(ServerTls { current: ArcSwap::from_pointee(config), ticketer, source })
     }
 
     /// What to perform a handshake with. Take a new one for each connection: a reload does not reach those
@@ -92,82 +108,46 @@ impl ServerTls {
     }
 
     /// Reads the files again if they have changed since they were last read. Says whether clients get
-    /// something new from now on. On an error the old certificate stays, and the next call tries again.
+    /// something new from now on. On an error the old certificates stay, and the next call tries again.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let mut seen = self.seen.lock();
-        let now = [file_state(&self.cert), file_state(&self.key)];
-        if *seen == now {
+        let files = self.source.lock().files.clone();
+        self.reload_from(files)
+    }
+
+    /// The same from other files, from now on.
+    pub fn reload_from(&self, files: TlsFiles) -> Result<bool, TlsError> {
+        let mut source = self.source.lock();
+        let now = states(&files)?;
+        if source.files == files && source.seen == now {
             return Ok(false);
         }
-        let config = read_config(&self.cert, &self.key, &self.ticketer)?;
+        let config = read_config(&files, &self.ticketer)?;
         self.current.store(Arc::new(config));
-        *seen = now;
+        *source = Source { files, seen: now };
         Ok(true)
     }
+}
 
-    /// Looks every `interval` whether the files have changed, until the drain starts. Logs what it finds; the
-    /// same failure is logged once.
-    pub async fn watch(self: Arc<Self>, interval: Duration, drain: Drain) {
-        let mut last_failure = String::new();
-        loop {
-            tokio::select! {
-                () = drain.draining() => return,
-                () = tokio::time::sleep(interval) => {}
-            }
-            match self.reload() {
-                Ok(true) => tracing::info!(cert = %self.cert.display(), "the certificate was reloaded"),
-                Ok(false) => {}
-                Err(error) => {
-                    let failure = error.to_string();
-                    if failure != last_failure {
-                        tracing::error!(%error, "the certificate cannot be reloaded; the old one is served");
-                    }
-                    last_failure = failure;
-                    continue;
-                }
-            }
-            last_failure.clear();
-        }
-    }
-
-    /// The certificate chain's file.
-    pub fn cert_file(&self) -> &Path {
-        &self.cert
-    }
-
-    /// The private key's file.
-    pub fn key_file(&self) -> &Path {
-        &self.key
-    }
+fn states(files: &TlsFiles) -> Result<Vec<(PathBuf, FileState)>, TlsError> {
+    let more = certificates::pairs(files.folder.as_deref())?;
+    let pairs = [(files.cert.clone(), files.key.clone())].into_iter().chain(more);
+    let state = |file: PathBuf| (file_state(&file), file);
+    let states = pairs.flat_map(|(cert, key)| [state(cert), state(key)]);
+    Ok(states.map(|(state, file)| (file, state)).collect())
 }
 
 fn file_state(file: &Path) -> FileState {
     fs::metadata(file).ok().map(|m| (m.ino(), m.size(), m.mtime(), m.mtime_nsec()))
 }
 
-fn read_config(
-    cert: &Path,
-    key: &Path,
-    ticketer: &Arc<dyn ProducesTickets>,
-) -> Result<ServerConfig, TlsError> {
-    let pem = |file: &Path, what, reason: String| TlsError::Pem { file: file.to_owned(), what, reason };
-    let read =
-        |file: &Path| fs::read(file).map_err(|source| TlsError::File { file: file.to_owned(), source });
-    let chain = CertificateDer::pem_slice_iter(&read(cert)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| pem(cert, "certificate", error.to_string()))?;
-    if chain.is_empty() {
-        return Err(pem(cert, "certificate", "nothing found".to_owned()));
-    }
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .map_err(|error| pem(key, "private key", error.to_string()))?;
+fn read_config(files: &TlsFiles, ticketer: &Arc<dyn ProducesTickets>) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let certificates = Certificates::read(&files.cert, &files.key, files.folder.as_deref(), &provider)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(TlsError::Provider)?
         .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|source| TlsError::Unusable { cert: cert.to_owned(), key: key.to_owned(), source })?;
+        .with_cert_resolver(Arc::new(certificates));
     // Sessions are resumed by tickets, which live with the client and cost the server nothing.
     config.ticketer = Arc::clone(ticketer);
     config.session_storage = Arc::new(NoServerSessionStorage {});

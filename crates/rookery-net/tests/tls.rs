@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use rookery_net::{Connection, ListenSpec, Listener, ServerTls, StartTlsError, Stream, TlsError, tls};
+use rookery_net::{
+    Connection, ListenSpec, Listener, ServerTls, StartTlsError, Stream, TlsError, TlsFiles, tls,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -204,15 +206,15 @@ async fn a_new_certificate_is_served_and_a_bad_one_is_not() {
     let old = connector(dir.path(), &[&rustls::version::TLS13]);
     assert!(!server.reload().unwrap());
 
-    let good = std::fs::read(server.key_file()).unwrap();
-    std::fs::write(server.key_file(), "half a ke").unwrap();
+    let good = std::fs::read(dir.path().join("self-signed.key")).unwrap();
+    std::fs::write(dir.path().join("self-signed.key"), "half a ke").unwrap();
     assert!(server.reload().is_err());
     assert!(server.reload().is_err(), "it is tried again");
     assert!(accepts(&server, &old).await, "the old certificate is still served");
-    std::fs::write(server.key_file(), good).unwrap();
+    std::fs::write(dir.path().join("self-signed.key"), good).unwrap();
     assert!(server.reload().unwrap());
 
-    std::fs::remove_file(server.cert_file()).unwrap();
+    std::fs::remove_file(dir.path().join("self-signed.crt")).unwrap();
     assert!(certificate(dir.path()).newly_made);
     assert!(server.reload().unwrap());
     assert!(!accepts(&server, &old).await);
@@ -236,8 +238,8 @@ async fn sessions_are_resumed_by_ticket_even_after_a_reload() {
         connection.flush().await.unwrap();
         client.read_exact(&mut [0]).await.unwrap(); // and the tickets before it
         kinds.push(client.get_ref().1.handshake_kind());
-        let same = std::fs::read(server.cert_file()).unwrap();
-        std::fs::write(server.cert_file(), [same, b"\n".to_vec()].concat()).unwrap();
+        let same = std::fs::read(dir.path().join("self-signed.crt")).unwrap();
+        std::fs::write(dir.path().join("self-signed.crt"), [same, b"\n".to_vec()].concat()).unwrap();
         assert!(server.reload().unwrap());
     }
     assert_eq!(kinds, [Some(rustls::HandshakeKind::Full), Some(rustls::HandshakeKind::Resumed)]);
@@ -249,4 +251,60 @@ async fn accepts(server: &ServerTls, connector: &TlsConnector) -> bool {
     let (served, shaken) =
         tokio::join!(Stream::from(near).start_tls(&acceptor, BytesMut::new()), shake(connector, far));
     served.is_ok() && shaken.is_ok()
+}
+
+/// Whether the server shows a client that asks for `name` exactly the certificate in `dir`.
+async fn is_shown(server: &ServerTls, dir: &Path, name: &'static str) -> bool {
+    let (client, end) = tokio::io::duplex(64 * 1024);
+    let acceptor = server.acceptor();
+    let served = tokio::spawn(async move { drop(acceptor.accept(end).await) });
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(dir).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let shaken = connector.connect(ServerName::try_from(name).unwrap(), client).await;
+    drop(served.await);
+    shaken.is_ok()
+}
+
+/// Makes a certificate for a name in a folder of its own, as ACME clients lay them out.
+fn certificate_of(folder: &Path, name: &str) -> std::path::PathBuf {
+    let place = folder.join(name.replace('*', "any"));
+    std::fs::create_dir_all(&place).unwrap();
+    let made = tls::self_signed(&[name.to_owned()], &place).unwrap();
+    std::fs::rename(made.cert, place.join("fullchain.pem")).unwrap();
+    std::fs::rename(made.key, place.join("privkey.pem")).unwrap();
+    place.join("fullchain.pem")
+}
+
+#[tokio::test]
+async fn each_client_is_shown_the_certificate_of_the_name_it_asks_for() {
+    let (dir, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = certificate(dir.path());
+    let one = certificate_of(folder.path(), "imap.one.test");
+    let wild = certificate_of(folder.path(), "*.two.test");
+    // A certificate that cannot be read takes nobody else's away.
+    let broken = certificate_of(folder.path(), "broken.test");
+    std::fs::write(&broken, "no pem\n").unwrap();
+    let server = ServerTls::load_files(TlsFiles {
+        cert: first.cert.clone(),
+        key: first.key,
+        folder: Some(folder.path().to_owned()),
+    })
+    .unwrap();
+    assert!(is_shown(&server, &first.cert, "mail.example.org").await);
+    assert!(is_shown(&server, &one, "imap.one.test").await);
+    assert!(is_shown(&server, &wild, "imap.two.test").await);
+    assert!(!is_shown(&server, &wild, "a.imap.two.test").await, "a wildcard is for one label");
+    assert!(!is_shown(&server, &one, "imap.three.test").await);
+    // Another name's folder is seen at the next look.
+    let three = certificate_of(folder.path(), "imap.three.test");
+    assert!(server.reload().unwrap());
+    assert!(is_shown(&server, &three, "imap.three.test").await);
+    assert!(!server.reload().unwrap());
 }

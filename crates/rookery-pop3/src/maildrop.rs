@@ -158,7 +158,7 @@ impl Maildrop {
     /// Whether the user has these rights on INBOX now.
     fn may(&self, rights: Rights) -> bool {
         let owner = self.mailbox.account().owner().as_ref() == Some(&self.user);
-        let asker = Asker { user: Some(&self.user), groups: &[], owner };
+        let asker = Asker { user: Some(&self.user), groups: &[], owner, administrator: false };
         self.mailbox.now().settings.acl.rights_of(&asker).contains(rights)
     }
 }

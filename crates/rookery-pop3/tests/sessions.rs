@@ -471,6 +471,21 @@ async fn rights_are_asked_at_dele_and_at_quit() {
     client.talk(&[("", "+OK"), ("USER joe", "+OK"), ("PASS secret", "-ERR [SYS/PERM]")]).await;
 }
 
+#[tokio::test]
+async fn a_session_that_waits_is_small() {
+    let site = Site::new().await;
+    let (_near, far) = tokio::io::duplex(64);
+    let accepted = Accepted {
+        stream: Stream::from(far),
+        id: ConnId::next(),
+        permit: Gate::new(ConnectionLimits::default()).admit_peer(Peer::Memory).unwrap(),
+        drain: site.drain.guard(),
+    };
+    let session = serve_connection(accepted, Arc::clone(&site.services), false);
+    let octets = std::mem::size_of_val(&session);
+    assert!(octets < 3000, "{octets}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn silence_and_nonsense_end_a_connection() {
     let site = Site::new().await;

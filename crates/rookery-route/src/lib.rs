@@ -7,11 +7,20 @@
 //! - Nothing is relayed to other nodes yet: an account whose home is another node is answered with
 //!   [`RouteError::Elsewhere`], never as if it did not exist.
 
-use rookery_directory::{AccountState, Directory, DirectoryError, Entry};
+mod administrators;
+mod registrar;
+
+pub use administrators::{Administrators, Authority};
+pub use registrar::{Registrar, RegistrarError};
+
+use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};
 use rookery_store::{Account, Store, StoreError};
 use rookery_types::{
     AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, Style, UserName,
 };
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// Where the commands on one mailbox run.
@@ -77,11 +86,11 @@ pub enum AccountError {
 
 /// Decides where the commands on an account's mailboxes run.
 ///
-/// Reserved and deleted accounts do not exist for anyone; suspended ones do, since mail still comes in and others
+/// Reserved and deleted accounts, and those that are only there to log in, do not exist for anyone; suspended ones do, since mail still comes in and others
 /// read what was shared with them.
 pub fn route(entry: &Entry, here: NodeId, _abilities: &ClientAbilities) -> Result<Route, RouteError> {
     match entry.state {
-        AccountState::Reserved { .. } | AccountState::Deleted => {
+        AccountState::Reserved { .. } | AccountState::Deleted | AccountState::LoginOnly => {
             Err(RouteError::NonExistent(entry.name.clone()))
         }
         AccountState::Active | AccountState::Suspended if entry.home.node == here => {
@@ -91,18 +100,50 @@ pub fn route(entry: &Entry, here: NodeId, _abilities: &ClientAbilities) -> Resul
     }
 }
 
+/// Aliases may lead to aliases, so many times one after another.
+pub const ALIAS_DEPTH_MAX: usize = 8;
+/// Users that one address may lead to; the rest is left out.
+pub const RECIPIENTS_MAX: usize = 1000;
+
+/// Who gets the mail for an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recipients {
+    /// The users, each once; at least one and at most [`RECIPIENTS_MAX`].
+    pub users: Vec<UserName>,
+    /// Whether an alias or a catch-all led to them.
+    pub by_alias: bool,
+}
+
+/// A future of a [`Newcomers`].
+pub type Coming<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Users who are known elsewhere and get an account when they first need one.
+pub trait Newcomers: Send + Sync + 'static {
+    /// Whether this user would get an account.
+    fn know<'a>(&'a self, user: &'a UserName) -> Coming<'a, bool>;
+
+    /// Makes the account of a user who is known, unless there is one. Err: why not, for the operator.
+    fn welcome<'a>(&'a self, user: &'a UserName) -> Coming<'a, Result<(), String>>;
+}
+
 /// Resolves the names that clients use.
 #[derive(Clone)]
 pub struct Router {
     directory: Arc<dyn Directory>,
     here: NodeId,
     style: Style,
+    newcomers: Option<Arc<dyn Newcomers>>,
 }
 
 impl Router {
     /// A router of the node `here`, whose clients see names in one style.
     pub fn new(directory: Arc<dyn Directory>, here: NodeId, style: Style) -> Router {
-        Router { directory, here, style }
+        Router { directory, here, style, newcomers: None }
+    }
+
+    /// The same, with users who get accounts when mail comes for them.
+    pub fn with_newcomers(self, newcomers: Arc<dyn Newcomers>) -> Router {
+        Router { newcomers: Some(newcomers), ..self }
     }
 
     /// The names as a user sees them.
@@ -140,6 +181,95 @@ impl Router {
         Ok(Target { route: route(&entry, self.here, abilities)?, address })
     }
 
+    /// Who gets the mail for an address: the account of this name; else where the alias of this name leads; else a
+    /// newcomer; else where the catch-all of the domain leads. Loops and dead ends of aliases are left out.
+    pub async fn recipients(&self, user: &UserName) -> Result<Recipients, RouteError> {
+        if self.takes_mail(user).await? {
+            return Ok(Recipients { users: vec![user.clone()], by_alias: false });
+        }
+        let mut found = BTreeSet::new();
+        let mut seen = BTreeSet::from([user.clone()]);
+        let mut level = self.led_to(user).await?;
+        for _ in 0..ALIAS_DEPTH_MAX {
+            let mut next = Vec::new();
+            for target in level {
+                if found.len() >= RECIPIENTS_MAX || !seen.insert(target.clone()) {
+                    continue;
+                }
+                if self.takes_mail(&target).await? {
+                    found.insert(target);
+                } else {
+                    next.extend(self.led_to(&target).await?);
+                }
+            }
+            level = next;
+            if level.is_empty() {
+                break;
+            }
+        }
+        match found.is_empty() {
+            true => Err(RouteError::NonExistent(AccountName::User(user.clone()))),
+            false => Ok(Recipients { users: found.into_iter().collect(), by_alias: true }),
+        }
+    }
+
+    /// Where the mail for an address goes: the INBOX of each recipient. Newcomers get their accounts.
+    pub async fn deliver_to(&self, user: &UserName) -> Result<Vec<Target>, RouteError> {
+        let mut targets = Vec::new();
+        for user in self.recipients(user).await?.users {
+            let inbox = Address::inbox(user.clone());
+            let abilities = ClientAbilities::default();
+            let target = match (self.target(inbox.clone(), &abilities).await, &self.newcomers) {
+                (Err(RouteError::NonExistent(_)), Some(newcomers)) => {
+                    newcomers.welcome(&user).await.map_err(unavailable)?;
+                    self.target(inbox, &abilities).await
+                }
+                (target, _) => target,
+            };
+            targets.push(target?);
+        }
+        Ok(targets)
+    }
+
+    /// Whether this domain (in lower case) is one of the directory's.
+    pub async fn has_domain(&self, name: &str) -> Result<bool, RouteError> {
+        let domain = self.directory.domain(name).await.map_err(RouteError::Unavailable)?;
+        Ok(domain.is_some())
+    }
+
+    /// Whether there is an account of this name, or would be.
+    async fn takes_mail(&self, user: &UserName) -> Result<bool, RouteError> {
+        let account = AccountName::User(user.clone());
+        let found = match self.entry(&account).await {
+            Ok(entry) => route(&entry, self.here, &ClientAbilities::default()).map(drop),
+            Err(error) => Err(error),
+        };
+        match (found, &self.newcomers) {
+            (Ok(()) | Err(RouteError::Elsewhere(_)), _) => Ok(true),
+            (Err(RouteError::NonExistent(_)), Some(newcomers)) => {
+                Ok(self.alias(&AliasName::Address(user.clone())).await?.is_empty()
+                    && newcomers.know(user).await)
+            }
+            (Err(RouteError::NonExistent(_)), None) => Ok(false),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// The targets of the alias of this name, or of its domain's catch-all.
+    async fn led_to(&self, user: &UserName) -> Result<Vec<UserName>, RouteError> {
+        let targets = self.alias(&AliasName::Address(user.clone())).await?;
+        match targets.is_empty() {
+            true => self.alias(&AliasName::CatchAll(user.domain().into())).await,
+            false => Ok(targets),
+        }
+    }
+
+    /// The targets of an alias; none if there is no such alias.
+    async fn alias(&self, name: &AliasName) -> Result<Vec<UserName>, RouteError> {
+        let alias = self.directory.alias(name).await.map_err(RouteError::Unavailable)?;
+        Ok(alias.map_or_else(Vec::new, |alias| alias.targets))
+    }
+
     /// The account of that name in this node's store, if there is one and its commands run here.
     pub async fn open(&self, store: &Store, name: &AccountName) -> Result<Option<Account>, AccountError> {
         let target = self.target(Address::top(name.clone()), &ClientAbilities::default()).await;
@@ -173,4 +303,8 @@ impl Router {
             error => RouteError::Unavailable(error),
         })
     }
+}
+
+fn unavailable(error: String) -> RouteError {
+    RouteError::Unavailable(DirectoryError::Unavailable(error))
 }

@@ -3,11 +3,13 @@
 // The lint's exception for tests does not reach the helper functions of a test crate.
 #![allow(clippy::unwrap_used)]
 
-use rookery_directory::{AccountState, DirectCommit, Directory, DirectoryError, EmbeddedDirectory, Home};
+use rookery_directory::{
+    AccountState, AliasName, DirectCommit, Directory, DirectoryError, EmbeddedDirectory, Home,
+};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_kv::{Batch, Engine, Space};
-use rookery_route::{ClientAbilities, Route, RouteError, Router};
+use rookery_route::{ClientAbilities, Coming, Newcomers, Recipients, Route, RouteError, Router};
 use rookery_types::{
     AccountId, AccountName, Address, Encoding, Epoch, NameError, NodeId, StoreId, Style, UserName,
 };
@@ -115,4 +117,86 @@ async fn new_names_and_known_addresses() {
     assert_eq!(refused, Err(RouteError::Name(NameError::Reserved("user".to_string()))));
     let inbox = router.target(Address::inbox(viewer), &abilities).await.unwrap();
     assert_eq!(inbox.route, Route::Here { account: joe });
+}
+
+/// Knows `new@example.org`, and makes the account.
+struct Town(EmbeddedDirectory);
+
+impl Newcomers for Town {
+    fn know<'a>(&'a self, user: &'a UserName) -> Coming<'a, bool> {
+        Box::pin(async move { user.local() == "new" })
+    }
+
+    fn welcome<'a>(&'a self, user: &'a UserName) -> Coming<'a, Result<(), String>> {
+        Box::pin(async move {
+            let home = Home { node: HERE, store: StoreId([1; 16]), epoch: Epoch(1) };
+            let made = self.0.reserve(AccountName::User(user.clone()), home, 1).await;
+            let entry = made.map_err(|error| error.to_string())?;
+            self.0.activate(entry.id).await.map(drop).map_err(|error| error.to_string())
+        })
+    }
+}
+
+#[tokio::test]
+async fn mail_finds_accounts_aliases_newcomers_and_catch_alls() {
+    let site = Site::new().await;
+    for name in ["joe", "ann", "held", "gone"] {
+        let id = site.account(&format!("user/{name}@example.org"), HERE).await;
+        match name {
+            "held" => drop(site.directory.set_state(id, AccountState::Suspended).await.unwrap()),
+            "gone" => drop(site.directory.set_state(id, AccountState::Deleted).await.unwrap()),
+            _ => {}
+        }
+    }
+    site.directory.add_domain("other.test".to_string()).await.unwrap();
+    let user = |text: &str| UserName::parse(text, "example.org").unwrap();
+    let depth: Vec<(String, String)> =
+        (0..12).map(|n| (format!("deep{n}"), format!("deep{}", n + 1))).collect();
+    let aliases = [
+        ("sales", vec!["joe", "ann", "nobody"]),
+        ("all", vec!["sales", "held", "all@other.test"]),
+        ("loop", vec!["pool"]),
+        ("pool", vec!["loop", "joe"]),
+        ("dead", vec!["nobody", "gone"]),
+        ("deep12", vec!["joe"]),
+        ("@other.test", vec!["ann"]),
+    ];
+    let deep = depth.iter().map(|(from, to)| (from.as_str(), vec![to.as_str()]));
+    for (name, targets) in aliases.into_iter().chain(deep) {
+        let name = AliasName::parse(name, "example.org").unwrap();
+        site.directory.set_alias(name, targets.into_iter().map(user).collect()).await.unwrap();
+    }
+    let plain = Router::new(Arc::new(site.directory.clone()), HERE, Style::Rookery);
+    let router = plain.clone().with_newcomers(Arc::new(Town(site.directory.clone())));
+    for (address, expected, by_alias) in [
+        ("joe", Some(vec!["joe"]), false),
+        ("held", Some(vec!["held"]), false),
+        ("sales", Some(vec!["ann", "joe"]), true),
+        ("all", Some(vec!["ann", "held", "joe"]), true),
+        ("loop", Some(vec!["joe"]), true),
+        ("dead", None, true),
+        ("gone", None, true),
+        ("nobody", None, true),
+        ("deep6", Some(vec!["joe"]), true),
+        ("deep0", None, true),
+        ("whoever@other.test", Some(vec!["ann"]), true),
+        ("new", Some(vec!["new"]), false),
+        ("x@nowhere.test", None, true),
+    ] {
+        let found = router.recipients(&user(address)).await;
+        match expected {
+            Some(users) => {
+                let users = users.into_iter().map(user).collect();
+                assert_eq!(found, Ok(Recipients { users, by_alias }), "{address}");
+            }
+            None => assert!(matches!(found, Err(RouteError::NonExistent(_))), "{address}: {found:?}"),
+        }
+    }
+    assert!(plain.recipients(&user("new")).await.is_err());
+    assert!(plain.deliver_to(&user("new")).await.is_err());
+    assert_eq!(router.deliver_to(&user("new")).await.unwrap().len(), 1);
+    assert_eq!(plain.deliver_to(&user("all")).await.unwrap().len(), 3);
+    assert!(
+        router.has_domain("other.test").await.unwrap() && !router.has_domain("nowhere.test").await.unwrap()
+    );
 }

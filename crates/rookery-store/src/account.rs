@@ -1,5 +1,6 @@
 //! An account: its tree of mailboxes, and what changes the tree.
 
+use crate::annotations;
 use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::Mailbox;
@@ -11,7 +12,8 @@ use bytes::Bytes;
 use rookery_kv::engine::Space;
 use rookery_types::acl::{Acl, Identifier};
 use rookery_types::{
-    AccountId, ContentId, MailboxId, MailboxPath, ModSeq, Rights, SpecialUse, UidValidity, UserName,
+    AccountId, AccountName, Address, ContentId, MailboxId, MailboxPath, ModSeq, Rights, SpecialUse,
+    UidValidity, UserName,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -38,6 +40,59 @@ impl Account {
     /// Whose tree it is; `None` for shared mailboxes.
     pub fn owner(&self) -> Option<UserName> {
         self.cell.record.load().owner.clone()
+    }
+
+    /// Whether it has not been deleted.
+    pub fn exists(&self) -> bool {
+        self.cell.record.load().state == AccountState::Home
+    }
+
+    /// Makes it another user's: their entries in the ACLs of its mailboxes, and its own subscriptions to its
+    /// mailboxes, follow. Nothing to do for a shared account.
+    pub async fn change_owner(&self, owner: UserName) -> Result<(), StoreError> {
+        self.transact(|t| {
+            let Some(old) = t.record.owner.replace(owner.clone()) else {
+                t.record.owner = None;
+                return Ok(());
+            };
+            let (before, after) = (Identifier::User(old.clone()), Identifier::User(owner.clone()));
+            let acls: Vec<(MailboxId, Acl)> = t
+                .mailboxes()
+                .filter(|state| state.settings.acl.entries().iter().any(|entry| entry.identifier == before))
+                .map(|state| {
+                    let mut acl = state.settings.acl.clone();
+                    for negative in [false, true] {
+                        let rights = acl.of(&before, negative).union(acl.of(&after, negative));
+                        acl.set(before.clone(), negative, Rights::NONE);
+                        acl.set(after.clone(), negative, rights);
+                    }
+                    (state.id, acl)
+                })
+                .collect();
+            for (id, acl) in acls {
+                set(t, id, |settings| settings.acl = acl)?;
+            }
+            let (before, after) = (AccountName::User(old), AccountName::User(owner));
+            let moved: Vec<(String, String, Option<MailboxId>)> = t
+                .subscriptions()
+                .iter()
+                .filter_map(|(name, mailbox)| {
+                    let (account, path) = Address::parse(name).ok()?.into_parts();
+                    let new = Address::new(after.clone(), path).ok()?.to_string();
+                    (account == before).then_some((name.clone(), new, *mailbox))
+                })
+                .collect();
+            for (old, new, mailbox) in moved {
+                t.subscriptions().remove(&old);
+                t.delete(Space::Account, keys::subscription(self.cell.id, &old));
+                let key = keys::subscription(self.cell.id, &new);
+                let value = records::encode_subscription(&key, mailbox);
+                t.put(Space::Account, key, value);
+                t.subscriptions().insert(new, mailbox);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Its mailboxes and subscriptions, as they are on disk now.
@@ -129,6 +184,8 @@ impl Account {
         if from.is_inbox() {
             let inbox = self.tree().get(from).ok_or(StoreError::NoMailbox)?;
             let target = self.create(to, Vec::new()).await?;
+            // INBOX keeps its annotations, and the other gets them too (RFC 5464 §4.1).
+            self.transact(|t| annotations::copy(t, self, inbox, target)).await?;
             let mailbox = self.open(inbox).await?;
             let all = rookery_types::UidSet::range(1, u32::MAX);
             if let Err(error) = mailbox.r#move(&all, self, target).await {
@@ -160,7 +217,9 @@ impl Account {
             let before = Before::of(t);
             for (id, path) in moved {
                 let path = path.ok_or(StoreError::InvalidName)?;
+                let old = t.mailbox(id).ok_or(StoreError::NoMailbox)?.settings.path.clone();
                 set(t, id, |settings| settings.path = path)?;
+                t.note(id, Change::Renamed(old));
             }
             before.check(t)
         })
@@ -295,7 +354,10 @@ pub(crate) fn set(
     Ok(())
 }
 
-fn take_special_use(t: &mut Transaction<'_>, special_use: &[SpecialUse]) -> Result<(), StoreError> {
+pub(crate) fn take_special_use(
+    t: &mut Transaction<'_>,
+    special_use: &[SpecialUse],
+) -> Result<(), StoreError> {
     let has_one =
         |state: &&MailboxState| state.settings.special_use.iter().any(|one| special_use.contains(one));
     let losers: Vec<MailboxId> = t.mailboxes().filter(has_one).map(|state| state.id).collect();

@@ -10,7 +10,7 @@ use crate::account::Account;
 use crate::committer::TailEntry;
 use crate::error::StoreError;
 use crate::keys;
-use crate::mailbox::{numbers_for, put_messages};
+use crate::mailbox::{expunge_messages, numbers_for, put_messages};
 use crate::messages::{KeywordNumbers, Message};
 use crate::quota;
 use crate::records::{self, Change, ContentRecord, Facts, Held, Summary};
@@ -19,7 +19,7 @@ use crate::store::{Store, now_unix};
 use crate::volume::{LargeBody, Placed};
 use bytes::Bytes;
 use rookery_kv::engine::Space;
-use rookery_mime::{Limits, Scanner};
+use rookery_mime::{Limits, Scanned, Scanner};
 use rookery_types::{
     AccountId, ContentId, InternalDate, Keyword, MailboxId, SystemFlags, ThreadId, Uid, UidSet, UidValidity,
 };
@@ -29,6 +29,9 @@ use std::sync::Arc;
 const MEMORY_OCTETS_MAX: usize = 512 * 1024;
 /// Message-IDs of one message that are looked at for its thread.
 const THREAD_IDS_MAX: usize = 40;
+/// How many of these References may fill: of more, the first and the last ones count, which are the thread's root and
+/// the nearest parents.
+const REFERENCES_MAX: usize = 30;
 
 /// A message on its way in.
 pub struct Spool {
@@ -48,6 +51,7 @@ enum Body {
 struct Taken {
     content: ContentId,
     size: u32,
+    message_id: Option<Box<str>>,
     facts: Facts,
     body: Body,
 }
@@ -71,6 +75,11 @@ impl Spooled {
     /// How many octets it has.
     pub fn size(&self) -> u32 {
         self.0.size
+    }
+
+    /// Its Message-ID, if it has one.
+    pub fn message_id(&self) -> Option<&str> {
+        self.0.message_id.as_deref()
     }
 
     fn place(&self, store: &Store, account: AccountId) -> Result<Placed, StoreError> {
@@ -127,20 +136,26 @@ impl Spool {
         let size = u32::try_from(self.size).map_err(|_| StoreError::TooLarge(u32::MAX.into()))?;
         let mut content = [0; 16];
         content.copy_from_slice(&self.hasher.finalize().as_bytes()[..16]);
-        let facts = facts_of(self.scanner);
+        let scanned = self.scanner.finish();
+        let message_id = scanned.facts().message_id.map(String::into_boxed_str);
+        let facts = facts_of(&scanned);
         let body = match self.large {
             Some(large) => Body::Large(large),
             None => Body::Memory(self.memory.into()),
         };
-        Ok(Spooled(Arc::new(Taken { content: ContentId(content), size, facts, body })))
+        Ok(Spooled(Arc::new(Taken { content: ContentId(content), size, message_id, facts, body })))
     }
 }
 
 /// What is kept of a message that has been scanned.
-pub(crate) fn facts_of(scanner: Scanner) -> Facts {
-    let scanned = scanner.finish();
+pub(crate) fn facts_of(scanned: &Scanned) -> Facts {
     let found = scanned.facts();
-    let message_ids = found.message_id.iter().chain(&found.references).chain(&found.in_reply_to);
+    let (root, parents) = match found.references.split_first() {
+        Some((root, parents)) => (Some(root), parents),
+        None => (None, &[][..]),
+    };
+    let parents = parents.get(parents.len().saturating_sub(REFERENCES_MAX - 1)..).unwrap_or(parents);
+    let message_ids = found.message_id.iter().chain(root).chain(parents).chain(&found.in_reply_to);
     Facts {
         envelope: scanned.envelope().into(),
         body_structure: scanned.bodystructure().into(),
@@ -176,6 +191,28 @@ pub struct Appended {
 impl Account {
     /// Puts messages into a mailbox, all or none of them. When it returns they are on stable storage.
     pub async fn append(&self, to: MailboxId, messages: Vec<NewMessage>) -> Result<Appended, StoreError> {
+        let appended = self.append_in_place_of(to, messages, None).await?;
+        appended.ok_or(StoreError::NoContent)
+    }
+
+    /// Puts a message into a mailbox and takes another out of an open mailbox of this account, in one step: both
+    /// happen or neither, and the quota sees the difference only. `None`: the other is not there any more, and
+    /// nothing was done.
+    pub async fn replace(
+        &self,
+        to: MailboxId,
+        message: NewMessage,
+        (from, old): (MailboxId, Uid),
+    ) -> Result<Option<Appended>, StoreError> {
+        self.append_in_place_of(to, vec![message], Some((from, old))).await
+    }
+
+    async fn append_in_place_of(
+        &self,
+        to: MailboxId,
+        messages: Vec<NewMessage>,
+        replaced: Option<(MailboxId, Uid)>,
+    ) -> Result<Option<Appended>, StoreError> {
         if self.store.is_full() {
             return Err(StoreError::NoSpace);
         }
@@ -195,7 +232,14 @@ impl Account {
                     missing = first_missing(t, &messages, &placed)?;
                     match missing {
                         Some(_) => Err(StoreError::NoContent),
-                        None => append_messages(t, self, to, &messages, &placed),
+                        None => {
+                            if let Some((from, old)) = replaced
+                                && !take_out(t, from, old)?
+                            {
+                                return Ok(None);
+                            }
+                            append_messages(t, self, to, &messages, &placed).map(Some)
+                        }
                     }
                 })
                 .await;
@@ -223,6 +267,15 @@ impl Account {
         }
         spool.finish()
     }
+}
+
+/// Expunges a message, whatever its flags; says whether there is one.
+fn take_out(t: &mut Transaction<'_>, from: MailboxId, uid: Uid) -> Result<bool, StoreError> {
+    let state = t.mailbox(from).ok_or(StoreError::NoMailbox)?;
+    let messages = state.messages.as_ref().ok_or(StoreError::NoMailbox)?;
+    let Some(old) = messages.by_uid(uid).map(|(_, message)| message.clone()) else { return Ok(false) };
+    expunge_messages(t, from, &[old], true)?;
+    Ok(true)
 }
 
 /// The first message whose octets were thought to be here, and are not any more.

@@ -3,6 +3,7 @@
 //! Each step is small and goes through the sequencer and the committer like any change, so nobody waits for long.
 
 use crate::account::Account;
+use crate::annotations;
 use crate::error::StoreError;
 use crate::fold;
 use crate::keys;
@@ -219,7 +220,7 @@ fn forget_mailbox(t: &mut Transaction<'_>, account: &Account, id: MailboxId) -> 
     for message in messages {
         release(t, account, message.content)?;
     }
-    if more {
+    if more || annotations::forget(t, account, id, STEP_RECORDS)? {
         return Ok(true);
     }
     let prefix = keys::mailbox(id);

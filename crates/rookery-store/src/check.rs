@@ -34,7 +34,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// The kind of record, by its name in [`crate::KINDS`]; of the store itself `store identity`, `group`, `tail`,
-    /// `volume counter`, `volume file` or `volume record`.
+    /// `server annotations`, `volume counter`, `volume file` or
+    /// `volume record`.
     pub kind: &'static str,
     /// Which account; `None` for the store's own records.
     pub account: Option<u64>,

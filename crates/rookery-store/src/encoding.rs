@@ -121,6 +121,11 @@ impl<'a> Decoder<'a> {
         (self.u8()? == expected).then_some(())
     }
 
+    /// Passes over what nobody needs now.
+    pub(crate) fn skip_rest(&mut self) {
+        self.0 = &[];
+    }
+
     pub(crate) fn u8(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;

@@ -1,6 +1,6 @@
 //! Where records stand. Every key of an account begins with its id, so an account is a few ranges.
 
-use rookery_types::{AccountId, ContentId, MailboxId, ModSeq, Uid};
+use rookery_types::{AccountId, ContentId, MailboxId, ModSeq, Uid, UserName};
 
 /// Settings of the whole store, in [`rookery_kv::engine::Space::Meta`].
 pub(crate) const STORE: &[u8] = b"store";
@@ -45,6 +45,49 @@ pub(crate) fn subscription_list(id: AccountId) -> [u8; 9] {
 pub(crate) fn subscription(id: AccountId, name: &str) -> Vec<u8> {
     [&subscriptions(id)[..], name.as_bytes()].concat()
 }
+
+/// Before the annotations of a mailbox, or of the account itself.
+pub(crate) fn annotations(id: AccountId, of: Option<MailboxId>) -> [u8; 13] {
+    let number = of.map_or(0, |mailbox| mailbox.number);
+    let mut rest = [3; 5];
+    rest[1..].copy_from_slice(&number.to_be_bytes());
+    with(id, &rest)
+}
+
+/// Before those that are one user's, or shared.
+pub(crate) fn annotations_of(id: AccountId, of: Option<MailboxId>, owner: Option<&UserName>) -> Vec<u8> {
+    let owner = owner.map_or("", UserName::as_str);
+    [&annotations(id, of)[..], owner.as_bytes(), &[0]].concat()
+}
+
+pub(crate) fn annotation(
+    id: AccountId,
+    of: Option<MailboxId>,
+    owner: Option<&UserName>,
+    entry: &str,
+) -> Vec<u8> {
+    [&annotations_of(id, of, owner)[..], entry.as_bytes()].concat()
+}
+
+/// How many annotations the account has.
+pub(crate) fn annotation_usage(id: AccountId) -> [u8; 9] {
+    with(id, &[4])
+}
+
+/// The mailbox's number, the owner and the entry in an annotation's key.
+pub(crate) fn annotation_parts(key: &[u8]) -> Option<(u32, Option<UserName>, &str)> {
+    let number = u32::from_be_bytes(*key.get(9..13)?.first_chunk::<4>()?);
+    let rest = std::str::from_utf8(key.get(13..)?).ok()?;
+    let (owner, entry) = rest.split_once('\0')?;
+    let owner = match owner {
+        "" => None,
+        owner => Some(UserName::parse(owner, "").ok()?),
+    };
+    (!entry.is_empty()).then_some((number, owner, entry))
+}
+
+/// The annotations of the server, in [`rookery_kv::engine::Space::Meta`].
+pub(crate) const SERVER_ANNOTATIONS: &[u8] = b"annotations";
 
 /// Before what a repair has put aside.
 pub(crate) const QUARANTINE: &[u8] = b"quarantine/";

@@ -10,6 +10,7 @@
 //! - No cost grows with the size of a mailbox, except that of reading all of it.
 
 mod account;
+mod annotations;
 mod append;
 mod background;
 pub mod check;
@@ -21,6 +22,7 @@ mod keys;
 mod mailbox;
 mod messages;
 mod quota;
+mod reading;
 mod records;
 mod recover;
 mod sequencer;
@@ -28,6 +30,7 @@ mod store;
 mod volume;
 
 pub use account::Account;
+pub use annotations::Annotation;
 pub use append::{Appended, NewMessage, Spool, Spooled};
 pub use committer::CommitError;
 pub use encoding::Damaged;
@@ -35,9 +38,10 @@ pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
 pub use messages::{Difference, KeywordNumbers, Message, Messages};
 pub use quota::{QUOTA_ROOTS_MAX, Quota};
+pub use reading::Whole;
 pub use records::{
-    AccountRecord, AccountState, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits, Locator, LogEntry,
-    Settings, Summary,
+    AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits,
+    Locator, LogEntry, Settings, Summary,
 };
 pub use sequencer::{MailboxState, Tree};
 pub use store::{FORMAT, NewAccount, OpenError, Store, StoreOptions};

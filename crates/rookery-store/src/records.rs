@@ -25,10 +25,12 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 16] = [
+pub const KINDS: [Kind; 18] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "subscription list", space: Space::Account, derived: true },
+    Kind { name: "annotation", space: Space::Account, derived: false },
+    Kind { name: "annotation usage", space: Space::Account, derived: true },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
     Kind { name: "mailbox summary", space: Space::Mailbox, derived: true },
     Kind { name: "quota usage", space: Space::Mailbox, derived: true },
@@ -486,6 +488,74 @@ pub(crate) fn decode_tombstone(key: &[u8], value: &[u8]) -> Result<UidSet, Damag
     })
 }
 
+/// Which annotation of a mailbox, or of an account.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct AnnotationName {
+    /// Whose it is; `None`: it is shared.
+    pub owner: Option<UserName>,
+    /// Its entry, whole and in lower case.
+    pub entry: Box<str>,
+}
+
+/// An annotation's value; what it belongs to and how it is called is in the key.
+pub(crate) fn encode_annotation(key: &[u8], value: &[u8]) -> Bytes {
+    let mut e = Encoder::new(1);
+    e.octets(value);
+    seal(Space::Account, key, e)
+}
+
+/// The mailbox's number, the name and the value.
+pub(crate) fn decode_annotation(key: &[u8], value: &[u8]) -> Result<(u32, AnnotationName, Bytes), Damaged> {
+    open(Space::Account, key, value, |d| {
+        d.layout(1)?;
+        let (number, owner, entry) = keys::annotation_parts(key)?;
+        let name = AnnotationName { owner, entry: entry.into() };
+        Some((number, name, Bytes::copy_from_slice(d.octets()?)))
+    })
+}
+
+/// What an account's annotations come to.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Annotations {
+    /// How many there are.
+    pub(crate) count: u64,
+    /// Octets of their keys and records, and something for each.
+    pub(crate) octets: u64,
+}
+
+impl Annotations {
+    pub(crate) fn encode(&self, key: &[u8]) -> Bytes {
+        let mut e = Encoder::new(1);
+        e.varint(self.count).varint(self.octets);
+        seal(Space::Account, key, e)
+    }
+
+    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Annotations, Damaged> {
+        open(Space::Account, key, value, |d| {
+            d.layout(1)?;
+            Some(Annotations { count: d.varint()?, octets: d.varint()? })
+        })
+    }
+}
+
+/// The annotations of the server, by their entries.
+pub(crate) fn encode_server_annotations(entries: &BTreeMap<String, Bytes>) -> Bytes {
+    let mut e = Encoder::new(1);
+    e.varint(entries.len() as u64);
+    for (entry, value) in entries {
+        e.text(entry).octets(value);
+    }
+    seal(Space::Meta, keys::SERVER_ANNOTATIONS, e)
+}
+
+pub(crate) fn decode_server_annotations(value: &[u8]) -> Result<BTreeMap<String, Bytes>, Damaged> {
+    open(Space::Meta, keys::SERVER_ANNOTATIONS, value, |d| {
+        d.layout(1)?;
+        let entry = |d: &mut Decoder<'_>| Some((d.text()?.to_string(), Bytes::copy_from_slice(d.octets()?)));
+        (0..d.count()?).map(|_| entry(d)).collect()
+    })
+}
+
 /// What one modseq changed in one mailbox.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
@@ -501,6 +571,10 @@ pub enum Change {
     Settings,
     /// It was deleted.
     Deleted,
+    /// These annotations changed; of the account itself under the number 0.
+    Annotations(Vec<AnnotationName>),
+    /// It was called so before.
+    Renamed(MailboxPath),
 }
 
 /// All that one modseq changed: an entry of the account's change log.
@@ -525,6 +599,13 @@ impl LogEntry {
                 Change::Created => drop(e.u8(3)),
                 Change::Settings => drop(e.u8(4)),
                 Change::Deleted => drop(e.u8(5)),
+                Change::Annotations(names) => {
+                    e.u8(6).varint(names.len() as u64);
+                    for name in names {
+                        e.text(name.owner.as_ref().map_or("", UserName::as_str)).text(&name.entry);
+                    }
+                }
+                Change::Renamed(path) => drop(e.u8(7).text(path.as_str())),
             }
         }
         seal(Space::Log, key, e)
@@ -544,6 +625,17 @@ impl LogEntry {
                     3 => Change::Created,
                     4 => Change::Settings,
                     5 => Change::Deleted,
+                    6 => {
+                        let name = |d: &mut Decoder<'_>| {
+                            let owner = match d.text()? {
+                                "" => None,
+                                owner => Some(UserName::parse(owner, "").ok()?),
+                            };
+                            Some(AnnotationName { owner, entry: d.text()?.into() })
+                        };
+                        Change::Annotations((0..d.count()?).map(|_| name(d)).collect::<Option<_>>()?)
+                    }
+                    7 => Change::Renamed(MailboxPath::new(d.text()?).ok()?),
                     _ => return None,
                 };
                 changes.push((mailbox, change));
@@ -629,6 +721,19 @@ impl Facts {
             e.text(id);
         }
         seal(Space::Content, key, e)
+    }
+
+    /// The structure alone, for those who need nothing else of many messages.
+    pub(crate) fn decode_structure(key: &[u8], value: &Bytes) -> Result<Bytes, Damaged> {
+        open(Space::Content, key, value, |d| {
+            d.layout(1)?;
+            for _ in 0..3 {
+                d.octets()?;
+            }
+            let structure = value.slice_ref(d.octets()?);
+            d.skip_rest();
+            Some(structure)
+        })
     }
 
     pub(crate) fn decode(key: &[u8], value: &Bytes) -> Result<Facts, Damaged> {

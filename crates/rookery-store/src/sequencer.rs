@@ -14,7 +14,9 @@ use crate::encoding::Damaged;
 use crate::error::StoreError;
 use crate::keys;
 use crate::messages::Messages;
-use crate::records::{self, AccountRecord, Change, ContentRecord, Held, LogEntry, Settings, Summary};
+use crate::records::{
+    self, AccountRecord, AnnotationName, Change, ContentRecord, Held, LogEntry, Settings, Summary,
+};
 use crate::volume::Placed;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -506,6 +508,11 @@ impl Transaction<'_> {
             self.tree_changed = true;
         }
         self.log.changes.push((id.number, change));
+    }
+
+    /// Notes in the change log which annotations of a mailbox, or of the account itself, change.
+    pub(crate) fn note_annotations(&mut self, of: Option<MailboxId>, names: Vec<AnnotationName>) {
+        self.log.changes.push((of.map_or(0, |id| id.number), Change::Annotations(names)));
     }
 
     /// The subscriptions, to be changed.

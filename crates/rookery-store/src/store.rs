@@ -9,6 +9,8 @@ use crate::keys;
 use crate::records::{AccountRecord, AccountState};
 use crate::sequencer::AccountCell;
 use crate::volume::{RecordKind, Volumes};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use rookery_kv::engine::{Batch, Engine, EngineError, Space, prefix_end};
 use rookery_kv::files::FileLayer;
@@ -19,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
 
 /// The format this program writes. A store of a higher one is refused.
 pub const FORMAT: u32 = 1;
@@ -40,6 +43,12 @@ pub struct StoreOptions {
     pub background: Option<Duration>,
     /// Change log entries and tombstones of an account that are kept at least.
     pub log_entries: u64,
+    /// Annotations that one user can have on one mailbox, and that all can share there.
+    pub annotations_max: usize,
+    /// Octets of the largest annotation.
+    pub annotation_octets_max: u64,
+    /// Octets that all annotations of an account take, names included.
+    pub account_annotation_octets_max: u64,
     /// With less room than this left on the disk no new messages are taken, in octets.
     pub reserve_octets: u64,
 }
@@ -53,6 +62,9 @@ impl Default for StoreOptions {
             hot_octets_max: 64 << 20,
             background: Some(Duration::from_secs(1)),
             log_entries: 100_000,
+            annotations_max: 100,
+            annotation_octets_max: 32 << 10,
+            account_annotation_octets_max: 16 << 20,
             reserve_octets: 256 << 20,
         }
     }
@@ -152,6 +164,11 @@ struct Inner {
     accounts: Mutex<HashMap<AccountId, Arc<AccountCell>>>,
     /// Mailboxes that were closed and still have their messages in memory, oldest first.
     closed: Mutex<Vec<(Weak<AccountCell>, MailboxId)>>,
+    /// Annotations of the server as a whole, as they are on disk.
+    annotations: ArcSwap<BTreeMap<String, Bytes>>,
+    /// One change of them at a time.
+    annotations_turn: tokio::sync::Mutex<()>,
+    annotations_changed: watch::Sender<u64>,
     background: Mutex<Option<tokio::task::JoinHandle<()>>>,
     /// The disk has less room left than the reserve.
     full: AtomicBool,
@@ -202,6 +219,10 @@ impl Store {
             return Err(OpenError::LostSuffix { engine: group, marked });
         }
         let live = read_live(&*engine)?;
+        let annotations = match engine.get(Space::Meta, keys::SERVER_ANNOTATIONS)? {
+            Some(value) => crate::records::decode_server_annotations(&value)?,
+            None => BTreeMap::new(),
+        };
         let committer =
             Committer::start(engine.clone(), volumes.clone(), group, live).map_err(OpenError::Volumes)?;
         let store = Store(Arc::new(Inner {
@@ -212,6 +233,9 @@ impl Store {
             identity,
             accounts: Mutex::default(),
             closed: Mutex::default(),
+            annotations: ArcSwap::from_pointee(annotations),
+            annotations_turn: tokio::sync::Mutex::default(),
+            annotations_changed: watch::Sender::new(0),
             background: Mutex::new(None),
             full: AtomicBool::new(false),
         }));
@@ -388,6 +412,43 @@ impl Store {
         let mut pending = Pending::default();
         pending.batch = batch;
         self.0.committer.queue(pending).wait().await
+    }
+
+    /// The annotations of the server as a whole, by their entries.
+    pub fn server_annotations(&self) -> Arc<BTreeMap<String, Bytes>> {
+        self.0.annotations.load_full()
+    }
+
+    /// Woken after each change of them.
+    pub fn server_annotations_changed(&self) -> watch::Receiver<u64> {
+        self.0.annotations_changed.subscribe()
+    }
+
+    /// Changes annotations of the server, all or none; `None` takes one away. `TooMany` and `TooLarge` as for those of
+    /// mailboxes.
+    pub async fn annotate_server(&self, changes: &[(String, Option<Bytes>)]) -> Result<(), StoreError> {
+        let max = self.options().annotation_octets_max;
+        if changes.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.len() as u64 > max)) {
+            return Err(StoreError::TooLarge(max));
+        }
+        let _turn = self.0.annotations_turn.lock().await;
+        let mut entries = BTreeMap::clone(&self.server_annotations());
+        for (entry, value) in changes {
+            match value {
+                Some(value) => drop(entries.insert(entry.clone(), value.clone())),
+                None => drop(entries.remove(entry)),
+            }
+        }
+        if entries.len() > self.options().annotations_max && changes.iter().any(|(_, value)| value.is_some())
+        {
+            return Err(StoreError::TooMany("annotations"));
+        }
+        let mut batch = Batch::new();
+        batch.put(Space::Meta, keys::SERVER_ANNOTATIONS, crate::records::encode_server_annotations(&entries));
+        self.commit_foreign(batch).await?;
+        self.0.annotations.store(Arc::new(entries));
+        self.0.annotations_changed.send_modify(|changes| *changes += 1);
+        Ok(())
     }
 
     /// Commits what is queued; nothing can be written afterwards.

@@ -364,19 +364,45 @@ impl Volumes {
         account: AccountId,
         content: ContentId,
     ) -> Result<Bytes, VolumeError> {
-        let volume = self.volume(locator.volume)?;
-        let damaged = |what| VolumeError::Damaged { volume: locator.volume, offset: locator.offset, what };
-        let mut record = vec![0; RECORD_HEADER as usize + size as usize];
-        let got = volume.file.read_at(&mut record, locator.offset).map_err(|e| volume.io(e))?;
-        let header = RecordHeader::decode(&record[..got])
-            .ok_or_else(|| damaged("its header does not fit its checksum"))?;
+        let span = self.read_span(locator, RECORD_HEADER as usize + size as usize)?;
+        Volumes::message_in(&span, locator, 0, size, account, content)
+    }
+
+    /// Octets of a volume from a place on, as many as there are: for records that lie close together.
+    pub(crate) fn read_span(&self, from: Locator, octets: usize) -> Result<Bytes, VolumeError> {
+        let volume = self.volume(from.volume)?;
+        let mut span = vec![0; octets];
+        let got = volume.file.read_at(&mut span, from.offset).map_err(|e| volume.io(e))?;
+        span.truncate(got);
+        Ok(span.into())
+    }
+
+    /// The message of a record that begins so many octets into a span that begins at `from`, checked.
+    pub(crate) fn message_in(
+        span: &Bytes,
+        from: Locator,
+        at: usize,
+        size: u32,
+        account: AccountId,
+        content: ContentId,
+    ) -> Result<Bytes, VolumeError> {
+        let damaged = |what| VolumeError::Damaged {
+            volume: from.volume,
+            offset: from.offset.saturating_add(at as u64),
+            what,
+        };
+        let record = span.get(at..).unwrap_or_default();
+        let header =
+            RecordHeader::decode(record).ok_or_else(|| damaged("its header does not fit its checksum"))?;
         if (header.account, header.content, header.stored) != (account.get(), content, u64::from(size)) {
             return Err(damaged("it is another record"));
         }
-        if got < record.len() {
+        let body = at + RECORD_HEADER as usize;
+        let end = body + size as usize;
+        if end > span.len() {
             return Err(damaged("the volume ends within it"));
         }
-        let body = Bytes::from(record).slice(RECORD_HEADER as usize..);
+        let body = span.slice(body..end);
         if crc32c::crc32c(&body) != header.crc {
             return Err(damaged("its octets do not fit their checksum"));
         }

@@ -10,7 +10,10 @@ use rookery_kv::engine::{Engine, Space};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_store::check::{Outcome, Report, check, repair};
-use rookery_store::{Account, FlagChange, FlagList, Limits, NewAccount, NewMessage, Store, StoreOptions};
+use rookery_store::{
+    Account, Annotation, AnnotationName, FlagChange, FlagList, Limits, NewAccount, NewMessage, Store,
+    StoreOptions,
+};
 use rookery_types::{
     AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, UidSet, UserName,
 };
@@ -117,6 +120,18 @@ async fn build() -> (Image, Mail) {
         account.subscribe("Lists/rust", None).await.expect("it subscribes");
         let limits = Limits { octets: Some(10 << 20), messages: None, mailboxes: Some(9) };
         account.set_quota(&path("Archive"), limits).await.expect("it has a quota");
+        for (of, reader) in [
+            (Some(id("Sent")), None),
+            (Some(id("Old")), Some("bob@mail.example")),
+            (None, Some("ann@mail.example")),
+        ] {
+            let owner = reader.map(|name| UserName::parse(name, "").expect("a name"));
+            let name = AnnotationName { owner, entry: "/shared/comment".into() };
+            let note = Annotation { name, value: Some("so it is".into()) };
+            account.annotate(of, &[note], None).await.expect("it is annotated");
+        }
+        let entry = ("/shared/comment".to_string(), Some("hello".into()));
+        store.annotate_server(&[entry]).await.expect("the server is annotated");
         let inbox = id("INBOX");
         fill(&store, &account, inbox, if n == 1 { 1100 } else { 12 }).await;
         let open = account.open(inbox).await.expect("it opens");
@@ -162,7 +177,7 @@ const DAMAGES: [Damage; 4] = [Damage::Flip, Damage::Drop, Damage::Duplicate, Dam
 
 /// Each kind of record in the engine, its space, and how to know its keys.
 type Known = fn(&[u8]) -> bool;
-const RECORDS: [(&str, Space, Known); 19] = [
+const RECORDS: [(&str, Space, Known); 22] = [
     ("store identity", Space::Meta, |key| key == b"store"),
     ("group", Space::Meta, |key| key == b"group"),
     ("tail", Space::Meta, |key| key == b"tail"),
@@ -170,6 +185,9 @@ const RECORDS: [(&str, Space, Known); 19] = [
     ("account", Space::Account, |key| key[8] == 0),
     ("subscription", Space::Account, |key| key[8] == 1),
     ("subscription list", Space::Account, |key| key[8] == 2),
+    ("annotation", Space::Account, |key| key[8] == 3),
+    ("annotation usage", Space::Account, |key| key[8] == 4),
+    ("server annotations", Space::Meta, |key| key == b"annotations"),
     ("mailbox settings", Space::Mailbox, |key| key[12] == 0),
     ("mailbox summary", Space::Mailbox, |key| key[12] == 1),
     ("quota usage", Space::Mailbox, |key| key[12] == 2),
@@ -188,8 +206,10 @@ const RECORDS: [(&str, Space, Known); 19] = [
 fn other_key(kind: &str, key: &[u8]) -> Vec<u8> {
     let mut other = key.to_vec();
     match kind {
-        "store identity" | "group" | "tail" | "subscription" => other.push(b'2'),
-        "volume counter" | "account" | "subscription list" => other[7] ^= 0x40,
+        "store identity" | "group" | "tail" | "subscription" | "annotation" | "server annotations" => {
+            other.push(b'2')
+        }
+        "volume counter" | "account" | "subscription list" | "annotation usage" => other[7] ^= 0x40,
         "mailbox settings" | "mailbox summary" | "quota usage" | "expunged message" | "deleted mailbox" => {
             other[11] ^= 0x40
         }
@@ -370,6 +390,10 @@ async fn every_kind_of_record_and_every_damage() {
         assert!(!keys.is_empty(), "the store has no {kind}");
         let targets: BTreeSet<usize> = [0, keys.len() / 2, keys.len() - 1].into_iter().collect();
         for how in DAMAGES {
+            // No other record knows that the server has annotations.
+            if (kind, how) == ("server annotations", Damage::Drop) {
+                continue;
+            }
             for at in &targets {
                 let key = keys[*at].clone();
                 let label = format!("{kind} {how:?} {}", named(space, &key));

@@ -7,7 +7,8 @@
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_store::{
-    FlagChange, FlagList, Held, Limits, NewAccount, NewMessage, Store, StoreError, StoreOptions,
+    Annotation, AnnotationName, FlagChange, FlagList, Held, Limits, NewAccount, NewMessage, Store,
+    StoreError, StoreOptions,
 };
 use rookery_types::{
     AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, Uid, UidSet, UserName,
@@ -37,6 +38,7 @@ struct ModelMailbox {
     highest_modseq: u64,
     /// It is a quota root; INBOX's limits are the account's.
     quota: Option<Limits>,
+    annotations: BTreeMap<String, Vec<u8>>,
 }
 
 type Model = BTreeMap<String, ModelMailbox>;
@@ -102,6 +104,7 @@ fn options() -> StoreOptions {
     StoreOptions {
         background: None,
         volume_octets: 20_000,
+        annotations_max: 3,
         retention: Duration::ZERO,
         ..StoreOptions::default()
     }
@@ -141,6 +144,8 @@ async fn observed(store: &Store) -> Model {
         assert_eq!(state.summary.exists as usize, messages.len(), "{path}: the summary counts the messages");
         assert_eq!((state.summary.unseen, state.summary.octets), (unseen, octets), "{path}");
         let quota = account.quota_at(path).map(|quota| quota.limits);
+        let annotations = account.annotations(Some(state.id), None).expect("annotations are readable");
+        let annotations = annotations.into_iter().map(|(name, value)| (name, value.to_vec())).collect();
         model.insert(
             path.to_string(),
             ModelMailbox {
@@ -149,6 +154,7 @@ async fn observed(store: &Store) -> Model {
                 messages,
                 highest_modseq: state.summary.highest_modseq.get(),
                 quota,
+                annotations,
             },
         );
     }
@@ -189,7 +195,9 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
         set
     };
     let failed = |next: Model| Err(Box::new(next));
-    match rng.below(11) {
+    // Once nothing can be written, refusals go by changes that never came to be.
+    let is_dead = || store.read_only_because().is_some();
+    match rng.below(12) {
         0..=3 => {
             let count = 1 + rng.below(3);
             let mut new = Vec::new();
@@ -215,7 +223,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
             let too_much = too_much(model, &name, coming);
             match account.append(id, new).await {
                 Err(StoreError::OverQuota) => {
-                    assert!(too_much);
+                    assert!(too_much || is_dead());
                     return Ok(());
                 }
                 Err(_) if too_much => return failed(model.clone()),
@@ -274,12 +282,35 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
             };
             match result {
                 Err(StoreError::OverQuota) => {
-                    assert!(too_much);
+                    assert!(too_much || is_dead());
                     return Ok(());
                 }
                 Err(_) if too_much => return failed(model.clone()),
                 Err(_) => return failed(next),
                 Ok(_) => assert!(!too_much),
+            }
+        }
+        10 => {
+            let target = names[rng.below(names.len() as u64) as usize].clone();
+            let target_id = account.tree().get(&MailboxPath::new(&target).unwrap()).unwrap();
+            let uid = 1 + rng.below(u64::from(model[&name].uid_next)) as u32;
+            let body = vec![b'r'; 1 + rng.below(2000) as usize];
+            let old = next.get_mut(&name).unwrap().messages.remove(&uid);
+            if old.is_some() {
+                let to = next.get_mut(&target).unwrap();
+                let message = ModelMessage { body: body.clone(), flags: 0, keywords: Vec::new() };
+                to.messages.insert(to.uid_next, message);
+                to.uid_next += 1;
+            }
+            let mut spool = store.spool();
+            spool.push(&body).map_err(|_| Box::new(model.clone()))?;
+            let body = spool.finish().map_err(|_| Box::new(model.clone()))?;
+            let (flags, date) = (SystemFlags::NONE, InternalDate::from_unix(1_000_000));
+            let message = NewMessage { body, flags, keywords: Vec::new(), date };
+            let Ok(_open) = account.open(id).await else { return failed(model.clone()) };
+            match account.replace(target_id, message, (id, Uid::new(uid).unwrap())).await {
+                Ok(appended) => assert_eq!(appended.is_some(), old.is_some()),
+                Err(_) => return failed(next),
             }
         }
         8 => {
@@ -296,6 +327,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                         messages: BTreeMap::new(),
                         highest_modseq: 1,
                         quota: None,
+                        annotations: BTreeMap::new(),
                     };
                     if !taken {
                         next.insert(new.to_string(), fresh);
@@ -311,8 +343,32 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                     messages: BTreeMap::new(),
                     highest_modseq: 1,
                     quota: None,
+                    annotations: BTreeMap::new(),
                 };
                 next.insert(new.to_string(), fresh);
+            }
+        }
+        10 => {
+            let mut changes = Vec::new();
+            let noted = &mut next.get_mut(&name).unwrap().annotations;
+            for _ in 0..1 + rng.below(2) {
+                let entry = format!("/shared/n{}", rng.below(4));
+                let value = (rng.below(3) > 0).then(|| vec![b'v'; rng.below(50) as usize]);
+                match &value {
+                    Some(value) => drop(noted.insert(entry.clone(), value.clone())),
+                    None => drop(noted.remove(&entry)),
+                }
+                let name = AnnotationName { owner: None, entry: entry.into() };
+                changes.push(Annotation { name, value: value.map(Into::into) });
+            }
+            match account.annotate(Some(id), &changes, None).await {
+                Err(StoreError::TooMany(_)) => {
+                    assert!(noted.len() > 3 || is_dead());
+                    return Ok(());
+                }
+                Err(_) if noted.len() > 3 => return failed(model.clone()),
+                Err(_) => return failed(next),
+                Ok(()) => {}
             }
         }
         9 => {
@@ -363,7 +419,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                 });
                 match account.rename(&path, &MailboxPath::new(&new).unwrap()).await {
                     Err(StoreError::OverQuota) => {
-                        assert!(over);
+                        assert!(over || is_dead());
                         return Ok(());
                     }
                     Err(_) if over => return failed(model.clone()),
@@ -548,11 +604,18 @@ async fn failing_writes_and_syncs_are_never_acknowledged() {
 #[tokio::test]
 async fn an_engine_that_lost_its_end_is_refused() {
     let disk = SimDisk::new(3);
-    let (store, mut model) = fresh(&disk).await;
-    let mut rng = Rng(5);
-    for _ in 0..40 {
-        step(&store, &mut rng, &mut model).await.expect("nothing fails here");
+    let (store, _) = fresh(&disk).await;
+    let account = store.account(account_id()).await.unwrap();
+    let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
+    for n in 0..40 {
+        let mut spool = store.spool();
+        spool.push(format!("Subject: {n}\r\n\r\n").as_bytes()).unwrap();
+        let body = spool.finish().unwrap();
+        let (flags, date) = (SystemFlags::NONE, InternalDate::from_unix(1));
+        let new = NewMessage { body, flags, keywords: Vec::new(), date };
+        account.append(inbox, vec![new]).await.unwrap();
     }
+    drop(account);
     store.close().await;
     drop(store);
     disk.process_crash();

@@ -52,8 +52,10 @@ impl Rights {
     pub const ANNOTATE: Rights = Rights(2048);
     /// Everything: what an owner starts with.
     pub const ALL: Rights = Rights(4095);
-    /// What the owner of a tree keeps whatever the ACL says (Cyrus's `implicit_owner_rights`).
-    pub const OWNER_IMPLIED: Rights = Rights(1 | 64 | 128 | 1024 | 2048);
+    /// What the owner of a tree has whatever the ACL says (Cyrus's `implicit_owner_rights`, but everything).
+    pub const OWNER_IMPLIED: Rights = Rights::ALL;
+    /// What an administrator has on every mailbox whatever the ACL says. Reading mail is not in it.
+    pub const ADMINISTRATOR_IMPLIED: Rights = Rights(1 | 64 | 128 | 1024);
 
     /// The stored bits.
     pub const fn bits(self) -> u16 {
@@ -158,6 +160,8 @@ pub struct Asker<'a> {
     pub groups: &'a [Box<str>],
     /// Whether the account's tree is this user's own.
     pub owner: bool,
+    /// Whether the user administers the account.
+    pub administrator: bool,
 }
 
 /// A mailbox's access control list: entries in the order they were made, one for each identifier and sign.
@@ -212,7 +216,8 @@ impl Acl {
     }
 
     /// What the asker may do: all positive entries that speak of them, less all negative ones, and for the
-    /// owner at least [`Rights::OWNER_IMPLIED`]. The only place where rights are worked out.
+    /// owner at least [`Rights::OWNER_IMPLIED`], for an administrator at least [`Rights::ADMINISTRATOR_IMPLIED`].
+    /// The only place where rights are worked out.
     pub fn rights_of(&self, asker: &Asker<'_>) -> Rights {
         let speaks_of = |identifier: &Identifier| match identifier {
             Identifier::Anyone => true,
@@ -228,8 +233,14 @@ impl Acl {
                 true => taken = taken.union(entry.rights),
             }
         }
-        let rights = given.without(taken);
-        if asker.owner { rights.union(Rights::OWNER_IMPLIED) } else { rights }
+        let mut rights = given.without(taken);
+        if asker.owner {
+            rights = rights.union(Rights::OWNER_IMPLIED);
+        }
+        if asker.administrator {
+            rights = rights.union(Rights::ADMINISTRATOR_IMPLIED);
+        }
+        rights
     }
 }
 
@@ -254,10 +265,11 @@ mod tests {
         acl.set(Identifier::Group("staff".into()), false, Rights::parse("swi").unwrap());
         acl.set(Identifier::User(joe.clone()), true, Rights::parse("rwl").unwrap());
         let groups = ["staff".into()];
-        let asker = Asker { user: Some(&joe), groups: &groups, owner: false };
+        let asker = Asker { user: Some(&joe), groups: &groups, owner: false, administrator: false };
         assert_eq!(acl.rights_of(&asker).to_string(), "sip");
-        assert_eq!(acl.rights_of(&Asker { owner: true, ..asker }).to_string(), "lsipkxan");
-        assert_eq!(acl.rights_of(&Asker { user: None, groups: &[], owner: false }).to_string(), "lrp");
+        assert_eq!(acl.rights_of(&Asker { owner: true, ..asker.clone() }), Rights::ALL);
+        assert_eq!(acl.rights_of(&Asker { administrator: true, ..asker.clone() }).to_string(), "lsipkxa");
+        assert_eq!(acl.rights_of(&Asker { user: None, groups: &[], ..asker }).to_string(), "lrp");
         acl.set(Identifier::Anyone, false, Rights::NONE);
         assert_eq!(acl.entries().len(), 2);
     }

@@ -33,9 +33,12 @@ pub(crate) enum Command {
     Serve,
     /// Run a server with an account full of mail, and say how to connect.
     Demo(Demo),
-    /// Accounts: add, list, change the password, delete.
+    /// Accounts: add, list, change the password, suspend, resume, delete.
     #[command(subcommand)]
     User(User),
+    /// Aliases and catch-alls: add, list, delete.
+    #[command(subcommand)]
+    Alias(Alias),
     /// Mailboxes of an account: list, create, delete, rename, describe.
     #[command(subcommand)]
     Mailbox(Mailbox),
@@ -52,7 +55,7 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Let the installed program take the running server's place. Clients that connect meanwhile wait.
     Restart,
-    /// Make the running server read its certificate again.
+    /// Make the running server read its configuration and certificates again, and say what needs a restart.
     Reload,
     /// Whether the server runs, and what it holds.
     Status(Json),
@@ -84,6 +87,9 @@ pub(crate) enum User {
     Add {
         /// `joe`, or `joe@example.org`.
         name: String,
+        /// Without mailboxes: somebody who only logs in, an administrator.
+        #[arg(long)]
+        login_only: bool,
         #[command(flatten)]
         password: NewPassword,
     },
@@ -96,6 +102,16 @@ pub(crate) enum User {
         #[command(flatten)]
         password: NewPassword,
     },
+    /// Close an account to its user. Mail still comes in; sessions that are open go on.
+    Suspend {
+        /// Whose.
+        name: String,
+    },
+    /// Open a suspended account again.
+    Resume {
+        /// Whose.
+        name: String,
+    },
     /// Delete an account with all its mail.
     Delete {
         /// Whose.
@@ -103,6 +119,31 @@ pub(crate) enum User {
         /// Do not ask whether this is meant.
         #[arg(long)]
         yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Alias {
+    /// Make an alias, or lead it elsewhere.
+    Add {
+        /// `sales`, `sales@example.org`, or `@example.org` for every address of the domain that is nobody's.
+        name: String,
+        /// Users or aliases of this server.
+        #[arg(required = true, value_name = "TARGET")]
+        targets: Vec<String>,
+    },
+    /// All aliases.
+    List {
+        /// Of this domain only.
+        #[arg(long)]
+        domain: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Delete an alias.
+    Delete {
+        /// Its name.
+        name: String,
     },
 }
 

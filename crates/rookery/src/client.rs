@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rookery_admin::socket::Client;
 use serde_json::{Value, json};
 
-use crate::cli::{Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits, User};
+use crate::cli::{Alias, Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits, User};
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
 use crate::output::{self, Bar, column, octets};
@@ -24,9 +24,10 @@ pub(crate) async fn call(config: &Config, verb: &str, args: Value) -> Result<(Ve
 /// `rookery user`.
 pub(crate) async fn user(config: &Config, command: User) -> Result<(), Failure> {
     match command {
-        User::Add { name, password } => {
+        User::Add { name, login_only, password } => {
             let password = new_password(&name, &password)?;
-            let (_, done) = call(config, "user.add", json!({"name": name, "password": password})).await?;
+            let args = json!({"name": name, "password": password, "login_only": login_only});
+            let (_, done) = call(config, "user.add", args).await?;
             say(&format!("Added {}.", shown(&done, "name")));
         }
         User::List(json) => {
@@ -46,10 +47,37 @@ pub(crate) async fn user(config: &Config, command: User) -> Result<(), Failure> 
             call(config, "user.passwd", json!({"name": name, "password": password})).await?;
             say("The password is changed.");
         }
+        User::Suspend { name } => {
+            call(config, "user.suspend", json!({"name": name})).await?;
+            say(&format!("{name} cannot log in any more."));
+        }
+        User::Resume { name } => {
+            call(config, "user.resume", json!({"name": name})).await?;
+            say(&format!("{name} can log in again."));
+        }
         User::Delete { name, yes } => {
             confirm(yes, &format!("Delete the account {name} with all its mail?"))?;
             call(config, "user.delete", json!({"name": name})).await?;
             say(&format!("Deleted {name}."));
+        }
+    }
+    Ok(())
+}
+
+/// `rookery alias`.
+pub(crate) async fn alias(config: &Config, command: Alias) -> Result<(), Failure> {
+    match command {
+        Alias::Add { name, targets } => {
+            let (_, done) = call(config, "alias.add", json!({"name": name, "targets": targets})).await?;
+            say(&format!("{} leads to {}.", shown(&done, "name"), shown(&done, "targets")));
+        }
+        Alias::List { domain, json } => {
+            let (rows, _) = call(config, "alias.list", json!({"domain": domain})).await?;
+            print_rows(json, &[column("ALIAS", "name"), column("TARGETS", "targets")], rows);
+        }
+        Alias::Delete { name } => {
+            call(config, "alias.delete", json!({"name": name})).await?;
+            say(&format!("Deleted the alias {name}."));
         }
     }
     Ok(())

@@ -2,57 +2,51 @@
 
 use std::sync::Arc;
 
-use rookery_auth::Sessions;
-use rookery_imap::{ImapConfig, Services};
-use rookery_net::{Drain, Gate, Listener, Networks, ServerTls, Service};
+use rookery_imap::{ImapConfig, Services, SortTables};
+use rookery_net::{Drain, Gate, Listener, Service};
 use tokio::task::JoinSet;
 
-use crate::exit::{Failure, Kind};
-use crate::serve::Data;
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::live::{self, Live, Parts};
 
 /// Puts together what sessions need.
-pub(crate) fn services(
-    data: &Data,
-    hostname: &str,
-    tls: Option<Arc<ServerTls>>,
-    sessions: &Sessions,
-) -> Result<Arc<Services>, Failure> {
-    let config = &data.node.config;
+pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failure> {
     let settings = ImapConfig {
         message_octets_max: config.imap.sessions.message_octets_max.min(config.store.message_octets_max),
         ..config.imap.sessions.clone()
     };
-    let trusted = Networks::parse(&config.server.plaintext_networks)
-        .map_err(|error| Failure::new(Kind::Usage, error))?;
-    Ok(Arc::new(Services {
-        store: data.node.store.clone(),
-        directory: Arc::clone(&data.node.directory),
-        router: data.router.clone(),
-        authenticator: Arc::clone(&data.node.authenticator),
-        tls,
+    Ok(Services {
+        store: parts.node.store.clone(),
+        directory: Arc::clone(&parts.node.directory),
+        router: parts.router.clone(),
+        authenticator: Arc::clone(&parts.node.authenticator),
+        registrar: Arc::clone(&parts.node.registrar),
+        administrators: parts.node.administrators.clone(),
+        tls: parts.tls.clone(),
+        sort_tables: SortTables::new(settings.sort_memory_octets_max),
         config: settings,
-        hostname: hostname.to_owned(),
-        trusted,
-        admins: config.admins(),
-        sessions: sessions.clone(),
-    }))
+        hostname: parts.hostname.clone(),
+        trusted: live::trusted(config)?,
+        sessions: parts.sessions.clone(),
+    })
 }
 
 /// Serves a listener until the drain ends.
 pub(crate) fn spawn(
-    services: &Arc<Services>,
+    services: &Live<Services>,
     tasks: &mut JoinSet<()>,
     listener: Listener,
     over_tls: bool,
     gate: &Gate,
     drain: &Drain,
 ) {
-    let services = Arc::clone(services);
+    let services = services.clone();
     let service = match over_tls {
         false => Service { protocol: "imap", refusal: "* BYE Too many connections\r\n" },
         true => Service { protocol: "imaps", refusal: "" },
     };
     tasks.spawn(rookery_net::serve(listener, service, gate.clone(), drain.clone(), move |accepted| {
-        rookery_imap::serve_connection(accepted, Arc::clone(&services), over_tls)
+        rookery_imap::serve_connection(accepted, services.now(), over_tls)
     }));
 }

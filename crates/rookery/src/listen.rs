@@ -14,6 +14,8 @@ pub(crate) struct Places {
     pub(crate) pop3: Vec<Local>,
     pub(crate) pop3_tls: Vec<Local>,
     pub(crate) lmtp: Vec<Local>,
+    pub(crate) mta_auth: Vec<Local>,
+    pub(crate) mta_lookup: Vec<Local>,
     pub(crate) http: Vec<Local>,
 }
 
@@ -24,6 +26,8 @@ pub(crate) struct Bound {
     pub(crate) pop3: Vec<Listener>,
     pub(crate) pop3_tls: Vec<Listener>,
     pub(crate) lmtp: Vec<Listener>,
+    pub(crate) mta_auth: Vec<Listener>,
+    pub(crate) mta_lookup: Vec<Listener>,
     pub(crate) http: Vec<Listener>,
 }
 
@@ -33,12 +37,15 @@ impl Bound {
         let cannot = |error| Failure::failed(format!("the sockets given to the server: {error}"));
         let mut given = Inherited::take_all().map_err(cannot)?;
         let lmtp_mode = config.lmtp.unix_mode().unwrap_or(0o660);
+        let mta_mode = config.mta.unix_mode().unwrap_or(0o660);
         let bound = Bound {
             imap: bind(&config.imap.listen, 0o666, &mut given)?,
             imap_tls: bind(&config.imap.listen_tls, 0o666, &mut given)?,
             pop3: bind(&config.pop3.listen, 0o666, &mut given)?,
             pop3_tls: bind(&config.pop3.listen_tls, 0o666, &mut given)?,
             lmtp: bind(&config.lmtp.listen, lmtp_mode, &mut given)?,
+            mta_auth: bind(&config.mta.auth_listen, mta_mode, &mut given)?,
+            mta_lookup: bind(&config.mta.lookup_listen, mta_mode, &mut given)?,
             http: bind(&config.http.listen, 0o660, &mut given)?,
         };
         for place in given.places() {
@@ -54,13 +61,15 @@ impl Bound {
             pop3: locals(&self.pop3),
             pop3_tls: locals(&self.pop3_tls),
             lmtp: locals(&self.lmtp),
+            mta_auth: locals(&self.mta_auth),
+            mta_lookup: locals(&self.mta_lookup),
             http: locals(&self.http),
         }
     }
 
     fn listeners(&self) -> impl Iterator<Item = &Listener> {
         let clients = self.imap.iter().chain(&self.imap_tls).chain(&self.pop3).chain(&self.pop3_tls);
-        clients.chain(&self.lmtp).chain(&self.http)
+        clients.chain(&self.lmtp).chain(&self.mta_auth).chain(&self.mta_lookup).chain(&self.http)
     }
 
     /// All sockets once more, for whoever comes after this process.

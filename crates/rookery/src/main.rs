@@ -10,7 +10,11 @@ mod exit;
 mod imap;
 mod import;
 mod listen;
+mod live;
+mod lmtp;
 mod logging;
+mod mta;
+mod newcomers;
 mod node;
 mod notify;
 mod output;
@@ -56,20 +60,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         return demo::run(options, &server_runtime()?);
     }
     let loaded = config::load(named)?;
+    if let Command::Serve = cli.command {
+        return serve(loaded);
+    }
     let config = loaded.config;
     match cli.command {
-        Command::Serve => {
-            logging::start(&config);
-            let file = loaded.file.map_or("none".to_owned(), |file| file.display().to_string());
-            tracing::info!(config = file, data_dir = %config.data_dir.display(), "starting");
-            // The runtime is gone before another program takes the process.
-            let end = server_runtime()?.block_on(serve::run(config, async |_, _| Ok(())))?;
-            match end {
-                serve::End::Stopped => Ok(()),
-                serve::End::Restart(sockets) => Err(restart::become_new(sockets)),
-            }
-        }
         Command::User(command) => client_runtime()?.block_on(client::user(&config, command)),
+        Command::Alias(command) => client_runtime()?.block_on(client::alias(&config, command)),
         Command::Mailbox(command) => client_runtime()?.block_on(client::mailbox(&config, command)),
         Command::Quota(command) => client_runtime()?.block_on(client::quota(&config, command)),
         Command::Import(command) => client_runtime()?.block_on(client::import(&config, command)),
@@ -77,7 +74,19 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Restart => client_runtime()?.block_on(client::restart(&config)),
         Command::Reload => client_runtime()?.block_on(client::reload(&config)),
         Command::Check(options) => server_runtime()?.block_on(check::run(&config, options)),
-        Command::Config(_) | Command::Demo(_) => Ok(()),
+        Command::Config(_) | Command::Demo(_) | Command::Serve => Ok(()),
+    }
+}
+
+fn serve(loaded: config::Loaded) -> Result<(), Failure> {
+    logging::start(&loaded.config);
+    let file = loaded.file.as_ref().map_or("none".to_owned(), |file| file.display().to_string());
+    tracing::info!(config = file, data_dir = %loaded.config.data_dir.display(), "starting");
+    // The runtime is gone before another program takes the process.
+    let end = server_runtime()?.block_on(serve::run(loaded, async |_, _| Ok(())))?;
+    match end {
+        serve::End::Stopped => Ok(()),
+        serve::End::Restart(sockets) => Err(restart::become_new(sockets)),
     }
 }
 

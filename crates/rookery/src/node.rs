@@ -1,21 +1,21 @@
-//! The running node: what its parts share, and accounts as a whole (directory entry and store account together).
-//!
-//! Invariants:
-//! - An account is made in the order reserve → store → activate, and taken apart in the order close → store →
-//!   remove. Whatever a crash leaves is resolved by [`Node::resolve_reservations`] or by asking again.
+//! The running node: what its parts share, and what administrators ask of accounts.
 
 use std::sync::Arc;
 
-use rookery_auth::{AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError};
+use rookery_auth::{
+    AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError, Welcome,
+};
 use rookery_directory::{
-    AccountFilter, AccountState, Commit, CommitError, Directory, DirectoryError, EmbeddedDirectory, Entry,
-    Home, Verifier,
+    AccountFilter, AccountState, Alias, AliasName, Commit, CommitError, Directory, DirectoryError,
+    EmbeddedDirectory, Entry, Verifier,
 };
 use rookery_kv::Batch;
-use rookery_store::{NewAccount, Store, StoreError};
-use rookery_types::{AccountName, Address, Epoch, MailboxPath, UserName};
+use rookery_route::{Administrators, Authority, Registrar, RegistrarError};
+use rookery_store::{Store, StoreError};
+use rookery_types::{AccountName, UserName};
 
 use crate::config::Config;
+use crate::newcomers::Newcomers;
 
 /// Everything that a request of an administrator may need.
 pub(crate) struct Node {
@@ -23,6 +23,11 @@ pub(crate) struct Node {
     pub(crate) store: Store,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) newcomers: Arc<Newcomers>,
+    /// One newcomer's account is made at a time.
+    pub(crate) making: tokio::sync::Mutex<()>,
+    pub(crate) registrar: Arc<Registrar>,
+    pub(crate) administrators: Administrators,
 }
 
 /// The directory writes through the store's one committer.
@@ -40,32 +45,56 @@ impl Commit for ThroughStore {
     }
 }
 
-/// Logins are checked against the directory's entries.
+/// Logins are checked against the directory's entries, and against the users' file for whom it names.
 pub(crate) struct DirectoryAccounts {
     pub(crate) directory: EmbeddedDirectory,
-    pub(crate) admins: Vec<UserName>,
+    pub(crate) newcomers: Arc<Newcomers>,
+    pub(crate) administrators: Administrators,
 }
 
 impl Accounts for DirectoryAccounts {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
         Box::pin(async move {
+            let named = self.newcomers.credential(user).await;
             let entry = match self.directory.look_up(&AccountName::User(user.clone())).await {
                 Ok(entry) => entry,
-                Err(DirectoryError::NotFound(_)) => return Ok(None),
+                // Whoever gets an account when let in is let in.
+                Err(DirectoryError::NotFound(_)) => {
+                    return Ok(named.filter(|_| self.newcomers.are_welcome()));
+                }
                 Err(error) => return Err(LookUpError(error.to_string())),
             };
             let state = match entry.state {
-                AccountState::Active => LoginState::Active,
+                AccountState::Active | AccountState::LoginOnly => LoginState::Active,
                 AccountState::Suspended => LoginState::Suspended,
-                AccountState::Reserved { .. } | AccountState::Deleted => return Ok(None),
+                // Being made at this moment, perhaps because its user has just logged in for the first time.
+                AccountState::Reserved { .. } => {
+                    return Ok(named.filter(|_| self.newcomers.are_welcome()));
+                }
+                AccountState::Deleted => return Ok(None),
             };
-            let verifier = entry.verifier.as_ref().map(|verifier| verifier.as_str().to_owned());
-            Ok(Some(Credential { verifier, state }))
+            Ok(Some(match named {
+                Some(named) if named.state == LoginState::Suspended => named,
+                Some(named) => Credential { state, ..named },
+                None => {
+                    let verifier = entry.verifier.as_ref().map(|verifier| verifier.as_str().to_owned());
+                    Credential { verifier, state }
+                }
+            }))
         })
     }
 
+    fn welcome<'a>(&'a self, user: &'a UserName) -> Welcome<'a> {
+        use rookery_route::Newcomers as _;
+        Box::pin(async move { self.newcomers.welcome(user).await.map_err(LookUpError) })
+    }
+
+    fn stand_in(&self, user: &str) -> Option<String> {
+        self.newcomers.stand_in(user)
+    }
+
     fn may_act_as(&self, who: &UserName, _whom: &UserName) -> bool {
-        self.admins.contains(who)
+        self.administrators.authority(who) == Authority::Site
     }
 }
 
@@ -98,6 +127,19 @@ impl From<DirectoryError> for NodeError {
     }
 }
 
+impl From<RegistrarError> for NodeError {
+    fn from(error: RegistrarError) -> NodeError {
+        match error {
+            RegistrarError::Exists(name) => NodeError::Exists(name.to_string()),
+            RegistrarError::NotFound(name) => NodeError::NotFound(name.to_string()),
+            RegistrarError::Refused(why) => NodeError::Usage(why.to_owned()),
+            RegistrarError::Name(error) => error.into(),
+            RegistrarError::Directory(error) => error.into(),
+            RegistrarError::Store(error) => error.into(),
+        }
+    }
+}
+
 impl Node {
     /// Reads a user's name as an administrator writes it.
     pub(crate) fn user(&self, name: &str) -> Result<UserName, NodeError> {
@@ -113,7 +155,7 @@ impl Node {
     pub(crate) async fn entry(&self, user: &UserName) -> Result<Arc<Entry>, NodeError> {
         let entry = self.any_entry(user).await?;
         match entry.state {
-            AccountState::Active | AccountState::Suspended => Ok(entry),
+            AccountState::Active | AccountState::Suspended | AccountState::LoginOnly => Ok(entry),
             AccountState::Reserved { .. } | AccountState::Deleted => {
                 Err(NodeError::NotFound(format!("the user {}", self.shown(user))))
             }
@@ -133,53 +175,46 @@ impl Node {
         Ok(self.store.account(entry.id).await?)
     }
 
-    /// Makes a user's account.
-    pub(crate) async fn add_user(&self, user: &UserName, password: &str) -> Result<(), NodeError> {
-        let verifier = self.authenticator.hasher().hash(password.as_bytes()).await?;
-        let verifier = Verifier::new(&verifier)?;
-        match self.directory.add_domain(user.domain().to_owned()).await {
-            Ok(_) | Err(DirectoryError::Exists(_)) => {}
-            Err(error) => return Err(error.into()),
+    /// Makes the account of a user who is known elsewhere, unless there is one.
+    pub(crate) async fn welcome(&self, user: &UserName) -> Result<(), NodeError> {
+        if self.entry(user).await.is_ok() {
+            return Ok(());
         }
-        let home = Home { node: self.store.node(), store: self.store.store_id(), epoch: Epoch(1) };
-        let entry =
-            self.directory.reserve(AccountName::User(user.clone()), home, rand::random()).await.map_err(
-                |error| match error {
-                    DirectoryError::Exists(_) => NodeError::Exists(format!("the user {}", self.shown(user))),
-                    other => other.into(),
-                },
-            )?;
-        let made = self.make_account(user, &entry, verifier).await;
-        if made.is_err() {
-            // Best effort: what stays is resolved at the next start.
-            let _ = self.store.delete_account(entry.id).await;
-            let _ = self.directory.remove(entry.id).await;
+        let _turn = self.making.lock().await;
+        match self.entry(user).await {
+            Err(NodeError::NotFound(_)) => {
+                self.registrar.create(&AccountName::User(user.clone()), None).await?;
+                tracing::info!(%user, "made the account of a user of the users' file");
+                Ok(())
+            }
+            found => found.map(drop),
         }
-        made
     }
 
-    async fn make_account(
+    /// Makes a user's account, or one that is only there to log in.
+    pub(crate) async fn add_user(
         &self,
         user: &UserName,
-        entry: &Entry,
-        verifier: Verifier,
+        password: &str,
+        login_only: bool,
     ) -> Result<(), NodeError> {
-        self.directory.set_verifier(entry.id, Some(verifier)).await?;
-        let mut mailboxes = vec![(MailboxPath::inbox(), Vec::new())];
-        mailboxes.extend(self.config.accounts.parsed().map_err(NodeError::Usage)?);
-        let address = |path: &MailboxPath| Address::new(AccountName::User(user.clone()), path.clone());
-        let subscriptions = mailboxes
-            .iter()
-            .map(|(path, _)| Ok(address(path)?.to_string()))
-            .collect::<Result<Vec<_>, NodeError>>()?;
-        let new = NewAccount { owner: Some(user.clone()), mailboxes, subscriptions };
-        self.store.create_account(entry.id, new).await?;
-        self.directory.activate(entry.id).await?;
+        let verifier = self.authenticator.hasher().hash(password.as_bytes()).await?;
+        let verifier = Verifier::new(&verifier)?;
+        match login_only {
+            true => self.registrar.create_login(user, verifier).await?,
+            false => self.registrar.create(&AccountName::User(user.clone()), Some(verifier)).await?,
+        };
         Ok(())
     }
 
     /// Changes a user's password.
     pub(crate) async fn set_password(&self, user: &UserName, password: &str) -> Result<(), NodeError> {
+        if self.newcomers.credential(user).await.is_some() {
+            return Err(NodeError::Usage(format!(
+                "the password of {} is in the users' file (auth.passwd_file), and what is stored here would not count",
+                self.shown(user)
+            )));
+        }
         let entry = self.entry(user).await?;
         let verifier = self.authenticator.hasher().hash(password.as_bytes()).await?;
         self.directory.set_verifier(entry.id, Some(Verifier::new(&verifier)?)).await?;
@@ -187,24 +222,47 @@ impl Node {
         Ok(())
     }
 
+    /// Closes an account to its user, or opens it again. Mail comes in all the same.
+    pub(crate) async fn suspend(&self, user: &UserName, suspended: bool) -> Result<(), NodeError> {
+        let entry = self.entry(user).await?;
+        if entry.state == AccountState::LoginOnly {
+            return Err(NodeError::Usage("who is only there to log in is deleted, not suspended".to_owned()));
+        }
+        let state = if suspended { AccountState::Suspended } else { AccountState::Active };
+        self.directory.set_state(entry.id, state).await?;
+        self.authenticator.forget(user);
+        Ok(())
+    }
+
+    /// Makes an alias, or leads it elsewhere. Its targets must take mail.
+    pub(crate) async fn set_alias(&self, name: &str, targets: &[String]) -> Result<Alias, NodeError> {
+        let name = AliasName::parse(name, &self.config.default_domain)?;
+        let mut users = Vec::new();
+        for target in targets {
+            let user = self.user(target)?;
+            let alias = AliasName::Address(user.clone());
+            if self.entry(&user).await.is_err()
+                && self.newcomers.credential(&user).await.is_none()
+                && self.directory.alias(&alias).await?.is_none()
+            {
+                return Err(NodeError::NotFound(format!("the user or alias {}", self.shown(&user))));
+            }
+            users.push(user);
+        }
+        Ok(self.directory.set_alias(name, users).await?)
+    }
+
+    /// Forgets an alias.
+    pub(crate) async fn remove_alias(&self, name: &str) -> Result<(), NodeError> {
+        let name = AliasName::parse(name, &self.config.default_domain)?;
+        Ok(self.directory.remove_alias(name).await?)
+    }
+
     /// Deletes a user's account. Asked again, it finishes what was broken off.
     pub(crate) async fn delete_user(&self, user: &UserName) -> Result<(), NodeError> {
-        let entry = self.any_entry(user).await?;
-        match entry.state {
-            AccountState::Reserved { .. } => {
-                return Err(NodeError::NotFound(format!("the user {}", self.shown(user))));
-            }
-            AccountState::Deleted => {}
-            AccountState::Active | AccountState::Suspended => {
-                self.directory.set_state(entry.id, AccountState::Deleted).await?;
-            }
-        }
+        let deleted = self.registrar.delete(&AccountName::User(user.clone())).await;
         self.authenticator.forget(user);
-        match self.store.delete_account(entry.id).await {
-            Ok(()) | Err(StoreError::NoAccount) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(self.directory.remove(entry.id).await?)
+        Ok(deleted?)
     }
 
     /// A page of users, and where the next begins.
@@ -221,24 +279,5 @@ impl Node {
     pub(crate) async fn is_empty(&self) -> Result<bool, NodeError> {
         let page = self.directory.list(AccountFilter::default(), None, 1).await?;
         Ok(page.entries.is_empty() && page.next.is_none())
-    }
-
-    /// Ends what a crash left half made: an account that the store has becomes active, the others' names are
-    /// given back. Call it before anybody can make accounts.
-    pub(crate) async fn resolve_reservations(&self) -> Result<(), NodeError> {
-        let mut after = None;
-        loop {
-            let page = self.directory.reservations(after, rookery_directory::PAGE_MAX).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = Some(last.id);
-            for entry in page.iter().filter(|entry| entry.home.store == self.store.store_id()) {
-                match self.store.account(entry.id).await {
-                    Ok(_) => drop(self.directory.activate(entry.id).await?),
-                    Err(StoreError::NoAccount) => self.directory.remove(entry.id).await?,
-                    Err(error) => return Err(error.into()),
-                }
-                tracing::info!(account = %entry.name, "resolved an account that was being made when the server stopped");
-            }
-        }
     }
 }

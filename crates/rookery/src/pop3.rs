@@ -2,51 +2,43 @@
 
 use std::sync::Arc;
 
-use rookery_auth::Sessions;
-use rookery_net::{Drain, Gate, Listener, Networks, ServerTls, Service};
+use rookery_net::{Drain, Gate, Listener, Service};
 use rookery_pop3::Services;
 use tokio::task::JoinSet;
 
-use crate::exit::{Failure, Kind};
-use crate::serve::Data;
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::live::{self, Live, Parts};
 
 /// Puts together what sessions need.
-pub(crate) fn services(
-    data: &Data,
-    hostname: &str,
-    tls: Option<Arc<ServerTls>>,
-    sessions: &Sessions,
-) -> Result<Arc<Services>, Failure> {
-    let config = &data.node.config;
-    let trusted = Networks::parse(&config.server.plaintext_networks)
-        .map_err(|error| Failure::new(Kind::Usage, error))?;
-    Ok(Arc::new(Services {
-        store: data.node.store.clone(),
-        router: data.router.clone(),
-        authenticator: Arc::clone(&data.node.authenticator),
-        tls,
+pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failure> {
+    Ok(Services {
+        store: parts.node.store.clone(),
+        router: parts.router.clone(),
+        authenticator: Arc::clone(&parts.node.authenticator),
+        tls: parts.tls.clone(),
         config: config.pop3.clone(),
-        hostname: hostname.to_owned(),
-        trusted,
-        sessions: sessions.clone(),
-    }))
+        hostname: parts.hostname.clone(),
+        trusted: live::trusted(config)?,
+        sessions: parts.sessions.clone(),
+    })
 }
 
 /// Serves a listener until the drain ends.
 pub(crate) fn spawn(
-    services: &Arc<Services>,
+    services: &Live<Services>,
     tasks: &mut JoinSet<()>,
     listener: Listener,
     over_tls: bool,
     gate: &Gate,
     drain: &Drain,
 ) {
-    let services = Arc::clone(services);
+    let services = services.clone();
     let service = match over_tls {
         false => Service { protocol: "pop3", refusal: "-ERR [SYS/TEMP] Too many connections\r\n" },
         true => Service { protocol: "pop3s", refusal: "" },
     };
     tasks.spawn(rookery_net::serve(listener, service, gate.clone(), drain.clone(), move |accepted| {
-        rookery_pop3::serve_connection(accepted, Arc::clone(&services), over_tls)
+        rookery_pop3::serve_connection(accepted, services.now(), over_tls)
     }));
 }

@@ -13,22 +13,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
-use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, Sessions};
+use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
 use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
-use rookery_net::{ConnectionLimits, Drain, Gate, Handover, Listener, ServerTls, Service};
-use rookery_route::Router;
+use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
+use rookery_route::{Registrar, Router};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Desk};
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::exit::{Failure, Kind};
 use crate::listen::{Bound, Places};
+use crate::live::{Apply, Live, Parts};
+use crate::newcomers::Newcomers;
 use crate::node::{DirectoryAccounts, Node, ThroughStore};
 use crate::notify::notify;
 use crate::reload::Reload;
@@ -104,6 +106,9 @@ impl Data {
             retention: Duration::from_secs(config.store.retention_days * 86_400),
             message_octets_max: config.store.message_octets_max + TRACE_OCTETS_MAX,
             background: Some(Duration::from_secs(1)),
+            annotations_max: config.store.annotations_max,
+            annotation_octets_max: config.store.annotation_octets_max,
+            account_annotation_octets_max: config.store.account_annotation_octets_max,
             ..StoreOptions::default()
         };
         let store = Store::open(options, Arc::clone(&engine), files)
@@ -119,11 +124,21 @@ impl Data {
             let set = directory.set_default_domain(config.default_domain.clone()).await;
             set.map_err(|error| failed("the directory", &error))?;
         }
-        let admins = config.admins();
+        let administrators = config.administrators();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
+        let users = (!config.auth.passwd_file.as_os_str().is_empty())
+            .then(|| PasswdFile::open(&config.auth.passwd_file, &config.default_domain));
+        let users = users.transpose().map_err(|error| {
+            failed(format!("the users' file {}", config.auth.passwd_file.display()), &error)
+        })?;
+        let newcomers = Newcomers::new(users, config.auth.passwd_file_makes_accounts);
         let authenticator = Arc::new(Authenticator::new(
-            Arc::new(DirectoryAccounts { directory: directory.clone(), admins }),
+            Arc::new(DirectoryAccounts {
+                directory: directory.clone(),
+                newcomers: Arc::clone(&newcomers),
+                administrators: administrators.clone(),
+            }),
             Arc::new(hasher),
             AuthenticatorOptions {
                 cache_lifetime: Duration::from_secs(config.auth.cache_lifetime_s),
@@ -134,8 +149,28 @@ impl Data {
             },
         ));
         let directory: Arc<dyn Directory> = Arc::new(directory);
-        let router = Router::new(Arc::clone(&directory), store.node(), Style::default());
-        let node = Arc::new(Node { config: config.clone(), store, directory, authenticator });
+        let router = Router::new(Arc::clone(&directory), store.node(), Style::default())
+            .with_newcomers(newcomers.clone());
+        let mailboxes = config.accounts.parsed().map_err(|error| Failure::new(Kind::Usage, error))?;
+        let registrar = Arc::new(Registrar::new(Arc::clone(&directory), store.clone(), mailboxes));
+        let node = Arc::new(Node {
+            config: config.clone(),
+            store,
+            directory,
+            authenticator,
+            newcomers,
+            making: Default::default(),
+            registrar,
+            administrators,
+        });
+        let maker = Arc::downgrade(&node);
+        node.newcomers.set_maker(Box::new(move |user| {
+            let maker = maker.clone();
+            Box::pin(async move {
+                let node = maker.upgrade().ok_or("the server has stopped")?;
+                node.welcome(&user).await.map_err(|error| with_causes(&error))
+            })
+        }));
         Ok(Data { node, router, _lock: lock })
     }
 
@@ -165,18 +200,46 @@ fn make_tls(config: &Config, hostname: &str) -> Result<Option<Arc<ServerTls>>, F
     if clients.iter().all(|listen| listen.is_empty()) {
         return Ok(None);
     }
-    let (cert, key) = if config.tls.cert.as_os_str().is_empty() {
-        let names = [hostname.to_owned(), "localhost".to_owned()];
-        let made =
-            rookery_net::tls::self_signed(&names, &config.data_dir).map_err(|error| failed("TLS", &error))?;
-        if made.newly_made {
-            tracing::info!(cert = %made.cert.display(), "made a self-signed certificate; set [tls] cert and key for a real one");
-        }
-        (made.cert, made.key)
-    } else {
-        (config.tls.cert.clone(), config.tls.key.clone())
-    };
-    ServerTls::load(cert, key).map(Arc::new).map(Some).map_err(|error| failed("TLS", &error))
+    let tls = ServerTls::load_files(tls_files(config, hostname)?);
+    tls.map(Arc::new).map(Some).map_err(|error| failed("TLS", &error))
+}
+
+/// The certificates that are set, or one that is made.
+fn tls_files(config: &Config, hostname: &str) -> Result<TlsFiles, Failure> {
+    let folder = Some(config.tls.folder.clone()).filter(|folder| !folder.as_os_str().is_empty());
+    if !config.tls.cert.as_os_str().is_empty() {
+        return Ok(TlsFiles { cert: config.tls.cert.clone(), key: config.tls.key.clone(), folder });
+    }
+    let names = [hostname.to_owned(), "localhost".to_owned()];
+    let made =
+        rookery_net::tls::self_signed(&names, &config.data_dir).map_err(|error| failed("TLS", &error))?;
+    if made.newly_made {
+        tracing::info!(cert = %made.cert.display(), "made a self-signed certificate; set [tls] cert and key for a real one");
+    }
+    Ok(TlsFiles { cert: made.cert, key: made.key, folder })
+}
+
+fn tls_again(tls: Option<Arc<ServerTls>>, hostname: String) -> Apply {
+    Box::new(move |config| {
+        let Some(tls) = &tls else { return Ok(()) };
+        let reloaded = tls.reload_from(tls_files(config, &hostname)?);
+        reloaded.map(drop).map_err(|error| failed("the old certificates are still served", &error))
+    })
+}
+
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    ConnectionLimits {
+        total_max: config.server.connections_max,
+        unauthenticated_per_address_max: config.server.unauthenticated_per_address_max,
+    }
+}
+
+fn gate_again(gate: &Gate) -> Apply {
+    let gate = gate.clone();
+    Box::new(move |config| {
+        gate.set_limits(connection_limits(config));
+        Ok(())
+    })
 }
 
 /// As many open files as the system allows.
@@ -199,7 +262,7 @@ pub(crate) enum End {
 
 /// Runs the server until a signal ends it. `ready` is called once, when clients are served.
 pub(crate) async fn run(
-    config: Config,
+    loaded: Loaded,
     ready: impl AsyncFnOnce(Arc<Node>, Places) -> Result<(), Failure>,
 ) -> Result<End, Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed("signals", &error))?;
@@ -207,6 +270,7 @@ pub(crate) async fn run(
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| failed("signals", &error))?;
     let mut user2 = signal(SignalKind::user_defined2()).map_err(|error| failed("signals", &error))?;
     let _ = rookery_admin::process::uptime();
+    let config = loaded.config.clone();
     if config.server.raise_file_limit {
         raise_file_limit();
     }
@@ -214,7 +278,7 @@ pub(crate) async fn run(
     let hostname = config.hostname();
     let data = Data::open(&config).await?;
     let node = Arc::clone(&data.node);
-    let resolved = node.resolve_reservations().await;
+    let resolved = node.registrar.resolve_reservations().await;
     resolved.map_err(|error| failed("accounts that were being made", &error))?;
     let tls = make_tls(&config, &hostname)?;
     let bound = Bound::all(&config)?;
@@ -223,15 +287,20 @@ pub(crate) async fn run(
         .map_err(|error| failed("the admin socket", &error))?;
     let places = bound.places();
     let drain = Drain::new();
-    let gate = Gate::new(ConnectionLimits {
-        total_max: config.server.connections_max,
-        unauthenticated_per_address_max: config.server.unauthenticated_per_address_max,
-    });
+    let gate = Gate::new(connection_limits(&config));
     let mut tasks = JoinSet::new();
-    let sessions = Sessions::new();
-    let imap = crate::imap::services(&data, &hostname, tls.clone(), &sessions)?;
-    let pop3 = crate::pop3::services(&data, &hostname, tls.clone(), &sessions)?;
-    let reload = Reload { tls: tls.clone() };
+    let parts = Parts {
+        node: Arc::clone(&node),
+        router: data.router.clone(),
+        hostname: hostname.clone(),
+        tls: tls.clone(),
+        sessions: Sessions::new(),
+    };
+    let (imap, imap_again) = Live::new(&config, &parts, crate::imap::services)?;
+    let (pop3, pop3_again) = Live::new(&config, &parts, crate::pop3::services)?;
+    let (lmtp, lmtp_again) = Live::new(&config, &parts, crate::lmtp::services)?;
+    let again = vec![imap_again, pop3_again, lmtp_again, gate_again(&gate), tls_again(tls.clone(), hostname)];
+    let reload = Reload::new(loaded, tls.clone(), again);
     let (restart, mut restarts) = Restart::new();
     let desk = Arc::new(Desk {
         node: Arc::clone(&node),
@@ -253,7 +322,10 @@ pub(crate) async fn run(
             crate::pop3::spawn(&pop3, &mut tasks, listener, over_tls, &gate, &drain);
         }
     }
-    spawn_lmtp(&mut tasks, bound.lmtp, &data, &hostname, &gate, &drain)?;
+    for listener in bound.lmtp {
+        crate::lmtp::spawn(&lmtp, &mut tasks, listener, &gate, &drain);
+    }
+    crate::mta::spawn(&mut tasks, bound.mta_auth, bound.mta_lookup, &data, &gate, &drain);
     for listener in bound.http {
         let store = node.store.clone();
         let draining = drain.clone();
@@ -314,41 +386,13 @@ pub(crate) async fn run(
         }
         impatient.cut();
     });
-    drain.shut_down(Duration::from_secs(config.server.drain_timeout_s)).await;
+    drain.shut_down(Duration::from_secs(reload.running().server.drain_timeout_s)).await;
     while tasks.join_next().await.is_some() {}
     second.abort();
-    drop((imap, pop3));
+    drop((imap, pop3, lmtp, parts, reload));
     data.close().await;
     tracing::info!("stopped");
     result.map(|()| end)
-}
-
-fn spawn_lmtp(
-    tasks: &mut JoinSet<()>,
-    listeners: Vec<Listener>,
-    data: &Data,
-    hostname: &str,
-    gate: &Gate,
-    drain: &Drain,
-) -> Result<(), Failure> {
-    let config = &data.node.config;
-    let house = rookery_lmtp::House::new(data.node.store.clone(), Arc::new(data.router.clone()));
-    let services = rookery_lmtp::Services::new(
-        config.lmtp.clone(),
-        hostname.to_owned(),
-        config.default_domain.clone(),
-        config.store.message_octets_max,
-        Arc::new(house),
-    );
-    let services = Arc::new(services.map_err(|error| Failure::new(Kind::Usage, error))?);
-    for listener in listeners {
-        let services = Arc::clone(&services);
-        let service = Service { protocol: "lmtp", refusal: "421 4.3.2 Too many connections\r\n" };
-        tasks.spawn(rookery_net::serve(listener, service, gate.clone(), drain.clone(), move |accepted| {
-            rookery_lmtp::serve_connection(accepted, Arc::clone(&services))
-        }));
-    }
-    Ok(())
 }
 
 /// Says where clients are served, and what to do first on a server without users.
@@ -359,6 +403,8 @@ async fn tell(node: &Node, places: &Places) {
         ("pop3", &places.pop3),
         ("pop3s", &places.pop3_tls),
         ("lmtp", &places.lmtp),
+        ("mta-auth", &places.mta_auth),
+        ("mta-lookup", &places.mta_lookup),
         ("http", &places.http),
     ];
     for (protocol, locals) in kinds {

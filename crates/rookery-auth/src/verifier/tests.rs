@@ -49,6 +49,7 @@ const DOVEADM: [&str; 20] = [
 fn what_real_tools_make_fits_its_password_alone() {
     for verifier in OPENSSL.iter().chain(&MKPASSWD).chain(&DOVEADM) {
         assert_eq!(verify(verifier, PASSWORD), Ok(true), "{verifier}");
+        assert!(is_supported(verifier), "{verifier}");
         for wrong in [&b"correct horsf"[..], b"", b"correct hors", b"correct horse "] {
             assert_eq!(verify(verifier, wrong), Ok(false), "{verifier}");
         }
@@ -99,6 +100,16 @@ fn what_is_not_understood_or_costs_too_much_is_refused() {
         assert!(matches!(answer, Err(HashError::BadVerifier(_))), "{bad:?} {answer:?}");
         assert!(verify(bad, &[b'x'; 5000]).is_err());
     }
+}
+
+#[test]
+fn unsupported_schemes_are_told_beforehand() {
+    for bad in
+        ["", "!", "x5kiccJaLD4aU", "$7$CU", "$gy$j9T", "{CRYPT}x5kiccJaLD4aU", "{NTLM}x", "{}", "plain"]
+    {
+        assert!(!is_supported(bad), "{bad}");
+    }
+    assert!(is_supported("{ssha256.hex}x") && is_supported("{Plain}$y"));
 }
 
 #[test]

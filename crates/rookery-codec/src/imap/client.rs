@@ -5,7 +5,7 @@
 //! - What is buffered never exceeds the decoder's limit and what one `push` brought.
 //! - A response that cannot be read leaves the stream in step.
 
-use super::command::{AppendMessage, Tagged};
+use super::command::{AppendMessage, AppendSource, Tagged};
 use super::framing::{announcement, without_line_end};
 use super::parse;
 use super::print::CommandWriter;
@@ -37,6 +37,9 @@ pub enum EncodeError {
     /// A header field name or entry name holds 8-bit octets or line ends, or is too long.
     #[error("a field name of the command cannot be quoted")]
     FieldName,
+    /// CATENATE is read, not sent.
+    #[error("a message that is made of parts cannot be sent")]
+    Catenate,
     /// [`crate::imap::Command::Unknown`] keeps no arguments.
     #[error("a command that was not understood cannot be sent")]
     Unknown,
@@ -70,7 +73,7 @@ impl AppendEncoder {
         writer.text(" ");
         writer.append(mailbox);
         writer.append_message(message);
-        Ok((AppendEncoder { utf8: message.utf8 }, writer.finish()?))
+        Ok((AppendEncoder { utf8: is_utf8(message) }, writer.finish()?))
     }
 
     /// The next message's parameters, with chunks as of [`AppendEncoder::start`].
@@ -79,7 +82,7 @@ impl AppendEncoder {
         if self.utf8 {
             writer.text(")");
         }
-        self.utf8 = message.utf8;
+        self.utf8 = is_utf8(message);
         writer.append_message(message);
         writer.finish()
     }
@@ -88,6 +91,11 @@ impl AppendEncoder {
     pub fn end(self) -> &'static [u8] {
         if self.utf8 { b")\r\n" } else { b"\r\n" }
     }
+}
+
+/// Whether a parenthesis has to be closed behind the message's octets.
+fn is_utf8(message: &AppendMessage) -> bool {
+    matches!(message.source, AppendSource::Literal(literal) if literal.utf8)
 }
 
 /// What came out of a server's octets.

@@ -1,11 +1,15 @@
 //! Commands, as typed values. One variant for each command of the RFCs that we know; a variant holds what
 //! the grammar lets stand there and nothing that is decided elsewhere.
 //!
-//! APPEND is no [`Command`]: its message is streamed, see [`crate::imap::server::Decoded::AppendStart`].
+//! APPEND and REPLACE are no [`Command`]s: their messages are streamed, see [`crate::imap::server::Decoded::AppendStart`].
 
-use super::types::{IdParams, LiteralKind, MessageSet, Partial, Secret, Section, StatusItem, Tag, WireName};
+use super::types::{
+    IdParams, LiteralKind, MessageSet, Partial, PartialRange, Secret, Section, StatusItem, Tag, WireName,
+};
 use bytes::Bytes;
-use rookery_types::{Flag, InternalDate, Keyword, Rights, SequenceSet, SpecialUse, SystemFlags, UidValidity};
+use rookery_types::{
+    Flag, InternalDate, Keyword, Rights, SequenceSet, SetEnd, SpecialUse, SystemFlags, UidValidity,
+};
 use std::num::NonZeroU32;
 
 /// A command with its tag.
@@ -291,6 +295,8 @@ pub struct ListReturn {
     pub my_rights: bool,
     /// `STATUS (..)` (RFC 5819); empty: not asked.
     pub status: Vec<StatusItem>,
+    /// `METADATA (..)` (RFC 9590): entries; empty: not asked.
+    pub metadata: Vec<Bytes>,
 }
 
 /// SEARCH and UID SEARCH.
@@ -319,6 +325,8 @@ pub struct SearchReturn {
     pub count: bool,
     /// `SAVE`
     pub save: bool,
+    /// `PARTIAL` (RFC 9394 §3.1); never together with `ALL`.
+    pub partial: Option<PartialRange>,
 }
 
 /// `search-key` of RFC 9051 §9. Strings are octets in the command's charset.
@@ -506,6 +514,8 @@ pub struct Fetch {
     pub changed_since: Option<u64>,
     /// `VANISHED` (RFC 7162 §3.2.6): only with UID and CHANGEDSINCE.
     pub vanished: bool,
+    /// `PARTIAL` (RFC 9394 §3.3): only with UID.
+    pub partial: Option<PartialRange>,
 }
 
 /// `fetch-att` of RFC 9051 §9.
@@ -609,17 +619,42 @@ pub enum MetadataDepth {
     Infinity,
 }
 
-/// What comes before one message's octets in APPEND (RFC 9051 §6.3.12, RFC 3502).
+/// What comes before one message's octets in APPEND and REPLACE (RFC 9051 §6.3.12, RFC 3502, RFC 8508).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AppendMessage {
     /// `\Recent`, which no client can set, is left out.
     pub flags: Vec<Flag>,
     /// INTERNALDATE; `None`: now.
     pub date: Option<InternalDate>,
-    /// The message's size.
+    /// Where the message's octets come from.
+    pub source: AppendSource,
+}
+
+/// Where a message's octets come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AppendSource {
+    /// They follow.
+    Literal(AppendLiteral),
+    /// `CATENATE (..)` (RFC 4469): from texts that follow and from messages that URLs name.
+    Catenate,
+}
+
+/// Octets of a message that are announced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AppendLiteral {
+    /// How many.
     pub octets: u64,
-    /// How its literal is announced.
-    pub literal: LiteralKind,
+    /// How they are announced.
+    pub kind: LiteralKind,
     /// In `UTF8 (~{n} ..)` (RFC 6855 §4): headers may hold UTF-8.
     pub utf8: bool,
+}
+
+/// The message that REPLACE takes away (RFC 8508).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Replaced {
+    /// UID REPLACE: a UID, else a sequence number.
+    pub uid: bool,
+    /// Which message; never 0.
+    pub message: SetEnd,
 }

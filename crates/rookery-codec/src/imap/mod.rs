@@ -12,6 +12,7 @@ pub mod print;
 pub mod response;
 pub mod server;
 pub mod types;
+pub mod url;
 
 pub use command::Command;
 pub use response::{Code, Condition, Response, Status};

@@ -2,7 +2,7 @@
 //!
 //! FETCH data can be printed without building these, with [`crate::imap::print::FetchWriter`].
 
-use super::types::{FlagList, IdParams, Section, Tag, WireName};
+use super::types::{FlagList, IdParams, PartialRange, Section, Tag, WireName};
 use bytes::Bytes;
 use rookery_types::{InternalDate, ModSeq, SeqNum, SpecialUse, Uid, UidSet, UidValidity};
 use std::borrow::Cow;
@@ -43,8 +43,13 @@ pub enum Response {
     },
     /// RFC 9051 §7.3.5
     Esearch(Esearch),
-    /// RFC 5256 §4: numbers in the order asked for.
-    Sort(Vec<u32>),
+    /// RFC 5256 §4, RFC 7162 §3.1.9.
+    Sort {
+        /// Sequence numbers or UIDs, as the command was, in the order asked for.
+        numbers: Vec<u32>,
+        /// The highest of the messages found.
+        modseq: Option<ModSeq>,
+    },
     /// RFC 5256 §4: the lists of threads as they stand in the response, `(2)(3 6 (4 23)(44 7 96))`.
     Thread(Bytes),
     /// RFC 9051 §7.3.6
@@ -61,6 +66,13 @@ pub enum Response {
         earlier: bool,
         /// Not empty.
         uids: UidSet,
+    },
+    /// RFC 9586 §3.3: FETCH for a client that has done away with sequence numbers.
+    UidFetch {
+        /// Which message.
+        uid: Uid,
+        /// May be empty.
+        items: Vec<FetchData>,
     },
     /// RFC 9051 §7.5.2
     Fetch {
@@ -176,6 +188,8 @@ pub enum Code {
     AuthorizationFailed,
     BadCharset(Vec<Bytes>),
     BadEvent,
+    /// RFC 4469 §4.1: the first URL of CATENATE that names nothing.
+    BadUrl(Bytes),
     Cannot,
     Capability(Vec<Cow<'static, str>>),
     ClientBug,
@@ -223,6 +237,8 @@ pub enum Code {
     TryCreate,
     UidNext(Uid),
     UidNotSticky,
+    /// RFC 9586: sequence numbers are not taken any more.
+    UidRequired,
     UidValidity(UidValidity),
     Unavailable,
     UnknownCte,
@@ -316,6 +332,40 @@ pub enum StatusValue {
     AppendLimit(Option<u64>),
 }
 
+/// Numbers in the order they are told, which SORT gives a meaning, as a `sequence-set`: runs of ascending neighbours
+/// are joined (RFC 5267 §3.2).
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Runs(Vec<(u32, u32)>);
+
+impl Runs {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// First and last number of each run.
+    pub fn ranges(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Adds the numbers from `first` to `last`; a range the wrong way round is taken the right way.
+    pub fn push(&mut self, first: u32, last: u32) {
+        let (first, last) = (first.min(last), first.max(last));
+        match self.0.last_mut() {
+            Some((_, end)) if end.checked_add(1) == Some(first) => *end = last,
+            _ => self.0.push((first, last)),
+        }
+    }
+}
+
+impl FromIterator<u32> for Runs {
+    fn from_iter<T: IntoIterator<Item = u32>>(numbers: T) -> Runs {
+        let mut runs = Runs::default();
+        numbers.into_iter().for_each(|n| runs.push(n, n));
+        runs
+    }
+}
+
 /// RFC 4731, RFC 9051 §7.3.4.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Esearch {
@@ -328,7 +378,9 @@ pub struct Esearch {
     /// `MAX`
     pub max: Option<NonZeroU32>,
     /// `ALL`; left out when nothing was found.
-    pub all: UidSet,
+    pub all: Runs,
+    /// `PARTIAL`: the range asked for and what it holds; empty: `NIL` (RFC 9394 §3.1).
+    pub partial: Option<(PartialRange, Runs)>,
     /// `COUNT`
     pub count: Option<u32>,
     /// `MODSEQ`

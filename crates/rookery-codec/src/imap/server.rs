@@ -6,15 +6,16 @@
 //! - What is buffered never exceeds [`Limits::command_octets`] and what one `push` brought.
 //! - `+` is asked for ([`Decoded::Continue`]) only when the literal will be taken.
 //! - How the input was cut changes only how [`Decoded::AppendData`] is cut.
+//! - APPEND and REPLACE are told piece by piece, so that no message and no list of parts is held whole.
 
-use super::command::{AppendMessage, Tagged};
+use super::command::{AppendLiteral, AppendMessage, AppendSource, Replaced, Tagged};
 use super::framing::{Announcement, TAIL_OCTETS, announcement, without_line_end};
 use super::parse;
-use super::parse::append::Head;
-use super::parse::scan::{Fault, Scanner};
+use super::parse::append::{Behind, Head, Item, Reached};
 use super::response::{Code, Condition, Response, Status};
-use super::types::{LiteralKind, Tag, WireName};
+use super::types::{Tag, WireName};
 use bytes::{Buf, Bytes, BytesMut};
+use std::collections::VecDeque;
 
 /// The largest `{n+}` under LITERAL- (RFC 7888 §5).
 const LITERAL_MINUS_OCTETS_MAX: u64 = 4096;
@@ -55,17 +56,25 @@ pub enum Decoded {
     Bad(Bad),
     /// A synchronising literal was announced and will be taken: send `+` at once (RFC 9051 §4.3).
     Continue,
-    /// The first or a further message of an APPEND is announced. [`Decoder::accept_append`] or
-    /// [`Decoder::refuse_append`] must be called before anything else comes out.
+    /// The first or a further message of an APPEND is announced, or that of a REPLACE. If its octets follow
+    /// ([`AppendSource::Literal`]), [`Decoder::accept_append`] or [`Decoder::refuse_append`] must be called
+    /// before anything else comes out; if it is made of parts, they come one by one.
     AppendStart {
         /// Of the command; the same for all its messages.
         tag: Tag,
+        /// Of REPLACE: the message that goes.
+        replaced: Option<Replaced>,
         /// Where to; the same for all its messages.
         mailbox: WireName,
         /// What is said of this one.
         message: AppendMessage,
     },
-    /// The next octets of the accepted message; never empty.
+    /// The message's next part is what this URL names. [`Decoder::refuse_append`] may be called.
+    AppendUrl(Bytes),
+    /// The message's next part is announced. [`Decoder::accept_append`] or [`Decoder::refuse_append`] must be
+    /// called before anything else comes out.
+    AppendText(AppendLiteral),
+    /// The next octets of the accepted message or part; never empty.
     AppendData(Bytes),
     /// All octets of the message have come.
     AppendEnd {
@@ -120,10 +129,10 @@ enum State {
     Accepted(Body),
     /// A message's octets are coming.
     Body(Body),
-    /// Behind a message: the end of the command, or a further message.
-    AfterBody { utf8: bool },
-    /// A further message was announced; its start is told next.
-    NextMessage,
+    /// Behind a message or a part of one: the end of the command, or more of it.
+    AfterBody(Behind),
+    /// What was read of an APPEND is told piece by piece.
+    Items,
     /// A literal nobody wants: so many octets are to be dropped, then the rest of its line.
     DropLiteral { left: u64 },
     /// The rest of a command nobody wants; so many octets of it were dropped.
@@ -137,16 +146,28 @@ enum State {
 struct Body {
     left: u64,
     binary: bool,
-    utf8: bool,
+    behind: Behind,
 }
 
-/// The APPEND under way.
+/// The APPEND or REPLACE under way.
 #[derive(Debug)]
 struct Append {
     tag: Tag,
+    replaced: Option<Replaced>,
     mailbox: WireName,
-    /// Read already, to be told after [`Decoded::AppendEnd`].
-    next: Option<AppendMessage>,
+    /// Read already, to be told.
+    items: VecDeque<Item>,
+}
+
+impl Append {
+    /// The literal that was announced behind all that is to be told.
+    fn announced(&self) -> Option<AppendLiteral> {
+        match self.items.back()? {
+            Item::Text(literal) => Some(*literal),
+            Item::Message(AppendMessage { source: AppendSource::Literal(literal), .. }) => Some(*literal),
+            _ => None,
+        }
+    }
 }
 
 /// Octets of one client in, commands out. Owns no socket, no clock, no task.
@@ -203,8 +224,8 @@ impl Decoder {
                     Some(Decoded::Continue)
                 }
                 State::Body(body) => self.body(body),
-                State::AfterBody { utf8 } => self.after_body(utf8),
-                State::NextMessage => self.next_message(),
+                State::AfterBody(behind) => self.after_body(behind),
+                State::Items => self.item(),
                 State::DropLiteral { left } => self.drop_literal(left),
                 State::DropLine { dropped } => self.drop_line(dropped),
                 State::Dead => {
@@ -227,8 +248,8 @@ impl Decoder {
         }
     }
 
-    /// Takes the message announced by [`Decoded::AppendStart`]. [`Decoded::Continue`] comes next if the
-    /// client waits for it.
+    /// Takes the octets announced by [`Decoded::AppendStart`] or [`Decoded::AppendText`].
+    /// [`Decoded::Continue`] comes next if the client waits for it.
     pub fn accept_append(&mut self) {
         if let State::Announced { message, synchronising } = self.state {
             self.state = if synchronising { State::Accepted(message) } else { State::Body(message) };
@@ -238,8 +259,16 @@ impl Decoder {
     /// Will not take it: the caller answers the command now, and it is over. Octets that the client sends
     /// without waiting are dropped as they come.
     pub fn refuse_append(&mut self) {
-        if let State::Announced { message, synchronising } = self.state {
-            self.give_up_literal(message.left, synchronising);
+        match self.state {
+            State::Announced { message, synchronising } => self.give_up_literal(message.left, synchronising),
+            State::Items => match self.append.as_ref().and_then(Append::announced) {
+                Some(literal) => self.give_up_literal(literal.octets, literal.kind.synchronising),
+                None => {
+                    self.append = None;
+                    self.state = State::Command;
+                }
+            },
+            _ => {}
         }
     }
 
@@ -303,14 +332,29 @@ impl Decoder {
         match announcement(line) {
             Some(literal) => self.literal(frame, end, literal),
             None => {
-                let parsed = parse::command::command(self.input.get(..frame)?, self.limits.depth);
+                let whole = self.input.get(..frame)?;
+                let decoded = match parse::append::head(whole, false) {
+                    Head::Ordinary => match parse::command::command(whole, self.limits.depth) {
+                        Ok(tagged) => Decoded::Command(tagged),
+                        Err(bad) => Decoded::Bad(bad),
+                    },
+                    Head::Bad(fault) => self.bad(Condition::Bad, None, fault.0),
+                    Head::Append { tag, replaced, mailbox, items } => {
+                        self.consume(end);
+                        self.begin(tag, replaced, mailbox, items);
+                        return None;
+                    }
+                };
                 self.consume(end);
-                Some(match parsed {
-                    Ok(tagged) => Decoded::Command(tagged),
-                    Err(bad) => Decoded::Bad(bad),
-                })
+                Some(decoded)
             }
         }
+    }
+
+    /// An APPEND or REPLACE was read as far as its first literal, or to its end.
+    fn begin(&mut self, tag: Tag, replaced: Option<Replaced>, mailbox: WireName, items: Vec<Item>) {
+        self.append = Some(Append { tag, replaced, mailbox, items: items.into() });
+        self.state = State::Items;
     }
 
     /// A command's line beyond the limit: it is answered, and dropped to its end.
@@ -352,15 +396,16 @@ impl Decoder {
             let bad = self.bad(Condition::Bad, Some(Code::TooBig), "Literal too large for LITERAL-");
             return refuse(self, octets, bad);
         }
-        match parse::append::head(self.input.get(..frame)?) {
+        match parse::append::head(self.input.get(..frame)?, true) {
             Head::Ordinary => {}
             Head::Bad(fault) => {
                 let bad = self.bad(Condition::Bad, None, fault.0);
                 return refuse(self, octets, bad);
             }
-            Head::Message(tag, mailbox, message) => {
+            Head::Append { tag, replaced, mailbox, items } => {
                 self.consume(end);
-                return Some(self.announce(tag, mailbox, message));
+                self.begin(tag, replaced, mailbox, items);
+                return None;
             }
         }
         let room = self.limits.command_octets.saturating_sub(end);
@@ -373,27 +418,68 @@ impl Decoder {
         literal.synchronising.then_some(Decoded::Continue)
     }
 
-    /// A message is announced: the caller's turn, unless it is too big.
-    fn announce(&mut self, tag: Tag, mailbox: WireName, message: AppendMessage) -> Decoded {
-        let LiteralKind { synchronising, binary } = message.literal;
-        if message.octets > self.limits.append_octets {
-            self.give_up_literal(message.octets, synchronising);
-            let (condition, code, text) = match self.limits.append_octets {
-                0 => (Condition::Bad, None, "APPEND is not allowed now"),
-                _ => (Condition::No, Some(Code::TooBig), "Message too large"),
-            };
-            return Decoded::Bad(Bad { tag: Some(tag), condition, code, text });
+    /// The next piece of what was read of an APPEND.
+    fn item(&mut self) -> Option<Decoded> {
+        let Some((append, item)) =
+            self.append.as_mut().and_then(|append| append.items.pop_front().map(|item| (append, item)))
+        else {
+            self.append = None;
+            self.state = State::Command;
+            return None;
+        };
+        let Append { tag, replaced, mailbox, .. } = append;
+        match item {
+            Item::Message(message) => {
+                let source = message.source;
+                let start = Decoded::AppendStart {
+                    tag: tag.clone(),
+                    replaced: *replaced,
+                    mailbox: mailbox.clone(),
+                    message,
+                };
+                match source {
+                    AppendSource::Literal(literal) => Some(self.announce(literal, false, start)),
+                    AppendSource::Catenate => Some(start),
+                }
+            }
+            Item::Url(url) => Some(Decoded::AppendUrl(url)),
+            Item::Text(literal) => Some(self.announce(literal, true, Decoded::AppendText(literal))),
+            Item::End { more } => {
+                if !more {
+                    self.append = None;
+                    self.state = State::Command;
+                }
+                Some(Decoded::AppendEnd { more })
+            }
         }
-        let body = Body { left: message.octets, binary, utf8: message.utf8 };
-        self.state = State::Announced { message: body, synchronising };
-        self.append = Some(Append { tag: tag.clone(), mailbox: mailbox.clone(), next: None });
-        Decoded::AppendStart { tag, mailbox, message }
+    }
+
+    /// Octets of a message are announced: the caller's turn, unless they are too many.
+    fn announce(&mut self, literal: AppendLiteral, part: bool, decoded: Decoded) -> Decoded {
+        let AppendLiteral { octets, kind, utf8 } = literal;
+        let limits = self.limits;
+        let refusal = match limits.append_octets {
+            0 => Some((Condition::Bad, None, "APPEND is not allowed now")),
+            max if octets > max => Some((Condition::No, Some(Code::TooBig), "Message too large")),
+            _ if limits.literal_minus && !kind.synchronising && octets > LITERAL_MINUS_OCTETS_MAX => {
+                Some((Condition::Bad, Some(Code::TooBig), "Literal too large for LITERAL-"))
+            }
+            _ => None,
+        };
+        if let Some((condition, code, text)) = refusal {
+            let tag = self.append.take().map(|append| append.tag);
+            self.give_up_literal(octets, kind.synchronising);
+            return Decoded::Bad(Bad { tag, condition, code, text });
+        }
+        let message = Body { left: octets, binary: kind.binary, behind: Behind { part, utf8 } };
+        self.state = State::Announced { message, synchronising: kind.synchronising };
+        decoded
     }
 
     /// A message's octets.
     fn body(&mut self, body: Body) -> Option<Decoded> {
         if body.left == 0 {
-            self.state = State::AfterBody { utf8: body.utf8 };
+            self.state = State::AfterBody(body.behind);
             return None;
         }
         if self.input.is_empty() {
@@ -413,73 +499,57 @@ impl Decoder {
         Some(Decoded::AppendData(octets))
     }
 
-    /// What stands behind a message.
+    /// What stands behind a message's octets.
     ///
     /// ```abnf
     /// append = "APPEND" SP mailbox 1*append-message CRLF
     /// ```
-    fn after_body(&mut self, utf8: bool) -> Option<Decoded> {
+    fn after_body(&mut self, behind: Behind) -> Option<Decoded> {
         let end = self.line_end();
         if end.unwrap_or(self.scanned) > self.limits.command_octets {
             let tag = self.append.take().map(|append| append.tag);
+            self.consume(self.line_start);
             self.state = State::DropLine { dropped: 0 };
-            self.scanned = 0;
             let (code, text) = (Some(Code::TooBig), "Command line too long");
             return Some(Decoded::Bad(Bad { tag, condition: Condition::Bad, code, text }));
         }
         let Some(end) = end else { return Some(Decoded::NeedMore) };
-        let line = without_line_end(self.input.get(..end)?);
+        let line = without_line_end(self.input.get(self.line_start..end)?);
         let literal = announcement(line);
-        let parsed = match (utf8, line.split_first()) {
-            (true, Some((b')', rest))) => Ok(rest),
-            (true, _) => Err(Fault("Missing )")),
-            (false, _) => Ok(line),
+        let frame = self.input.get(..self.line_start + line.len())?;
+        let single = self.append.as_ref().is_some_and(|append| append.replaced.is_some());
+        let refusal = match parse::append::tail(frame, literal.is_some(), behind, single) {
+            Ok((_, Reached::Argument)) => {
+                let Announcement { octets, synchronising, .. } = literal?;
+                let room = self.limits.command_octets.saturating_sub(end);
+                match octets.and_then(|n| usize::try_from(n).ok()).filter(|n| *n < room) {
+                    Some(octets) => {
+                        self.line_start = end + octets;
+                        self.scanned = self.line_start;
+                        return synchronising.then_some(Decoded::Continue);
+                    }
+                    None => (Some(Code::TooBig), "Literal too large"),
+                }
+            }
+            Ok((items, _)) => {
+                self.consume(end);
+                self.append.as_mut()?.items.extend(items);
+                self.state = State::Items;
+                return None;
+            }
+            Err(fault) => (None, fault.0),
         };
-        let parsed = parsed.and_then(|line| match line.iter().all(|b| *b == b' ') {
-            true => Ok(None),
-            false => parse::append::message(&mut Scanner::new(line, 1)).map(Some),
-        });
+        let tag = self.append.take().map(|append| append.tag);
         self.consume(end);
-        match parsed {
-            Ok(None) => {
-                self.append = None;
-                self.state = State::Command;
-                Some(Decoded::AppendEnd { more: false })
-            }
-            Ok(Some(message)) => {
-                if let Some(append) = &mut self.append {
-                    append.next = Some(message);
-                }
-                self.state = State::NextMessage;
-                Some(Decoded::AppendEnd { more: true })
-            }
-            Err(fault) => {
-                let tag = self.append.take().map(|append| append.tag);
-                self.state = State::Command;
-                if let Some(literal) = literal {
-                    let Some(octets) = literal.octets.or(literal.synchronising.then_some(0)) else {
-                        return self.fatal("Literal too large");
-                    };
-                    self.give_up_literal(octets, literal.synchronising);
-                }
-                Some(Decoded::Bad(Bad { tag, condition: Condition::Bad, code: None, text: fault.0 }))
-            }
-        }
-    }
-
-    fn next_message(&mut self) -> Option<Decoded> {
         self.state = State::Command;
-        let Append { tag, mailbox, next } = self.append.take()?;
-        let message = next?;
-        if self.limits.literal_minus
-            && !message.literal.synchronising
-            && message.octets > LITERAL_MINUS_OCTETS_MAX
-        {
-            self.give_up_literal(message.octets, false);
-            let (code, text) = (Some(Code::TooBig), "Literal too large for LITERAL-");
-            return Some(Decoded::Bad(Bad { tag: Some(tag), condition: Condition::Bad, code, text }));
+        if let Some(literal) = literal {
+            let Some(octets) = literal.octets.or(literal.synchronising.then_some(0)) else {
+                return self.fatal("Literal too large");
+            };
+            self.give_up_literal(octets, literal.synchronising);
         }
-        Some(self.announce(tag, mailbox, message))
+        let (code, text) = refusal;
+        Some(Decoded::Bad(Bad { tag, condition: Condition::Bad, code, text }))
     }
 
     fn data_line(&mut self, octets_max: usize) -> Option<Decoded> {

@@ -153,6 +153,28 @@ pub struct Partial {
     pub octets: u64,
 }
 
+/// `partial-range` of RFC 9394 §4: which of many results.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PartialRange {
+    /// Counted from the last result (`-1:-100`), else from the first (`1:100`).
+    pub from_last: bool,
+    /// One end as written, from 1, without its sign.
+    pub start: NonZeroU32,
+    /// The other end as written; may be smaller than `start`.
+    pub end: NonZeroU32,
+}
+
+impl PartialRange {
+    /// The places it means among `count` results, from 0; empty if there are none.
+    pub fn places(self, count: usize) -> std::ops::Range<usize> {
+        let place =
+            |n: NonZeroU32| usize::try_from(n.get()).unwrap_or(usize::MAX).min(count.saturating_add(1));
+        let (a, b) = (place(self.start.min(self.end)), place(self.start.max(self.end)));
+        let (a, b) = ((a - 1).min(count), b.min(count));
+        if self.from_last { count - b..count - a } else { a..b }
+    }
+}
+
 /// What STATUS can ask of a mailbox (RFC 9051 §6.3.11, RFC 3501, 7162, 7889, 8474, 9208).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum StatusItem {

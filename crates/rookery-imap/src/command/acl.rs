@@ -14,6 +14,7 @@ use crate::wire::Wire;
 use bytes::Bytes;
 use rookery_codec::imap::command::Change;
 use rookery_codec::imap::{Code, Response, WireName};
+use rookery_route::Authority;
 use rookery_types::namespace::{parse_identifier, show_identifier};
 use rookery_types::{Acl, Identifier, Rights};
 
@@ -66,7 +67,7 @@ pub(crate) async fn set(
     rights: Rights,
 ) -> Outcome {
     let (identifier, negative) = read(user, identifier)?;
-    update(user, name, |acl| {
+    update(user, name, Some(&identifier), |acl| {
         let had = acl.of(&identifier, negative);
         let new = match change {
             Change::Replace => rights,
@@ -82,7 +83,7 @@ pub(crate) async fn set(
 /// Takes an identifier's entry away, if there is one.
 pub(crate) async fn delete(user: &User, name: &WireName, identifier: &[u8]) -> Outcome {
     let (identifier, negative) = read(user, identifier)?;
-    update(user, name, |acl| acl.set(identifier.clone(), negative, Rights::NONE)).await?;
+    update(user, name, None, |acl| acl.set(identifier.clone(), negative, Rights::NONE)).await?;
     Ok(Answer::ok("DELETEACL completed"))
 }
 
@@ -135,8 +136,22 @@ fn read(user: &User, identifier: &[u8]) -> Result<(Identifier, bool), Failure> {
         .map_err(|error| Answer::bad(format!("Bad identifier: {error}")).into())
 }
 
-async fn update(user: &User, name: &WireName, change: impl FnOnce(&mut Acl)) -> Result<(), Failure> {
+/// `given`: who gets rights. Users reach mailboxes of their own domain only, so those of others get none; but an
+/// administrator of the site reaches everything.
+async fn update(
+    user: &User,
+    name: &WireName,
+    given: Option<&Identifier>,
+    change: impl FnOnce(&mut Acl),
+) -> Result<(), Failure> {
     let found = administered(user, name).await?;
+    if let Some(Identifier::User(who)) = given
+        && who.domain() != found.address.account().domain()
+        && user.services.administrators.authority(who) != Authority::Site
+    {
+        let text = "Rights are given to users of the mailbox's own domain";
+        return Err(Answer::no(Code::Cannot, text).into());
+    }
     let asker = user.asker(&found.account);
     let changed = found.account.change_acl(found.id, |acl| {
         // Asked again where nothing can come between: the right may have gone since.

@@ -1,29 +1,55 @@
-//! APPEND (RFC 9051 §6.3.12), with several messages at once (RFC 3502).
+//! APPEND (RFC 9051 §6.3.12), with several messages at once (RFC 3502) and messages made of parts (RFC 4469),
+//! and REPLACE (RFC 8508).
 //!
 //! Invariants:
 //! - A message is never whole in memory: its octets go to the store's spool as they come.
 //! - What can be refused is refused before the client sends the message.
+//! - A message's octets are kept as they came, NUL in a literal8 and 8-bit octets in headers included.
+//!
+//! DEVIATION: RFC 6855 §4, because old mail with raw 8-bit octets in its headers exists, and comes by LMTP as well:
+//! such a message is taken also from a client that has not said ENABLE UTF8=ACCEPT. Else it could not be moved
+//! between servers.
 
-use super::{Outcome, copy, quota};
+use super::{Outcome, catenate, copy, quota, select};
 use crate::answer::{Answer, Failure, no_permission};
 use crate::names::Found;
-use crate::session::{State, User};
+use crate::session::{Selected, State, User};
+use crate::tell;
 use crate::wire::{Wire, closed};
-use rookery_codec::imap::command::AppendMessage;
+use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, Replaced};
 use rookery_codec::imap::server::{Bad, Decoded};
-use rookery_codec::imap::{Code, WireName};
-use rookery_store::{Appended, NewMessage, Spooled};
-use rookery_types::{Flag, InternalDate, Keyword, Rights, SystemFlags};
+use rookery_codec::imap::{Code, MessageSet, Response, WireName};
+use rookery_store::{Appended, Held, NewMessage, Spool, Spooled};
+use rookery_types::{Flag, InternalDate, Keyword, Rights, SequenceSet, SystemFlags, Uid, UidSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Takes the messages that follow and adds them to a mailbox, all or none.
+/// Takes the messages that follow and adds them to a mailbox, all or none. `replaced`: a message of the selected
+/// mailbox goes with the same step.
 pub(crate) async fn append(
     wire: &mut Wire,
-    state: &State,
+    state: &mut State,
+    replaced: Option<Replaced>,
     mailbox: WireName,
     first: AppendMessage,
 ) -> Outcome {
-    let (user, found) = match prepare(state, &mailbox, &first).await {
+    let (user, selected) = match state {
+        State::Authenticated(user) => (user, None),
+        State::Selected(user, selected) => (user, Some(&mut **selected)),
+        State::NotAuthenticated | State::Logout => {
+            wire.decoder.refuse_append();
+            return Err(Answer::bad("Log in first").into());
+        }
+    };
+    let prepared = match (replaced, selected.as_deref()) {
+        (Some(_), None) => Err(Answer::bad("No mailbox is selected").into()),
+        (Some(replaced), Some(selected)) => going(user, selected, replaced).map(Some),
+        (None, _) => Ok(None),
+    };
+    let prepared = match prepared {
+        Ok(old) => prepare(user, &mailbox, &first, old).await.map(|found| (found, old)),
+        Err(failure) => Err(failure),
+    };
+    let (found, old) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) => {
             wire.decoder.refuse_append();
@@ -37,7 +63,7 @@ pub(crate) async fn append(
             wire.decoder.refuse_append();
             return Err(answer.into());
         }
-        let (body, more) = match receive(wire, user).await? {
+        let (body, more) = match receive(wire, user, selected.as_deref(), announced.source).await? {
             Received::Message { body, more } => (body, more),
             Received::Bad(bad) => return Ok(answer_to(bad)),
         };
@@ -56,43 +82,132 @@ pub(crate) async fn append(
     if !found.rights.contains(Rights::INSERT) {
         return Err(no_permission().into());
     }
-    let Appended { uid_validity, uids } = found.account.append(found.id, messages).await?;
-    quota::warn(wire, user, &found.account, found.address.path());
-    let code = Code::AppendUid { uid_validity, uids: uids.into_iter().collect() };
-    Ok(Answer::ok_code(code, "APPEND completed"))
+    match (old, selected, messages.pop()) {
+        (Some(old), Some(selected), Some(message)) => {
+            replace(wire, user, selected, found, old, message).await
+        }
+        (_, _, last) => {
+            messages.extend(last);
+            let appended = found.account.append(found.id, messages).await?;
+            quota::warn(wire, user, &found.account, found.address.path());
+            Ok(Answer::ok_code(append_uid(appended), "APPEND completed"))
+        }
+    }
+}
+
+fn append_uid(appended: Appended) -> Code {
+    let Appended { uid_validity, uids } = appended;
+    Code::AppendUid { uid_validity, uids: uids.into_iter().collect() }
+}
+
+/// The message that a REPLACE takes away.
+#[derive(Clone, Copy)]
+struct Old {
+    uid: Uid,
+    octets: u64,
+}
+
+/// Finds it, and asks whether it may go (RFC 8508 §4.1).
+fn going(user: &User, selected: &Selected, replaced: Replaced) -> Result<Old, Failure> {
+    let rights = selected.writable(user, &[Rights::DELETE_MESSAGES])?;
+    if !rights.contains(Rights::EXPUNGE) {
+        return Err(no_permission().into());
+    }
+    let gone = || Answer::no(Code::NonExistent, "There is no such message");
+    let set = SequenceSet::new(vec![(replaced.message, replaced.message)]).ok_or_else(gone)?;
+    let uids = selected.resolve_uids(&MessageSet::Set(set), replaced.uid)?;
+    let (_, messages) = selected.now();
+    let uid = uids.first().and_then(Uid::new).ok_or_else(gone)?;
+    let (_, message) = messages.by_uid(uid).ok_or_else(gone)?;
+    Ok(Old { uid, octets: u64::from(message.size) })
+}
+
+/// The new message comes and the old one goes. Within an account that is one step. APPENDUID comes before the
+/// EXPUNGE, untagged (RFC 8508 §4.3).
+async fn replace(
+    wire: &mut Wire,
+    user: &User,
+    selected: &mut Selected,
+    found: Found,
+    old: Old,
+    message: NewMessage,
+) -> Outcome {
+    // The old one's rights, too, may have gone.
+    let rights = selected.writable(user, &[Rights::DELETE_MESSAGES])?;
+    if !rights.contains(Rights::EXPUNGE) {
+        return Err(no_permission().into());
+    }
+    let Found { account, id, address, .. } = found;
+    let appended = match account.id() == selected.mailbox.account().id() {
+        true => match account.replace(id, message, (selected.mailbox.id(), old.uid)).await? {
+            Some(appended) => appended,
+            None => return Ok(Answer::no(Code::ExpungeIssued, "The message is gone")),
+        },
+        false => {
+            let appended = account.append(id, vec![message]).await?;
+            selected.mailbox.remove(&UidSet::from_iter([old.uid])).await?;
+            appended
+        }
+    };
+    wire.put(&Response::ok_code(append_uid(appended), "Replacement message ready"));
+    quota::warn(wire, user, &account, address.path());
+    tell::checkpoint(wire, user, selected, true).await?;
+    Ok(match user.enabled.qresync {
+        true => Answer::ok_code(select::highest_modseq(selected), "REPLACE completed"),
+        false => Answer::ok("REPLACE completed"),
+    })
 }
 
 /// What can be said before the message comes.
-async fn prepare<'a>(
-    state: &'a State,
+async fn prepare(
+    user: &User,
     mailbox: &WireName,
     first: &AppendMessage,
-) -> Result<(&'a User, Found), Failure> {
-    let user = match state {
-        State::Authenticated(user) | State::Selected(user, _) => user,
-        State::NotAuthenticated | State::Logout => return Err(Answer::bad("Log in first").into()),
-    };
+    old: Option<Old>,
+) -> Result<Found, Failure> {
     let found = copy::target(user, mailbox).await?;
-    quota::allows(&found.account, found.address.path(), first.octets)?;
-    Ok((user, found))
+    let octets = match first.source {
+        AppendSource::Literal(literal) => literal.octets,
+        AppendSource::Catenate => 0,
+    };
+    let more = match old {
+        // What goes makes room. Whether in the same quota, the store knows.
+        Some(old) => Held { octets: octets.saturating_sub(old.octets), messages: 0 },
+        None => Held { octets, messages: 1 },
+    };
+    quota::allows(&found.account, found.address.path(), more)?;
+    Ok(found)
+}
+
+pub(super) fn too_big() -> Answer {
+    Answer::no(Code::TooBig, "The message is larger than is taken")
 }
 
 fn acceptable(user: &User, message: &AppendMessage, so_far: usize) -> Result<(), Answer> {
-    let config = &user.services.config;
-    if message.octets > config.message_octets_max {
-        return Err(Answer::no(Code::TooBig, "The message is larger than is taken"));
-    }
-    if message.octets == 0 {
-        // RFC 3502 §6.3.11: so a client takes its APPEND back.
-        return Err(Answer::no(Code::Cannot, "A message cannot be empty"));
-    }
-    if so_far >= config.append_messages_max {
+    if so_far >= user.services.config.append_messages_max {
         return Err(Answer::no(Code::Limit, "Too many messages in one APPEND"));
     }
-    if message.literal.binary && !message.utf8 {
-        return Err(Answer::no(Code::UnknownCte, "Binary messages are not taken"));
+    let AppendSource::Literal(literal) = message.source else { return Ok(()) };
+    if literal.octets == 0 {
+        // RFC 3502 §6.3.11: so a client takes its APPEND back.
+        return Err(empty());
     }
-    Ok(())
+    acceptable_octets(user, literal, 0)
+}
+
+fn empty() -> Answer {
+    Answer::no(Code::Cannot, "A message cannot be empty")
+}
+
+/// Whether these octets may follow `so_far` octets of the message.
+fn acceptable_octets(user: &User, literal: AppendLiteral, so_far: u64) -> Result<(), Answer> {
+    if literal.utf8 && !user.enabled.utf8 {
+        return Err(Answer::bad("ENABLE UTF8=ACCEPT comes first"));
+    }
+    match so_far.saturating_add(literal.octets) > user.services.config.message_octets_max {
+        true => Err(too_big()),
+        false => Ok(()),
+    }
 }
 
 /// What came of one message.
@@ -105,44 +220,71 @@ enum Received {
     Bad(Bad),
 }
 
-async fn receive(wire: &mut Wire, user: &User) -> Result<Received, Failure> {
-    wire.decoder.accept_append();
-    let mut spool = Some(user.services.store.spool());
-    // The first thing that goes wrong. The rest of the message is read and dropped, to stay in step.
-    let mut failed: Option<Failure> = None;
+/// Takes one message, in one piece or of many parts.
+async fn receive(
+    wire: &mut Wire,
+    user: &User,
+    selected: Option<&Selected>,
+    source: AppendSource,
+) -> Result<Received, Failure> {
+    if let AppendSource::Literal(_) = source {
+        wire.decoder.accept_append();
+    }
+    // An error when something has gone wrong: the rest of the literal is read and dropped, to stay in step.
+    let mut spool: Result<Spool, Failure> = Ok(user.services.store.spool());
     loop {
         match wire.next().await? {
             Decoded::AppendData(octets) => {
-                if octets.contains(&0) && failed.is_none() {
-                    failed = Some(Answer::bad("A message cannot hold NUL").into());
-                    spool = None;
+                if let Ok(Err(error)) = spool.as_mut().map(|spool| spool.push(&octets)) {
+                    spool = Err(error.into());
                 }
-                if let Some(Err(error)) = spool.as_mut().map(|spool| spool.push(&octets)) {
-                    failed = Some(Answer::from(error).into());
-                    spool = None;
+            }
+            Decoded::AppendText(literal) => {
+                let accepted = match &spool {
+                    Ok(spool) => acceptable_octets(user, literal, spool.size()),
+                    Err(_) => return Err(refused(wire, spool)),
+                };
+                if let Err(answer) = accepted {
+                    wire.decoder.refuse_append();
+                    return Err(answer.into());
+                }
+                wire.decoder.accept_append();
+            }
+            Decoded::AppendUrl(url) => {
+                let taken = match &mut spool {
+                    Ok(spool) => catenate::take(user, selected, &url, spool).await,
+                    Err(_) => return Err(refused(wire, spool)),
+                };
+                if let Err(failure) = taken {
+                    wire.decoder.refuse_append();
+                    return Err(failure);
                 }
             }
             Decoded::AppendEnd { more } => {
-                let Some(spool) = spool else {
-                    if more {
-                        refuse_rest(wire).await?;
-                    }
-                    return Err(failed.unwrap_or_else(closed));
-                };
-                match spool.finish() {
-                    Ok(body) => return Ok(Received::Message { body, more }),
-                    Err(error) => {
+                let body = spool.and_then(|spool| match spool.size() {
+                    0 => Err(empty().into()),
+                    _ => spool.finish().map_err(Failure::from),
+                });
+                return match body {
+                    Ok(body) => Ok(Received::Message { body, more }),
+                    Err(failure) => {
                         if more {
                             refuse_rest(wire).await?;
                         }
-                        return Err(Answer::from(error).into());
+                        Err(failure)
                     }
-                }
+                };
             }
             Decoded::Bad(bad) => return Ok(Received::Bad(bad)),
             _ => return Err(closed()),
         }
     }
+}
+
+/// Refuses what follows of a message that has failed already.
+fn refused(wire: &mut Wire, spool: Result<Spool, Failure>) -> Failure {
+    wire.decoder.refuse_append();
+    spool.err().unwrap_or_else(closed)
 }
 
 /// Refuses the messages that follow one that cannot be taken.

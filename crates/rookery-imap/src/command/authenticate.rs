@@ -17,7 +17,8 @@ use bytes::Bytes;
 use rookery_auth::{Attempt, AuthError, Login, Progress};
 use rookery_codec::imap::server::Decoded;
 use rookery_codec::imap::{Code, Response, Secret};
-use rookery_types::{AccountName, UserName};
+use rookery_route::Authority;
+use rookery_types::{AccountName, ClientNames, UserName};
 use std::sync::Arc;
 
 type LoggedIn = Result<(Box<User>, Answer), Failure>;
@@ -106,18 +107,31 @@ async fn logged_in(services: &Arc<Services>, wire: &Wire, login: Login, text: &'
 
 /// Opens the account of someone who has proved who they are.
 async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure> {
-    let account =
-        names::account_of(services, &AccountName::User(name.clone())).await?.ok_or_else(unavailable)?;
-    let max = services.config.sessions_per_account_max;
-    let Some(slot) = services.sessions.enter(account.id(), max) else {
-        return Err(Answer::no(Code::Limit, "This account has too many sessions").into());
-    };
-    let names = Names::new(services.router.names_of(&name));
+    let authority = services.administrators.authority(&name);
+    let account_name = AccountName::User(name.clone());
+    let own = names::account_of(services, &account_name).await?;
+    let mut slot = None;
+    if let Some(own) = &own {
+        // A renaming may have been broken off.
+        services.registrar.settle(own, &account_name).await?;
+        let max = services.config.sessions_per_account_max;
+        slot = services.sessions.enter(own.id(), max);
+        if slot.is_none() {
+            return Err(Answer::no(Code::Limit, "This account has too many sessions").into());
+        }
+    } else if authority == Authority::User {
+        return Err(unavailable().into());
+    }
+    let names = Names::new(match authority {
+        Authority::User => services.router.names_of(&name),
+        Authority::Domain | Authority::Site => ClientNames::for_administrator(name.clone()),
+    });
     Ok(User {
         services: services.clone(),
         name,
         groups: Vec::new(),
-        account,
+        authority,
+        own,
         names,
         enabled: Enabled::default(),
         _slot: slot,

@@ -3,6 +3,7 @@
 use super::{Outcome, quota, select};
 use crate::answer::{Answer, Failure, no_permission};
 use crate::names::Found;
+use crate::progress::Progress;
 use crate::session::{Selected, User};
 use crate::tell;
 use crate::wire::Wire;
@@ -13,6 +14,7 @@ use rookery_types::Rights;
 /// Copies messages to another mailbox.
 pub(crate) async fn copy(
     wire: &mut Wire,
+    progress: &mut Progress,
     user: &User,
     selected: &Selected,
     set: &MessageSet,
@@ -24,7 +26,7 @@ pub(crate) async fn copy(
     if uids.is_empty() {
         return Ok(Answer::ok("No messages to copy"));
     }
-    let copied = selected.mailbox.copy(&uids, &target.account, target.id).await?;
+    let copied = progress.during(wire, selected.mailbox.copy(&uids, &target.account, target.id)).await?;
     quota::warn(wire, user, &target.account, target.address.path());
     Ok(match copy_uid(&copied) {
         Some(code) => Answer::ok_code(code, "COPY completed"),
@@ -35,6 +37,7 @@ pub(crate) async fn copy(
 /// Moves messages to another mailbox. COPYUID comes before the EXPUNGEs, untagged (RFC 6851 §4.3).
 pub(crate) async fn r#move(
     wire: &mut Wire,
+    progress: &mut Progress,
     user: &User,
     selected: &mut Selected,
     set: &MessageSet,
@@ -50,7 +53,7 @@ pub(crate) async fn r#move(
     if uids.is_empty() {
         return Ok(Answer::ok("No messages to move"));
     }
-    let moved = selected.mailbox.r#move(&uids, &target.account, target.id).await?;
+    let moved = progress.during(wire, selected.mailbox.r#move(&uids, &target.account, target.id)).await?;
     let Some(code) = copy_uid(&moved) else {
         return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
     };

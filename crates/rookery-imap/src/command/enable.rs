@@ -16,6 +16,8 @@ pub(crate) fn enable(wire: &mut Wire, user: &mut User, names: &[Box<str>]) -> Ou
             "IMAP4REV2" => (&mut enabled.rev2, "IMAP4rev2"),
             "CONDSTORE" => (&mut enabled.condstore, "CONDSTORE"),
             "QRESYNC" => (&mut enabled.qresync, "QRESYNC"),
+            "UIDONLY" => (&mut enabled.uid_only, "UIDONLY"),
+            "UTF8=ACCEPT" => (&mut enabled.utf8, "UTF8=ACCEPT"),
             _ => continue,
         };
         if !std::mem::replace(switch, true) {
@@ -24,7 +26,7 @@ pub(crate) fn enable(wire: &mut Wire, user: &mut User, names: &[Box<str>]) -> Ou
         // QRESYNC is CONDSTORE and more (RFC 7162 §3.2.3).
         enabled.condstore |= enabled.qresync;
     }
-    if user.enabled.rev2 {
+    if user.enabled.rev2 || user.enabled.utf8 {
         user.names.use_utf8();
     }
     wire.put(&Response::Enabled(now_on));

@@ -2,6 +2,7 @@
 
 use super::{Outcome, select};
 use crate::answer::Answer;
+use crate::progress::Progress;
 use crate::session::{Selected, User};
 use crate::tell;
 use crate::wire::Wire;
@@ -11,6 +12,7 @@ use rookery_types::Rights;
 /// Expunges messages with \Deleted: all of them, or those with the given UIDs.
 pub(crate) async fn expunge(
     wire: &mut Wire,
+    progress: &mut Progress,
     user: &User,
     selected: &mut Selected,
     uids: Option<MessageSet>,
@@ -19,7 +21,7 @@ pub(crate) async fn expunge(
     let uids = uids.map(|set| selected.resolve_uids(&set, true)).transpose()?;
     let gone = match uids {
         Some(uids) if uids.is_empty() => uids,
-        uids => selected.mailbox.expunge(uids.as_ref()).await?,
+        uids => progress.during(wire, selected.mailbox.expunge(uids.as_ref())).await?,
     };
     // Told before the modseq that includes it is.
     tell::checkpoint(wire, user, selected, true).await?;

@@ -2,12 +2,15 @@
 
 use super::Outcome;
 use crate::answer::{Answer, Failure, blocking};
-use crate::fetch::{Job, Piece, Plan, Rendered, Source, render, render_from_memory};
+use crate::fetch::{Encoded, Job, Piece, Plan, Rendered, Source, render, render_from_memory, within};
 use crate::session::{Selected, User};
 use crate::tell;
 use crate::wire::Wire;
+use bytes::Bytes;
 use rookery_codec::imap::command::{Fetch, FetchItem};
+use rookery_codec::imap::types::PartialRange;
 use rookery_codec::imap::{Code, MessageSet, Response};
+use rookery_mime::TransferDecoder;
 use rookery_store::{FlagChange, FlagList, MailboxState, Message, Messages};
 use rookery_types::{ContentId, Rights, SeqNum, SystemFlags, UidSet};
 use std::ops::Range;
@@ -17,6 +20,9 @@ use std::sync::Arc;
 const BATCH_OCTETS: usize = 256 << 10;
 /// Messages in one batch.
 const BATCH_MESSAGES: usize = 512;
+/// PREVIEW (LAZY) is answered for so many messages of one FETCH, and NIL for the others (RFC 8970 §4.1): a
+/// screenful and more costs some milliseconds, all of a large mailbox would keep the client waiting.
+const LAZY_PREVIEWS: usize = 250;
 /// Octets of a large body that are read at once.
 const STREAM_OCTETS: u64 = 256 << 10;
 
@@ -30,14 +36,18 @@ pub(crate) async fn fetch(
     if fetch.vanished && !user.enabled.qresync {
         return Err(Answer::bad("ENABLE QRESYNC comes first").into());
     }
-    let places = selected.resolve(&fetch.set, fetch.uid)?;
+    let mut places = selected.resolve(&fetch.set, fetch.uid)?;
+    if let Some(range) = fetch.partial {
+        places = some_of(&places, range);
+    }
     if fetch.changed_since.is_some() || fetch.items.contains(&FetchItem::ModSeq) {
         user.enabled.condstore = true;
     }
     if let (true, Some(since)) = (fetch.vanished, fetch.changed_since) {
         vanished(wire, selected, &fetch.set, since).await?;
     }
-    let plan = Plan::new(fetch.items, fetch.uid, fetch.changed_since.is_some());
+    let with_uid = fetch.uid && !user.enabled.uid_only;
+    let plan = Plan::new(fetch.items, with_uid, fetch.changed_since.is_some());
     let (state, newest) = selected.now();
     tell::new_keywords(wire, user, selected, &state);
     let since = fetch.changed_since.unwrap_or(0);
@@ -77,6 +87,19 @@ pub(crate) async fn fetch(
     })
 }
 
+/// The places that PARTIAL names among these (RFC 9394 §3.3). It comes before CHANGEDSINCE (§3.4).
+fn some_of(places: &[Range<usize>], range: PartialRange) -> Vec<Range<usize>> {
+    let wanted = range.places(places.iter().map(Range::len).sum());
+    let mut passed = 0;
+    let cut = |here: &Range<usize>| {
+        let at = |n: usize| here.start + n.saturating_sub(passed).min(here.len());
+        let part = at(wanted.start)..at(wanted.end);
+        passed += here.len();
+        part
+    };
+    places.iter().map(cut).filter(|part| !part.is_empty()).collect()
+}
+
 fn job(
     user: &User,
     selected: &Selected,
@@ -88,8 +111,10 @@ fn job(
         account: selected.mailbox.account().clone(),
         plan,
         keywords: state.settings.keywords.clone(),
+        uid_only: user.enabled.uid_only,
         recent: (!user.enabled.rev2).then(|| selected.view.recent().clone()),
         messages,
+        lazy_previews: 0,
     }
 }
 
@@ -132,6 +157,7 @@ impl Fetching<'_> {
     ) -> Result<UidSet, Failure> {
         let mut fetched = UidSet::new();
         let mut cursor = Cursor { places: places.to_vec(), next: 0 };
+        let mut lazy_previews = LAZY_PREVIEWS;
         loop {
             let batch = cursor.batch(self.selected, newest, &self.plan, since);
             if batch.is_empty() {
@@ -142,6 +168,8 @@ impl Fetching<'_> {
                 true => self.see(batch, state).await?,
                 false => job(self.user, self.selected, state, self.plan.clone(), batch),
             };
+            let job = Job { lazy_previews, ..job };
+            lazy_previews = lazy_previews.saturating_sub(job.messages.len());
             let rendered = blocking(move || render(&job));
             // What is waiting goes out while the next batch is read.
             let (sent, rendered) = tokio::join!(self.wire.flush(), rendered);
@@ -177,7 +205,7 @@ impl Fetching<'_> {
         for piece in rendered.pieces {
             match piece {
                 Piece::Octets(octets) => self.wire.connection.push_body(octets),
-                Piece::Body { content, range } => self.stream(content, range).await?,
+                Piece::Body { content, range, encoded } => self.stream(content, range, encoded).await?,
             }
         }
         Ok(())
@@ -185,7 +213,13 @@ impl Fetching<'_> {
 
     /// Sends a large body piece by piece. Its length was announced: if it cannot be read to the end, nothing
     /// sensible can be sent any more and the connection has to go.
-    async fn stream(&mut self, content: ContentId, range: Range<u64>) -> Result<(), Failure> {
+    async fn stream(
+        &mut self,
+        content: ContentId,
+        range: Range<u64>,
+        encoded: Option<Encoded>,
+    ) -> Result<(), Failure> {
+        let mut undo = encoded.map(Undo::new);
         let mut from = range.start;
         while from < range.end {
             let octets = (range.end - from).min(STREAM_OCTETS);
@@ -195,7 +229,13 @@ impl Fetching<'_> {
             let (sent, read) = tokio::join!(self.wire.flush(), read);
             sent?;
             match read? {
-                Ok(body) if body.len() == wanted => self.wire.connection.push_body(body),
+                Ok(body) if body.len() == wanted => {
+                    let body = match &mut undo {
+                        Some(undo) => undo.piece(&body, from + octets == range.end),
+                        None => body,
+                    };
+                    self.wire.connection.push_body(body);
+                }
                 other => {
                     tracing::error!(error = ?other.err(), "a message could not be read to its end");
                     return Err(crate::wire::closed());
@@ -203,7 +243,44 @@ impl Fetching<'_> {
             }
             from += octets;
         }
+        if undo.is_some_and(|undo| !undo.is_whole()) {
+            tracing::error!("a part has another size than it had a moment ago");
+            return Err(crate::wire::closed());
+        }
         Ok(())
+    }
+}
+
+/// A transfer encoding that is undone while a body is sent.
+struct Undo {
+    decoder: TransferDecoder,
+    cut: Range<u64>,
+    /// Octets that have come out.
+    at: u64,
+    sent: u64,
+}
+
+impl Undo {
+    fn new(encoded: Encoded) -> Undo {
+        Undo { decoder: TransferDecoder::new(encoded.encoding), cut: encoded.cut, at: 0, sent: 0 }
+    }
+
+    /// What of the next octets is to be sent.
+    fn piece(&mut self, octets: &[u8], last: bool) -> Bytes {
+        let mut made = Vec::with_capacity(octets.len() + 4);
+        self.decoder.push(octets, &mut made);
+        if last {
+            self.decoder.finish(&mut made);
+        }
+        let piece = Bytes::copy_from_slice(within(&made, self.at, &self.cut));
+        self.at += made.len() as u64;
+        self.sent += piece.len() as u64;
+        piece
+    }
+
+    /// Whether what was announced was sent.
+    fn is_whole(&self) -> bool {
+        self.sent == self.cut.end - self.cut.start
     }
 }
 

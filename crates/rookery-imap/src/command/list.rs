@@ -4,7 +4,7 @@
 //! What can be listed is gathered first: mailboxes, names that exist only through what is below them, and
 //! names that are subscribed to. Then patterns and options choose among it.
 
-use super::{Outcome, status};
+use super::{Outcome, list_all, metadata, status};
 use crate::answer::{Answer, Failure};
 use crate::names::Names;
 use crate::session::User;
@@ -45,22 +45,43 @@ pub(crate) async fn list(wire: &mut Wire, user: &mut User, list: List) -> Outcom
         separator(wire, &list.reference);
         return Ok(Answer::ok("LIST completed"));
     }
+    metadata::check(&list.returns.metadata)?;
     let patterns = patterns(&user.names, &list.reference, &list.patterns)?;
-    let names = gather(user, &patterns).await?;
-    for (name, listed) in &names {
+    if user.administers() && !list.select.subscribed {
+        list_all::list_all(wire, user, &list, &patterns).await?;
+    } else {
+        let names = gather(user, &patterns).await?;
+        tell(wire, user, &list, &patterns, &names).await?;
+    }
+    Ok(Answer::ok("LIST completed"))
+}
+
+/// Tells those of some names that patterns and options choose.
+pub(super) async fn tell(
+    wire: &mut Wire,
+    user: &User,
+    list: &List,
+    patterns: &[Pattern],
+    names: &Gathered,
+) -> Result<(), Failure> {
+    for (name, listed) in names {
         let matched = patterns.iter().any(|pattern| pattern.matches(name));
         if !matched {
             continue;
         }
         let chosen = chosen(&list.select, listed);
         let child_info = match list.select.recursive_match {
-            true => chosen_below(&names, name, &list.select, &patterns),
+            true => chosen_below(names, name, &list.select, patterns),
             false => Vec::new(),
         };
-        if !chosen && child_info.is_empty() {
+        if !chosen && child_info.is_empty()
+            || user.administers()
+                && listed.mailbox.is_none()
+                && stands_for_nothing(names, name, list, patterns)
+        {
             continue;
         }
-        let attributes = attributes(listed, &list, chosen);
+        let attributes = attributes(listed, list, chosen);
         wire.put(&Response::List(ListEntry {
             attributes,
             separator: Some(b'/'),
@@ -73,7 +94,7 @@ pub(crate) async fn list(wire: &mut Wire, user: &mut User, list: List) -> Outcom
         }
         wire.flush_if_full().await?;
     }
-    Ok(Answer::ok("LIST completed"))
+    Ok(())
 }
 
 /// `LIST "" ""`: what separates names (RFC 9051 §6.3.9).
@@ -105,16 +126,18 @@ pub(super) fn patterns(
 /// Gathers what can be listed: the user's own tree, and trees of others as far as a pattern asks for them.
 pub(super) async fn gather(user: &User, patterns: &[Pattern]) -> Result<Gathered, Failure> {
     let mut names = Gathered::new();
-    add_tree(user, &user.account, &AccountName::User(user.name.clone()), &mut names);
+    if let Some(own) = &user.own {
+        add_tree(user, own, &AccountName::User(user.name.clone()), &mut names);
+    }
     for (account, name) in user.others(patterns).await? {
         add_tree(user, &account, &name, &mut names);
     }
-    add_parents(&mut names);
+    add_parents(user, &mut names);
     add_subscriptions(user, &mut names);
     Ok(names)
 }
 
-fn add_tree(user: &User, account: &Account, name: &AccountName, names: &mut Gathered) {
+pub(super) fn add_tree(user: &User, account: &Account, name: &AccountName, names: &mut Gathered) {
     for (path, state) in account.tree().iter() {
         let rights = user.rights(account, &state);
         if !rights.contains(Rights::LOOKUP) {
@@ -132,12 +155,11 @@ fn add_tree(user: &User, account: &Account, name: &AccountName, names: &mut Gath
 }
 
 /// Adds the names above each mailbox, and marks what has something below it.
-fn add_parents(names: &mut Gathered) {
+pub(super) fn add_parents(user: &User, names: &mut Gathered) {
     let children: Vec<String> = names.keys().cloned().collect();
-    for child in children {
-        let mut name = child.as_str();
-        while let Some((above, _)) = name.rsplit_once('/') {
-            let parent = names.entry(above.to_string()).or_default();
+    for mut name in children {
+        while let Some(above) = user.names.parent(&name) {
+            let parent = names.entry(above.clone()).or_default();
             // What is above it was added when its first child was.
             if parent.has_children {
                 break;
@@ -151,15 +173,14 @@ fn add_parents(names: &mut Gathered) {
 
 /// Adds what is subscribed to. What is above it can stand for it (CHILDINFO) even if it is not in the tree.
 fn add_subscriptions(user: &User, names: &mut Gathered) {
-    for canonical in user.account.tree().subscriptions().keys() {
+    let Some(own) = &user.own else { return };
+    for canonical in own.tree().subscriptions().keys() {
         let Ok(address) = Address::parse(canonical) else { continue };
         let name = user.names.show(&address);
-        let mut rest = name.as_str();
-        while let Some((above, _)) = rest.rsplit_once('/') {
-            if !names.contains_key(above) {
-                names.insert(above.to_string(), Listed::default());
-            }
-            rest = above;
+        let mut above = user.names.parent(&name);
+        while let Some(name) = above {
+            above = user.names.parent(&name);
+            names.entry(name).or_default();
         }
         names.entry(name).or_default().subscribed = true;
     }
@@ -175,6 +196,15 @@ fn chosen(select: &ListSelect, listed: &Listed) -> bool {
         (false, true) => special(),
         (true, true) => listed.subscribed && special(),
     }
+}
+
+/// For administrators, whose programs take every line for a mailbox, as Cyrus has it in `LIST "" *`: whether a name
+/// without a mailbox says nothing that the names below it do not say: they are listed too.
+fn stands_for_nothing(names: &Gathered, name: &str, list: &List, patterns: &[Pattern]) -> bool {
+    let prefix = format!("{name}/");
+    let mut below = names.range(prefix.clone()..).take_while(|(below, _)| below.starts_with(&prefix));
+    let is_told = |below: &str| patterns.iter().any(|pattern| pattern.matches(below));
+    !list.extended && below.any(|(below, listed)| listed.mailbox.is_some() && is_told(below))
 }
 
 /// CHILDINFO: which options choose something below the name that is not listed itself (RFC 5258 §3.5).
@@ -236,6 +266,9 @@ async fn returned(
     if !returns.status.is_empty() && rights.contains(Rights::READ) {
         let items = status::values(user, account, state, &returns.status).await?;
         wire.put(&Response::MailboxStatus { mailbox: user.names.wire(name), items });
+    }
+    if !returns.metadata.is_empty() {
+        metadata::listed(wire, user, user.names.wire(name), account, state, &returns.metadata).await?;
     }
     Ok(())
 }

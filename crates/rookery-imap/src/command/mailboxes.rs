@@ -1,52 +1,96 @@
 //! CREATE, DELETE, RENAME, SUBSCRIBE and UNSUBSCRIBE (RFC 9051 §6.3.4 to §6.3.8).
 
 use super::Outcome;
-use crate::answer::{Answer, Failure, no_permission};
-use crate::names::{Found, Place};
+use crate::answer::{Answer, Failure, no_permission, no_such_mailbox};
+use crate::names::{Found, Place, nothing_can_be_made};
 use crate::session::User;
 use rookery_codec::imap::{Code, WireName};
-use rookery_types::{Rights, SpecialUse};
+use rookery_store::StoreError;
+use rookery_types::{AccountName, Address, Rights, SpecialUse};
 
-/// Makes a mailbox; those above it need not exist. Says its id (RFC 8474 §4.2).
+/// Makes a mailbox; those above it need not exist. Says its id (RFC 8474 §4.2). Administrators make accounts by it.
 pub(crate) async fn create(user: &User, name: &WireName, special_use: Vec<SpecialUse>) -> Outcome {
-    let Place { account, address } = user.place(name).await?;
     if special_use.contains(&SpecialUse::All) || special_use.contains(&SpecialUse::Flagged) {
         // Views of other mailboxes, which a mailbox with messages of its own cannot be (RFC 6154 §3).
         return Err(Answer::no(Code::UseAttr, "That special use cannot be given to a mailbox").into());
     }
-    let id = account.create(address.path(), special_use).await?;
+    if user.administers() {
+        make_account(user, &user.names.new_address(name)?, &special_use).await?;
+    }
+    let Place { account, address } = user.place(name).await?;
+    let id = match address == Address::top(address.account().clone()) && user.administers() {
+        true => account.tree().get(address.path()).ok_or(StoreError::NoMailbox)?,
+        false => account.create(address.path(), special_use).await?,
+    };
     Ok(Answer::ok_code(Code::MailboxId(id.objectid().into()), "CREATE completed"))
 }
 
-/// Deletes a mailbox; those below it stay.
+/// Makes the account that a mailbox to be made is, or the shared tree that it stands in.
+async fn make_account(user: &User, address: &Address, special_use: &[SpecialUse]) -> Result<(), Failure> {
+    let name = address.account();
+    if !user.reaches(name.domain()) {
+        return Err(nothing_can_be_made().into());
+    }
+    let is_top = *address == Address::top(name.clone());
+    match user.account_of(name).await? {
+        Some(_) if is_top => return Err(StoreError::AlreadyExists.into()),
+        Some(_) => return Ok(()),
+        None if is_top && !special_use.is_empty() => {
+            return Err(Answer::no(Code::UseAttr, "A special use is of one user's mailbox").into());
+        }
+        None if is_top || name.user().is_none() => {}
+        None => return Err(no_such_mailbox().into()),
+    }
+    user.services.registrar.create(name, None).await?;
+    tracing::info!(administrator = %user.name, account = %name, "account made");
+    Ok(())
+}
+
+/// Deletes a mailbox; those below it stay. Administrators delete an account with its whole tree by it.
 pub(crate) async fn delete(user: &User, name: &WireName) -> Outcome {
     let Found { account, id, address, rights, .. } = user.find(name).await?;
-    if address.path().is_inbox() {
+    let is_top = address == Address::top(address.account().clone());
+    if is_top && address.account().user().is_some() && !user.administers() {
         return Err(Answer::no(Code::Cannot, "INBOX cannot be deleted").into());
     }
     if !rights.contains(Rights::DELETE_MAILBOX) {
         return Err(no_permission().into());
     }
-    account.delete(id).await?;
+    if !is_top {
+        account.delete(id).await?;
+        return Ok(Answer::ok("DELETE completed"));
+    }
+    if address.account().user().is_none() && account.tree().has_children(address.path()) {
+        return Err(Answer::no(Code::HasChildren, "Delete the mailboxes below it first").into());
+    }
+    user.services.registrar.delete(address.account()).await?;
+    tracing::info!(user = %user.name, account = %address.account(), "account deleted");
     Ok(Answer::ok("DELETE completed"))
 }
 
 /// Renames a mailbox and all below it. INBOX itself stays, emptied (RFC 9051 §6.3.6). A name that exists only
-/// through what is below it can be renamed as well.
+/// through what is below it can be renamed as well. Administrators rename accounts by it.
 pub(crate) async fn rename(user: &User, from: &WireName, to: &WireName) -> Outcome {
-    let (source, path) = match user.find(from).await {
+    let (source, name, path) = match user.find(from).await {
         Ok(found) if !found.rights.contains(Rights::DELETE_MAILBOX) => return Err(no_permission().into()),
-        Ok(found) => (found.account, found.address.path().clone()),
+        Ok(found) => {
+            let (name, path) = found.address.into_parts();
+            (found.account, name, path)
+        }
         Err(Failure::Refused(answer)) if answer.code == Some(Code::NonExistent) => {
-            let address = user.names.address(from)?;
-            let ours = address.account().user() == Some(&user.name);
-            if !ours || !user.account.tree().has_children(address.path()) {
-                return Err(Failure::Refused(answer));
+            let (name, path) = user.names.address(from)?.into_parts();
+            let may = name.user() == Some(&user.name) || user.administers();
+            match user.account_of(&name).await? {
+                Some(account) if may && account.tree().has_children(&path) => (account, name, path),
+                _ => return Err(Failure::Refused(answer)),
             }
-            (user.account.clone(), address.path().clone())
         }
         Err(failure) => return Err(failure),
     };
+    let is_top = Address::top(name.clone()).path() == &path;
+    if is_top && user.administers() {
+        return rename_account(user, &name, to).await;
+    }
     let target = user.place(to).await?;
     if target.account.id() != source.id() {
         return Err(Answer::no(Code::Cannot, "A mailbox cannot be renamed into another account").into());
@@ -56,6 +100,20 @@ pub(crate) async fn rename(user: &User, from: &WireName, to: &WireName) -> Outco
         return Err(Answer::no(Code::Cannot, "A mailbox cannot be moved below itself").into());
     }
     source.rename(&path, to).await?;
+    Ok(Answer::ok("RENAME completed"))
+}
+
+async fn rename_account(user: &User, from: &AccountName, to: &WireName) -> Outcome {
+    let target = user.names.new_address(to)?;
+    if !user.reaches(target.account().domain()) {
+        return Err(nothing_can_be_made().into());
+    }
+    if target != Address::top(target.account().clone()) {
+        return Err(Answer::no(Code::Cannot, "An account becomes no mailbox of another").into());
+    }
+    let (to, _) = target.into_parts();
+    user.services.registrar.rename(from, to.clone()).await?;
+    tracing::info!(administrator = %user.name, account = %from, %to, "account renamed");
     Ok(Answer::ok("RENAME completed"))
 }
 
@@ -69,10 +127,11 @@ pub(crate) async fn subscribe(user: &User, name: &WireName) -> Outcome {
         }
         Err(failure) => return Err(failure),
     };
-    if mailbox.is_none() && user.account.tree().subscriptions().len() >= DEAD_SUBSCRIPTIONS_MAX {
+    let own = user.own()?;
+    if mailbox.is_none() && own.tree().subscriptions().len() >= DEAD_SUBSCRIPTIONS_MAX {
         return Err(Answer::no(Code::Limit, "There are too many subscriptions").into());
     }
-    user.account.subscribe(&address.to_string(), mailbox).await?;
+    own.subscribe(&address.to_string(), mailbox).await?;
     Ok(Answer::ok("SUBSCRIBE completed"))
 }
 
@@ -82,6 +141,6 @@ const DEAD_SUBSCRIPTIONS_MAX: usize = 100_000;
 /// Takes a subscription back, whether or not there is a mailbox.
 pub(crate) async fn unsubscribe(user: &User, name: &WireName) -> Outcome {
     let address = user.names.address(name)?;
-    user.account.unsubscribe(&address.to_string()).await?;
+    user.own()?.unsubscribe(&address.to_string()).await?;
     Ok(Answer::ok("UNSUBSCRIBE completed"))
 }

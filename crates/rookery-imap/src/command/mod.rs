@@ -3,6 +3,7 @@
 mod acl;
 pub(crate) mod append;
 mod authenticate;
+mod catenate;
 mod close;
 mod copy;
 mod enable;
@@ -11,17 +12,21 @@ mod fetch;
 mod id;
 pub(crate) mod idle;
 mod list;
+mod list_all;
 mod lsub;
 mod mailboxes;
+mod metadata;
 mod namespace;
 mod quota;
 mod search;
 mod select;
+mod sort;
 mod status;
 mod store;
 
 use crate::answer::{Answer, Failure};
 use crate::capability;
+use crate::progress::Progress;
 use crate::services::Services;
 use crate::session::{State, User};
 use crate::wire::Wire;
@@ -45,7 +50,22 @@ pub(crate) fn may_expunge(command: &Command) -> bool {
         Command::Fetch(fetch) => fetch.uid,
         Command::Store(store) => store.uid,
         Command::Search(search) => search.uid,
+        Command::Sort(sort) => sort.uid,
+        Command::Thread(thread) => thread.uid,
         _ => true,
+    }
+}
+
+/// Whether a command names messages by sequence number or asks for such (RFC 9586 §3).
+fn names_numbers(command: &Command) -> bool {
+    match command {
+        Command::Fetch(fetch) => !fetch.uid,
+        Command::Store(store) => !store.uid,
+        Command::Copy { uid, .. } | Command::Move { uid, .. } => !uid,
+        Command::Search(search) => !search.uid || crate::search::mentions_numbers(&search.key),
+        Command::Sort(sort) => !sort.uid || crate::search::mentions_numbers(&sort.key),
+        Command::Thread(thread) => !thread.uid || crate::search::mentions_numbers(&thread.key),
+        _ => false,
     }
 }
 
@@ -133,6 +153,10 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
             acl::list_rights(wire, user, &mailbox, identifier).await
         }
         Command::MyRights { mailbox } => acl::my_rights(wire, user, &mailbox).await,
+        Command::GetMetadata { mailbox, max_size, depth, entries } => {
+            metadata::get(wire, user, &mailbox, max_size, depth, &entries).await
+        }
+        Command::SetMetadata { mailbox, entries } => metadata::set(user, &mailbox, &entries).await,
         Command::GetQuota { root } => quota::get(wire, user, &root).await,
         Command::GetQuotaRoot { mailbox } => quota::get_root(wire, user, &mailbox).await,
         Command::SetQuota { root, limits } => quota::set(wire, user, &root, &limits).await,
@@ -144,6 +168,8 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
         | Command::Unselect
         | Command::Expunge { .. }
         | Command::Search(_)
+        | Command::Sort(_)
+        | Command::Thread(_)
         | Command::Fetch(_)
         | Command::Store(_)
         | Command::Copy { .. }
@@ -156,8 +182,13 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
     let State::Selected(mut user, mut selected) = state else {
         return (state, Ok(Answer::bad("No mailbox is selected")));
     };
+    if user.enabled.uid_only && names_numbers(&command) {
+        return (State::Selected(user, selected), Ok(Answer::no_numbers()));
+    }
     let wire = context.wire;
     let knew_modseqs = user.enabled.condstore;
+    let mut progress = Progress::new(context.tag);
+    let progress = &mut progress;
     let outcome = match command {
         Command::Select { mailbox, read_only, parameters } => {
             return select::select(user, Some(selected), wire, mailbox, read_only, parameters).await;
@@ -168,13 +199,21 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         }
         Command::Unselect => return (State::Authenticated(user), Ok(Answer::ok("UNSELECT completed"))),
         Command::Check => Ok(Answer::ok("CHECK completed")),
-        Command::Expunge { uids } => expunge::expunge(wire, &user, &mut selected, uids).await,
+        Command::Expunge { uids } => expunge::expunge(wire, progress, &user, &mut selected, uids).await,
+        // RFC 6855 §3: everything is UTF-8 already.
+        Command::Search(search) if user.enabled.utf8 && search.charset.is_some() => {
+            Err(Answer::bad("With UTF8=ACCEPT a search has no charset").into())
+        }
         Command::Search(search) => search::search(wire, context.tag, &mut user, &mut selected, search).await,
+        Command::Sort(sort) => sort::sort(wire, context.tag, &mut user, &mut selected, sort).await,
+        Command::Thread(thread) => sort::thread(wire, context.tag, &mut user, &mut selected, thread).await,
         Command::Fetch(fetch) => fetch::fetch(wire, &mut user, &mut selected, fetch).await,
-        Command::Store(store) => store::store(wire, &mut user, &mut selected, store).await,
-        Command::Copy { uid, set, mailbox } => copy::copy(wire, &user, &selected, &set, uid, &mailbox).await,
+        Command::Store(store) => store::store(wire, progress, &mut user, &mut selected, store).await,
+        Command::Copy { uid, set, mailbox } => {
+            copy::copy(wire, progress, &user, &selected, &set, uid, &mailbox).await
+        }
         Command::Move { uid, set, mailbox } => {
-            copy::r#move(wire, &user, &mut selected, &set, uid, &mailbox).await
+            copy::r#move(wire, progress, &user, &mut selected, &set, uid, &mailbox).await
         }
         command => {
             let context = Context { services: context.services, wire: &mut *wire, tag: context.tag };

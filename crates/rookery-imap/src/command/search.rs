@@ -1,31 +1,34 @@
-//! SEARCH (RFC 9051 §6.4.4), with ESEARCH (RFC 4731), SEARCHRES (RFC 5182) and MODSEQ (RFC 7162 §3.1.5).
+//! SEARCH (RFC 9051 §6.4.4), with ESEARCH (RFC 4731), SEARCHRES (RFC 5182), PARTIAL (RFC 9394) and MODSEQ
+//! (RFC 7162 §3.1.5).
 
 use super::Outcome;
-use crate::answer::{Answer, Failure, blocking};
-use crate::search::{self, Compiled, Scene};
+use crate::answer::{Answer, Failure};
+use crate::progress::Progress;
+use crate::search::{self, Compiled, Found, Hit};
 use crate::session::{Selected, User};
 use crate::wire::Wire;
 use bytes::Bytes;
-use rookery_codec::imap::command::{Search, SearchReturn};
-use rookery_codec::imap::response::Esearch;
+use rookery_codec::imap::command::{Search, SearchKey, SearchReturn};
 use rookery_codec::imap::{Code, Response, Tag};
-use rookery_store::{Message, StoreError};
-use rookery_types::{ModSeq, SeqNum, UidSet};
-use std::num::NonZeroU32;
+use rookery_store::Message;
+use rookery_types::{SeqNum, UidSet};
 use std::sync::Arc;
 
-/// About how many octets are read between two looks at the runtime.
-const BATCH_OCTETS: u64 = 4 << 20;
-/// Messages asked on one thread at once.
-const BATCH_MESSAGES: usize = 256;
-/// Messages asked of memory between two looks at the runtime.
-const MEMORY_MESSAGES: usize = 20_000;
+/// One message found, with both its numbers.
+struct Match {
+    seq: u32,
+    found: Found,
+}
 
-/// One message found.
-struct Hit {
-    number: u32,
-    uid: u32,
-    modseq: ModSeq,
+impl Hit for Match {
+    fn new(seq: SeqNum, message: &Message) -> Match {
+        let (uid, modseq) = (message.uid.get(), message.modseq);
+        Match { seq: seq.get(), found: Found { number: uid, uid, modseq } }
+    }
+
+    fn place(&self) -> u32 {
+        self.found.uid
+    }
 }
 
 /// Says which messages match.
@@ -37,151 +40,71 @@ pub(crate) async fn search(
     search: Search,
 ) -> Outcome {
     let saves = search.returns.is_some_and(|returns| returns.save);
-    if let Some(charset) = &search.charset
-        && !charset.eq_ignore_ascii_case(b"UTF-8")
-        && !charset.eq_ignore_ascii_case(b"US-ASCII")
-    {
-        forget(selected, saves);
-        let known = vec![Bytes::from_static(b"US-ASCII"), Bytes::from_static(b"UTF-8")];
-        return Err(Answer::no(Code::BadCharset(known), "That charset is not known").into());
-    }
     let with_modseq = search::mentions_modseq(&search.key);
-    user.enabled.condstore |= with_modseq;
-    let keywords = selected.mailbox.now().settings.keywords.clone();
     let (uid, returns) = (search.uid, search.returns);
-    let key = Arc::new(search::compile(search.key, selected, &keywords)?);
-    let (hits, unread) = match find(selected, key, uid).await {
+    let key = prepare(user, selected, search.charset.as_ref(), search.key);
+    let mut progress = Progress::new(tag);
+    let found = match key {
+        Ok(key) => search::find::<Match>(wire, &mut progress, selected, key).await,
+        Err(failure) => Err(failure),
+    };
+    let (hits, unread) = match found {
         Ok(found) => found,
         Err(failure) => {
             forget(selected, saves);
             return Err(failure);
         }
     };
+    let found: Vec<Found> = hits
+        .into_iter()
+        .map(|hit| Found { number: if uid { hit.found.uid } else { hit.seq }, ..hit.found })
+        .collect();
     let extended = returns.is_some() || user.enabled.rev2;
     let returns = returns.unwrap_or(SearchReturn { all: true, ..SearchReturn::default() });
     if returns.save {
-        selected.saved = saved(&returns, &hits);
+        selected.saved = search::saved(&returns, &found);
     }
     if extended {
-        tell_extended(wire, tag, uid, &returns, &hits, with_modseq);
+        if let Some(data) = search::esearch(tag, uid, &returns, &found, with_modseq) {
+            wire.put(&Response::Esearch(data));
+        }
     } else {
-        let numbers = hits.iter().map(|hit| hit.number).collect();
-        let modseq = hits.iter().map(|hit| hit.modseq).max().filter(|_| with_modseq);
-        wire.put(&Response::Search { numbers, modseq });
+        let modseq = found.iter().map(|found| found.modseq).max().filter(|_| with_modseq);
+        wire.put(&Response::Search { numbers: found.iter().map(|found| found.number).collect(), modseq });
     }
-    Ok(match unread {
-        0 => Answer::ok("SEARCH completed"),
-        _ => Answer::ok("SEARCH completed, but some messages could not be read; the operator was told"),
-    })
+    Ok(completed("SEARCH completed", unread))
 }
 
 /// A search that failed leaves `$` empty (RFC 5182 §2.1).
-fn forget(selected: &mut Selected, saves: bool) {
+pub(super) fn forget(selected: &mut Selected, saves: bool) {
     if saves {
         selected.saved = UidSet::new();
     }
 }
 
-/// The messages that match, ascending, and how many could not be read.
-async fn find(selected: &Selected, key: Arc<Compiled>, uid: bool) -> Result<(Vec<Hit>, usize), Failure> {
-    let (_, newest) = selected.now();
-    let everywhere = selected.view.everywhere();
-    let hit = |seq: SeqNum, message: &Message| Hit {
-        number: if uid { message.uid.get() } else { seq.get() },
-        uid: message.uid.get(),
-        modseq: message.modseq,
-    };
-    let mut hits = Vec::new();
-    let mut undecided: Vec<(SeqNum, Message)> = Vec::new();
-    let scene = Scene { recent: selected.view.recent() };
-    for (asked, (seq, message)) in selected.view.at(std::slice::from_ref(&everywhere), &newest).enumerate() {
-        match key.known(message, &scene) {
-            Some(true) => hits.push(hit(seq, message)),
-            Some(false) => {}
-            None => undecided.push((seq, message.clone())),
-        }
-        if asked % MEMORY_MESSAGES == MEMORY_MESSAGES - 1 {
-            tokio::task::yield_now().await;
-        }
+/// The end of a command that looked through messages.
+pub(super) fn completed(text: &'static str, unread: usize) -> Answer {
+    match unread {
+        0 => Answer::ok(text),
+        _ => Answer::ok(format!("{text}, but some messages could not be read; the operator was told")),
     }
-    let mut unread = 0;
-    let mut rest = undecided.into_iter().peekable();
-    while rest.peek().is_some() {
-        let mut octets = 0;
-        let mut batch = Vec::new();
-        while octets < BATCH_OCTETS && batch.len() < BATCH_MESSAGES {
-            let Some((seq, message)) = rest.next() else { break };
-            octets += u64::from(message.size);
-            batch.push((seq, message));
-        }
-        let account = selected.mailbox.account().clone();
-        let recent = selected.view.recent().clone();
-        let key = key.clone();
-        let found = blocking(move || {
-            let asked = batch.into_iter().map(|(seq, message)| {
-                let matches = search::matches(&key, &account, &message, &recent);
-                (seq, message, matches)
-            });
-            asked.collect::<Vec<_>>()
-        });
-        for (seq, message, matches) in found.await? {
-            match matches {
-                Ok(true) => hits.push(hit(seq, &message)),
-                Ok(false) => {}
-                Err(error) => {
-                    note(&error);
-                    unread += 1;
-                }
-            }
-        }
-    }
-    hits.sort_unstable_by_key(|hit| hit.uid);
-    Ok((hits, unread))
 }
 
-fn note(error: &StoreError) {
-    tracing::error!(error = error as &dyn std::error::Error, "a message cannot be searched");
-}
-
-/// What `$` becomes: with MIN or MAX and without ALL and COUNT only these (RFC 5182 §2.4).
-fn saved(returns: &SearchReturn, hits: &[Hit]) -> UidSet {
-    if (!returns.min && !returns.max) || returns.all || returns.count {
-        return hits.iter().map(|hit| hit.uid).collect();
+/// A command's search key, ready to be asked. A key with MODSEQ turns on CONDSTORE (RFC 7162 §3.1).
+pub(super) fn prepare(
+    user: &mut User,
+    selected: &Selected,
+    charset: Option<&Bytes>,
+    key: SearchKey,
+) -> Result<Arc<Compiled>, Failure> {
+    if let Some(charset) = charset
+        && !charset.eq_ignore_ascii_case(b"UTF-8")
+        && !charset.eq_ignore_ascii_case(b"US-ASCII")
+    {
+        let known = vec![Bytes::from_static(b"US-ASCII"), Bytes::from_static(b"UTF-8")];
+        return Err(Answer::no(Code::BadCharset(known), "That charset is not known").into());
     }
-    ends(returns, hits).map(|hit| hit.uid).collect()
-}
-
-fn ends<'a>(returns: &SearchReturn, hits: &'a [Hit]) -> impl Iterator<Item = &'a Hit> {
-    let min = hits.first().filter(|_| returns.min);
-    let max = hits.last().filter(|_| returns.max);
-    min.into_iter().chain(max)
-}
-
-fn tell_extended(
-    wire: &mut Wire,
-    tag: &Tag,
-    uid: bool,
-    returns: &SearchReturn,
-    hits: &[Hit],
-    with_modseq: bool,
-) {
-    let SearchReturn { min, max, all, count, save } = *returns;
-    if save && !min && !max && !all && !count {
-        // Nothing but the saving was asked for (RFC 5182 §2.1).
-        return;
-    }
-    let number = |hit: Option<&Hit>| hit.and_then(|hit| NonZeroU32::new(hit.number));
-    let modseq = match all || count {
-        true => hits.iter().map(|hit| hit.modseq).max(),
-        false => ends(returns, hits).map(|hit| hit.modseq).max(),
-    };
-    wire.put(&Response::Esearch(Esearch {
-        tag: Some(tag.clone()),
-        uid,
-        min: number(hits.first().filter(|_| min)),
-        max: number(hits.last().filter(|_| max)),
-        all: if all { hits.iter().map(|hit| hit.number).collect() } else { UidSet::new() },
-        count: count.then(|| u32::try_from(hits.len()).unwrap_or(u32::MAX)),
-        modseq: modseq.filter(|_| with_modseq),
-    }));
+    user.enabled.condstore |= search::mentions_modseq(&key);
+    let keywords = selected.mailbox.now().settings.keywords.clone();
+    Ok(Arc::new(search::compile(key, selected, &keywords)?))
 }

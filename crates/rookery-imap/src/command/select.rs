@@ -43,6 +43,11 @@ async fn open(
     if parameters.qresync.is_some() && !user.enabled.qresync {
         return Err(Answer::bad("ENABLE QRESYNC comes first").into());
     }
+    if user.enabled.uid_only
+        && parameters.qresync.as_ref().is_some_and(|known| known.sequence_match.is_some())
+    {
+        return Err(Answer::no_numbers().into());
+    }
     user.enabled.condstore |= parameters.condstore;
     let Found { account, id, rights, address, .. } = user.find(&name).await?;
     if !rights.contains(Rights::READ) {
@@ -80,7 +85,7 @@ fn describe(wire: &mut Wire, user: &User, selected: &Selected, state: &MailboxSt
     wire.put(&Response::Exists(selected.view.exists()));
     if !user.enabled.rev2 {
         wire.put(&Response::Recent(selected.view.recent_count()));
-        if let Some(seq) = selected.view.messages().first_unseen() {
+        if let Some(seq) = selected.view.messages().first_unseen().filter(|_| !user.enabled.uid_only) {
             wire.put(&Response::ok_code(Code::Unseen(seq), "The first message that is not seen"));
         }
     }
@@ -124,7 +129,8 @@ async fn resynchronise(
     if !gone.is_empty() {
         wire.put(&Response::Vanished { earlier: true, uids: gone });
     }
-    let shape = Shape { uid: true, modseq: true, ..Shape::of(user) };
+    let usual = Shape::of(user);
+    let shape = Shape { uid: !usual.uid_only, modseq: true, ..usual };
     for (seq, message) in messages.iter() {
         if message.modseq.get() > known.modseq && known_uids.contains_uid(message.uid) {
             tell::fetch_flags(wire, &shape, &selected.view, state, seq, message);

@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use crate::answer::{Answer, Failure, no_permission};
+use crate::progress::Progress;
 use crate::session::{Selected, User};
 use crate::tell::{self, Shape};
 use crate::wire::Wire;
@@ -14,6 +15,7 @@ use std::collections::BTreeSet;
 /// Changes flags, and tells the new ones unless that was not wanted.
 pub(crate) async fn store(
     wire: &mut Wire,
+    progress: &mut Progress,
     user: &mut User,
     selected: &mut Selected,
     store: Store,
@@ -37,7 +39,7 @@ pub(crate) async fn store(
             Some(first) => (uids.difference(&first.failed), None),
             None => (uids.clone(), store.unchanged_since),
         };
-        match selected.mailbox.store_flags(&uids, change, unchanged_since).await {
+        match progress.during(wire, selected.mailbox.store_flags(&uids, change, unchanged_since)).await {
             Ok(now) => stored = Some(merged(stored, now)),
             // Deleted under our feet: all messages are gone, as the next checkpoint tells.
             Err(StoreError::NoMailbox) => return Ok(gone()),
@@ -156,7 +158,8 @@ async fn tell_stored(
     let (state, newest) = selected.now();
     tell::new_keywords(wire, user, selected, &state);
     let usual = Shape::of(user);
-    let shape = Shape { uid: store.uid || usual.uid, flags: !store.silent, ..usual };
+    let uid = (store.uid || usual.uid) && !usual.uid_only;
+    let shape = Shape { uid, flags: !store.silent, ..usual };
     let mut done = UidSet::new();
     for (seq, message) in selected.view.at(&selected.view.places_of_uids(told), &newest) {
         if store.silent {

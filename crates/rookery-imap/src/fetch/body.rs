@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rookery_codec::imap::command::FetchItem;
 use rookery_codec::imap::types::Partial;
 use rookery_codec::imap::{Section, SectionText};
-use rookery_mime::{SectionPath, Structure, filter_header};
+use rookery_mime::{SectionPath, Structure, TransferDecoder, TransferEncoding, filter_header};
 use rookery_store::{Account, StoreError};
 use rookery_types::ContentId;
 use std::num::NonZeroU32;
@@ -23,6 +23,8 @@ pub(crate) enum Data {
     Range(Range<u64>),
     /// Octets made from the message.
     Made(Bytes),
+    /// These octets of the message, whose transfer encoding is to be undone; too many to be made at once.
+    Encoded(Range<u64>, TransferEncoding),
 }
 
 /// One message's octets, read when first needed and at most once if it is small.
@@ -37,10 +39,6 @@ pub(crate) struct Content<'a> {
 impl<'a> Content<'a> {
     pub(crate) fn new(account: &'a Account, id: ContentId, size: u32) -> Content<'a> {
         Content { account, id, size: u64::from(size), structure: None, whole: None }
-    }
-
-    pub(crate) fn size(&self) -> u64 {
-        self.size
     }
 
     /// The parts and where they are. Of a message whose structure is damaged nothing but the whole is known.
@@ -108,7 +106,10 @@ impl<'a> Content<'a> {
         Ok(Data::Made(filter_header(&header, names, not).into()))
     }
 
-    /// A part with its transfer encoding undone; `Err(None)` if it cannot be (RFC 3516 §4.3).
+    /// A part with its transfer encoding undone (RFC 3516 §4.3).
+    ///
+    /// DEVIATION: RFC 9051 §6.4.5, because the octets are at hand: BINARY[] is the message itself, and BINARY of a
+    /// part with parts is its octets.
     pub(crate) fn binary(&mut self, part: &[NonZeroU32]) -> Result<Result<Data, UnknownCte>, StoreError> {
         if part.is_empty() {
             return Ok(Ok(Data::Range(0..self.size)));
@@ -118,18 +119,54 @@ impl<'a> Content<'a> {
         let Some(body) = self.structure()?.section(&path) else { return Ok(Ok(Data::Nil)) };
         let path = SectionPath::new(parts, rookery_mime::SectionText::Mime);
         let header = match self.structure()?.section(&path) {
-            Some(range) => self.octets(range)?,
+            Some(range) => self.octets(range.start..range.end.min(range.start + HEADER_OCTETS_MAX))?,
             None => Bytes::new(),
         };
-        let encoding = transfer_encoding(&header);
-        match encoding.as_slice() {
-            b"" | b"7bit" | b"8bit" | b"binary" => Ok(Ok(Data::Range(body))),
-            _ => {
-                let octets = self.octets(body)?;
-                Ok(decode(&encoding, &octets).map(|made| Data::Made(made.into())).ok_or(UnknownCte))
-            }
+        let Some(encoding) = TransferEncoding::of_header(&header) else { return Ok(Err(UnknownCte)) };
+        if encoding == TransferEncoding::Identity {
+            return Ok(Ok(Data::Range(body)));
         }
+        if body.end - body.start > WHOLE_OCTETS_MAX {
+            return Ok(Ok(Data::Encoded(body, encoding)));
+        }
+        let mut made = Vec::new();
+        let mut decoder = TransferDecoder::new(encoding);
+        decoder.push(&self.octets(body)?, &mut made);
+        decoder.finish(&mut made);
+        Ok(Ok(Data::Made(made.into())))
     }
+
+    /// How many octets a large part of a message has once its encoding is undone, and whether NUL is among those
+    /// of `partial`. Reads it all, piece by piece.
+    pub(crate) fn measure(
+        &mut self,
+        range: Range<u64>,
+        encoding: TransferEncoding,
+        partial: Option<Partial>,
+    ) -> Result<(u64, bool), StoreError> {
+        let wanted = cut(0..u64::MAX, partial);
+        let mut decoder = TransferDecoder::new(encoding);
+        let (mut from, mut octets, mut nul) = (range.start, 0, false);
+        let mut made = Vec::new();
+        while from < range.end {
+            let end = range.end.min(from + WHOLE_OCTETS_MAX);
+            made.clear();
+            decoder.push(&self.octets(from..end)?, &mut made);
+            if end == range.end {
+                decoder.finish(&mut made);
+            }
+            nul |= within(&made, octets, &wanted).contains(&0);
+            octets += made.len() as u64;
+            from = end;
+        }
+        Ok((octets, nul))
+    }
+}
+
+/// What of some octets, the first of which stands at `at`, lies in a range.
+pub(crate) fn within<'a>(octets: &'a [u8], at: u64, range: &Range<u64>) -> &'a [u8] {
+    let place = |n: u64| usize::try_from(n.saturating_sub(at)).unwrap_or(usize::MAX).min(octets.len());
+    octets.get(place(range.start)..place(range.end)).unwrap_or_default()
 }
 
 /// A part whose transfer encoding nobody knows.
@@ -141,81 +178,6 @@ pub(crate) fn cut(range: Range<u64>, partial: Option<Partial>) -> Range<u64> {
     let Some(Partial { origin, octets }) = partial else { return range };
     let start = range.start.saturating_add(origin).min(range.end);
     start..start.saturating_add(octets).min(range.end)
-}
-
-/// The token of Content-Transfer-Encoding, in lower case; empty if there is none.
-fn transfer_encoding(header: &[u8]) -> Vec<u8> {
-    let field = rookery_mime::header::fields(header).find(|field| field.is("Content-Transfer-Encoding"));
-    let value = field.map(|field| field.text()).unwrap_or_default();
-    let token = value.split(|b| matches!(b, b';' | b'(' | b' ' | b'\t')).find(|token| !token.is_empty());
-    token.unwrap_or_default().to_ascii_lowercase()
-}
-
-/// Undoes base64 or quoted-printable; what does not belong there is passed over.
-fn decode(encoding: &[u8], octets: &[u8]) -> Option<Vec<u8>> {
-    match encoding {
-        b"base64" => Some(decode_base64(octets)),
-        b"quoted-printable" => Some(decode_quoted_printable(octets)),
-        _ => None,
-    }
-}
-
-fn decode_base64(octets: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(octets.len() / 4 * 3);
-    let (mut bits, mut count) = (0u32, 0);
-    for octet in octets {
-        let value = match octet {
-            b'A'..=b'Z' => octet - b'A',
-            b'a'..=b'z' => octet - b'a' + 26,
-            b'0'..=b'9' => octet - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            b'=' => break,
-            _ => continue,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.push((bits >> count & 0xff) as u8);
-        }
-    }
-    out
-}
-
-fn decode_quoted_printable(octets: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(octets.len());
-    for line in octets.split_inclusive(|b| *b == b'\n') {
-        let (text, end) = match line {
-            [text @ .., b'\r', b'\n'] => (text, &b"\r\n"[..]),
-            [text @ .., b'\n'] => (text, &b"\n"[..]),
-            text => (text, &b""[..]),
-        };
-        let text = text.trim_ascii_end();
-        let (text, end) = match text {
-            [text @ .., b'='] => (text, &b""[..]),
-            text => (text, end),
-        };
-        let mut rest = text;
-        while let Some((first, after)) = rest.split_first() {
-            match (first, after) {
-                (b'=', [high, low, after @ ..]) if hex(*high).is_some() && hex(*low).is_some() => {
-                    out.push(hex(*high).unwrap_or(0) << 4 | hex(*low).unwrap_or(0));
-                    rest = after;
-                }
-                _ => {
-                    out.push(*first);
-                    rest = after;
-                }
-            }
-        }
-        out.extend_from_slice(end);
-    }
-    out
-}
-
-fn hex(octet: u8) -> Option<u8> {
-    char::from(octet).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// The section that RFC822 and its kin are another name for.
@@ -232,14 +194,6 @@ pub(crate) fn section_of(item: &FetchItem) -> Option<(&'static str, Section)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn transfer_encodings_are_undone() {
-        assert_eq!(decode_base64(b"aGVs\r\nbG8=\r\n"), b"hello");
-        assert_eq!(decode_quoted_printable(b"a=C3=\r\n=A9 =zz \r\nb"), "aé =zz\r\nb".as_bytes());
-        assert_eq!(transfer_encoding(b"Content-Transfer-Encoding: Base64 (really)\r\n\r\n"), b"base64");
-        assert!(decode(b"x-uuencode", b"").is_none());
-    }
 
     #[test]
     fn partials_are_cut_to_what_there_is() {

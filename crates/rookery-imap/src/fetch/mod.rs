@@ -9,6 +9,6 @@ mod body;
 mod plan;
 mod render;
 
-pub(crate) use body::Content;
+pub(crate) use body::{Content, Data, WHOLE_OCTETS_MAX, cut, within};
 pub(crate) use plan::{Plan, Source};
-pub(crate) use render::{Job, Piece, Rendered, render, render_from_memory};
+pub(crate) use render::{Encoded, Job, Piece, Rendered, render, render_from_memory};

@@ -2,11 +2,12 @@
 
 use super::body::{Content, Data, UnknownCte, cut, section_of};
 use super::plan::{Plan, Source};
-use crate::tell::keyword_names;
+use crate::tell::{self, keyword_names};
 use bytes::{BufMut, Bytes, BytesMut};
 use rookery_codec::imap::command::FetchItem;
 use rookery_codec::imap::print::FetchWriter;
 use rookery_codec::imap::types::Partial;
+use rookery_mime::TransferEncoding;
 use rookery_store::{Account, Facts, Message, StoreError};
 use rookery_types::{ContentId, InternalDate, Keyword, SeqNum, UidSet};
 use std::ops::Range;
@@ -20,9 +21,13 @@ pub(crate) struct Job {
     pub(crate) account: Account,
     pub(crate) plan: Arc<Plan>,
     pub(crate) keywords: Arc<Vec<Keyword>>,
+    /// Whether UIDFETCH responses are wanted (RFC 9586 §3.3).
+    pub(crate) uid_only: bool,
     /// \Recent ones; `None`: the session does not know \Recent.
     pub(crate) recent: Option<UidSet>,
     pub(crate) messages: Vec<(SeqNum, Message)>,
+    /// Of so many of the messages a preview is made also if it is not urgent.
+    pub(crate) lazy_previews: usize,
 }
 
 /// What to send.
@@ -30,7 +35,15 @@ pub(crate) enum Piece {
     /// These octets.
     Octets(Bytes),
     /// These octets of a message, too many to be held.
-    Body { content: ContentId, range: Range<u64> },
+    Body { content: ContentId, range: Range<u64>, encoded: Option<Encoded> },
+}
+
+/// How octets of a message are to be undone before they are sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Encoded {
+    pub(crate) encoding: TransferEncoding,
+    /// What of the octets that come out is sent.
+    pub(crate) cut: Range<u64>,
 }
 
 /// What came of a job.
@@ -47,12 +60,13 @@ pub(crate) struct Rendered {
 pub(crate) fn render(job: &Job) -> Rendered {
     let mut rendered = Rendered::default();
     let mut out = BytesMut::new();
-    for (seq, message) in &job.messages {
+    for (n, (seq, message)) in job.messages.iter().enumerate() {
         let before = out.len();
         let pieces = rendered.pieces.len();
         let mut one = One {
             job,
             message,
+            lazy_preview: n < job.lazy_previews,
             facts: None,
             content: Content::new(&job.account, message.content, message.size),
         };
@@ -83,6 +97,7 @@ fn flush(out: &mut BytesMut, pieces: &mut Vec<Piece>) {
 struct One<'a> {
     job: &'a Job,
     message: &'a Message,
+    lazy_preview: bool,
     facts: Option<Facts>,
     content: Content<'a>,
 }
@@ -91,7 +106,7 @@ struct One<'a> {
 enum Ready {
     Nil,
     Octets(Bytes),
-    Stream(Range<u64>),
+    Stream { range: Range<u64>, octets: u64, encoded: Option<Encoded>, nul: bool },
 }
 
 impl One<'_> {
@@ -102,7 +117,10 @@ impl One<'_> {
         for item in &job.plan.items {
             ready.push(self.prepare(item, &mut rendered.unknown_cte)?);
         }
-        let mut writer = FetchWriter::begin(out, seq);
+        if ready.iter().all(|ready| matches!(ready, Some(Prepared::Skip))) {
+            return Ok(());
+        }
+        let mut writer = tell::begin(out, job.uid_only, seq, self.message);
         for (item, ready) in job.plan.items.iter().zip(ready) {
             match ready {
                 None => simple(&mut writer, self.job, self.message, self.facts.as_ref(), item),
@@ -134,7 +152,8 @@ impl One<'_> {
             FetchItem::ThreadId => {
                 Some(Prepared::Thread(self.job.account.content(self.message.content)?.thread.objectid()))
             }
-            FetchItem::Preview { .. } => Some(Prepared::Preview(self.preview()?)),
+            FetchItem::Preview { lazy: true } if !self.lazy_preview => Some(Prepared::Preview(None)),
+            FetchItem::Preview { .. } => Some(Prepared::Preview(Some(self.preview()?))),
             FetchItem::Section { section, partial, .. } => {
                 let data = self.content.section(section)?;
                 Some(Prepared::Body(self.ready(data, *partial)?))
@@ -147,7 +166,7 @@ impl One<'_> {
                 None => None,
             },
             FetchItem::Binary { part, partial, .. } => Some(match self.content.binary(part)? {
-                Ok(data) => Prepared::Body(self.ready(data, *partial)?),
+                Ok(data) => Prepared::Body(self.ready_binary(data, *partial)?),
                 Err(UnknownCte) => {
                     *unknown_cte = true;
                     Prepared::Skip
@@ -157,6 +176,9 @@ impl One<'_> {
                 Ok(Data::Nil) => Prepared::Size(0),
                 Ok(Data::Range(range)) => Prepared::Size(range.end - range.start),
                 Ok(Data::Made(octets)) => Prepared::Size(octets.len() as u64),
+                Ok(Data::Encoded(range, encoding)) => {
+                    Prepared::Size(self.content.measure(range, encoding, None)?.0)
+                }
                 Err(UnknownCte) => {
                     *unknown_cte = true;
                     Prepared::Skip
@@ -166,13 +188,10 @@ impl One<'_> {
         })
     }
 
-    fn preview(&mut self) -> Result<Option<String>, StoreError> {
-        if self.content.size() > super::body::WHOLE_OCTETS_MAX {
-            return Ok(None);
-        }
-        let octets = self.content.whole()?;
-        let structure = self.content.structure()?;
-        Ok(Some(rookery_mime::preview(&octets, structure)))
+    /// Reads no more of the message than the headers of its first parts and the beginning of a text.
+    fn preview(&mut self) -> Result<String, StoreError> {
+        let structure = self.content.structure()?.clone();
+        rookery_mime::preview(&structure, |range| self.content.octets(range))
     }
 
     fn ready(&mut self, data: Data, partial: Option<Partial>) -> Result<Ready, StoreError> {
@@ -180,8 +199,9 @@ impl One<'_> {
             Data::Nil => Ready::Nil,
             Data::Range(range) => {
                 let range = cut(range, partial);
-                match range.end - range.start > INLINE_OCTETS_MAX {
-                    true => Ready::Stream(range),
+                let octets = range.end - range.start;
+                match octets > INLINE_OCTETS_MAX {
+                    true => Ready::Stream { range, octets, encoded: None, nul: false },
                     false => Ready::Octets(self.content.octets(range)?),
                 }
             }
@@ -190,7 +210,22 @@ impl One<'_> {
                 let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(octets.len());
                 Ready::Octets(octets.slice(at(range.start)..at(range.end)))
             }
+            Data::Encoded(range, encoding) => {
+                let (whole, nul) = self.content.measure(range.clone(), encoding, partial)?;
+                let cut = cut(0..whole, partial);
+                let octets = cut.end - cut.start;
+                Ready::Stream { range, octets, encoded: Some(Encoded { encoding, cut }), nul }
+            }
         })
+    }
+
+    /// The same for BINARY, where the client is told whether NUL is among the octets (RFC 3516 §4.3).
+    fn ready_binary(&mut self, data: Data, partial: Option<Partial>) -> Result<Ready, StoreError> {
+        let mut ready = self.ready(data, partial)?;
+        if let Ready::Stream { range, encoded: None, nul, .. } = &mut ready {
+            *nul = self.content.measure(range.clone(), TransferEncoding::Identity, None)?.1;
+        }
+        Ok(ready)
     }
 }
 
@@ -234,7 +269,7 @@ pub(crate) fn simple(
 /// Writes messages of a job that needs nothing but memory.
 pub(crate) fn render_from_memory(job: &Job, seq: SeqNum, message: &Message, out: &mut BytesMut) {
     debug_assert_eq!(job.plan.source, Source::Memory);
-    let mut writer = FetchWriter::begin(out, seq);
+    let mut writer = tell::begin(out, job.uid_only, seq, message);
     job.plan.items.iter().for_each(|item| simple(&mut writer, job, message, None, item));
     writer.end();
 }
@@ -250,9 +285,13 @@ fn body(
     let octets = match &ready {
         Ready::Nil => None,
         Ready::Octets(octets) => Some(octets.len() as u64),
-        Ready::Stream(range) => Some(range.end - range.start),
+        Ready::Stream { octets, .. } => Some(*octets),
     };
-    let binary_nul = matches!(&ready, Ready::Octets(octets) if octets.contains(&0));
+    let binary_nul = match &ready {
+        Ready::Nil => false,
+        Ready::Octets(octets) => octets.contains(&0),
+        Ready::Stream { nul, .. } => *nul,
+    };
     match (item, octets) {
         (FetchItem::Section { section, partial, .. }, None) => {
             writer.section(section, partial.map(|partial| partial.origin), None);
@@ -275,9 +314,9 @@ fn body(
     match ready {
         Ready::Nil => {}
         Ready::Octets(octets) => writer.buffer().put_slice(&octets),
-        Ready::Stream(range) => {
+        Ready::Stream { range, encoded, .. } => {
             flush(writer.buffer(), pieces);
-            pieces.push(Piece::Body { content, range });
+            pieces.push(Piece::Body { content, range, encoded });
         }
     }
 }

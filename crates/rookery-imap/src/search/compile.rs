@@ -112,16 +112,35 @@ fn now() -> i64 {
 
 /// Whether a key asks for MODSEQ, so that the answer carries it (RFC 7162 §3.1.5).
 pub(crate) fn mentions_modseq(key: &SearchKey) -> bool {
+    mentions(key, &|key| matches!(key, SearchKey::ModSeq { .. }))
+}
+
+/// Whether a key holds sequence numbers. `$` are none.
+pub(crate) fn mentions_numbers(key: &SearchKey) -> bool {
+    mentions(key, &|key| matches!(key, SearchKey::Sequence(MessageSet::Set(_))))
+}
+
+fn mentions(key: &SearchKey, is_it: &impl Fn(&SearchKey) -> bool) -> bool {
     match key {
-        SearchKey::ModSeq { .. } => true,
-        SearchKey::And(keys) => keys.iter().any(mentions_modseq),
-        SearchKey::Or(a, b) => mentions_modseq(a) || mentions_modseq(b),
-        SearchKey::Not(key) => mentions_modseq(key),
-        _ => false,
+        SearchKey::And(keys) => keys.iter().any(|key| mentions(key, is_it)),
+        SearchKey::Or(a, b) => mentions(a, is_it) || mentions(b, is_it),
+        SearchKey::Not(key) => mentions(key, is_it),
+        key => is_it(key),
     }
 }
 
 impl Compiled {
+    /// Whether messages are likely to be read: then many are read at once.
+    pub(crate) fn reads_whole(&self) -> bool {
+        match self {
+            Compiled::And(keys) => keys.iter().any(Compiled::reads_whole),
+            Compiled::Or(a, b) => a.reads_whole() || b.reads_whole(),
+            Compiled::Not(key) => key.reads_whole(),
+            Compiled::Text(_) | Compiled::Body(_) | Compiled::Header(..) | Compiled::Addresses(..) => true,
+            _ => false,
+        }
+    }
+
     /// Whether a message matches, as far as memory knows; `None`: its content decides.
     pub(crate) fn known(&self, message: &Message, scene: &Scene<'_>) -> Option<bool> {
         Some(match self {

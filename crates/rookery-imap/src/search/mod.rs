@@ -6,6 +6,10 @@
 
 mod compile;
 mod content;
+mod find;
+mod results;
 
-pub(crate) use compile::{Compiled, Scene, compile, mentions_modseq};
+pub(crate) use compile::{Compiled, Scene, compile, mentions_modseq, mentions_numbers};
 pub(crate) use content::matches;
+pub(crate) use find::{Hit, find};
+pub(crate) use results::{Found, esearch, saved};

@@ -80,7 +80,7 @@ async fn only_administrators_see_and_change_a_list() {
         J< 7 OK <*>
         -- The owner keeps what is implied, and helps herself.
         A> 3 MYRIGHTS Sent
-        A< * MYRIGHTS Sent lkxanc
+        A< * MYRIGHTS Sent lrswipkxteancd
         A< 3 OK <*>
         A> 4 SETACL Sent ann lrswipkxtea
         A< 4 OK <*>
@@ -95,7 +95,7 @@ async fn rights_are_listed_and_nonsense_is_refused() {
     site.play(
         r#"
         A> 1 LISTRIGHTS INBOX ann
-        A< * LISTRIGHTS INBOX ann lkxan r s w i p t e
+        A< * LISTRIGHTS INBOX ann lrswipkxtean
         A< 1 OK <*>
         A> 2 LISTRIGHTS INBOX anyone
         A< * LISTRIGHTS INBOX anyone "" l r s w i p k x t e a n
@@ -106,6 +106,8 @@ async fn rights_are_listed_and_nonsense_is_refused() {
         A< 4 BAD <*>
         A> 5 SETACL INBOX "" lr
         A< 5 BAD <*>
+        A> 6 SETACL INBOX eve@b.test lr
+        A< 6 NO [CANNOT] <*>
         A> 6 SETACL Nowhere joe lr
         A< 6 NO [NONEXISTENT] <*>
         A> 7 GETACL INBOX
@@ -113,6 +115,62 @@ async fn rights_are_listed_and_nonsense_is_refused() {
         A< 7 OK <*>
         X> 1 GETACL INBOX
         X< 1 BAD <*>
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn each_right_alone_does_what_it_says() {
+    let site = Site::new().await;
+    site.fill("..").await;
+    site.play(
+        r#"
+        -- k makes a mailbox below, and no other right does.
+        A> 1 SETACL Sent joe lk
+        A< 1 OK <*>
+        J> 1 CREATE "Other Users/ann/Sent/new"
+        J< 1 OK <*>
+        J> 2 SELECT "Other Users/ann/Sent"
+        J< 2 NO [NOPERM] <*>
+        J> 3 DELETE "Other Users/ann/Sent"
+        J< 3 NO [NOPERM] <*>
+        -- x deletes.
+        A> 2 SETACL Sent/new joe lx
+        A< 2 OK <*>
+        J> 4 CREATE "Other Users/ann/Sent/new/er"
+        J< 4 NO [NOPERM] <*>
+        J> 5 DELETE "Other Users/ann/Sent/new"
+        J< 5 OK <*>
+        -- i with l lets APPEND and COPY in.
+        A> 3 SETACL Trash joe li
+        A< 3 OK <*>
+        J> 6 APPEND "Other Users/ann/Trash" {5+}\nhello
+        J< 6 OK [APPENDUID <*>
+        J> 7 APPEND INBOX {5+}\nhello
+        J< 7 OK [APPENDUID <*>
+        J> 8 SELECT INBOX
+        J< ...
+        J< 8 OK <*>
+        J> 9 COPY 1 "Other Users/ann/Trash"
+        J< 9 OK [COPYUID <*>
+        J> 10 COPY 1 "Other Users/ann/Sent"
+        J< 10 NO [NOPERM] <*>
+        -- a alone shows and sets ACLs. Without l nobody knows of the mailbox.
+        A> 4 SETACL INBOX joe a
+        A< 4 OK <*>
+        J> 11 GETACL "Other Users/ann"
+        J< 11 NO [NONEXISTENT] <*>
+        A> 5 SETACL INBOX joe la
+        A< 5 OK <*>
+        J> 12 GETACL "Other Users/ann"
+        J< * ACL "Other Users/ann" ann lrswipkxteancd joe la
+        J< 12 OK <*>
+        J> 13 SETACL "Other Users/ann" max cd
+        J< 13 OK <*>
+        A> 6 GETACL INBOX
+        A< * ACL INBOX ann lrswipkxteancd joe la max kxtecd
+        A< 6 OK <*>
         "#,
     )
     .await;

@@ -11,11 +11,11 @@ use rookery_auth::{
     HasherOptions, LookUp, Sessions,
 };
 use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
-use rookery_imap::{ImapConfig, Services, serve_connection};
+use rookery_imap::{ImapConfig, Services, SortTables, serve_connection};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, ServerTls, Stream};
-use rookery_route::Router;
+use rookery_route::{Administrators, Registrar, Router};
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
 use rookery_types::{
@@ -32,7 +32,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// A server with the users ann, joe and max, who administers it; everyone's password is `secret`.
+/// A server with the users ann, joe and max; everyone's password is `secret`. Max administers it, as root does without
+/// having an account, and adm@b.test the domain b.test.
 pub(crate) struct Site {
     pub(crate) services: Arc<Services>,
     pub(crate) drain: Drain,
@@ -43,9 +44,13 @@ struct EverySecret(String);
 
 impl Accounts for EverySecret {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
-        let known = ["ann", "joe", "max"].contains(&user.local());
+        let known = ["ann", "joe", "max", "root", "adm", "eve"].contains(&user.local());
         let credential = Credential { verifier: Some(self.0.clone()), state: AccountState::Active };
         Box::pin(async move { Ok(known.then_some(credential)) })
+    }
+
+    fn may_act_as(&self, who: &UserName, _whom: &UserName) -> bool {
+        who.local() == "root"
     }
 }
 
@@ -83,7 +88,10 @@ impl Site {
         let verifier = hasher.hash(b"secret").await.unwrap();
         let options = AuthenticatorOptions::new("example.org");
         let authenticator = Authenticator::new(Arc::new(EverySecret(verifier)), Arc::new(hasher), options);
+        let user = |name| UserName::parse(name, "example.org").unwrap();
         let services = Services {
+            registrar: Arc::new(Registrar::new(directory.clone(), store.clone(), vec![])),
+            administrators: Administrators::new(vec![user("root"), user("max")], vec![user("adm@b.test")]),
             router: Router::new(directory.clone(), store.node(), Style::Rookery),
             store,
             directory,
@@ -92,8 +100,8 @@ impl Site {
             config,
             hostname: "mail.example.org".to_string(),
             trusted: Networks::none(),
-            admins: vec![UserName::parse("max", "example.org").unwrap()],
             sessions: Sessions::new(),
+            sort_tables: SortTables::new(1 << 20),
         };
         let gate = Gate::new(ConnectionLimits::default());
         Site { services: Arc::new(services), drain: Drain::new(), gate }
@@ -195,7 +203,7 @@ impl Site {
     }
 
     /// Plays a script. Clients come to be as users' sessions when they are first named: A and B are ann's, J is
-    /// joe's, M is max's; X has not logged in.
+    /// joe's, M max's, R root's, D adm@b.test's, E eve@b.test's; X has not logged in.
     pub(crate) async fn play(&self, script: &str) {
         let mut clients: BTreeMap<char, Client> = BTreeMap::new();
         for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--")) {
@@ -205,6 +213,9 @@ impl Site {
                 place.insert(match who {
                     'J' => self.login("joe").await,
                     'M' => self.login("max").await,
+                    'R' => self.login("root").await,
+                    'D' => self.login("adm@b.test").await,
+                    'E' => self.login("eve@b.test").await,
                     'X' => self.connect().await,
                     _ => self.login("ann").await,
                 });
@@ -324,6 +335,9 @@ impl ServerCertVerifier for Anyone {
 pub(crate) struct Client {
     stream: Box<dyn Octets>,
     input: Vec<u8>,
+    /// Octets of `input` that were told as lines, and those in which there is no further line end.
+    told: usize,
+    scanned: usize,
     heard: Vec<String>,
     deflate: Option<(Compress, Decompress)>,
     plain: bool,
@@ -331,7 +345,15 @@ pub(crate) struct Client {
 
 impl Client {
     fn new(stream: impl Octets + 'static) -> Client {
-        Client { stream: Box::new(stream), input: Vec::new(), heard: Vec::new(), deflate: None, plain: false }
+        Client {
+            stream: Box::new(stream),
+            input: Vec::new(),
+            told: 0,
+            scanned: 0,
+            heard: Vec::new(),
+            deflate: None,
+            plain: false,
+        }
     }
 
     /// Sends a command; `\n` in it is CRLF.
@@ -357,7 +379,8 @@ impl Client {
 
     /// From here on octets are compressed both ways.
     pub(crate) fn deflate(&mut self) {
-        let heard = std::mem::take(&mut self.input);
+        let heard = self.input.split_off(self.told);
+        (self.input, self.told, self.scanned) = (Vec::new(), 0, 0);
         self.deflate = Some((Compress::new(Compression::default(), false), Decompress::new(false)));
         self.unpacked(&heard);
     }
@@ -428,11 +451,20 @@ impl Client {
     /// The next line; `None` once the server has closed.
     pub(crate) async fn next_line(&mut self) -> Option<String> {
         loop {
-            if let Some(at) = self.input.windows(2).position(|two| two == b"\r\n") {
-                let line: Vec<u8> = self.input.drain(..at + 2).collect();
-                return Some(String::from_utf8_lossy(&line[..at]).into_owned());
+            let rest = self.input.get(self.scanned..).unwrap_or_default();
+            if let Some(at) = rest.windows(2).position(|two| two == b"\r\n") {
+                let end = self.scanned + at;
+                let line = String::from_utf8_lossy(&self.input[self.told..end]).into_owned();
+                (self.told, self.scanned) = (end + 2, end + 2);
+                // Cutting off each line by itself would take forever for a large body.
+                if self.told == self.input.len() || self.told > 1 << 20 {
+                    self.input.drain(..self.told);
+                    (self.told, self.scanned) = (0, 0);
+                }
+                return Some(line);
             }
-            let mut octets = [0; 4096];
+            self.scanned = self.input.len().saturating_sub(1).max(self.told);
+            let mut octets = vec![0; 65536];
             let read = self.stream.read(&mut octets);
             let read = tokio::time::timeout(Duration::from_secs(10), read).await;
             match read.expect("the server says nothing").unwrap() {

@@ -3,13 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 mod acl;
+mod admin;
 mod basics;
 mod compression;
 mod condstore;
+mod content;
 mod harness;
 mod listing;
+mod metadata;
 mod names;
 mod quota;
+mod replacing;
 mod replay;
 mod searching;
+mod sorting;
 mod wire;

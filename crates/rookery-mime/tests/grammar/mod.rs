@@ -71,7 +71,9 @@ pub fn check_message(message: &[u8], scanned: &Scanned) {
         }
     }
     scanned.facts();
-    preview(message, structure);
+    let text =
+        preview(structure, |range| Ok::<_, ()>(&message[range.start as usize..range.end as usize])).unwrap();
+    assert!(text.chars().count() <= 200);
     let needle = rookery_mime::Needle::new("surely in no message \u{1F426}");
     assert!(!search_text(message, structure, &needle, SearchScope::Text));
 }

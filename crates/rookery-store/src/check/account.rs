@@ -7,7 +7,7 @@ use crate::fold::overlaid;
 use crate::keys;
 use crate::messages::Message;
 use crate::records::{
-    self, AccountRecord, AccountState, ContentRecord, Facts, Held, LogEntry, Settings, Summary,
+    self, AccountRecord, AccountState, Annotations, ContentRecord, Facts, Held, LogEntry, Settings, Summary,
 };
 use bytes::Bytes;
 use rookery_kv::engine::{Engine, EngineError, Space, prefix_end};
@@ -28,6 +28,11 @@ pub(super) struct Seen {
     pub(super) record: Option<AccountRecord>,
     pub(super) subscriptions: BTreeMap<String, Option<MailboxId>>,
     pub(super) list: Option<BTreeMap<String, Option<MailboxId>>>,
+    /// What the annotations that can be read come to.
+    pub(super) annotations: Annotations,
+    pub(super) annotation_usage: Option<Annotations>,
+    /// Their keys, by the numbers of their mailboxes.
+    pub(super) annotated: BTreeMap<u32, Vec<Bytes>>,
     pub(super) settings: BTreeMap<u32, Settings>,
     pub(super) summaries: BTreeMap<u32, Summary>,
     /// What the quota roots that begin at mailboxes hold.
@@ -77,6 +82,13 @@ impl Seen {
                     seen.subscriptions.insert(name.to_string(), mailbox);
                 }
             }
+            Some(3) => {
+                if let Ok((number, ..)) = records::decode_annotation(key, value) {
+                    seen.annotations.add(key, value);
+                    seen.annotated.entry(number).or_default().push(Bytes::copy_from_slice(key));
+                }
+            }
+            Some(4) => seen.annotation_usage = Annotations::decode(key, value).ok(),
             _ => seen.list = records::decode_subscription_list(key, value).ok(),
         })?;
         entries(engine, Space::Mailbox, &prefix, &mut |key, value| {
@@ -165,6 +177,8 @@ impl Seen {
     pub(super) fn is_empty(&self) -> bool {
         self.record.is_none()
             && self.list.is_none()
+            && self.annotated.is_empty()
+            && self.annotation_usage.is_none()
             && self.subscriptions.is_empty()
             && self.summaries.is_empty()
             && self.held.is_empty()
@@ -239,6 +253,7 @@ pub(super) fn check(id: AccountId, seen: &Seen, findings: &mut Findings) {
         return;
     }
     subscriptions(id, findings, seen);
+    annotations(id, findings, seen);
     for key in &seen.overlapping {
         findings.add("message chunk", key, "it overlaps the chunk before it");
     }
@@ -267,6 +282,29 @@ fn subscriptions(id: AccountId, findings: &mut Findings, seen: &Seen) {
                 findings.add("subscription list", &key, "it does not agree with the subscriptions");
             }
         }
+    }
+}
+
+fn annotations(id: AccountId, findings: &mut Findings, seen: &Seen) {
+    for (number, keys) in &seen.annotated {
+        if *number != 0 && !seen.settings.contains_key(number) {
+            for key in keys {
+                findings.add("annotation", key, "its mailbox does not exist");
+            }
+        }
+    }
+    let known = seen.annotation_usage.unwrap_or_default();
+    let counted = seen.annotations;
+    if known.count > counted.count {
+        let key = keys::annotations(id, None);
+        let what = format!("{} are missing, of {}", known.count - counted.count, known.count);
+        findings.add("annotation", key.get(..9).unwrap_or(&key), what);
+    } else if known != counted {
+        let what = match seen.annotation_usage {
+            None => "it is missing".to_string(),
+            Some(_) => format!("it counts {} annotations, and there are {}", known.count, counted.count),
+        };
+        findings.add("annotation usage", &keys::annotation_usage(id), what);
     }
 }
 

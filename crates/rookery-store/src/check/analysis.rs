@@ -64,7 +64,11 @@ impl History {
                         gone.entry(*number).or_default().extend(uids);
                         expected.entry((*number, *modseq)).or_default().extend(uids);
                     }
-                    Change::Created | Change::Settings | Change::Deleted => {}
+                    Change::Created
+                    | Change::Settings
+                    | Change::Deleted
+                    | Change::Annotations(_)
+                    | Change::Renamed(_) => {}
                 }
             }
         }

@@ -112,6 +112,7 @@ pub(super) fn account(repair: &mut Repair<'_>, index: &mut Index, case: Case) ->
     mend.settings()?;
     mend.deleted_mailboxes();
     mend.subscriptions();
+    mend.annotations()?;
     let history = History::of(&mend.seen);
     mend.history(&history);
     mend.contents(&history)?;
@@ -224,7 +225,11 @@ impl Mend<'_, '_> {
                 Change::Arrived(uids) | Change::Flags(uids) | Change::Expunged(uids) => {
                     raise(*number, uids.last());
                 }
-                Change::Created | Change::Settings | Change::Deleted => {}
+                Change::Created
+                | Change::Settings
+                | Change::Deleted
+                | Change::Annotations(_)
+                | Change::Renamed(_) => {}
             }
         }
         self.uid_floors = floors;
@@ -328,6 +333,39 @@ impl Mend<'_, '_> {
             self.repair.put(Space::Account, key.to_vec(), value);
             self.repair.note("subscription list", &key, fixed("made anew from the subscriptions"));
         }
+    }
+
+    /// Puts annotations of mailboxes that are gone aside, and counts the others anew.
+    fn annotations(&mut self) -> Result<(), CheckError> {
+        for (number, keys) in std::mem::take(&mut self.seen.annotated) {
+            if number == 0 || self.seen.settings.contains_key(&number) {
+                continue;
+            }
+            for key in keys {
+                let value = self.repair.engine.get(Space::Account, &key)?.unwrap_or_default();
+                let name = self.repair.put_aside(Space::Account, &key, &value)?;
+                let text = format!("its mailbox is gone; it is under {name}");
+                self.repair.note("annotation", &key, Outcome::Quarantined(text));
+                self.seen.annotations.subtract(&key, &value);
+            }
+        }
+        let counted = self.seen.annotations;
+        let known = self.seen.annotation_usage.unwrap_or_default();
+        if counted != known {
+            let key = keys::annotation_usage(self.case.id);
+            let text = format!("counted anew: {} annotations", counted.count);
+            let lost = known.count > counted.count;
+            match counted.count {
+                0 => self.repair.delete(Space::Account, key.to_vec()),
+                _ => self.repair.put(Space::Account, key.to_vec(), counted.encode(&key)),
+            }
+            self.repair.note("annotation usage", &key, fixed(text.clone()));
+            if lost {
+                let key = keys::annotations(self.case.id, None);
+                self.repair.note("annotation", key.get(..9).unwrap_or(&key), fixed(text));
+            }
+        }
+        Ok(())
     }
 
     /// Makes messages, tombstones and the change log agree.

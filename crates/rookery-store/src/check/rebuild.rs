@@ -108,7 +108,7 @@ impl Index {
     pub(super) fn facts(&self, id: AccountId, stored: &Stored) -> Result<Facts, CheckError> {
         let mut scanner = Scanner::new(Limits::default());
         self.each_piece(id, stored, |piece| scanner.push(piece))?;
-        Ok(facts_of(scanner))
+        Ok(facts_of(&scanner.finish()))
     }
 
     /// The contents that were written after the engine was at a group, by account; what came shortly before is among

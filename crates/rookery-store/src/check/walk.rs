@@ -14,6 +14,7 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
             keys::STORE => Some("store identity"),
             keys::GROUP => Some("group"),
             keys::TAIL => Some("tail"),
+            keys::SERVER_ANNOTATIONS => Some("server annotations"),
             _ if key.starts_with(keys::VOLUME) && key.len() == keys::VOLUME.len() + 4 => {
                 Some("volume counter")
             }
@@ -27,6 +28,8 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
             key.get(9..).filter(|name| std::str::from_utf8(name).is_ok()).map(|_| "subscription")
         }
         (Space::Account, Some(2), 9) => Some("subscription list"),
+        (Space::Account, Some(3), _) => keys::annotation_parts(key).map(|_| "annotation"),
+        (Space::Account, Some(4), 9) => Some("annotation usage"),
         (Space::Mailbox, _, 13) => match key.last() {
             Some(0) => Some("mailbox settings"),
             Some(1) => Some("mailbox summary"),
@@ -58,6 +61,7 @@ fn kind_near(space: Space, key: &[u8]) -> &'static str {
         Space::Meta if key.starts_with(keys::GROUP) => "group",
         Space::Meta if key.starts_with(keys::TAIL) => "tail",
         Space::Meta if key.starts_with(keys::VOLUME) => "volume counter",
+        Space::Meta if key.starts_with(keys::SERVER_ANNOTATIONS) => "server annotations",
         Space::Meta | Space::Directory => "store identity",
         Space::Account => "account",
         Space::Mailbox => "mailbox settings",
@@ -77,6 +81,9 @@ fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
         "group" => decode_group(value).map(drop),
         "tail" => crate::committer::decode_tail(value).map(drop),
         "volume counter" => decode_live(key, value).map(drop),
+        "server annotations" => records::decode_server_annotations(value).map(drop),
+        "annotation" => records::decode_annotation(key, value).map(drop),
+        "annotation usage" => records::Annotations::decode(key, value).map(drop),
         "account" => AccountRecord::decode(key, value).map(drop),
         "subscription" => records::decode_subscription(key, value).map(drop),
         "subscription list" => records::decode_subscription_list(key, value).map(drop),

@@ -1,7 +1,7 @@
 //! The administrator's view: every mailbox of a site under `user/…` and the bare shared roots.
 
 use super::{Address, parse_domain};
-use crate::name::NameError;
+use crate::name::{NameError, UserName};
 
 /// Names as administrators write them: `user/joe/Archive@example.org`, `team/x@example.org`; without the domain
 /// where it is the administrator's own.
@@ -16,6 +16,11 @@ impl AdminNames {
         Ok(AdminNames { domain: parse_domain(domain)? })
     }
 
+    /// The view of an administrator: names without `@` belong to the same domain.
+    pub fn of(administrator: &UserName) -> AdminNames {
+        AdminNames { domain: administrator.domain().into() }
+    }
+
     /// Reads a name. What follows its last `@` is the domain; a name with `@` in its own text is written with its
     /// domain, always.
     pub fn parse(&self, text: &str) -> Result<Address, NameError> {
@@ -23,6 +28,22 @@ impl AdminNames {
             true => Address::parse(text),
             false => Address::from_admin(text, &self.domain),
         }
+    }
+
+    /// The name one level up as this view shows it, whether or not a mailbox has it; `None` at the top.
+    pub fn parent(&self, name: &str) -> Option<String> {
+        let (whole, domain) = match name.rsplit_once('@') {
+            Some((whole, domain)) => (whole, Some(domain)),
+            None => (name, None),
+        };
+        let (above, _) = whole.rsplit_once(super::SEPARATOR)?;
+        Some(match domain {
+            // What all users stand below is in no domain.
+            Some(domain) if above != super::USER && (*domain != *self.domain || above.contains('@')) => {
+                format!("{above}@{domain}")
+            }
+            _ => above.to_string(),
+        })
     }
 
     /// Shows a name.
@@ -62,6 +83,24 @@ mod tests {
             ["", "user", "user/", "user/fred/", "user/fred/a@b/c", "/x", "INBOX", "DELETED/user/fred/S/5F"]
         {
             assert!(names.parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_stands_above_a_name() {
+        let names = AdminNames::new("example.org").unwrap();
+        for (name, above) in [
+            ("user/fred/Sent/x", Some("user/fred/Sent")),
+            ("user/fred", Some("user")),
+            ("user/fred/Sent@b.test", Some("user/fred@b.test")),
+            ("user/fred@b.test", Some("user")),
+            ("user/fred/a@b/c@example.org", Some("user/fred/a@b@example.org")),
+            ("user/fred/a@b@example.org", Some("user/fred")),
+            ("team/x@b.test", Some("team@b.test")),
+            ("team@b.test", None),
+            ("team", None),
+        ] {
+            assert_eq!(names.parent(name).as_deref(), above, "{name}");
         }
     }
 

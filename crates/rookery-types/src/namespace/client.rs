@@ -1,4 +1,5 @@
-//! The client's view: what one user calls mailboxes, in one of two styles.
+//! The client's view: what one user calls mailboxes, in one of two styles. An administrator's client has the
+//! administrator's view ([`AdminNames`]), and `INBOX` for their own.
 //!
 //! | mailbox | Rookery style | Cyrus style |
 //! |---|---|---|
@@ -10,7 +11,9 @@
 //!
 //! Users and shared trees of the viewer's own domain are written without it, others as `ann@b.test`.
 
-use super::{AccountName, Address, OTHER_USERS, SHARED, SharedName, USER, push_path, split_first};
+use super::{
+    AccountName, Address, AdminNames, OTHER_USERS, SHARED, SharedName, USER, push_path, split_first,
+};
 use crate::name::{MailboxPath, NameError, UserName};
 use crate::utf7;
 use std::borrow::Cow;
@@ -84,14 +87,25 @@ pub struct Namespaces {
 /// Reads and shows names for one user.
 #[derive(Clone, Debug)]
 pub struct ClientNames {
-    style: Style,
+    view: View,
     user: UserName,
+}
+
+#[derive(Clone, Debug)]
+enum View {
+    User(Style),
+    Administrator(AdminNames),
 }
 
 impl ClientNames {
     /// The view of `user`, whose domain completes bare names.
     pub fn new(style: Style, user: UserName) -> ClientNames {
-        ClientNames { style, user }
+        ClientNames { view: View::User(style), user }
+    }
+
+    /// The view of an administrator, whose domain completes bare names.
+    pub fn for_administrator(user: UserName) -> ClientNames {
+        ClientNames { view: View::Administrator(AdminNames::of(&user)), user }
     }
 
     /// Whose view it is.
@@ -99,16 +113,11 @@ impl ClientNames {
         &self.user
     }
 
-    /// The style of the view.
-    pub fn style(&self) -> Style {
-        self.style
-    }
-
     /// The data of the NAMESPACE response.
     pub fn namespaces(&self) -> Namespaces {
-        let (personal, other_users, shared) = match self.style {
-            Style::Rookery => ("", "Other Users/", "Shared/"),
-            Style::Cyrus => ("INBOX/", "user/", ""),
+        let (personal, other_users, shared) = match self.view {
+            View::User(Style::Rookery) => ("", "Other Users/", "Shared/"),
+            View::User(Style::Cyrus) | View::Administrator(_) => ("INBOX/", "user/", ""),
         };
         let of = |prefix| Namespace { prefix, separator: super::SEPARATOR };
         Namespaces { personal: of(personal), other_users: of(other_users), shared: of(shared) }
@@ -138,16 +147,20 @@ impl ClientNames {
     /// Reads a decoded name.
     pub fn read(&self, text: &str) -> Result<Address, NameError> {
         let (first, rest) = split_first(text);
-        match self.style {
-            Style::Rookery => match first {
+        match &self.view {
+            View::User(Style::Rookery) => match first {
                 OTHER_USERS => self.read_others(first, rest),
                 SHARED => self.read_shared(rest.ok_or_else(|| NameError::Reserved(first.to_string()))?),
                 _ => Address::new(self.own(), MailboxPath::new(text)?),
             },
-            Style::Cyrus => match first {
+            View::User(Style::Cyrus) => match first {
                 _ if first.eq_ignore_ascii_case("INBOX") => Address::below(self.own(), rest),
                 USER => self.read_others(first, rest),
                 _ => self.read_shared(text),
+            },
+            View::Administrator(names) => match first.eq_ignore_ascii_case("INBOX") {
+                true => Address::below(self.own(), rest),
+                false => names.parse(text),
             },
         }
     }
@@ -155,7 +168,11 @@ impl ClientNames {
     /// Shows a name, not yet encoded for the wire; LIST patterns match against this.
     pub fn show(&self, address: &Address) -> String {
         let domain = self.user.domain();
-        let (mut text, path) = match (address.account(), self.style) {
+        let style = match &self.view {
+            View::User(style) => *style,
+            View::Administrator(names) => return names.show(address),
+        };
+        let (mut text, path) = match (address.account(), style) {
             (AccountName::User(user), Style::Cyrus) if *user == self.user => {
                 ("INBOX".to_string(), address.path_below())
             }
@@ -173,6 +190,14 @@ impl ClientNames {
         };
         push_path(&mut text, path);
         text
+    }
+
+    /// The name one level up as this view shows it, whether or not a mailbox has it; `None` at the top.
+    pub fn parent(&self, name: &str) -> Option<String> {
+        match &self.view {
+            View::User(_) => name.rsplit_once(super::SEPARATOR).map(|(above, _)| above.to_string()),
+            View::Administrator(names) => names.parent(name),
+        }
     }
 
     fn own(&self) -> AccountName {
@@ -329,6 +354,22 @@ mod tests {
         let new = |name: &str| cyrus.to_new_address(name.as_bytes(), Encoding::Utf8);
         assert_eq!(new("INBOX/Shared"), Err(NameError::Reserved("Shared".to_string())));
         assert_eq!(new("INBOX/x/"), Ok(at("user/fred/x@example.org")));
+    }
+
+    #[test]
+    fn an_administrator_sees_all_accounts_and_an_inbox() {
+        let root = ClientNames::for_administrator(UserName::parse("root", "example.org").unwrap());
+        for (name, canonical, shown) in [
+            ("user/fred/Sent", "user/fred/Sent@example.org", "user/fred/Sent"),
+            ("user/fred@b.test", "user/fred@b.test", "user/fred@b.test"),
+            ("team/x", "team/x@example.org", "team/x"),
+            ("inbox", "user/root@example.org", "user/root"),
+            ("INBOX/x", "user/root/x@example.org", "user/root/x"),
+        ] {
+            assert_eq!(root.read(name), Ok(at(canonical)));
+            assert_eq!(root.show(&at(canonical)), shown);
+        }
+        assert_eq!(root.namespaces().other_users.prefix, "user/");
     }
 
     #[test]

@@ -33,7 +33,10 @@ pub(crate) async fn check(node: &Node, report: &Replies) -> Result<Value, Failed
         let (entries, next) = node.users(after).await?;
         for entry in entries {
             let AccountName::User(user) = &entry.name else { continue };
-            if matches!(entry.state, AccountState::Reserved { .. } | AccountState::Deleted) {
+            if matches!(
+                entry.state,
+                AccountState::Reserved { .. } | AccountState::Deleted | AccountState::LoginOnly
+            ) {
                 continue;
             }
             tally.accounts += 1;

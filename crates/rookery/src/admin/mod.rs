@@ -1,5 +1,6 @@
 //! What the command line asks of the running server: one verb, one function.
 
+mod aliases;
 mod check;
 mod import;
 mod mailboxes;
@@ -55,6 +56,11 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "user.list" => users::list(node, &replies).await,
         "user.passwd" => users::passwd(node, parse(args)?).await,
         "user.delete" => users::delete(node, parse(args)?).await,
+        "user.suspend" => users::suspend(node, parse(args)?, true).await,
+        "user.resume" => users::suspend(node, parse(args)?, false).await,
+        "alias.add" => aliases::add(node, parse(args)?).await,
+        "alias.list" => aliases::list(node, parse(args)?, &replies).await,
+        "alias.delete" => aliases::delete(node, parse(args)?).await,
         "mailbox.list" => mailboxes::list(node, parse(args)?, &replies).await,
         "mailbox.create" => mailboxes::create(node, parse(args)?).await,
         "mailbox.delete" => mailboxes::delete(node, parse(args)?).await,

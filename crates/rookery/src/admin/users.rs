@@ -2,6 +2,7 @@
 
 use rookery_admin::socket::{Failed, Replies};
 use rookery_directory::AccountState;
+use rookery_route::Authority;
 use rookery_types::AccountName;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,6 +13,8 @@ use crate::node::Node;
 pub(super) struct WithPassword {
     name: String,
     password: String,
+    #[serde(default)]
+    login_only: bool,
 }
 
 #[derive(Deserialize)]
@@ -21,7 +24,7 @@ pub(super) struct Named {
 
 pub(super) async fn add(node: &Node, args: WithPassword) -> Result<Value, Failed> {
     let user = node.user(&args.name)?;
-    node.add_user(&user, &args.password).await?;
+    node.add_user(&user, &args.password, args.login_only).await?;
     tracing::info!(%user, "account added");
     Ok(json!({"name": node.shown(&user)}))
 }
@@ -40,6 +43,13 @@ pub(super) async fn delete(node: &Node, args: Named) -> Result<Value, Failed> {
     Ok(Value::Null)
 }
 
+pub(super) async fn suspend(node: &Node, args: Named, suspended: bool) -> Result<Value, Failed> {
+    let user = node.user(&args.name)?;
+    node.suspend(&user, suspended).await?;
+    tracing::info!(%user, suspended, "account suspended or resumed");
+    Ok(Value::Null)
+}
+
 pub(super) async fn list(node: &Node, replies: &Replies) -> Result<Value, Failed> {
     let mut after = None;
     loop {
@@ -50,10 +60,15 @@ pub(super) async fn list(node: &Node, replies: &Replies) -> Result<Value, Failed
                 AccountState::Active => "active",
                 AccountState::Suspended => "suspended",
                 AccountState::Deleted => "deleted",
+                AccountState::LoginOnly => "login only",
                 AccountState::Reserved { .. } => continue,
             };
-            let is_admin = node.config.admins().contains(user);
-            let mut row = json!({"name": node.shown(user), "state": state, "admin": is_admin});
+            let admin = match node.administrators.authority(user) {
+                Authority::Site => json!(true),
+                Authority::Domain => json!("domain"),
+                Authority::User => json!(false),
+            };
+            let mut row = json!({"name": node.shown(user), "state": state, "admin": admin});
             if let Ok(account) = node.store.account(entry.id).await {
                 let usage = account.usage();
                 row["mailboxes"] = account.tree().iter().count().into();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rookery_auth::{HashParams, HasherOptions, MECHANISMS, password, verifier};
 use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
+use rookery_mta::MtaConfig;
 use rookery_pop3::Pop3Config;
 use serde::{Deserialize, Serialize};
 
@@ -19,14 +20,19 @@ pub(crate) struct Config {
     pub default_domain: String,
     /// The server's name in greetings and Received lines; empty: what the system says.
     pub hostname: String,
-    /// Users who administer the server.
+    /// Users who administer the server: over IMAP they see all accounts as `user/NAME`. No password is theirs by
+    /// being named here.
     pub admins: Vec<String>,
+    /// Users who administer the domain in their name, as `NAME@domain`, and nothing outside of it.
+    pub domain_admins: Vec<String>,
     /// IMAP.
     pub imap: ImapSection,
     /// POP3.
     pub pop3: Pop3Config,
     /// LMTP.
     pub lmtp: LmtpConfig,
+    /// What an MTA asks.
+    pub mta: MtaConfig,
     /// HTTP: health and metrics.
     pub http: HttpSection,
     /// The certificate.
@@ -72,12 +78,21 @@ pub(crate) struct TlsSection {
     pub cert: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+    /// A folder with more certificates, for the names they are valid for: one folder each, with `fullchain.pem`
+    /// and `privkey.pem`; empty: there are none.
+    pub folder: PathBuf,
 }
 
 /// How users prove who they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AuthSection {
+    /// A file of users and passwords besides the server's own, in the form of Dovecot's passwd-file:
+    /// `user:{SCHEME}hash`. It counts for whom it names. It is read again when it changes. Empty: none.
+    pub passwd_file: PathBuf,
+    /// Whether users of that file get an account when they log in or mail comes for them; otherwise those without
+    /// one do not exist.
+    pub passwd_file_makes_accounts: bool,
     /// SASL mechanisms that are offered where they are possible: `EXTERNAL`, `SCRAM-SHA-256-PLUS`,
     /// `SCRAM-SHA-256`, `PLAIN`, `LOGIN`. Leave the two of SCRAM out if users have passwords from elsewhere,
     /// since many clients take the strongest that is offered.
@@ -136,6 +151,12 @@ pub(crate) struct StoreSection {
     pub message_octets_max: u64,
     /// Days that deleted mail can be undeleted.
     pub retention_days: u64,
+    /// Annotations (METADATA) that one user can have on one mailbox, and that all can share there. At least 10.
+    pub annotations_max: usize,
+    /// Octets of the largest annotation. At least 1024.
+    pub annotation_octets_max: u64,
+    /// Octets that all annotations of an account can take, names included.
+    pub account_annotation_octets_max: u64,
     /// Octets that must be free on the data folder's disk for the server to start.
     pub free_octets_min: u64,
 }
@@ -163,9 +184,11 @@ impl Default for Config {
             default_domain: "localhost".to_owned(),
             hostname: String::new(),
             admins: Vec::new(),
+            domain_admins: Vec::new(),
             imap: ImapSection::default(),
             pop3: Pop3Config::default(),
             lmtp: LmtpConfig::default(),
+            mta: MtaConfig::default(),
             http: HttpSection::default(),
             tls: TlsSection::default(),
             auth: AuthSection::default(),
@@ -201,6 +224,8 @@ impl Default for AuthSection {
     fn default() -> AuthSection {
         let HashParams { memory_kib, passes, .. } = HashParams::default();
         AuthSection {
+            passwd_file: PathBuf::new(),
+            passwd_file_makes_accounts: false,
             mechanisms: MECHANISMS.map(str::to_owned).to_vec(),
             scram_iterations: password::SCRAM_ITERATIONS,
             hash_memory_kib: memory_kib,
@@ -227,7 +252,14 @@ impl Default for AccountsSection {
 
 impl Default for StoreSection {
     fn default() -> StoreSection {
-        StoreSection { message_octets_max: 64 << 20, retention_days: 7, free_octets_min: 64 << 20 }
+        StoreSection {
+            message_octets_max: 64 << 20,
+            retention_days: 7,
+            free_octets_min: 64 << 20,
+            annotations_max: 100,
+            annotation_octets_max: 32 << 10,
+            account_annotation_octets_max: 16 << 20,
+        }
     }
 }
 
@@ -256,6 +288,13 @@ impl Config {
                 fault("admins", error.to_string());
             }
         }
+        for admin in &self.domain_admins {
+            if !admin.contains('@') {
+                fault("domain_admins", format!("'{admin}' must be written as NAME@domain"));
+            } else if let Err(error) = rookery_types::UserName::parse(admin, &self.default_domain) {
+                fault("domain_admins", error.to_string());
+            }
+        }
         if self.data_dir.as_os_str().is_empty() {
             fault("data_dir", "must name a folder".to_owned());
         }
@@ -280,6 +319,9 @@ impl Config {
         if self.tls.cert.as_os_str().is_empty() != self.tls.key.as_os_str().is_empty() {
             fault("tls.cert", "cert and key must be given together".to_owned());
         }
+        for (name, text) in self.mta.faults() {
+            fault(&format!("mta.{name}"), text);
+        }
         for (name, text) in self.auth.faults() {
             fault(&format!("auth.{name}"), text);
         }
@@ -291,6 +333,12 @@ impl Config {
         }
         if !(1024..=1 << 31).contains(&self.store.message_octets_max) {
             fault("store.message_octets_max", "must be 1024 to 2147483648".to_owned());
+        }
+        if self.store.annotations_max < 10 {
+            fault("store.annotations_max", "must be at least 10".to_owned());
+        }
+        if self.store.annotation_octets_max < 1024 {
+            fault("store.annotation_octets_max", "must be at least 1024".to_owned());
         }
         if self.store.retention_days > 3650 {
             fault("store.retention_days", "must be 0 to 3650".to_owned());
@@ -322,10 +370,13 @@ impl Config {
         }
     }
 
-    /// Who administers the server. What is no user's name was told as a fault.
-    pub(crate) fn admins(&self) -> Vec<rookery_types::UserName> {
-        let names = self.admins.iter();
-        names.filter_map(|name| rookery_types::UserName::parse(name, &self.default_domain).ok()).collect()
+    /// Who administers what. What is no user's name was told as a fault.
+    pub(crate) fn administrators(&self) -> rookery_route::Administrators {
+        let users = |names: &[String]| {
+            let names = names.iter();
+            names.filter_map(|name| rookery_types::UserName::parse(name, &self.default_domain).ok()).collect()
+        };
+        rookery_route::Administrators::new(users(&self.admins), users(&self.domain_admins))
     }
 
     /// Where the running server takes commands.

@@ -59,9 +59,11 @@ mod tests {
             }
         };
         rows(&section_of("At the top"), &defaults);
-        for name in ["imap", "pop3", "lmtp", "http", "tls", "auth", "log", "accounts", "store", "server"] {
+        for name in
+            ["imap", "pop3", "lmtp", "mta", "http", "tls", "auth", "log", "accounts", "store", "server"]
+        {
             rows(&section_of(&format!("[{name}]")), defaults[name].as_table().unwrap());
         }
-        assert_eq!(defaults.values().filter(|value| value.is_table()).count(), 10);
+        assert_eq!(defaults.values().filter(|value| value.is_table()).count(), 11);
     }
 }

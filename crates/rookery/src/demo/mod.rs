@@ -11,7 +11,7 @@ use rookery_store::{NewMessage, StoreError};
 use rookery_types::{InternalDate, MailboxPath};
 
 use crate::cli::Demo;
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::exit::Failure;
 use crate::listen::Places;
 use crate::node::{Node, NodeError};
@@ -46,7 +46,8 @@ pub(crate) fn run(options: Demo, runtime: &tokio::runtime::Runtime) -> Result<()
     config.http.listen = vec![free(8080)];
     crate::logging::start(&config);
     let kept = temporary.is_none();
-    let result = runtime.block_on(serve::run(config, async |node, places| {
+    let loaded = Loaded { config, file: None, lines: Default::default() };
+    let result = runtime.block_on(serve::run(loaded, async |node, places| {
         let password = prepare(&node, &folder).await?;
         tell(&places, &password, &folder, kept);
         Ok(())
@@ -75,7 +76,7 @@ async fn prepare(node: &Arc<Node>, folder: &Path) -> Result<String, Failure> {
     let password = password();
     write_private(&note, &password)
         .map_err(|error| Failure::failed(format!("{}: {error}", note.display())))?;
-    node.add_user(&user, &password).await.map_err(Failure::failed)?;
+    node.add_user(&user, &password, false).await.map_err(Failure::failed)?;
     let account = node.account(&user).await.map_err(Failure::failed)?;
     let now = jiff::ZonedDateTime::now();
     let mut letters = messages::letters();

@@ -55,6 +55,10 @@ fn with_argument(s: &mut Scanner<'_>, name: &str) -> Parsed<Option<Code>> {
             s.sp()?;
             Code::AppendUid { uid_validity, uids: s.uid_set()? }
         }
+        "BADURL" => {
+            let url = s.run(|b| b != b']');
+            Code::BadUrl(s.own(url))
+        }
         "COPYUID" => {
             let uid_validity = s.number_as(UidValidity::new)?;
             s.sp()?;

@@ -3,11 +3,11 @@
 use super::command::id_params;
 use super::list_data;
 use super::scan::{Fault, Parsed, Scanner, ascii, is_atom_char};
-use super::search::object_id;
-use crate::imap::response::{Esearch, MetadataEntries, Response, StatusValue};
+use super::search::{object_id, partial_range};
+use crate::imap::response::{Esearch, MetadataEntries, Response, Runs, StatusValue};
 use crate::imap::types::{FlagList, Tag};
 use bytes::Bytes;
-use rookery_types::{Flag, ModSeq, SystemFlags, Uid, UidValidity};
+use rookery_types::{Flag, ModSeq, SetEnd, SystemFlags, Uid, UidValidity};
 use std::borrow::Cow;
 use std::num::NonZeroU32;
 
@@ -17,8 +17,14 @@ pub(crate) fn data(s: &mut Scanner<'_>, name: &str) -> Parsed<Option<Response>> 
     Ok(Some(match name {
         "CAPABILITY" => Response::Capability(names(s)),
         "ENABLED" => Response::Enabled(names(s)),
-        "SEARCH" => search(s)?,
-        "SORT" => Response::Sort(numbers(s)?),
+        "SEARCH" => {
+            let (numbers, modseq) = found(s)?;
+            Response::Search { numbers, modseq }
+        }
+        "SORT" => {
+            let (numbers, modseq) = found(s)?;
+            Response::Sort { numbers, modseq }
+        }
         "THREAD" => {
             empty_or_sp(s);
             Response::Thread(thread(s)?)
@@ -156,16 +162,17 @@ fn numbers(s: &mut Scanner<'_>) -> Parsed<Vec<u32>> {
 
 /// ```abnf
 /// mailbox-data        =/ "SEARCH" [1*(SP nz-number) SP search-sort-mod-seq]
+/// sort-data           = "SORT" [1*(SP nz-number) SP search-sort-mod-seq]
 /// search-sort-mod-seq = "(" "MODSEQ" SP mod-sequence-value ")"
 /// ```
-fn search(s: &mut Scanner<'_>) -> Parsed<Response> {
+fn found(s: &mut Scanner<'_>) -> Parsed<(Vec<u32>, Option<ModSeq>)> {
     let numbers = numbers(s)?;
     let mut modseq = None;
     if s.take_word(" (MODSEQ ") {
         modseq = Some(s.number64_as(ModSeq::new)?);
         s.expect(b')', "Missing )")?;
     }
-    Ok(Response::Search { numbers, modseq })
+    Ok((numbers, modseq))
 }
 
 /// ```abnf
@@ -208,10 +215,29 @@ fn esearch(s: &mut Scanner<'_>) -> Parsed<Esearch> {
         match &*name {
             "MIN" => found.min = Some(s.number_as(NonZeroU32::new)?),
             "MAX" => found.max = Some(s.number_as(NonZeroU32::new)?),
-            "ALL" => found.all = s.uid_set()?,
+            "ALL" => found.all = runs(s)?,
+            "PARTIAL" => {
+                s.expect(b'(', "Missing (")?;
+                let range = partial_range(s)?;
+                s.sp()?;
+                let numbers = if s.take_nil() { Runs::default() } else { runs(s)? };
+                s.expect(b')', "Missing )")?;
+                found.partial = Some((range, numbers));
+            }
             "COUNT" => found.count = Some(s.number()?),
             "MODSEQ" => found.modseq = Some(s.number64_as(ModSeq::new)?),
             _ => return Err(Fault("Unknown ESEARCH data")),
+        }
+    }
+    Ok(found)
+}
+
+/// A `sequence-set` without `*`, in its order.
+fn runs(s: &mut Scanner<'_>) -> Parsed<Runs> {
+    let mut found = Runs::default();
+    for (a, b) in s.known_set()?.ranges() {
+        if let (SetEnd::Number(a), SetEnd::Number(b)) = (a, b) {
+            found.push(*a, *b);
         }
     }
     Ok(found)

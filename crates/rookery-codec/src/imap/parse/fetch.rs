@@ -2,6 +2,7 @@
 
 use super::command::flag;
 use super::scan::{Fault, Parsed, Scanner};
+use super::search::partial_range;
 use crate::imap::command::{Change, Command, Fetch, FetchItem, Store};
 use crate::imap::types::{Partial, Section, SectionText};
 use std::num::NonZeroU32;
@@ -24,7 +25,7 @@ pub(crate) fn fetch(s: &mut Scanner<'_>, uid: bool) -> Parsed<Command> {
             None => vec![fetch_item(s)?],
         },
     };
-    let (mut changed_since, mut vanished) = (None, false);
+    let (mut changed_since, mut vanished, mut partial) = (None, false, None);
     if s.take_word(" (") {
         s.items_to_close(|s| {
             match &*s.atom_upper()? {
@@ -33,6 +34,10 @@ pub(crate) fn fetch(s: &mut Scanner<'_>, uid: bool) -> Parsed<Command> {
                     changed_since = Some(s.number64()?);
                 }
                 "VANISHED" => vanished = true,
+                "PARTIAL" if partial.is_none() => {
+                    s.sp()?;
+                    partial = Some(partial_range(s)?);
+                }
                 _ => return Err(Fault("Unknown FETCH modifier")),
             }
             Ok(())
@@ -41,7 +46,10 @@ pub(crate) fn fetch(s: &mut Scanner<'_>, uid: bool) -> Parsed<Command> {
     if vanished && !(uid && changed_since.is_some()) {
         return Err(Fault("VANISHED is for UID FETCH with CHANGEDSINCE"));
     }
-    Ok(Command::Fetch(Fetch { uid, set, items, changed_since, vanished }))
+    if partial.is_some() && !uid {
+        return Err(Fault("PARTIAL is for UID FETCH"));
+    }
+    Ok(Command::Fetch(Fetch { uid, set, items, changed_since, vanished, partial }))
 }
 
 /// `ALL`, `FULL` and `FAST`, which stand alone (RFC 9051 §6.4.5).

@@ -57,6 +57,7 @@ fn select_options(s: &mut Scanner<'_>) -> Parsed<ListSelect> {
 /// ```abnf
 /// list-return-opts = "RETURN" SP "(" [return-option *(SP return-option)] ")"
 /// status-option    = "STATUS" SP "(" status-att *(SP status-att) ")"
+/// return-option    =/ "METADATA" SP "(" entry *(SP entry) ")"    ; RFC 9590
 /// ```
 fn return_options(s: &mut Scanner<'_>) -> Parsed<ListReturn> {
     let mut returns = ListReturn::default();
@@ -69,6 +70,10 @@ fn return_options(s: &mut Scanner<'_>) -> Parsed<ListReturn> {
             "STATUS" => {
                 s.sp()?;
                 returns.status = s.list1(status_item)?;
+            }
+            "METADATA" => {
+                s.sp()?;
+                returns.metadata = s.list1(Scanner::astring)?;
             }
             _ => return Err(Fault("Unknown return option")),
         }

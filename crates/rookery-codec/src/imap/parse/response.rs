@@ -5,7 +5,7 @@ use super::{code, data, fetch_data};
 use crate::imap::response::{Condition, Response, Status};
 use crate::imap::types::Tag;
 use bytes::Bytes;
-use rookery_types::SeqNum;
+use rookery_types::{SeqNum, Uid};
 
 /// One response, from a frame without its last line end.
 ///
@@ -99,6 +99,12 @@ fn numbered(s: &mut Scanner<'_>) -> Parsed<Option<Response>> {
             s.sp()?;
             let items = s.list1(fetch_data::item)?.into_iter().flatten().collect();
             Response::Fetch { seq, items }
+        }
+        "UIDFETCH" => {
+            let uid = Uid::new(n).ok_or(Fault("UIDs begin with 1"))?;
+            s.sp()?;
+            let items = s.list(fetch_data::item)?.into_iter().flatten().collect();
+            Response::UidFetch { uid, items }
         }
         _ => return Ok(None),
     }))

@@ -357,7 +357,7 @@ impl<'a> Scanner<'a> {
     /// ```abnf
     /// seq-number = nz-number / "*"
     /// ```
-    fn set_end(&mut self) -> Parsed<SetEnd> {
+    pub(crate) fn set_end(&mut self) -> Parsed<SetEnd> {
         if self.take(b'*') {
             return Ok(SetEnd::Largest);
         }

@@ -5,6 +5,7 @@ use crate::imap::command::{
     Command, DateField, DateTest, Day, EntryType, Search, SearchKey, SearchReturn, Sort, SortCriterion,
     SortKey, Thread,
 };
+use crate::imap::types::PartialRange;
 use bytes::Bytes;
 use rookery_types::date::parse_day;
 use rookery_types::{Keyword, SystemFlags};
@@ -40,6 +41,10 @@ fn returns(s: &mut Scanner<'_>) -> Parsed<Option<SearchReturn>> {
     let mut returns = SearchReturn::default();
     let options = s.list(|s| {
         match &*s.atom_upper()? {
+            "PARTIAL" if returns.partial.is_none() => {
+                s.sp()?;
+                returns.partial = Some(partial_range(s)?);
+            }
             "MIN" => returns.min = true,
             "MAX" => returns.max = true,
             "ALL" => returns.all = true,
@@ -51,7 +56,25 @@ fn returns(s: &mut Scanner<'_>) -> Parsed<Option<SearchReturn>> {
     })?;
     // RFC 4731 §3.1: an empty list is as good as ALL.
     returns.all |= options.is_empty();
+    if returns.all && returns.partial.is_some() {
+        return Err(Fault("ALL and PARTIAL cannot go together"));
+    }
     Ok(Some(returns))
+}
+
+/// ```abnf
+/// partial-range       = partial-range-first / partial-range-last
+/// partial-range-first = nz-number ":" nz-number
+/// partial-range-last  = MINUS nz-number ":" MINUS nz-number
+/// ```
+pub(crate) fn partial_range(s: &mut Scanner<'_>) -> Parsed<PartialRange> {
+    let from_last = s.take(b'-');
+    let start = s.number_as(NonZeroU32::new)?;
+    s.expect(b':', "Malformed range")?;
+    if s.take(b'-') != from_last {
+        return Err(Fault("Malformed range"));
+    }
+    Ok(PartialRange { from_last, start, end: s.number_as(NonZeroU32::new)? })
 }
 
 /// ```abnf

@@ -1,6 +1,7 @@
 //! The small pieces: numbers, strings, names, sets, dates, flags, sections.
 
-use crate::imap::types::{FlagList, Section, SectionText, WireName};
+use crate::imap::response::Runs;
+use crate::imap::types::{FlagList, PartialRange, Section, SectionText, WireName};
 use bytes::{BufMut, BytesMut};
 use rookery_types::date::civil_from_days;
 use rookery_types::{InternalDate, Keyword, SequenceSet, SetEnd, SystemFlags, UidSet};
@@ -161,6 +162,27 @@ pub fn uid_set(out: &mut BytesMut, set: &UidSet) {
             number(out, last);
         }
     });
+}
+
+/// Numbers in an order of their own, as a `sequence-set`.
+pub(crate) fn runs(out: &mut BytesMut, runs: &Runs) {
+    joined(out, ",", runs.ranges(), |out, (first, last)| {
+        number(out, first);
+        if first != last {
+            out.put_u8(b':');
+            number(out, last);
+        }
+    });
+}
+
+/// `partial-range`
+pub(crate) fn partial_range(out: &mut BytesMut, range: PartialRange) {
+    let sign: &[u8] = if range.from_last { b"-" } else { b"" };
+    out.extend_from_slice(sign);
+    number(out, range.start.get());
+    out.put_u8(b':');
+    out.extend_from_slice(sign);
+    number(out, range.end.get());
 }
 
 /// `sequence-set`

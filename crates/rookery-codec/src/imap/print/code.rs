@@ -66,6 +66,12 @@ pub fn code(out: &mut BytesMut, code: &Code) {
                 out.put_u8(b')');
             }
         }
+        Code::BadUrl(url) => {
+            out.extend_from_slice(b"BADURL ");
+            for octet in url {
+                out.put_u8(if matches!(octet, b'\r' | b'\n' | 0 | b']') { b'?' } else { *octet });
+            }
+        }
         Code::Capability(names) => {
             out.extend_from_slice(b"CAPABILITY");
             for name in names {
@@ -173,6 +179,7 @@ pub(crate) const PLAIN: &[(Code, &str)] = &[
     (Code::ServerBug, "SERVERBUG"),
     (Code::TooBig, "TOOBIG"),
     (Code::UidNotSticky, "UIDNOTSTICKY"),
+    (Code::UidRequired, "UIDREQUIRED"),
     (Code::Unavailable, "UNAVAILABLE"),
     (Code::UnknownCte, "UNKNOWN-CTE"),
     (Code::UseAttr, "USEATTR"),

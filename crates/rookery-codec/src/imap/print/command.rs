@@ -1,15 +1,15 @@
 //! Commands, as a client sends them: octets, and the places where it has to wait for `+`.
 
 use super::basic::{
-    can_be_quoted, date_time, day, is_astring_atom, joined, literal_header, number, part, quoted,
-    section_with, sequence_set,
+    can_be_quoted, date_time, day, is_astring_atom, joined, literal_header, number, part, partial_range,
+    quoted, section_with, sequence_set,
 };
 use crate::imap::client::{EncodeError, Literals};
 use crate::imap::command::{
-    AppendMessage, Change, Command, EntryType, Fetch, FetchItem, List, MetadataDepth, Qresync,
-    SelectParameters, Store, Tagged,
+    AppendLiteral, AppendMessage, AppendSource, Change, Command, EntryType, Fetch, FetchItem, List,
+    MetadataDepth, Qresync, SelectParameters, Store, Tagged,
 };
-use crate::imap::types::{IdParams, MessageSet, Partial, StatusItem, WireName};
+use crate::imap::types::{IdParams, MessageSet, Partial, PartialRange, StatusItem, WireName};
 use crate::sasl;
 use bytes::{BufMut, Bytes, BytesMut};
 use rookery_types::{Flag, SystemFlags};
@@ -389,14 +389,23 @@ impl CommandWriter {
             (returns.children, "CHILDREN"),
             (returns.special_use, "SPECIAL-USE"),
             (returns.my_rights, "MYRIGHTS"),
+            (!returns.metadata.is_empty(), "METADATA "),
             (!returns.status.is_empty(), "STATUS "),
         ];
         if options.iter().any(|(on, _)| *on) {
             self.text(" RETURN (");
-            self.many(options.iter().filter(|(on, _)| *on), |w, (_, name)| w.text(name));
-            if !returns.status.is_empty() {
-                self.status_items(&returns.status);
-            }
+            self.many(options.iter().filter(|(on, _)| *on), |w, (_, name)| {
+                w.text(name);
+                match *name {
+                    "STATUS " => w.status_items(&returns.status),
+                    "METADATA " => {
+                        w.text("(");
+                        w.many(&returns.metadata, |w, entry| w.astring(entry));
+                        w.text(")");
+                    }
+                    _ => {}
+                }
+            });
             self.text(")");
         }
     }
@@ -411,8 +420,17 @@ impl CommandWriter {
         if let Some(modseq) = fetch.changed_since {
             self.text(" (CHANGEDSINCE ");
             number(&mut self.out, modseq);
-            self.text(if fetch.vanished { " VANISHED)" } else { ")" });
+            self.text(if fetch.vanished { " VANISHED" } else { "" });
         }
+        if let Some(range) = fetch.partial {
+            self.text(if fetch.changed_since.is_some() { " PARTIAL " } else { " (PARTIAL " });
+            self.partial_range(range);
+        }
+        self.text(if fetch.changed_since.is_some() || fetch.partial.is_some() { ")" } else { "" });
+    }
+
+    pub(crate) fn partial_range(&mut self, range: PartialRange) {
+        partial_range(&mut self.out, range);
     }
 
     fn fetch_item(&mut self, item: &FetchItem) {
@@ -509,16 +527,20 @@ impl CommandWriter {
             date_time(&mut self.out, date);
             self.text(" ");
         }
-        if message.utf8 {
+        let AppendSource::Literal(AppendLiteral { octets, kind, utf8 }) = message.source else {
+            self.fail(EncodeError::Catenate);
+            return;
+        };
+        if utf8 {
             self.text("UTF8 (");
         }
-        if message.literal.binary || message.utf8 {
+        if kind.binary || utf8 {
             self.text("~");
         }
         self.text("{");
-        number(&mut self.out, message.octets);
-        self.text(if message.literal.synchronising { "}\r\n" } else { "+}\r\n" });
-        if message.literal.synchronising {
+        number(&mut self.out, octets);
+        self.text(if kind.synchronising { "}\r\n" } else { "+}\r\n" });
+        if kind.synchronising {
             self.waits.push(self.out.len());
         }
     }

@@ -27,6 +27,14 @@ impl<'a> FetchWriter<'a> {
         FetchWriter { out, empty: true }
     }
 
+    /// `* uid UIDFETCH (` (RFC 9586 §3.3)
+    pub fn begin_uid(out: &'a mut BytesMut, uid: Uid) -> FetchWriter<'a> {
+        out.extend_from_slice(b"* ");
+        number(out, uid.get());
+        out.extend_from_slice(b" UIDFETCH (");
+        FetchWriter { out, empty: true }
+    }
+
     /// `)` and the line end.
     pub fn end(self) {
         self.out.extend_from_slice(b")\r\n");

@@ -1,6 +1,8 @@
 //! Whole responses.
 
-use super::basic::{astring, flag_list, joined, mailbox, nstring, number, quoted, string, uid_set};
+use super::basic::{
+    astring, flag_list, joined, mailbox, nstring, number, partial_range, quoted, runs, string, uid_set,
+};
 use super::code::status;
 use super::fetch::FetchWriter;
 use crate::imap::response::{
@@ -15,6 +17,11 @@ pub fn response(out: &mut BytesMut, response: &Response) {
         Response::Status(one) => return status(out, one),
         Response::Fetch { seq, items } => {
             let mut writer = FetchWriter::begin(out, *seq);
+            items.iter().for_each(|item| writer.item(item));
+            return writer.end();
+        }
+        Response::UidFetch { uid, items } => {
+            let mut writer = FetchWriter::begin_uid(out, *uid);
             items.iter().for_each(|item| writer.item(item));
             return writer.end();
         }
@@ -41,8 +48,9 @@ pub fn response(out: &mut BytesMut, response: &Response) {
             id_params(out, parameters);
         }
         Response::Namespace(namespaces) => namespace_data(out, namespaces),
-        Response::Search { numbers, modseq } => {
-            out.extend_from_slice(b"* SEARCH");
+        Response::Search { numbers, modseq } | Response::Sort { numbers, modseq } => {
+            let word: &[u8] = if matches!(response, Response::Sort { .. }) { b"* SORT" } else { b"* SEARCH" };
+            out.extend_from_slice(word);
             spaced(out, numbers, |out, n| number(out, *n));
             if let Some(modseq) = modseq {
                 out.extend_from_slice(b" (MODSEQ ");
@@ -51,10 +59,6 @@ pub fn response(out: &mut BytesMut, response: &Response) {
             }
         }
         Response::Esearch(data) => esearch(out, data),
-        Response::Sort(numbers) => {
-            out.extend_from_slice(b"* SORT");
-            spaced(out, numbers, |out, n| number(out, *n));
-        }
         Response::Thread(lists) => {
             out.extend_from_slice(b"* THREAD");
             if !lists.is_empty() {
@@ -286,7 +290,17 @@ fn esearch(out: &mut BytesMut, data: &Esearch) {
     numbered(" COUNT ", data.count.map(u64::from));
     if !data.all.is_empty() {
         out.extend_from_slice(b" ALL ");
-        uid_set(out, &data.all);
+        runs(out, &data.all);
+    }
+    if let Some((range, found)) = &data.partial {
+        out.extend_from_slice(b" PARTIAL (");
+        partial_range(out, *range);
+        out.put_u8(b' ');
+        match found.is_empty() {
+            true => out.extend_from_slice(b"NIL"),
+            false => runs(out, found),
+        }
+        out.put_u8(b')');
     }
     if let Some(modseq) = data.modseq {
         out.extend_from_slice(b" MODSEQ ");

@@ -58,6 +58,10 @@ impl CommandWriter {
         let names: Vec<&str> = options.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
         self.text("RETURN (");
         self.names(&names);
+        if let Some(range) = returns.partial {
+            self.text(if names.is_empty() { "PARTIAL " } else { " PARTIAL " });
+            self.partial_range(range);
+        }
         self.text(") ");
     }
 

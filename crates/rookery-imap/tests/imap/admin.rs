@@ -1,0 +1,182 @@
+//! Administration over IMAP: accounts by CREATE, DELETE and RENAME, rights everywhere, mail nowhere.
+
+use crate::harness::Site;
+
+#[tokio::test]
+async fn accounts_are_made_renamed_and_deleted() {
+    let site = Site::new().await;
+    site.play(
+        r#"
+        R> 1 NAMESPACE
+        R< * NAMESPACE (("INBOX/" "/")) (("user/" "/")) (("" "/"))
+        R< 1 OK <*>
+        R> 2 CREATE user/eve
+        R< 2 OK [MAILBOXID (<*>)] <*>
+        R> 3 CREATE user/eve
+        R< 3 NO [ALREADYEXISTS] <*>
+        R> 4 CREATE user/eve/Letters
+        R< 4 OK <*>
+        R> 5 CREATE user/nobody/Letters
+        R< 5 NO [NONEXISTENT] <*>
+        R> 6 LIST "" "user/eve*"
+        R< * LIST (\HasChildren) "/" user/eve
+        R< * LIST (\HasNoChildren) "/" user/eve/Letters
+        R< 6 OK <*>
+        R> 7 CREATE user/eve@b.test
+        R< 7 OK <*>
+        R> 8 LIST "" "user/eve%"
+        R< * LIST (\HasChildren) "/" user/eve
+        R< * LIST (\HasNoChildren) "/" user/eve@b.test
+        R< 8 OK <*>
+        R> 9 LIST "" %
+        R< * LIST (\NonExistent \Noselect \HasChildren) "/" user
+        R< 9 OK <*>
+        R> 10 RENAME user/eve user/ann
+        R< 10 NO [ALREADYEXISTS] <*>
+        R> 11 RENAME user/eve user/eva
+        R< 11 OK <*>
+        R> 12 LIST "" "user/ev*"
+        R< * LIST (\HasChildren) "/" user/eva
+        R< * LIST (\HasNoChildren) "/" user/eva/Letters
+        R< * LIST (\HasNoChildren) "/" user/eve@b.test
+        R< 12 OK <*>
+        R> 13 GETACL user/eva/Letters
+        R< * ACL user/eva/Letters eva lrswipkxteancd
+        R< 13 OK <*>
+        R> 14 RENAME user/eva user/eva@b.test
+        R< 14 NO [CANNOT] <*>
+        R> 15 RENAME user/eva team
+        R< 15 NO [CANNOT] <*>
+        R> 16 DELETE user/eva
+        R< 16 OK <*>
+        R> 17 LIST "" "user/eva*"
+        R< 17 OK <*>
+        R> 18 CREATE user/eva
+        R< 18 OK <*>
+        R> 19 CREATE user
+        R< 19 NO [CANNOT] <*>
+        R> 20 SELECT INBOX
+        R< 20 NO [NONEXISTENT] <*>
+        R> 21 SUBSCRIBE user/eva
+        R< 21 NO [CANNOT] <*>
+        R> 22 LSUB "" *
+        R< 22 OK <*>
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn shared_mailboxes_are_made_for_everyone_to_read() {
+    let site = Site::new().await;
+    site.play(
+        r#"
+        R> 1 CREATE team
+        R< 1 OK <*>
+        R> 2 GETACL team
+        R< * ACL team anyone lrs
+        R< 2 OK <*>
+        R> 3 CREATE team/sub
+        R< 3 OK <*>
+        R> 4 CREATE made/below
+        R< 4 OK <*>
+        R> 5 LIST "" "%/%"
+        R< * LIST (\HasNoChildren) "/" made/below
+        R< * LIST (\HasNoChildren) "/" team/sub
+        R< * LIST (\HasChildren) "/" user/ann
+        R< * LIST (\HasChildren) "/" user/joe
+        R< * LIST (\HasChildren) "/" user/max
+        R< 5 OK <*>
+        R> 6 DELETE team
+        R< 6 NO [HASCHILDREN] <*>
+        R> 7 RENAME team crew
+        R< 7 OK <*>
+        R> 8 DELETE crew/sub
+        R< 8 OK <*>
+        J> 1 SELECT Shared/crew
+        J< ...
+        J< 1 OK [READ-WRITE] <*>
+        J> 2 DELETE Shared/crew
+        J< 2 NO [NOPERM] <*>
+        J> 3 CREATE Shared/mine
+        J< 3 NO [NOPERM] <*>
+        R> 9 DELETE crew
+        R< 9 OK <*>
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn administrators_set_rights_and_read_no_mail() {
+    let site = Site::new().await;
+    site.fill(".").await;
+    site.play(
+        r#"
+        R> 1 SELECT user/ann
+        R< 1 NO [NOPERM] <*>
+        R> 2 STATUS user/ann (MESSAGES)
+        R< 2 NO [NOPERM] <*>
+        R> 3 MYRIGHTS user/ann
+        R< * MYRIGHTS user/ann lkxac
+        R< 3 OK <*>
+        R> 4 SETACL user/ann ann ""
+        R< 4 OK <*>
+        R> 5 SETACL user/ann root lr
+        R< 5 OK <*>
+        R> 6 EXAMINE user/ann
+        R< ...
+        R< 6 OK <*>
+        R> 7 FETCH 1 (BODY.PEEK[HEADER.FIELDS (SUBJECT)])
+        R< ...
+        R< 7 OK <*>
+        R> 8 SETACL user/ann root ""
+        R< 8 OK <*>
+        R> 9 SELECT user/ann
+        R< * OK [CLOSED] <*>
+        R< 9 NO [NOPERM] <*>
+        A> 1 GETACL INBOX
+        A< * ACL INBOX
+        A< 1 OK <*>
+        A> 2 MYRIGHTS INBOX
+        A< * MYRIGHTS INBOX lrswipkxteancd
+        A< 2 OK <*>
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_is_deleted_or_renamed_hears_bye() {
+    let site = Site::new().await;
+    let mut ann = site.login("ann").await;
+    let mut joe = site.login("joe").await;
+    let mut root = site.login("root").await;
+    assert!(root.command("1 DELETE user/ann").await[0].starts_with("1 OK"));
+    assert!(root.command("2 RENAME user/joe user/john").await[0].starts_with("2 OK"));
+    for client in [&mut ann, &mut joe] {
+        let heard = client.command("1 NOOP").await;
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        assert!(heard[0].starts_with("* BYE [NONEXISTENT] "), "{heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_administrator_acts_as_a_user_and_is_one_then() {
+    use base64::Engine as _;
+    let site = Site::new().await;
+    let plain = |authzid: &str, authcid: &str| {
+        let text = format!("{authzid}\0{authcid}\0secret");
+        base64::engine::general_purpose::STANDARD.encode(text)
+    };
+    let mut client = site.connect().await;
+    let heard = client.command(&format!("1 AUTHENTICATE PLAIN {}", plain("joe", "root"))).await;
+    assert!(heard[0].starts_with("1 OK"), "{heard:?}");
+    let heard = client.command("2 NAMESPACE").await;
+    assert_eq!(heard[0], r#"* NAMESPACE (("" "/")) (("Other Users/" "/")) (("Shared/" "/"))"#);
+    let heard = client.command("3 CREATE user/x").await;
+    assert!(heard[0].starts_with("3 NO"), "{heard:?}");
+    let mut client = site.connect().await;
+    let heard = client.command(&format!("1 AUTHENTICATE PLAIN {}", plain("joe", "ann"))).await;
+    assert!(heard[0].starts_with("1 NO [AUTHORIZATIONFAILED] "), "{heard:?}");
+}

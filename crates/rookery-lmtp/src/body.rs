@@ -1,0 +1,108 @@
+//! The octets of one message on their way into the backing, whether they come by DATA or in chunks.
+
+use std::sync::Arc;
+
+use crate::backing::{Backing, DeliverError};
+
+/// Messages of more octets are finished on a thread that may block.
+const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
+
+/// A message that is coming in. Dropping it stores nothing.
+pub(crate) struct Incoming<B: Backing> {
+    backing: Arc<B>,
+    spool: B::Spool,
+    /// What stands in the trace line and in the replies.
+    pub(crate) id: String,
+    pub(crate) began: jiff::ZonedDateTime,
+    octets: u64,
+    octets_max: u64,
+    failed: Option<BodyError>,
+}
+
+impl<B: Backing> Incoming<B> {
+    /// Begins with the lines that are put on top.
+    pub(crate) fn new(
+        backing: Arc<B>,
+        octets_max: u64,
+        id: String,
+        began: jiff::ZonedDateTime,
+        trace: &str,
+    ) -> Incoming<B> {
+        let mut spool = backing.spool();
+        let failed = backing.push(&mut spool, trace.as_bytes()).err().map(BodyError::from);
+        Incoming { backing, spool, id, began, octets: 0, octets_max, failed }
+    }
+
+    /// Takes more of it. What has failed goes on failing: the rest is thrown away.
+    pub(crate) fn push(&mut self, piece: &[u8]) {
+        self.octets = self.octets.saturating_add(piece.len() as u64);
+        if self.failed.is_some() {
+            return;
+        }
+        self.failed = if self.octets > self.octets_max {
+            Some(BodyError::TooLarge)
+        } else if memchr::memchr(0, piece).is_some() {
+            // No IMAP client could ever fetch it (RFC 9051 §4.3).
+            Some(BodyError::Nul)
+        } else {
+            self.backing.push(&mut self.spool, piece).err().map(BodyError::from)
+        };
+    }
+
+    /// Octets that came, without the lines on top.
+    pub(crate) fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Why it cannot be stored any more.
+    pub(crate) fn failure(&self) -> Option<&BodyError> {
+        self.failed.as_ref()
+    }
+
+    /// The message is whole.
+    pub(crate) async fn finish(self) -> Result<B::Message, BodyError> {
+        metrics::counter!("rookery_lmtp_messages_total").increment(1);
+        metrics::counter!("rookery_lmtp_octets_total").increment(self.octets);
+        let Incoming { backing, spool, octets, failed, .. } = self;
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        let finished = if octets <= FINISH_INLINE_OCTETS {
+            backing.finish(spool)
+        } else {
+            tokio::task::spawn_blocking(move || backing.finish(spool))
+                .await
+                .unwrap_or_else(|error| Err(DeliverError::Failed(error.to_string())))
+        };
+        finished.map_err(BodyError::from)
+    }
+}
+
+/// Why no recipient, or one recipient, gets the message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("too large")]
+    TooLarge,
+    #[error("a NUL octet")]
+    Nul,
+    #[error("over quota")]
+    OverQuota,
+    #[error("the mailbox is gone")]
+    Gone,
+    #[error("no space")]
+    NoSpace,
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<DeliverError> for BodyError {
+    fn from(error: DeliverError) -> BodyError {
+        match error {
+            DeliverError::OverQuota => BodyError::OverQuota,
+            DeliverError::TooLarge => BodyError::TooLarge,
+            DeliverError::Gone => BodyError::Gone,
+            DeliverError::NoSpace => BodyError::NoSpace,
+            DeliverError::Failed(reason) => BodyError::Failed(reason),
+        }
+    }
+}

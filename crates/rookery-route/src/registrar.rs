@@ -1,0 +1,224 @@
+//! Accounts as a whole: the directory's entry and the store's account together.
+//!
+//! Invariants:
+//! - An account is made in the order reserve, store, activate, and taken apart in the order close, store, remove.
+//!   Whatever a crash leaves is resolved by [`Registrar::resolve_reservations`] or by asking again.
+//! - A renamed account has its new name in the directory first; [`Registrar::settle`] brings the store after it, at
+//!   the latest when its user logs in.
+//! - An account stays in its domain.
+
+use rookery_directory::{AccountState, Directory, DirectoryError, Entry, Home, PAGE_MAX, Verifier};
+use rookery_store::{Account, NewAccount, Store, StoreError};
+use rookery_types::{AccountId, AccountName, Address, Epoch, MailboxPath, NameError, SpecialUse, UserName};
+use std::sync::Arc;
+
+/// Why something about an account was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistrarError {
+    /// The name is taken.
+    #[error("{0} exists already")]
+    Exists(AccountName),
+    /// There is no such account.
+    #[error("{0} does not exist")]
+    NotFound(AccountName),
+    /// What is asked cannot be, whatever the accounts are.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// A name cannot be.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The directory did not do it.
+    #[error(transparent)]
+    Directory(DirectoryError),
+    /// The store did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes accounts, renames them and takes them apart.
+pub struct Registrar {
+    directory: Arc<dyn Directory>,
+    store: Store,
+    /// What a user's new account has besides INBOX.
+    mailboxes: Vec<(MailboxPath, Vec<SpecialUse>)>,
+}
+
+impl Registrar {
+    /// `mailboxes`: what a user's new account has besides INBOX, and is subscribed to.
+    pub fn new(
+        directory: Arc<dyn Directory>,
+        store: Store,
+        mailboxes: Vec<(MailboxPath, Vec<SpecialUse>)>,
+    ) -> Registrar {
+        Registrar { directory, store, mailboxes }
+    }
+
+    async fn entry(&self, name: &AccountName) -> Result<Option<Arc<Entry>>, RegistrarError> {
+        match self.directory.look_up(name).await {
+            Ok(entry) => Ok(Some(entry)),
+            Err(DirectoryError::NotFound(_)) => Ok(None),
+            Err(error) => Err(RegistrarError::Directory(error)),
+        }
+    }
+
+    /// Makes an account with its first mailboxes, and its domain if that is new. Without a verifier nobody logs in
+    /// to it. One that was only there to log in becomes an account, and keeps its password unless another is given.
+    pub async fn create(
+        &self,
+        name: &AccountName,
+        verifier: Option<Verifier>,
+    ) -> Result<AccountId, RegistrarError> {
+        if let Some(entry) = self.entry(name).await?.filter(|entry| entry.state == AccountState::LoginOnly) {
+            if verifier.is_some() {
+                self.directory.set_verifier(entry.id, verifier).await.map_err(RegistrarError::Directory)?;
+            }
+            match self.store.create_account(entry.id, self.new_account(name)?).await {
+                // What a crash left half done is finished.
+                Ok(_) | Err(StoreError::AlreadyExists) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let active = self.directory.set_state(entry.id, AccountState::Active).await;
+            return Ok(active.map_err(RegistrarError::Directory)?.id);
+        }
+        let entry = self.reserve(name).await?;
+        let made = self.make(name, &entry, verifier).await;
+        self.or_undone(&entry, made).await
+    }
+
+    /// Makes an entry that is only there to log in: an administrator's.
+    pub async fn create_login(
+        &self,
+        user: &UserName,
+        verifier: Verifier,
+    ) -> Result<AccountId, RegistrarError> {
+        let entry = self.reserve(&AccountName::User(user.clone())).await?;
+        let set = self.directory.set_verifier(entry.id, Some(verifier)).await;
+        let made = match set {
+            Ok(_) => self.directory.activate_login(entry.id).await.map(drop),
+            Err(error) => Err(error),
+        };
+        self.or_undone(&entry, made.map_err(RegistrarError::Directory)).await
+    }
+
+    async fn reserve(&self, name: &AccountName) -> Result<Arc<Entry>, RegistrarError> {
+        match self.directory.add_domain(name.domain().to_owned()).await {
+            Ok(_) | Err(DirectoryError::Exists(_)) => {}
+            Err(error) => return Err(RegistrarError::Directory(error)),
+        }
+        let home = Home { node: self.store.node(), store: self.store.store_id(), epoch: Epoch(1) };
+        self.directory.reserve(name.clone(), home, rand::random()).await.map_err(|error| match error {
+            DirectoryError::Exists(_) => RegistrarError::Exists(name.clone()),
+            error => RegistrarError::Directory(error),
+        })
+    }
+
+    async fn or_undone(
+        &self,
+        entry: &Entry,
+        made: Result<(), RegistrarError>,
+    ) -> Result<AccountId, RegistrarError> {
+        if made.is_err() {
+            // Best effort: what stays is resolved at the next start.
+            let _ = self.store.delete_account(entry.id).await;
+            let _ = self.directory.remove(entry.id).await;
+        }
+        made.map(|()| entry.id)
+    }
+
+    async fn make(
+        &self,
+        name: &AccountName,
+        entry: &Entry,
+        verifier: Option<Verifier>,
+    ) -> Result<(), RegistrarError> {
+        if verifier.is_some() {
+            self.directory.set_verifier(entry.id, verifier).await.map_err(RegistrarError::Directory)?;
+        }
+        self.store.create_account(entry.id, self.new_account(name)?).await?;
+        self.directory.activate(entry.id).await.map_err(RegistrarError::Directory)?;
+        Ok(())
+    }
+
+    fn new_account(&self, name: &AccountName) -> Result<NewAccount, RegistrarError> {
+        let Some(user) = name.user() else {
+            let mailboxes = vec![(MailboxPath::root(), Vec::new())];
+            return Ok(NewAccount { owner: None, mailboxes, subscriptions: Vec::new() });
+        };
+        let mut mailboxes = vec![(MailboxPath::inbox(), Vec::new())];
+        mailboxes.extend(self.mailboxes.iter().cloned());
+        let canonical = |path: &MailboxPath| Ok(Address::new(name.clone(), path.clone())?.to_string());
+        let subscriptions =
+            mailboxes.iter().map(|(path, _)| canonical(path)).collect::<Result<Vec<_>, RegistrarError>>()?;
+        Ok(NewAccount { owner: Some(user.clone()), mailboxes, subscriptions })
+    }
+
+    /// Deletes an account with its whole tree; the name is free afterwards. Asked again, it finishes what was broken
+    /// off.
+    pub async fn delete(&self, name: &AccountName) -> Result<(), RegistrarError> {
+        let entry = self.entry(name).await?.ok_or_else(|| RegistrarError::NotFound(name.clone()))?;
+        match entry.state {
+            AccountState::Reserved { .. } => return Err(RegistrarError::NotFound(name.clone())),
+            AccountState::Deleted => {}
+            AccountState::Active | AccountState::Suspended | AccountState::LoginOnly => {
+                let closed = self.directory.set_state(entry.id, AccountState::Deleted).await;
+                closed.map_err(RegistrarError::Directory)?;
+            }
+        }
+        match self.store.delete_account(entry.id).await {
+            Ok(()) | Err(StoreError::NoAccount) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.directory.remove(entry.id).await.map_err(RegistrarError::Directory)
+    }
+
+    /// Gives an account another name in its domain.
+    pub async fn rename(&self, from: &AccountName, to: AccountName) -> Result<(), RegistrarError> {
+        let entry = self.entry(from).await?.ok_or_else(|| RegistrarError::NotFound(from.clone()))?;
+        match entry.state {
+            AccountState::Active | AccountState::Suspended => {}
+            AccountState::Reserved { .. } | AccountState::Deleted | AccountState::LoginOnly => {
+                return Err(RegistrarError::NotFound(from.clone()));
+            }
+        }
+        if from.domain() != to.domain() {
+            return Err(RegistrarError::Refused("an account stays in its domain"));
+        }
+        let renamed = self.directory.rename(entry.id, to.clone()).await;
+        renamed.map_err(|error| match error {
+            DirectoryError::Exists(_) => RegistrarError::Exists(to.clone()),
+            DirectoryError::Refused(why) => RegistrarError::Refused(why),
+            error => RegistrarError::Directory(error),
+        })?;
+        let account = self.store.account(entry.id).await?;
+        Ok(self.settle(&account, &to).await?)
+    }
+
+    /// Makes the store's account know its name, if a renaming was broken off before it did.
+    pub async fn settle(&self, account: &Account, name: &AccountName) -> Result<(), StoreError> {
+        match name.user() {
+            Some(user) if account.owner().as_ref() != Some(user) => account.change_owner(user.clone()).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends what a crash left half made: an account that the store has becomes active, the others' names are given
+    /// back. Call it before anybody can make accounts.
+    pub async fn resolve_reservations(&self) -> Result<(), RegistrarError> {
+        let mut after = None;
+        loop {
+            let page =
+                self.directory.reservations(after, PAGE_MAX).await.map_err(RegistrarError::Directory)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.id);
+            for entry in page.iter().filter(|entry| entry.home.store == self.store.store_id()) {
+                let resolved = match self.store.account(entry.id).await {
+                    Ok(_) => self.directory.activate(entry.id).await.map(drop),
+                    Err(StoreError::NoAccount) => self.directory.remove(entry.id).await,
+                    Err(error) => return Err(error.into()),
+                };
+                resolved.map_err(RegistrarError::Directory)?;
+                tracing::info!(account = %entry.name, "resolved an account that was being made when the server stopped");
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Reading many messages at once, for commands that look through a mailbox.
+//!
+//! Invariants:
+//! - Every octet that is given out was checked, as when messages are read one by one.
+//! - Records are asked for in the order of their keys, and octets in the order in which they lie: neighbours in a volume
+//!   are read with one call, of [`SPAN_OCTETS_MAX`] octets at most unless a single message is larger.
+
+use crate::account::Account;
+use crate::error::StoreError;
+use crate::keys;
+use crate::records::{ContentRecord, Facts, Locator};
+use crate::volume::Volumes;
+use bytes::Bytes;
+use rookery_kv::engine::{Read, Space};
+use rookery_types::ContentId;
+
+/// Octets that are read from a volume at once.
+const SPAN_OCTETS_MAX: u64 = 512 << 10;
+/// Octets between two records that are read along rather than skipped by a second call.
+const GAP_OCTETS_MAX: u64 = 16 << 10;
+
+/// A message with what is needed to find one's way in it.
+#[derive(Clone, Debug)]
+pub struct Whole {
+    /// All its octets.
+    pub octets: Bytes,
+    /// The parts and where they are, in `rookery_mime`'s own octets.
+    pub structure: Bytes,
+}
+
+/// A message whose place is known.
+struct Placed {
+    /// In the caller's list.
+    at: usize,
+    content: ContentId,
+    record: ContentRecord,
+    structure: Bytes,
+}
+
+impl Account {
+    /// The facts of many contents. `take` gets the place in `contents`, in any order. Reads the disk: call it where
+    /// blocking is allowed.
+    pub fn facts_of(&self, contents: &[ContentId], mut take: impl FnMut(usize, Result<Facts, StoreError>)) {
+        let snapshot = self.store.engine().snapshot();
+        for (at, content) in by_key(contents) {
+            let facts = self.record(&*snapshot, &keys::facts(self.cell.id, content), Facts::decode);
+            take(at, facts);
+        }
+    }
+
+    /// Many messages, whole. `take` gets the place in `contents`, in any order. Takes as much memory as the
+    /// largest message has octets, or 512 KiB. Reads the disk.
+    pub fn read_many(&self, contents: &[ContentId], mut take: impl FnMut(usize, Result<Whole, StoreError>)) {
+        let mut placed = Vec::with_capacity(contents.len());
+        {
+            let snapshot = self.store.engine().snapshot();
+            for (at, content) in by_key(contents) {
+                match self.place(&*snapshot, at, content) {
+                    Ok(one) => placed.push(one),
+                    Err(error) => take(at, Err(error)),
+                }
+            }
+        }
+        placed.sort_unstable_by_key(|one| one.record.locator);
+        let mut rest = placed.as_slice();
+        while let Some(first) = rest.first() {
+            let start = first.record.locator;
+            let mut end = end_of(first);
+            let mut count = 1;
+            while let Some(next) = rest.get(count) {
+                let locator = next.record.locator;
+                let near =
+                    locator.volume == start.volume && locator.offset <= end.saturating_add(GAP_OCTETS_MAX);
+                if !near || end_of(next).saturating_sub(start.offset) > SPAN_OCTETS_MAX {
+                    break;
+                }
+                end = end.max(end_of(next));
+                count += 1;
+            }
+            let (here, after) = rest.split_at(count);
+            rest = after;
+            self.read_span(start, end, here, &mut take);
+        }
+    }
+
+    fn place(&self, snapshot: &dyn Read, at: usize, content: ContentId) -> Result<Placed, StoreError> {
+        let decode = |key: &[u8], value: &Bytes| ContentRecord::decode(key, value);
+        let record = self.record(snapshot, &keys::content(self.cell.id, content), decode)?;
+        let structure =
+            self.record(snapshot, &keys::facts(self.cell.id, content), Facts::decode_structure)?;
+        Ok(Placed { at, content, record, structure })
+    }
+
+    fn record<T>(
+        &self,
+        snapshot: &dyn Read,
+        key: &[u8],
+        decode: impl FnOnce(&[u8], &Bytes) -> Result<T, crate::Damaged>,
+    ) -> Result<T, StoreError> {
+        let value = snapshot.get(Space::Content, key)?.ok_or(StoreError::NoContent)?;
+        decode(key, &value).map_err(StoreError::Damaged)
+    }
+
+    /// Reads neighbours in a volume. What is not there as it should be is looked for once more, alone: compaction may have
+    /// moved it.
+    fn read_span(
+        &self,
+        start: Locator,
+        end: u64,
+        placed: &[Placed],
+        take: &mut impl FnMut(usize, Result<Whole, StoreError>),
+    ) {
+        let octets = usize::try_from(end.saturating_sub(start.offset)).unwrap_or(usize::MAX);
+        let span = self.store.volumes().read_span(start, octets);
+        for one in placed {
+            let within = one.record.locator.offset.saturating_sub(start.offset);
+            let message = span.as_ref().ok().and_then(|span| {
+                let within = usize::try_from(within).ok()?;
+                Volumes::message_in(span, start, within, one.record.size, self.cell.id, one.content).ok()
+            });
+            let octets = match message {
+                Some(octets) => Ok(octets),
+                None => self.read(one.content),
+            };
+            take(one.at, octets.map(|octets| Whole { octets, structure: one.structure.clone() }));
+        }
+    }
+}
+
+/// Where the record of a message ends.
+fn end_of(placed: &Placed) -> u64 {
+    placed.record.locator.offset.saturating_add(placed.record.stored.into())
+}
+
+/// Contents with their places, in the order of their keys.
+fn by_key(contents: &[ContentId]) -> Vec<(usize, ContentId)> {
+    let mut order: Vec<(usize, ContentId)> = contents.iter().copied().enumerate().collect();
+    order.sort_unstable_by_key(|(_, content)| content.0);
+    order
+}

@@ -1,0 +1,44 @@
+//! LMTP's listeners and what their sessions share.
+
+use std::sync::Arc;
+
+use rookery_lmtp::House;
+use rookery_net::{Drain, Gate, Listener, Service};
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::exit::{Failure, Kind};
+use crate::live::{self, Live, Parts};
+
+type Services = rookery_lmtp::Services<House>;
+
+/// Puts together what sessions need.
+pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failure> {
+    let house = House::new(parts.node.store.clone(), Arc::new(parts.router.clone()));
+    let site = rookery_lmtp::Site {
+        hostname: parts.hostname.clone(),
+        default_domain: config.default_domain.clone(),
+        message_octets_max: config.store.message_octets_max,
+        tls: parts.tls.clone(),
+        authenticator: Some(Arc::clone(&parts.node.authenticator)),
+        plaintext: live::trusted(config)?,
+        admins: parts.node.administrators.site().to_vec(),
+    };
+    let services = Services::new(config.lmtp.clone(), site, Arc::new(house));
+    services.map_err(|error| Failure::new(Kind::Usage, error))
+}
+
+/// Serves a listener until the drain ends.
+pub(crate) fn spawn(
+    services: &Live<Services>,
+    tasks: &mut JoinSet<()>,
+    listener: Listener,
+    gate: &Gate,
+    drain: &Drain,
+) {
+    let services = services.clone();
+    let service = Service { protocol: "lmtp", refusal: "421 4.3.2 Too many connections\r\n" };
+    tasks.spawn(rookery_net::serve(listener, service, gate.clone(), drain.clone(), move |accepted| {
+        rookery_lmtp::serve_connection(accepted, services.now())
+    }));
+}
