@@ -19,6 +19,7 @@ mod neomutt;
 mod pop3;
 mod postfix;
 mod postfix_lmtp;
+mod quota;
 mod refusals;
 mod restart;
 mod shim;

@@ -166,6 +166,11 @@ GETMETADATA (DEPTH 1 MAXSIZE 1024) "INBOX" (/private/filters/values)
 GETMETADATA "INBOX" (DEPTH infinity) (/private/filters/values)
 SETMETADATA INBOX (/private/comment "My new comment" /shared/comment NIL)
 LIST "" % RETURN (METADATA ("/shared/vendor/cmu/color" /private/comment) STATUS (MESSAGES) CHILDREN)
+NOTIFY NONE
+NOTIFY SET STATUS (selected (MessageNew (uid body.peek[header.fields (from to subject)]) MessageExpunge)) (subtree Lists MessageNew)
+NOTIFY SET (SELECTED (MessageNew (uid flags) MessageExpunge)) (subtree Lists (MessageNew MessageExpunge))
+NOTIFY SET (mailboxes INBOX (Messagenew messageExpunge)) (personal (SubscriptionChange)) (subtree (a "b c") NONE)
+NOTIFY SET (selected-delayed NONE) (inboxes (MailboxName X-New)) (subscribed (ServerMetadataChange))
 COMPRESS DEFLATE
 "##;
 

@@ -43,6 +43,7 @@ const LOGGED_IN: &[&str] = &[
     "WITHIN",
     "MULTIAPPEND",
     "APPENDLIMIT",
+    "NOTIFY",
     "METADATA",
     "METADATA-SERVER",
     "LIST-METADATA",

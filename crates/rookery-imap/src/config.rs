@@ -28,6 +28,9 @@ pub struct ImapConfig {
     pub message_octets_max: u64,
     /// How many messages one APPEND may bring (RFC 3502).
     pub append_messages_max: usize,
+    /// How much memory may hold the header fields that SEARCH asks most (SUBJECT, FROM, TO, CC, BCC and the sent dates), in octets, for all
+    /// mailboxes together. A message takes some 300; a mailbox that does not fit is read anew for each command.
+    pub search_memory_octets_max: usize,
     /// How much memory may hold what SORT and THREAD compare of messages, in octets, for all mailboxes together. A
     /// message takes some 200; a mailbox that does not fit is read anew for each command.
     pub sort_memory_octets_max: usize,
@@ -59,6 +62,7 @@ impl Default for ImapConfig {
             command_octets_max: 64 << 10,
             message_octets_max: 64 << 20,
             append_messages_max: 1000,
+            search_memory_octets_max: 64 << 20,
             sort_memory_octets_max: 64 << 20,
             admin_contact: String::new(),
             quota_warning_percent: 90,

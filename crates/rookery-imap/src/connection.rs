@@ -10,6 +10,7 @@ use crate::answer::{Answer, Failure};
 use crate::capability;
 use crate::command::{self, Context};
 use crate::measure;
+use crate::notify;
 use crate::services::Services;
 use crate::session::State;
 use crate::tell;
@@ -179,17 +180,50 @@ impl Driver {
     /// Sends what is waiting and waits for the client, or for the server's end.
     async fn wait(&mut self) -> Result<Next, Failure> {
         self.wire.flush().await?;
+        let limit = self.wire.silence_max;
+        // Few ask for it, and what they wait with is large.
+        let mut notified = match &mut self.state {
+            State::Authenticated(user) if user.notify.is_some() => {
+                Some(Box::pin(notify::changed(user, None)))
+            }
+            State::Selected(user, selected) if user.notify.is_some() => {
+                Some(Box::pin(notify::changed(user, Some(selected))))
+            }
+            _ => None,
+        };
+        let changed = async {
+            match &mut notified {
+                Some(changed) => changed.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.drain.draining() => {
                 self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
-                Ok(Next::Close)
+                return Ok(Next::Close);
             }
-            read = self.wire.read(self.wire.silence_max) => match read? {
-                true => Ok(Next::Go),
-                false => Ok(Next::Close),
+            read = self.wire.read(limit) => match read? {
+                true => return Ok(Next::Go),
+                false => return Ok(Next::Close),
             },
+            () = changed => {}
         }
+        drop(notified);
+        Box::pin(self.unasked()).await
+    }
+
+    /// Tells what NOTIFY asks for while no command is under way.
+    async fn unasked(&mut self) -> Result<Next, Failure> {
+        match &mut self.state {
+            State::Selected(user, selected) => {
+                let expunges = user.of_selected().is_some_and(|of| !of.delayed);
+                tell::all(&mut self.wire, user, Some(selected), expunges).await?;
+            }
+            State::Authenticated(user) => tell::all(&mut self.wire, user, None, true).await?,
+            State::NotAuthenticated | State::Logout => {}
+        }
+        Ok(Next::Go)
     }
 
     async fn command(&mut self, tagged: Tagged) -> Result<Next, Failure> {
@@ -321,8 +355,17 @@ impl Driver {
                 return Err(gone);
             }
         };
-        if let State::Selected(user, selected) = &mut self.state {
-            Box::pin(tell::checkpoint(&mut self.wire, user, selected, expunges)).await?;
+        match &mut self.state {
+            State::Selected(user, selected) => {
+                // Who wants to hear of expunges at once has given up sequence numbers (RFC 5465 §5.3).
+                let at_once = user.of_selected().is_some_and(|of| of.messages && !of.delayed);
+                let expunges = expunges || at_once;
+                Box::pin(tell::all(&mut self.wire, user, Some(selected), expunges)).await?;
+            }
+            State::Authenticated(user) if user.notify.is_some() => {
+                Box::pin(tell::all(&mut self.wire, user, None, expunges)).await?;
+            }
+            _ => {}
         }
         let bad = answer.condition == Condition::Bad;
         timing.end(answer.result());

@@ -14,8 +14,10 @@ mod command;
 mod config;
 mod connection;
 mod fetch;
+mod kept;
 mod measure;
 mod names;
+mod notify;
 mod progress;
 mod search;
 mod services;
@@ -27,5 +29,6 @@ mod wire;
 
 pub use config::ImapConfig;
 pub use connection::serve_connection;
+pub use search::HeaderTexts;
 pub use services::Services;
 pub use sorting::SortTables;

@@ -52,6 +52,7 @@ pub(crate) fn verb(command: &Command) -> &'static str {
         Command::Move { .. } => "MOVE",
         Command::GetMetadata { .. } => "GETMETADATA",
         Command::SetMetadata { .. } => "SETMETADATA",
+        Command::Notify(_) => "NOTIFY",
         Command::GetQuota { .. } => "GETQUOTA",
         Command::GetQuotaRoot { .. } => "GETQUOTAROOT",
         Command::SetQuota { .. } => "SETQUOTA",

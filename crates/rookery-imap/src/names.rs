@@ -66,6 +66,16 @@ impl Names {
         Pattern::from_wire(reference.as_bytes(), pattern.as_bytes(), self.encoding)
     }
 
+    /// Reads a pattern of text that is decoded already.
+    pub(crate) fn pattern_utf8(&self, pattern: &WireName) -> Result<Pattern, NameError> {
+        Pattern::from_wire(b"", pattern.as_bytes(), Encoding::Utf8)
+    }
+
+    /// A name as it is written, whether or not it can be a mailbox's.
+    pub(crate) fn decoded(&self, name: &WireName) -> Option<String> {
+        self.encoding.decode(name.as_bytes()).ok().map(Into::into)
+    }
+
     /// Reads the name of something that may exist.
     pub(crate) fn address(&self, name: &WireName) -> Result<Address, Failure> {
         self.client.to_address(name.as_bytes(), self.encoding).map_err(|error| match error {

@@ -1,6 +1,7 @@
 //! What every session of this node shares.
 
 use crate::config::ImapConfig;
+use crate::search::HeaderTexts;
 use crate::sorting::SortTables;
 use rookery_auth::{Authenticator, Sessions};
 use rookery_directory::Directory;
@@ -33,6 +34,8 @@ pub struct Services {
     pub trusted: Networks,
     /// How many sessions each account has, by all protocols.
     pub sessions: Sessions,
+    /// The header fields that are searched most.
+    pub header_texts: HeaderTexts,
     /// What SORT and THREAD compare of messages.
     pub sort_tables: SortTables,
 }

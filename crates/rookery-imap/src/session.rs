@@ -6,6 +6,7 @@
 
 use crate::answer::{Answer, Failure, no_permission};
 use crate::names::Names;
+use crate::notify::{Notify, OfSelected};
 use crate::services::Services;
 use crate::view::View;
 use rookery_auth::SessionSlot;
@@ -54,6 +55,8 @@ pub(crate) struct User {
     pub(crate) own: Option<Account>,
     pub(crate) names: Names,
     pub(crate) enabled: Enabled,
+    /// What NOTIFY asks for; `None`: it was never used.
+    pub(crate) notify: Option<Box<Notify>>,
     /// Held so that the session counts.
     pub(crate) _slot: Option<SessionSlot>,
 }
@@ -72,6 +75,11 @@ impl User {
     /// The user's rights on a mailbox of `account`.
     pub(crate) fn rights(&self, account: &Account, state: &MailboxState) -> Rights {
         state.settings.acl.rights_of(&self.asker(account))
+    }
+
+    /// What is told of the selected mailbox.
+    pub(crate) fn of_selected(&self) -> Option<&OfSelected> {
+        self.notify.as_ref().map(|notify| &notify.selected)
     }
 
     /// Whether the user administers the site.

@@ -1,6 +1,8 @@
 //! Checkpoints: telling a client what has changed in its selected mailbox.
 
 use crate::answer::Failure;
+use crate::command::fetch;
+use crate::notify;
 use crate::session::{Selected, User};
 use crate::view::View;
 use crate::wire::Wire;
@@ -9,6 +11,25 @@ use rookery_codec::imap::print::FetchWriter;
 use rookery_codec::imap::{Code, FlagList, Response};
 use rookery_store::{MailboxState, Message};
 use rookery_types::{Keyword, Rights, SeqNum, SystemFlags, UidSet};
+
+/// Tells what a client wants to hear: of its selected mailbox, and of others if NOTIFY asks for them.
+pub(crate) async fn all(
+    wire: &mut Wire,
+    user: &mut User,
+    selected: Option<&mut Selected>,
+    expunges: bool,
+) -> Result<(), Failure> {
+    let id = selected.as_ref().map(|selected| selected.mailbox.id());
+    if let Some(selected) = selected
+        && user.of_selected().is_none_or(|of| of.messages)
+    {
+        checkpoint(wire, user, selected, expunges).await?;
+    }
+    match user.notify.is_some() {
+        true => Box::pin(notify::catch_up(wire, user, id)).await,
+        false => Ok(()),
+    }
+}
 
 /// Tells what differs between the session's view and the mailbox. `expunges`: whether messages may disappear
 /// here (RFC 9051 §7.5.1).
@@ -47,6 +68,16 @@ pub(crate) async fn checkpoint(
             wire.put(&Response::Recent(selected.view.recent_count()));
         }
     }
+    if news.arrived > 0
+        && let Some(plan) = user.of_selected().and_then(|of| of.attributes.clone())
+    {
+        let last = selected.view.everywhere().end;
+        let places = last.saturating_sub(news.arrived)..last;
+        Box::pin(fetch::announce(wire, user, selected, plan, places)).await?;
+    }
+    if user.of_selected().is_some_and(|of| !of.flags) {
+        return Ok(());
+    }
     new_keywords(wire, user, selected, &state);
     let shape = Shape::of(user);
     for (seq, message) in &news.changed {
@@ -81,8 +112,8 @@ impl Shape {
         let enabled = user.enabled;
         Shape {
             flags: true,
-            // With a modseq always goes the UID (RFC 7162 §3.2.4).
-            uid: (enabled.condstore || enabled.rev2) && !enabled.uid_only,
+            // With a modseq always goes the UID (RFC 7162 §3.2.4), and to those who use NOTIFY (RFC 5465 §5.1).
+            uid: (enabled.condstore || enabled.rev2 || user.notify.is_some()) && !enabled.uid_only,
             modseq: enabled.condstore,
             recent: !enabled.rev2,
             uid_only: enabled.uid_only,

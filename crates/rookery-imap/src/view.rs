@@ -42,6 +42,8 @@ pub(crate) struct News {
     pub(crate) gone: Vec<(SeqNum, Uid)>,
     /// The number of messages, if some have come.
     pub(crate) exists: Option<u32>,
+    /// How many of these are new; they are the last.
+    pub(crate) arrived: usize,
     /// Messages with other flags than were told, under their numbers after `gone`.
     pub(crate) changed: Vec<(SeqNum, Message)>,
 }
@@ -129,6 +131,7 @@ impl View {
             self.base = messages.clone();
             self.held_back = false;
             news.exists = (arrived > 0).then(|| self.exists());
+            news.arrived = arrived;
             for (_, uid) in &gone {
                 self.recent.remove(uid.get());
             }

@@ -73,6 +73,12 @@ impl MessageFacts {
     }
 }
 
+/// The sent date of the header that a message begins with, as [`MessageFacts::date`] has it.
+pub fn sent_date(message: &[u8]) -> Option<InternalDate> {
+    let field = fields(message).find(|field| field.is("Date"))?;
+    parse_date(&field.text())
+}
+
 /// The ids in angle brackets of an unfolded value.
 pub(crate) fn message_ids(value: &[u8]) -> Vec<String> {
     let mut ids = std::collections::VecDeque::new();

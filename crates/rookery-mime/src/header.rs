@@ -62,6 +62,13 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
+/// Whether the header that `octets` begin with ends within them.
+pub fn ends_within(octets: &[u8]) -> bool {
+    let mut fields = fields(octets);
+    fields.by_ref().for_each(drop);
+    !fields.rest.is_empty()
+}
+
 /// Octets of the blank line that `octets` begins with; 0 if it does not.
 fn blank_line(octets: &[u8]) -> usize {
     match octets {

@@ -27,11 +27,13 @@ mod words;
 
 pub use date::parse_date;
 pub use decode::{TransferDecoder, TransferEncoding};
-pub use facts::MessageFacts;
+pub use facts::{MessageFacts, sent_date};
 pub use header::filter_header;
 pub use preview::preview;
 pub use scanner::{Limits, Scanned, Scanner};
-pub use search::{Needle, SearchBuffers, SearchScope, search_text, search_text_with};
+pub use search::{
+    Needle, SearchBuffers, SearchScope, SearchableField, search_text, search_text_with, searchable,
+};
 pub use sorting::{SortKeys, collation_key};
 pub use structure::{DamagedStructure, PartKind, PartRef, SectionPath, SectionText, Structure};
 pub use subject::{BaseSubject, base_subject};

@@ -48,6 +48,11 @@ impl Needle {
         self.is_in(&folded)
     }
 
+    /// Whether a field that [`searchable`] has made ready holds it.
+    pub fn is_in_field(&self, folded: &[u8]) -> bool {
+        memchr::memchr(b'\n', self.finder.needle()).is_none() && self.finder.find(folded).is_some()
+    }
+
     fn is_in(&self, folded: &Folded) -> bool {
         self.finder.find(&folded.0).is_some()
     }
@@ -143,14 +148,57 @@ pub fn search_text_with(
 
 /// Whether one of the addresses of a field, in its shortest form, holds the needle.
 fn names_address(text: &[u8], needle: &Needle) -> bool {
-    parse_addresses(text, ADDRESSES_MAX).into_iter().any(|address| match address {
+    short_addresses(text).any(|address| needle.contains(&address))
+}
+
+/// The addresses of a field, each in its shortest form.
+fn short_addresses(text: &[u8]) -> impl Iterator<Item = String> {
+    parse_addresses(text, ADDRESSES_MAX).into_iter().filter_map(|address| match address {
         Address::Mailbox { name, mailbox, host, .. } => {
             let name = name.map(|name| decode_words(&name)).unwrap_or_default();
             let mailbox = String::from_utf8_lossy(&mailbox);
-            needle.contains(&format!("{name} <{mailbox}@{}>", String::from_utf8_lossy(&host)))
+            Some(format!("{name} <{mailbox}@{}>", String::from_utf8_lossy(&host)))
         }
-        Address::GroupStart(_) | Address::GroupEnd => false,
+        Address::GroupStart(_) | Address::GroupEnd => None,
     })
+}
+
+/// A header field that [`searchable`] makes ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SearchableField<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether its addresses are searched as well, as with [`SearchScope::Addresses`].
+    pub addresses: bool,
+}
+
+/// Fields of the header that a message begins with, decoded and folded once, so that [`Needle::is_in_field`] answers for
+/// them what [`search_text`] would. `None`: there is no such field.
+pub fn searchable<const N: usize>(message: &[u8], wanted: [SearchableField<'_>; N]) -> [Option<Vec<u8>>; N] {
+    let mut found = [const { None }; N];
+    for field in fields(message) {
+        for (one, slot) in wanted.iter().zip(&mut found) {
+            if !field.is(one.name) {
+                continue;
+            }
+            let text = field.text();
+            let Folded(octets) = slot.get_or_insert_default();
+            let mut add = |text: &str| {
+                let mut folded = Folded::default();
+                folded.push(text);
+                // What stands there already need not stand there again.
+                if memchr::memmem::find(octets, &folded.0).is_none() {
+                    octets.extend_from_slice(&folded.0);
+                    octets.push(b'\n');
+                }
+            };
+            add(&decode_words(&text));
+            if one.addresses {
+                short_addresses(&text).for_each(|address| add(&address));
+            }
+        }
+    }
+    found.map(|folded: Option<Folded>| folded.map(|Folded(octets)| octets))
 }
 
 fn in_body(buffers: &mut SearchBuffers, message: &[u8], parts: &[Part], needle: &Needle) -> bool {
@@ -292,6 +340,7 @@ fn slice<'a>(message: &'a [u8], range: &std::ops::Range<u64>) -> &'a [u8] {
 mod tests {
     use super::*;
     use crate::{Limits, Scanner};
+    use proptest::prelude::*;
 
     fn found(message: &[u8], needle: &str, scope: SearchScope<'_>) -> bool {
         let mut scanner = Scanner::new(Limits::default());
@@ -381,6 +430,32 @@ mod tests {
                 ("three x", false),
             ] {
                 assert_eq!(found(message.as_bytes(), needle, SearchScope::Text), expected, "{needle} {tail}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_field_made_ready_answers_as_its_message_does(
+            lines in prop::collection::vec("(Subject|From|to|X): [ab<>@,.\"(): é=?\t]{0,12}|[ab]{0,3}| folded b", 0..6),
+            needle in "[abAB@<> é.]{0,3}",
+        ) {
+            let message = format!("{}\r\n\r\nSubject: body\r\n", lines.join("\r\n"));
+            let mut scanner = Scanner::new(Limits::default());
+            scanner.push(message.as_bytes());
+            let scanned = scanner.finish();
+            let needle = Needle::new(&needle);
+            let field = |name, addresses| SearchableField { name, addresses };
+            let ready = searchable(message.as_bytes(), [field("Subject", false), field("From", true), field("To", true)]);
+            let scopes = [
+                SearchScope::Header("Subject"),
+                SearchScope::Addresses("From"),
+                SearchScope::Addresses("To"),
+            ];
+            for (ready, scope) in ready.into_iter().zip(scopes) {
+                let quick = ready.is_some_and(|field| needle.is_in_field(&field));
+                let slow = search_text(message.as_bytes(), scanned.structure(), &needle, scope);
+                prop_assert_eq!(quick, slow, "{:?} {:?} {:?}", message, scope, needle);
             }
         }
     }

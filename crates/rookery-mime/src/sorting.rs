@@ -232,6 +232,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
     use crate::{Limits, Scanner};
+    use proptest::prelude::*;
 
     fn keys(header: &str) -> SortKeys {
         let mut scanner = Scanner::new(Limits::default());
@@ -300,6 +301,13 @@ mod tests {
         for octets in [&b""[..], b"(", b"(NIL \"", b"({9}\r\nab", b"(NIL \"a\\", b"(NIL NIL ((((", b"xxxx"] {
             let got = SortKeys::of_envelope(octets, &[]);
             assert_eq!(got.subject, "", "{octets:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_have_keys(octets in prop::collection::vec(prop::sample::select(b"()\"\\{}0129~NIL ab\r\n\xc3".to_vec()), 0..60)) {
+            SortKeys::of_envelope(&octets, &["a@b".to_string()]);
         }
     }
 }

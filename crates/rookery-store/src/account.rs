@@ -5,7 +5,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::Mailbox;
 use crate::quota::{self, Before};
-use crate::records::{self, AccountState, Change, ContentRecord, Facts, Held, Settings, Summary};
+use crate::records::{self, AccountState, Change, ContentRecord, Facts, Held, LogEntry, Settings, Summary};
 use crate::sequencer::{AccountCell, MailboxState, Transaction, Tree};
 use crate::store::{Store, now_unix};
 use bytes::Bytes;
@@ -109,6 +109,38 @@ impl Account {
     /// Woken after each durable change of the account, with its modseq.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.cell.changed.subscribe()
+    }
+
+    /// What has changed after one modseq, up to another that [`Account::changed`] has told; `None` if that is longer
+    /// ago than the log remembers, or more than `max` changes. Reads the disk.
+    pub fn changes(&self, after: u64, until: u64, max: usize) -> Result<Option<Vec<LogEntry>>, StoreError> {
+        if after < self.cell.record.load().log_floor {
+            return Ok(None);
+        }
+        let key = |modseq: u64| ModSeq::new(modseq).map(|modseq| keys::log(self.id(), modseq));
+        let (Some(start), Some(end)) = (key(after.saturating_add(1)), key(until.saturating_add(1))) else {
+            return Ok(None);
+        };
+        let mut entries = Vec::new();
+        let mut failure = None;
+        self.store.engine().scan(Space::Log, &start, Some(&end), false, &mut |key, value| {
+            match LogEntry::decode(key, value) {
+                Ok(entry) => entries.push(entry),
+                Err(damaged) => failure = Some(damaged),
+            }
+            failure.is_none() && entries.len() <= max
+        })?;
+        match failure {
+            Some(damaged) => Err(StoreError::Damaged(damaged)),
+            None => Ok((entries.len() <= max).then_some(entries)),
+        }
+    }
+
+    /// Where a mailbox stands, or stood before it was deleted; `None` once it is forgotten. Reads the disk.
+    pub fn last_path(&self, id: MailboxId) -> Result<Option<MailboxPath>, StoreError> {
+        let key = keys::settings(id);
+        let Some(value) = self.store.engine().get(Space::Mailbox, &key)? else { return Ok(None) };
+        Ok(Some(Settings::decode(&key, &value).map_err(StoreError::Damaged)?.path))
     }
 
     /// Begins a change, unless the account is deleted.

@@ -31,13 +31,6 @@ pub struct Quota {
     pub limits: Limits,
 }
 
-impl Quota {
-    /// Whether it may hold so much more.
-    pub fn allows(&self, more: Held) -> bool {
-        self.limits.allow(self.held.plus(more))
-    }
-}
-
 impl Held {
     /// What messages come to.
     pub(crate) fn of<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Held {
@@ -77,7 +70,7 @@ impl Limits {
     }
 
     /// Whether so much is within the limits.
-    fn allow(&self, held: Held) -> bool {
+    pub fn allow(&self, held: Held) -> bool {
         let within = |n: u64, max: Option<u64>| max.is_none_or(|max| n <= max);
         within(held.octets, self.octets) && within(held.messages, self.messages)
     }
@@ -103,10 +96,13 @@ impl Account {
     /// The quota root of a path, whether or not there is a mailbox; `None` if nothing limits it.
     pub fn quota_of(&self, path: &MailboxPath) -> Option<Quota> {
         let tree = self.tree();
-        match tree.root_above(path) {
-            Some(path) => self.quota(&tree, &path),
-            None => self.quota(&tree, &self.top()),
-        }
+        self.quota(&tree, &self.root_path(&tree, path))
+    }
+
+    /// What the quota root of a path holds and may hold; `None` if nothing limits it. Costs little.
+    pub fn quota_standing(&self, path: &MailboxPath) -> Option<(Held, Limits)> {
+        let tree = self.tree();
+        self.standing(&tree, &self.root_path(&tree, path))
     }
 
     /// The quota root that begins at a path; `None` if none does.
@@ -117,39 +113,41 @@ impl Account {
     /// All quota roots of the account, its own first.
     pub fn quotas(&self) -> Vec<Quota> {
         let tree = self.tree();
-        let below = tree.by_path.iter().filter(|(_, cell)| cell.published.load().settings.quota.is_some());
-        let paths = std::iter::once(self.top()).chain(below.map(|(path, _)| path.clone()));
+        let paths = std::iter::once(self.top()).chain(tree.roots.keys().cloned());
         paths.filter_map(|path| self.quota(&tree, &path)).collect()
     }
 
     /// The mailboxes whose quota root begins at a path.
     pub fn governed_by(&self, path: &MailboxPath) -> Vec<Arc<MailboxState>> {
         let tree = self.tree();
-        let root = (*path != self.top()).then(|| path.clone());
-        let governed = tree.by_path.iter().filter(|(path, _)| tree.root_above(path) == root);
+        let governed = tree.by_path.iter().filter(|(one, _)| self.root_path(&tree, one) == *path);
         governed.map(|(_, cell)| cell.published.load_full()).collect()
     }
 
-    fn quota(&self, tree: &Tree, path: &MailboxPath) -> Option<Quota> {
+    /// Where the quota root of a path begins.
+    fn root_path(&self, tree: &Tree, path: &MailboxPath) -> MailboxPath {
+        tree.root_above(path).unwrap_or_else(|| self.top())
+    }
+
+    fn standing(&self, tree: &Tree, path: &MailboxPath) -> Option<(Held, Limits)> {
         let record = self.cell.record.load();
-        let (held, limits, root) = match is_top(&record, path) {
+        let (held, limits) = match is_top(&record, path) {
             true => {
-                let nearer = tree.by_path.values().map(|cell| cell.published.load());
                 let all = Held { octets: record.octets, messages: record.messages };
-                let held = nearer
-                    .filter(|state| state.settings.quota.is_some())
-                    .fold(all, |all, state| all.less(state.held));
-                (held, record.limits, None)
+                let nearer = tree.roots.values().map(|cell| cell.published.load().held);
+                (nearer.fold(all, Held::less), record.limits)
             }
             false => {
-                let state = tree.by_path.get(path)?.published.load_full();
-                (state.held, state.settings.quota?, Some(path.clone()))
+                let state = tree.roots.get(path)?.published.load();
+                (state.held, state.settings.quota?)
             }
         };
-        if limits.is_none() {
-            return None;
-        }
-        let mailboxes = tree.by_path.keys().filter(|one| tree.root_above(one) == root).count() as u64;
+        (!limits.is_none()).then_some((held, limits))
+    }
+
+    fn quota(&self, tree: &Tree, path: &MailboxPath) -> Option<Quota> {
+        let (held, limits) = self.standing(tree, path)?;
+        let mailboxes = tree.by_path.keys().filter(|one| self.root_path(tree, one) == *path).count() as u64;
         Some(Quota { path: path.clone(), held, mailboxes, limits })
     }
 
@@ -180,9 +178,9 @@ impl Account {
 impl Tree {
     /// The nearest mailbox at or above a path that has limits of its own.
     fn root_above(&self, path: &MailboxPath) -> Option<MailboxPath> {
-        let mut at = Some(path.clone());
+        let mut at = Some(path.clone()).filter(|_| !self.roots.is_empty());
         while let Some(path) = at {
-            if self.by_path.get(&path).is_some_and(|cell| cell.published.load().settings.quota.is_some()) {
+            if self.roots.contains_key(&path) {
                 return Some(path);
             }
             at = path.parent();

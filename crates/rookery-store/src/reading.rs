@@ -20,12 +20,12 @@ const SPAN_OCTETS_MAX: u64 = 512 << 10;
 const GAP_OCTETS_MAX: u64 = 16 << 10;
 
 /// A message with what is needed to find one's way in it.
-#[derive(Clone, Debug)]
-pub struct Whole {
+#[derive(Clone, Copy, Debug)]
+pub struct Whole<'a> {
     /// All its octets.
-    pub octets: Bytes,
+    pub octets: &'a [u8],
     /// The parts and where they are, in `rookery_mime`'s own octets.
-    pub structure: Bytes,
+    pub structure: &'a [u8],
 }
 
 /// A message whose place is known.
@@ -50,7 +50,11 @@ impl Account {
 
     /// Many messages, whole. `take` gets the place in `contents`, in any order. Takes as much memory as the
     /// largest message has octets, or 512 KiB. Reads the disk.
-    pub fn read_many(&self, contents: &[ContentId], mut take: impl FnMut(usize, Result<Whole, StoreError>)) {
+    pub fn read_many(
+        &self,
+        contents: &[ContentId],
+        mut take: impl FnMut(usize, Result<Whole<'_>, StoreError>),
+    ) {
         let mut placed = Vec::with_capacity(contents.len());
         {
             let snapshot = self.store.engine().snapshot();
@@ -63,6 +67,7 @@ impl Account {
         }
         placed.sort_unstable_by_key(|one| one.record.locator);
         let mut rest = placed.as_slice();
+        let mut span = Vec::new();
         while let Some(first) = rest.first() {
             let start = first.record.locator;
             let mut end = end_of(first);
@@ -79,7 +84,7 @@ impl Account {
             }
             let (here, after) = rest.split_at(count);
             rest = after;
-            self.read_span(start, end, here, &mut take);
+            self.read_span(start, end, here, &mut span, &mut take);
         }
     }
 
@@ -108,21 +113,28 @@ impl Account {
         start: Locator,
         end: u64,
         placed: &[Placed],
-        take: &mut impl FnMut(usize, Result<Whole, StoreError>),
+        span: &mut Vec<u8>,
+        take: &mut impl FnMut(usize, Result<Whole<'_>, StoreError>),
     ) {
         let octets = usize::try_from(end.saturating_sub(start.offset)).unwrap_or(usize::MAX);
-        let span = self.store.volumes().read_span(start, octets);
+        let volumes = self.store.volumes();
+        let is_read = volumes.read_span(start, octets, span).is_ok();
         for one in placed {
             let within = one.record.locator.offset.saturating_sub(start.offset);
-            let message = span.as_ref().ok().and_then(|span| {
+            let message = Some(within).filter(|_| is_read).and_then(|within| {
                 let within = usize::try_from(within).ok()?;
-                Volumes::message_in(span, start, within, one.record.size, self.cell.id, one.content).ok()
+                let (size, account) = (one.record.size, self.cell.id);
+                let body = Volumes::message_in(span, start, within, size, account, one.content).ok()?;
+                span.get(body)
             });
-            let octets = match message {
-                Some(octets) => Ok(octets),
-                None => self.read(one.content),
-            };
-            take(one.at, octets.map(|octets| Whole { octets, structure: one.structure.clone() }));
+            let structure = &one.structure;
+            match message {
+                Some(octets) => take(one.at, Ok(Whole { octets, structure })),
+                None => match self.read(one.content) {
+                    Ok(octets) => take(one.at, Ok(Whole { octets: &octets, structure })),
+                    Err(error) => take(one.at, Err(error)),
+                },
+            }
         }
     }
 }

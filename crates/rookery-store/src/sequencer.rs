@@ -80,6 +80,8 @@ impl MailboxCell {
 pub struct Tree {
     pub(crate) by_path: BTreeMap<MailboxPath, Arc<MailboxCell>>,
     pub(crate) by_number: BTreeMap<u32, Arc<MailboxCell>>,
+    /// Those that are quota roots.
+    pub(crate) roots: BTreeMap<MailboxPath, Arc<MailboxCell>>,
     pub(crate) subscriptions: Arc<BTreeMap<String, Option<MailboxId>>>,
 }
 
@@ -102,6 +104,11 @@ impl Tree {
     /// The names the account's user subscribes to, and the mailbox each had when it was subscribed to.
     pub fn subscriptions(&self) -> &BTreeMap<String, Option<MailboxId>> {
         &self.subscriptions
+    }
+
+    /// The same as a value that stays as it is: another one is another state.
+    pub fn subscriptions_now(&self) -> Arc<BTreeMap<String, Option<MailboxId>>> {
+        self.subscriptions.clone()
     }
 
     /// Whether a mailbox stands below the path.
@@ -320,6 +327,10 @@ impl Sequencer {
         Tree {
             by_path: visible().map(|(cell, state)| (state.settings.path.clone(), cell.clone())).collect(),
             by_number: visible().map(|(cell, state)| (state.id.number, cell.clone())).collect(),
+            roots: visible()
+                .filter(|(_, state)| state.settings.quota.is_some())
+                .map(|(cell, state)| (state.settings.path.clone(), cell.clone()))
+                .collect(),
             subscriptions: self.subscriptions.clone(),
         }
     }

@@ -16,6 +16,7 @@ use rookery_kv::files::{FileLayer, VolumeFile};
 use rookery_types::{AccountId, ContentId, StoreId};
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -364,28 +365,36 @@ impl Volumes {
         account: AccountId,
         content: ContentId,
     ) -> Result<Bytes, VolumeError> {
-        let span = self.read_span(locator, RECORD_HEADER as usize + size as usize)?;
-        Volumes::message_in(&span, locator, 0, size, account, content)
+        let mut span = Vec::new();
+        self.read_span(locator, RECORD_HEADER as usize + size as usize, &mut span)?;
+        let body = Volumes::message_in(&span, locator, 0, size, account, content)?;
+        Ok(Bytes::from(span).slice(body))
     }
 
-    /// Octets of a volume from a place on, as many as there are: for records that lie close together.
-    pub(crate) fn read_span(&self, from: Locator, octets: usize) -> Result<Bytes, VolumeError> {
+    /// Octets of a volume from a place on, as many as there are, in place of what is in `span`: for records that lie
+    /// close together.
+    pub(crate) fn read_span(
+        &self,
+        from: Locator,
+        octets: usize,
+        span: &mut Vec<u8>,
+    ) -> Result<(), VolumeError> {
         let volume = self.volume(from.volume)?;
-        let mut span = vec![0; octets];
-        let got = volume.file.read_at(&mut span, from.offset).map_err(|e| volume.io(e))?;
+        span.resize(octets, 0);
+        let got = volume.file.read_at(span, from.offset).map_err(|e| volume.io(e))?;
         span.truncate(got);
-        Ok(span.into())
+        Ok(())
     }
 
-    /// The message of a record that begins so many octets into a span that begins at `from`, checked.
+    /// Where the message lies of a record that begins so many octets into a span that begins at `from`, checked.
     pub(crate) fn message_in(
-        span: &Bytes,
+        span: &[u8],
         from: Locator,
         at: usize,
         size: u32,
         account: AccountId,
         content: ContentId,
-    ) -> Result<Bytes, VolumeError> {
+    ) -> Result<Range<usize>, VolumeError> {
         let damaged = |what| VolumeError::Damaged {
             volume: from.volume,
             offset: from.offset.saturating_add(at as u64),
@@ -397,13 +406,10 @@ impl Volumes {
         if (header.account, header.content, header.stored) != (account.get(), content, u64::from(size)) {
             return Err(damaged("it is another record"));
         }
-        let body = at + RECORD_HEADER as usize;
-        let end = body + size as usize;
-        if end > span.len() {
-            return Err(damaged("the volume ends within it"));
-        }
-        let body = span.slice(body..end);
-        if crc32c::crc32c(&body) != header.crc {
+        let start = at + RECORD_HEADER as usize;
+        let body = start..start + size as usize;
+        let octets = span.get(body.clone()).ok_or_else(|| damaged("the volume ends within it"))?;
+        if crc32c::crc32c(octets) != header.crc {
             return Err(damaged("its octets do not fit their checksum"));
         }
         Ok(body)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rookery_imap::{ImapConfig, Services, SortTables};
+use rookery_imap::{HeaderTexts, ImapConfig, Services, SortTables};
 use rookery_net::{Drain, Gate, Listener, Service};
 use tokio::task::JoinSet;
 
@@ -24,6 +24,7 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
         registrar: Arc::clone(&parts.node.registrar),
         administrators: parts.node.administrators.clone(),
         tls: parts.tls.clone(),
+        header_texts: HeaderTexts::new(settings.search_memory_octets_max),
         sort_tables: SortTables::new(settings.sort_memory_octets_max),
         config: settings,
         hostname: parts.hostname.clone(),

@@ -187,7 +187,8 @@ pub enum Code {
     AuthenticationFailed,
     AuthorizationFailed,
     BadCharset(Vec<Bytes>),
-    BadEvent,
+    /// RFC 5465 §8: the events that there are.
+    BadEvent(Vec<Cow<'static, str>>),
     /// RFC 4469 §4.1: the first URL of CATENATE that names nothing.
     BadUrl(Bytes),
     Cannot,
@@ -224,6 +225,7 @@ pub enum Code {
     NonExistent,
     NoPerm,
     NotSaved,
+    NotificationOverflow,
     OverQuota,
     Parse,
     PermanentFlags(FlagList),

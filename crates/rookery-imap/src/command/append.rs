@@ -109,6 +109,9 @@ struct Old {
 
 /// Finds it, and asks whether it may go (RFC 8508 §4.1).
 fn going(user: &User, selected: &Selected, replaced: Replaced) -> Result<Old, Failure> {
+    if user.enabled.uid_only && !replaced.uid {
+        return Err(Answer::no_numbers().into());
+    }
     let rights = selected.writable(user, &[Rights::DELETE_MESSAGES])?;
     if !rights.contains(Rights::EXPUNGE) {
         return Err(no_permission().into());

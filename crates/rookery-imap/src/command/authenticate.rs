@@ -134,6 +134,7 @@ async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure
         own,
         names,
         enabled: Enabled::default(),
+        notify: None,
         _slot: slot,
     })
 }

@@ -87,6 +87,20 @@ pub(crate) async fn fetch(
     })
 }
 
+/// Tells of new messages what NOTIFY asks of them (RFC 5465 §5.2).
+pub(crate) async fn announce(
+    wire: &mut Wire,
+    user: &User,
+    selected: &mut Selected,
+    plan: Arc<Plan>,
+    places: Range<usize>,
+) -> Result<(), Failure> {
+    let (state, newest) = selected.now();
+    tell::new_keywords(wire, user, selected, &state);
+    let mut fetching = Fetching { wire, user, selected, plan, failed: 0, unknown_cte: false };
+    fetching.all(&[places], &newest, &state, 0, false).await.map(drop)
+}
+
 /// The places that PARTIAL names among these (RFC 9394 §3.3). It comes before CHANGEDSINCE (§3.4).
 fn some_of(places: &[Range<usize>], range: PartialRange) -> Vec<Range<usize>> {
     let wanted = range.places(places.iter().map(Range::len).sum());

@@ -5,6 +5,7 @@
 use super::Outcome;
 use crate::answer::{Answer, Failure};
 use crate::measure::Idling;
+use crate::notify;
 use crate::session::{Selected, User};
 use crate::tell;
 use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
@@ -25,7 +26,7 @@ enum Woken {
 /// Tells changes as they come, until the client says DONE. An answer with `Bye` means that the server ends.
 pub(crate) async fn idle(
     wire: &mut Wire,
-    user: &User,
+    user: &mut User,
     mut selected: Option<&mut Selected>,
     drain: &DrainGuard,
 ) -> Outcome {
@@ -33,15 +34,14 @@ pub(crate) async fn idle(
     wire.put(&Response::Continue("idling".into()));
     wire.decoder.expect_line(LINE_OCTETS_MAX);
     let _idling = Idling::new();
-    let config = &user.services.config;
+    let services = user.services.clone();
+    let config = &services.config;
     let last_octet = Instant::now();
     loop {
-        if let Some(selected) = selected.as_deref_mut() {
-            if let Some(changed) = &mut changed {
-                changed.borrow_and_update();
-            }
-            Box::pin(tell::checkpoint(wire, user, selected, true)).await?;
+        if let Some(changed) = &mut changed {
+            changed.borrow_and_update();
         }
+        Box::pin(tell::all(wire, user, selected.as_deref_mut(), true)).await?;
         match wire.decoder.next() {
             Decoded::NeedMore => {}
             Decoded::Line(line) if line.eq_ignore_ascii_case(b"DONE") => {
@@ -51,7 +51,15 @@ pub(crate) async fn idle(
             _ => return Err(closed()),
         }
         wire.flush().await?;
-        match wait(wire, &mut changed, drain, config.still_here(), config.idle_timeout()).await? {
+        let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
+        let woken = match user.notify.is_some() {
+            false => wait(wire, of_mailbox(&mut changed), drain, still_here, silence_max).await?,
+            true => {
+                let change = notify::changed(user, selected.as_deref());
+                Box::pin(wait(wire, change, drain, still_here, silence_max)).await?
+            }
+        };
+        match woken {
             Woken::Client(true) => {}
             Woken::Client(false) => return Err(closed()),
             Woken::Changed => {}
@@ -68,23 +76,24 @@ pub(crate) async fn idle(
     }
 }
 
+async fn of_mailbox(changed: &mut Option<watch::Receiver<u64>>) {
+    let came = match changed {
+        Some(changed) => changed.changed().await.is_ok(),
+        None => false,
+    };
+    if !came {
+        // Nothing is selected, or a mailbox that will never change again.
+        std::future::pending::<()>().await;
+    }
+}
+
 async fn wait(
     wire: &mut Wire,
-    changed: &mut Option<watch::Receiver<u64>>,
+    change: impl Future<Output = ()>,
     drain: &DrainGuard,
     still_here: std::time::Duration,
     silence_max: std::time::Duration,
 ) -> Result<Woken, Failure> {
-    let change = async {
-        let came = match changed {
-            Some(changed) => changed.changed().await.is_ok(),
-            None => false,
-        };
-        if !came {
-            // Nothing is selected, or a mailbox that will never change again.
-            std::future::pending::<()>().await;
-        }
-    };
     tokio::select! {
         biased;
         () = drain.draining() => Ok(Woken::Draining),
@@ -99,7 +108,7 @@ mod tests {
     use super::*;
 
     fn octets_of<'a, F: Future>(
-        _: impl FnOnce(&'a mut Wire, &'a User, Option<&'a mut Selected>, &'a DrainGuard) -> F,
+        _: impl FnOnce(&'a mut Wire, &'a mut User, Option<&'a mut Selected>, &'a DrainGuard) -> F,
     ) -> usize {
         std::mem::size_of::<F>()
     }

@@ -177,7 +177,10 @@ async fn page(
 mod tests {
     use super::*;
 
-    fn starts(prefixes: &[&str]) -> (Vec<(String, bool)>, Vec<(String, bool)>) {
+    /// Texts, and whether each is whole.
+    type Shown = Vec<(String, bool)>;
+
+    fn starts(prefixes: &[&str]) -> (Shown, Shown) {
         let prefixes: Vec<String> = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
         let shown = |starts: Starts| starts.0.into_iter().map(|s| (s.text, s.whole)).collect();
         (shown(Starts::of_users(&prefixes)), shown(Starts::of_shared(&prefixes)))

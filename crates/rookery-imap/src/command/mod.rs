@@ -8,7 +8,7 @@ mod close;
 mod copy;
 mod enable;
 mod expunge;
-mod fetch;
+pub(crate) mod fetch;
 mod id;
 pub(crate) mod idle;
 mod list;
@@ -17,6 +17,7 @@ mod lsub;
 mod mailboxes;
 mod metadata;
 mod namespace;
+mod notify;
 mod quota;
 mod search;
 mod select;
@@ -121,6 +122,10 @@ async fn authenticated(mut user: Box<User>, command: Command, context: Context<'
         Command::Select { mailbox, read_only, parameters } => {
             select::select(user, None, context.wire, mailbox, read_only, parameters).await
         }
+        Command::Notify(asked) => {
+            let outcome = notify::notify(context.wire, &mut user, None, asked).await;
+            (State::Authenticated(user), outcome)
+        }
         command => {
             let outcome = of_mailboxes(&mut user, command, context).await;
             (State::Authenticated(user), outcome)
@@ -199,6 +204,7 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         }
         Command::Unselect => return (State::Authenticated(user), Ok(Answer::ok("UNSELECT completed"))),
         Command::Check => Ok(Answer::ok("CHECK completed")),
+        Command::Notify(asked) => notify::notify(wire, &mut user, Some(&mut selected), asked).await,
         Command::Expunge { uids } => expunge::expunge(wire, progress, &user, &mut selected, uids).await,
         // RFC 6855 §3: everything is UTF-8 already.
         Command::Search(search) if user.enabled.utf8 && search.charset.is_some() => {

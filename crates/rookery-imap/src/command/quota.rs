@@ -97,11 +97,11 @@ pub(crate) fn warn(wire: &mut Wire, user: &User, account: &Account, path: &Mailb
     if percent == 0 {
         return;
     }
-    let Some(quota) = account.quota_of(path) else { return };
+    let Some((held, limits)) = account.quota_standing(path) else { return };
     let nearly = |used: u64, limit: Option<u64>| {
         limit.is_some_and(|limit| used > 0 && used.saturating_mul(100) >= limit.saturating_mul(percent))
     };
-    if nearly(quota.held.octets, quota.limits.octets) || nearly(quota.held.messages, quota.limits.messages) {
+    if nearly(held.octets, limits.octets) || nearly(held.messages, limits.messages) {
         wire.put(&Response::Status(Status {
             tag: None,
             condition: Condition::No,
@@ -113,7 +113,7 @@ pub(crate) fn warn(wire: &mut Wire, user: &User, account: &Account, path: &Mailb
 
 /// Refuses a message that would be too much, before it comes.
 pub(crate) fn allows(account: &Account, path: &MailboxPath, more: Held) -> Result<(), Answer> {
-    match account.quota_of(path).is_none_or(|quota| quota.allows(more)) {
+    match account.quota_standing(path).is_none_or(|(held, limits)| limits.allow(held.plus(more))) {
         true => Ok(()),
         false => Err(Answer::no(Code::OverQuota, "The quota does not allow it")),
     }

@@ -4,7 +4,7 @@
 use super::Outcome;
 use crate::answer::{Answer, Failure};
 use crate::progress::Progress;
-use crate::search::{self, Compiled, Found, Hit};
+use crate::search::{self, Compiled, Finding, Found, Hit};
 use crate::session::{Selected, User};
 use crate::wire::Wire;
 use bytes::Bytes;
@@ -45,7 +45,11 @@ pub(crate) async fn search(
     let key = prepare(user, selected, search.charset.as_ref(), search.key);
     let mut progress = Progress::new(tag);
     let found = match key {
-        Ok(key) => search::find::<Match>(wire, &mut progress, selected, key).await,
+        Ok(key) => {
+            let texts = &user.services.header_texts;
+            let finding = Finding { wire: &mut *wire, progress: &mut progress, selected, texts, key };
+            finding.all::<Match>().await
+        }
         Err(failure) => Err(failure),
     };
     let (hits, unread) = match found {

@@ -4,7 +4,7 @@ use super::Outcome;
 use super::search::{completed, forget, prepare};
 use crate::answer::{Answer, Failure, blocking};
 use crate::progress::Progress;
-use crate::search::{self, Found, Hit};
+use crate::search::{self, Finding, Found, Hit};
 use crate::session::{Selected, User};
 use crate::sorting::{self, SortTables, Sortable};
 use crate::wire::Wire;
@@ -57,7 +57,7 @@ pub(crate) async fn sort(
     let mut progress = Progress::new(tag);
     let sorted = async {
         let key = prepare(user, selected, Some(&sort.charset), sort.key)?;
-        let (messages, unread) = candidates(wire, &mut progress, selected, key, uid).await?;
+        let (messages, unread) = candidates(wire, &mut progress, user, selected, key, uid).await?;
         let tables = tables(user);
         let account = selected.mailbox.account().clone();
         let (mailbox, exists) = (selected.mailbox.id(), selected.view.messages().len());
@@ -116,7 +116,7 @@ pub(crate) async fn thread(
     };
     let mut progress = Progress::new(tag);
     let key = prepare(user, selected, Some(&thread.charset), thread.key)?;
-    let (messages, unread) = candidates(wire, &mut progress, selected, key, thread.uid).await?;
+    let (messages, unread) = candidates(wire, &mut progress, user, selected, key, thread.uid).await?;
     let tables = tables(user);
     let account = selected.mailbox.account().clone();
     let (mailbox, exists) = (selected.mailbox.id(), selected.view.messages().len());
@@ -141,11 +141,13 @@ fn tables(user: &User) -> SortTables {
 async fn candidates(
     wire: &mut Wire,
     progress: &mut Progress,
+    user: &User,
     selected: &Selected,
     key: std::sync::Arc<search::Compiled>,
     uid: bool,
 ) -> Result<(Vec<Sortable>, usize), Failure> {
-    let (candidates, unread) = search::find::<Candidate>(wire, progress, selected, key).await?;
+    let finding = Finding { wire, progress, selected, texts: &user.services.header_texts, key };
+    let (candidates, unread) = finding.all::<Candidate>().await?;
     if candidates.len() > MESSAGES_MAX {
         return Err(Answer::no(Code::Limit, "Those are too many messages to be sorted at once").into());
     }

@@ -1,5 +1,6 @@
 //! Search keys made ready for one mailbox, and asked of what memory knows.
 
+use super::headers::{Field, HeaderRow};
 use crate::answer::{Answer, Failure};
 use crate::session::Selected;
 use rookery_codec::imap::MessageSet;
@@ -34,12 +35,15 @@ pub(crate) enum Compiled {
     Text(Needle),
     Body(Needle),
     Header(Box<str>, Needle),
-    Addresses(&'static str, Needle),
+    /// One of the fields that are kept ready.
+    Field(Field, Needle),
 }
 
 /// What of the session a key is asked against.
 pub(crate) struct Scene<'a> {
     pub(crate) recent: &'a UidSet,
+    /// The message's fields that are kept ready; `None`: nobody has looked.
+    pub(crate) headers: Option<HeaderRow<'a>>,
 }
 
 /// Makes a key ready. Strings must be UTF-8, of which US-ASCII is a part.
@@ -72,12 +76,15 @@ pub(crate) fn compile(
         SearchKey::New => Compiled::And(vec![Compiled::Recent, not(Compiled::Has(SystemFlags::SEEN))]),
         SearchKey::Old => not(Compiled::Recent),
         SearchKey::Date(field, test, day) => Compiled::Date(field, test, day),
-        SearchKey::Bcc(value) => Compiled::Addresses("Bcc", needle(&value)?),
-        SearchKey::Cc(value) => Compiled::Addresses("Cc", needle(&value)?),
-        SearchKey::From(value) => Compiled::Addresses("From", needle(&value)?),
-        SearchKey::To(value) => Compiled::Addresses("To", needle(&value)?),
-        SearchKey::Subject(value) => header("Subject", &value)?,
+        SearchKey::Bcc(value) => Compiled::Field(Field::Bcc, needle(&value)?),
+        SearchKey::Cc(value) => Compiled::Field(Field::Cc, needle(&value)?),
+        SearchKey::From(value) => Compiled::Field(Field::From, needle(&value)?),
+        SearchKey::To(value) => Compiled::Field(Field::To, needle(&value)?),
+        SearchKey::Subject(value) => Compiled::Field(Field::Subject, needle(&value)?),
         SearchKey::Header { field, value } => match std::str::from_utf8(&field) {
+            Ok(field) if field.eq_ignore_ascii_case("Subject") => {
+                Compiled::Field(Field::Subject, needle(&value)?)
+            }
             Ok(field) => header(field, &value)?,
             Err(_) => Compiled::Always(false),
         },
@@ -132,12 +139,23 @@ fn mentions(key: &SearchKey, is_it: &impl Fn(&SearchKey) -> bool) -> bool {
 impl Compiled {
     /// Whether messages are likely to be read: then many are read at once.
     pub(crate) fn reads_whole(&self) -> bool {
+        let reads = |key: &Compiled| {
+            matches!(key, Compiled::Text(_) | Compiled::Body(_) | Compiled::Header(..) | Compiled::Field(..))
+        };
+        self.any(&reads)
+    }
+
+    /// Whether a field is asked that is kept ready.
+    pub(crate) fn mentions_fields(&self) -> bool {
+        self.any(&|key| matches!(key, Compiled::Field(..) | Compiled::Date(DateField::Sent, ..)))
+    }
+
+    fn any(&self, is_it: &impl Fn(&Compiled) -> bool) -> bool {
         match self {
-            Compiled::And(keys) => keys.iter().any(Compiled::reads_whole),
-            Compiled::Or(a, b) => a.reads_whole() || b.reads_whole(),
-            Compiled::Not(key) => key.reads_whole(),
-            Compiled::Text(_) | Compiled::Body(_) | Compiled::Header(..) | Compiled::Addresses(..) => true,
-            _ => false,
+            Compiled::And(keys) => keys.iter().any(|key| key.any(is_it)),
+            Compiled::Or(a, b) => a.any(is_it) || b.any(is_it),
+            Compiled::Not(key) => key.any(is_it),
+            key => is_it(key),
         }
     }
 
@@ -177,12 +195,14 @@ impl Compiled {
             Compiled::NotBefore(seconds) => message.date.unix_seconds() >= *seconds,
             Compiled::ModSeq(modseq) => message.modseq.get() >= *modseq,
             Compiled::EmailId(id) => message.content.objectid() == **id,
-            Compiled::Date(DateField::Sent, ..)
-            | Compiled::ThreadId(_)
-            | Compiled::Text(_)
-            | Compiled::Body(_)
-            | Compiled::Header(..)
-            | Compiled::Addresses(..) => return None,
+            Compiled::Field(field, needle) => return scene.headers.map(|row| row.holds(*field, needle)),
+            Compiled::Date(DateField::Sent, test, day) => {
+                let sent = scene.headers?.sent();
+                sent.is_some_and(|sent| compares(sent, *test, *day))
+            }
+            Compiled::ThreadId(_) | Compiled::Text(_) | Compiled::Body(_) | Compiled::Header(..) => {
+                return None;
+            }
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Search keys asked of messages' records and octets, on a blocking thread.
 
 use super::compile::{Compiled, Scene, compares};
+use super::headers::Field;
 use crate::fetch::{Content, WHOLE_OCTETS_MAX};
 use rookery_codec::imap::command::{DateField, DateTest, Day};
 use rookery_mime::{Needle, SearchBuffers, SearchScope, Structure, search_text_with};
@@ -15,10 +16,16 @@ pub(crate) fn matches(
     recent: &UidSet,
 ) -> Vec<Result<bool, StoreError>> {
     let mut buffers = SearchBuffers::default();
-    let mut ask = |message: &Message, whole: Option<Whole>| {
+    let mut ask = |message: &Message, whole: Option<Whole<'_>>| {
         let content = Content::new(account, message.content, message.size);
-        let mut asked =
-            Asked { account, message, scene: Scene { recent }, content, whole, buffers: &mut buffers };
+        let mut asked = Asked {
+            account,
+            message,
+            scene: Scene { recent, headers: None },
+            content,
+            whole,
+            buffers: &mut buffers,
+        };
         asked.matches(key)
     };
     if !key.reads_whole() {
@@ -50,7 +57,7 @@ struct Asked<'a, 'b> {
     scene: Scene<'a>,
     content: Content<'a>,
     /// The message, if all keys need it anyway.
-    whole: Option<Whole>,
+    whole: Option<Whole<'a>>,
     buffers: &'b mut SearchBuffers,
 }
 
@@ -77,7 +84,8 @@ impl Asked<'_, '_> {
             Compiled::Text(needle) => self.search(needle, SearchScope::Text),
             Compiled::Body(needle) => self.search(needle, SearchScope::Body),
             Compiled::Header(name, needle) => self.header(needle, SearchScope::Header(name)),
-            Compiled::Addresses(name, needle) => self.header(needle, SearchScope::Addresses(name)),
+            Compiled::Field(Field::Subject, needle) => self.header(needle, SearchScope::Header("Subject")),
+            Compiled::Field(field, needle) => self.header(needle, SearchScope::Addresses(field.name())),
             // The others are known from memory.
             _ => Ok(false),
         }
@@ -89,7 +97,7 @@ impl Asked<'_, '_> {
     }
 
     fn search(&mut self, needle: &Needle, scope: SearchScope<'_>) -> Result<bool, StoreError> {
-        if let Some(Whole { octets, structure }) = &self.whole
+        if let Some(Whole { octets, structure }) = self.whole
             && let Ok(structure) = Structure::decode(structure)
         {
             return Ok(search_text_with(self.buffers, octets, &structure, needle, scope));

@@ -7,9 +7,11 @@
 mod compile;
 mod content;
 mod find;
+mod headers;
 mod results;
 
 pub(crate) use compile::{Compiled, Scene, compile, mentions_modseq, mentions_numbers};
 pub(crate) use content::matches;
-pub(crate) use find::{Hit, find};
+pub(crate) use find::{Finding, Hit};
+pub use headers::HeaderTexts;
 pub(crate) use results::{Found, esearch, saved};

@@ -2,8 +2,8 @@
 //!
 //! A script has a line for each thing that happens: `A> a1 NOOP` sends a command of client A and waits for its
 //! tagged response; `A~ a1 IDLE` sends without waiting; `A< * 1 EXISTS` is the next line that A hears. In what is
-//! sent `\n` stands for CRLF. In what is heard `<*>` stands for anything; a line `A< ...` for any lines before the
-//! tagged one. What is heard and not written fails the test.
+//! sent `\n` stands for CRLF. `A= deflate`: from here on A compresses what it sends. In what is heard `<*>` stands
+//! for anything; a line `A< ...` for any lines before the tagged one. What is heard and not written fails the test.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use rookery_auth::{
@@ -11,7 +11,7 @@ use rookery_auth::{
     HasherOptions, LookUp, Sessions,
 };
 use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
-use rookery_imap::{ImapConfig, Services, SortTables, serve_connection};
+use rookery_imap::{HeaderTexts, ImapConfig, Services, SortTables, serve_connection};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, ServerTls, Stream};
@@ -101,6 +101,7 @@ impl Site {
             hostname: "mail.example.org".to_string(),
             trusted: Networks::none(),
             sessions: Sessions::new(),
+            header_texts: HeaderTexts::new(1 << 20),
             sort_tables: SortTables::new(1 << 20),
         };
         let gate = Gate::new(ConnectionLimits::default());
@@ -230,6 +231,7 @@ impl Site {
                     client.must_be_quiet(line);
                     client.send(command.trim_start()).await;
                 }
+                ("=", _) => client.deflate(),
                 ("<", " ...") => {
                     client.heard.drain(..client.heard.len() - 1);
                 }

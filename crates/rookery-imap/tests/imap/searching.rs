@@ -83,6 +83,48 @@ async fn keys() {
         .await;
 }
 
+/// What was looked at once is remembered; new messages and mixed keys are no different.
+#[tokio::test]
+async fn fields_are_found_again_and_with_other_keys() {
+    filled()
+        .await
+        .play(
+            r#"
+            A> 1 SELECT INBOX
+            A< ...
+            A< 1 OK <*>
+            A> 2 SEARCH OR FROM j@example.org SUBJECT "number 0"
+            A< * SEARCH 1 4
+            A< 2 OK <*>
+            A> 3 SEARCH OR FROM j@example.org BODY "body 1"
+            A< * SEARCH 2 4
+            A< 3 OK <*>
+            A> 4 SEARCH NOT TO ann@ NOT BODY nothing
+            A< * SEARCH 4
+            A< 4 OK <*>
+            A> 5 COPY 4 INBOX
+            A< ...
+            A< 5 OK <*>
+            A> 6 UID SEARCH FROM {7+}\njürgen
+            A< * SEARCH 4 5
+            A< 6 OK <*>
+            A> 7 SEARCH HEADER subject {7+}\nGRÜSSE SENTSINCE 1-Jan-2000
+            A< * SEARCH
+            A< 7 OK <*>
+            A> 8 SEARCH NOT SENTSINCE 1-Jan-2000
+            A< * SEARCH 4 5
+            A< 8 OK <*>
+            A> 9 SEARCH SENTON 1-Jan-2024 SUBJECT number
+            A< * SEARCH 1 2 3
+            A< 9 OK <*>
+            A> 10 SEARCH CC ""
+            A< * SEARCH
+            A< 10 OK <*>
+        "#,
+        )
+        .await;
+}
+
 #[tokio::test]
 async fn results_as_asked_for_and_saved() {
     filled()

@@ -274,6 +274,8 @@ async fn a_client_without_sequence_numbers() {
         A< 9 BAD [UIDREQUIRED] <*>
         A> 10 THREAD REFERENCES UTF-8 ALL
         A< 10 BAD [UIDREQUIRED] <*>
+        A> 10b REPLACE 1 INBOX {8+}\nX: y\n\n
+        A< 10b BAD [UIDREQUIRED] <*>
         A> 11 UID FETCH 2:3 (FLAGS)
         A< * 2 UIDFETCH (FLAGS (\Recent))
         A< * 3 UIDFETCH (FLAGS (\Deleted \Recent))

@@ -66,6 +66,10 @@ fn with_argument(s: &mut Scanner<'_>, name: &str) -> Parsed<Option<Code>> {
             s.sp()?;
             Code::CopyUid { uid_validity, from, to: s.uid_set()? }
         }
+        "BADEVENT" => {
+            let name = |s: &mut Scanner<'_>| Ok(String::from_utf8_lossy(s.atom()?).into_owned().into());
+            Code::BadEvent(s.list1(name)?)
+        }
         "HIGHESTMODSEQ" => Code::HighestModSeq(s.number64_as(ModSeq::new)?),
         "MAILBOXID" => Code::MailboxId(object_id_in_parentheses(s)?),
         "METADATA" if s.take_word("LONGENTRIES ") => Code::MetadataLongEntries(s.number64()?),

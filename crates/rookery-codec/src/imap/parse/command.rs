@@ -1,7 +1,7 @@
 //! `command` of RFC 9051 §9 and of the extensions, all but APPEND.
 
 use super::scan::{Fault, Parsed, Scanner, upper};
-use super::{fetch, list, search};
+use super::{fetch, list, notify, search};
 use crate::imap::command::{Change, Command, MetadataDepth, Qresync, SelectParameters, Tagged};
 use crate::imap::response::Condition;
 use crate::imap::server::Bad;
@@ -143,6 +143,7 @@ fn with_arguments(s: &mut Scanner<'_>, name: &[u8]) -> Parsed<Command> {
         b"SETQUOTA" => set_quota,
         b"GETMETADATA" => get_metadata,
         b"SETMETADATA" => set_metadata,
+        b"NOTIFY" => notify::notify,
         b"COMPRESS" => |s| Ok(Command::Compress { mechanism: s.atom_upper()? }),
         _ => return Ok(Command::Unknown { name: upper(name) }),
     };

@@ -67,7 +67,7 @@ fn take_macro(s: &mut Scanner<'_>) -> Option<Vec<FetchItem>> {
 }
 
 /// `fetch-att`
-fn fetch_item(s: &mut Scanner<'_>) -> Parsed<FetchItem> {
+pub(crate) fn fetch_item(s: &mut Scanner<'_>) -> Parsed<FetchItem> {
     let name = s.run(|b| b.is_ascii_alphanumeric() || b == b'.');
     let mut buffer = [0; 16];
     let upper = buffer.get_mut(..name.len()).ok_or(Fault("Unknown FETCH item"))?;

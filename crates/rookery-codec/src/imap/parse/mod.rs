@@ -8,6 +8,7 @@ pub(crate) mod fetch;
 mod fetch_data;
 pub(crate) mod list;
 mod list_data;
+mod notify;
 pub(crate) mod response;
 pub(crate) mod scan;
 pub(crate) mod search;

@@ -66,6 +66,11 @@ pub fn code(out: &mut BytesMut, code: &Code) {
                 out.put_u8(b')');
             }
         }
+        Code::BadEvent(names) => {
+            out.extend_from_slice(b"BADEVENT (");
+            joined(out, " ", names, |out, name| line_text(out, name));
+            out.put_u8(b')');
+        }
         Code::BadUrl(url) => {
             out.extend_from_slice(b"BADURL ");
             for octet in url {
@@ -155,7 +160,6 @@ pub(crate) const PLAIN: &[(Code, &str)] = &[
     (Code::AlreadyExists, "ALREADYEXISTS"),
     (Code::AuthenticationFailed, "AUTHENTICATIONFAILED"),
     (Code::AuthorizationFailed, "AUTHORIZATIONFAILED"),
-    (Code::BadEvent, "BADEVENT"),
     (Code::Cannot, "CANNOT"),
     (Code::ClientBug, "CLIENTBUG"),
     (Code::Closed, "CLOSED"),
@@ -173,6 +177,7 @@ pub(crate) const PLAIN: &[(Code, &str)] = &[
     (Code::NonExistent, "NONEXISTENT"),
     (Code::NoPerm, "NOPERM"),
     (Code::NotSaved, "NOTSAVED"),
+    (Code::NotificationOverflow, "NOTIFICATIONOVERFLOW"),
     (Code::OverQuota, "OVERQUOTA"),
     (Code::Parse, "PARSE"),
     (Code::PrivacyRequired, "PRIVACYREQUIRED"),

@@ -6,8 +6,8 @@ use super::basic::{
 };
 use crate::imap::client::{EncodeError, Literals};
 use crate::imap::command::{
-    AppendLiteral, AppendMessage, AppendSource, Change, Command, EntryType, Fetch, FetchItem, List,
-    MetadataDepth, Qresync, SelectParameters, Store, Tagged,
+    AppendLiteral, AppendMessage, AppendSource, Change, Command, EntryType, Event, EventGroup, Fetch,
+    FetchItem, List, MailboxFilter, MetadataDepth, Notify, Qresync, SelectParameters, Store, Tagged,
 };
 use crate::imap::types::{IdParams, MessageSet, Partial, PartialRange, StatusItem, WireName};
 use crate::sasl;
@@ -184,6 +184,7 @@ impl CommandWriter {
                 self.text("COMPRESS ");
                 self.word(mechanism);
             }
+            Command::Notify(notify) => self.notify(notify),
             Command::Search(search) => self.search(search),
             Command::Sort(sort) => self.sort(sort),
             Command::Thread(thread) => self.thread(thread),
@@ -194,6 +195,47 @@ impl CommandWriter {
             Command::Unknown { .. } => self.fail(EncodeError::Unknown),
             _ => self.mailbox_command(command),
         }
+    }
+
+    fn notify(&mut self, notify: &Notify) {
+        let (status, groups) = match notify {
+            Notify::None => return self.text("NOTIFY NONE"),
+            Notify::Set { status, groups } => (status, groups),
+        };
+        self.text(if *status { "NOTIFY SET STATUS " } else { "NOTIFY SET " });
+        self.many(groups, |w, EventGroup { filter, events }| {
+            w.text("(");
+            match filter {
+                MailboxFilter::Selected => w.text("SELECTED"),
+                MailboxFilter::SelectedDelayed => w.text("SELECTED-DELAYED"),
+                MailboxFilter::Inboxes => w.text("INBOXES"),
+                MailboxFilter::Personal => w.text("PERSONAL"),
+                MailboxFilter::Subscribed => w.text("SUBSCRIBED"),
+                MailboxFilter::Subtree(names) => w.mailboxes("SUBTREE (", names),
+                MailboxFilter::Mailboxes(names) => w.mailboxes("MAILBOXES (", names),
+            }
+            if events.is_empty() {
+                return w.text(" NONE)");
+            }
+            w.text(" (");
+            w.many(events, |w, event| {
+                w.word(event.name());
+                if let Event::MessageNew(items) = event
+                    && !items.is_empty()
+                {
+                    w.text(" (");
+                    w.many(items, Self::fetch_item);
+                    w.text(")");
+                }
+            });
+            w.text("))");
+        });
+    }
+
+    fn mailboxes(&mut self, begin: &str, names: &[WireName]) {
+        self.text(begin);
+        self.many(names, |w, name| w.mailbox(name));
+        self.text(")");
     }
 
     fn id(&mut self, parameters: &IdParams) {

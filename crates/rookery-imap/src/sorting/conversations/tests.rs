@@ -285,31 +285,47 @@ fn ordered_subjects() {
     assert_eq!(text(ordered_subject(&[], &table)), "");
 }
 
-#[test]
-fn a_conversation_as_deep_as_a_mailbox_and_a_search_for_loops_without_end() {
-    let id = |n: usize| n.to_string();
-    let row = |uid: usize, references: Vec<String>| NewRow {
-        uid: u32::try_from(uid).unwrap(),
+/// Messages that have nothing but an id and references.
+fn threads_of(mails: Vec<(String, Vec<String>)>) -> String {
+    let rows = (1u32..).zip(&mails).map(|(uid, (id, references))| NewRow {
+        uid,
         sent: Some(0),
-        keys: SortKeys { message_id: Some(id(uid)), references, ..SortKeys::default() },
+        keys: SortKeys {
+            message_id: Some(id.clone()),
+            references: references.clone(),
+            ..SortKeys::default()
+        },
+    });
+    let table = Table::default().with(rows.collect());
+    let message = |uid| Sortable {
+        number: uid,
+        uid,
+        date: 0,
+        size: 0,
+        modseq: ModSeq::FIRST,
+        content: ContentId([0; 16]),
     };
-    let many = 30_000;
-    // Each one is the parent of the one before it, so that every link has to look through all that is above.
-    let rows = (1..=many).map(|uid| row(uid, vec![id(uid + 1)])).collect();
-    let table = Table::default().with(rows);
-    let messages: Vec<Sortable> = (1..=u32::try_from(many).unwrap())
-        .map(|uid| Sortable {
-            number: uid,
-            uid,
-            date: 0,
-            size: 0,
-            modseq: ModSeq::FIRST,
-            content: ContentId([0; 16]),
-        })
-        .collect();
-    let lists = text(references(&messages, &table));
+    let messages: Vec<Sortable> = (1u32..).zip(&mails).map(|(uid, _)| message(uid)).collect();
+    text(references(&messages, &table))
+}
+
+#[test]
+fn a_conversation_may_be_as_deep_as_a_mailbox() {
+    let lists = threads_of((1..=30_000).map(|n| (n.to_string(), vec![(n + 1).to_string()])).collect());
     assert!(lists.starts_with("(30000 29999 29998 "), "{}", &lists[..40]);
     assert!(lists.ends_with(" 2 1)"));
+}
+
+#[test]
+fn a_search_for_loops_that_would_not_end_is_given_up() {
+    let many = 8_000;
+    let chain = (0..many).map(|n| (format!("c{n}"), vec![format!("c{}", n as i64 - 1)]));
+    let children = (0..many).map(|n| (format!("a{n}"), vec![format!("h{n}")]));
+    // Each has a child already, and wants to be below the end of the chain.
+    let heads = (0..many).map(|n| (format!("h{n}"), vec![format!("c{}", many - 1)]));
+    let lists = threads_of(chain.chain(children).chain(heads).collect());
+    let numbers = lists.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty()).count();
+    assert_eq!(numbers, 3 * many);
 }
 
 fn mails() -> impl Strategy<Value = Vec<Mail>> {

@@ -1,0 +1,654 @@
+//! What a client wants to hear of without asking (RFC 5465): which mailboxes, which events, and how far each account
+//! has been told.
+//!
+//! Invariants:
+//! - Nothing is queued: what has happened is read from the accounts' change logs when it is told, and told as it is
+//!   then. Of an account only a modseq is kept, and which of its mailboxes the client knows of.
+//! - A mailbox is told of only to those who may look it up; its messages, only to those who may read it.
+//! - What would be too much to tell ends with NOTIFICATIONOVERFLOW, as if the client had asked for nothing.
+
+use crate::answer::{Answer, Failure, blocking};
+use crate::fetch::Plan;
+use crate::session::{Selected, User};
+use crate::wire::Wire;
+use bytes::Bytes;
+use rookery_codec::imap::command::{Event, EventGroup, MailboxFilter};
+use rookery_codec::imap::response::{ListAttribute, ListEntry, MetadataEntries, StatusValue};
+use rookery_codec::imap::{Code, Response, WireName};
+use rookery_store::{Account, AnnotationName, Change, LogEntry, MailboxState, Tree};
+use rookery_types::{AccountName, Address, MailboxId, MailboxPath, Rights, Uid, UidSet, UserName};
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use tokio::sync::watch;
+
+/// Accounts that one session watches.
+const ACCOUNTS_MAX: usize = 100;
+/// Changes of one account that are told at once.
+const CHANGES_MAX: usize = 10_000;
+
+/// What is told of the selected mailbox.
+#[derive(Clone, Default)]
+pub(crate) struct OfSelected {
+    /// New and expunged messages.
+    pub(crate) messages: bool,
+    /// Flags.
+    pub(crate) flags: bool,
+    /// Expunges only where RFC 9051 §7.5.1 lets them be told.
+    pub(crate) delayed: bool,
+    /// What is told of each new message.
+    pub(crate) attributes: Option<Arc<Plan>>,
+}
+
+/// Events of mailboxes, as a set.
+#[derive(Clone, Copy, Default)]
+struct Events {
+    messages: bool,
+    flags: bool,
+    names: bool,
+    subscriptions: bool,
+    metadata: bool,
+}
+
+impl Events {
+    fn union(self, other: Events) -> Events {
+        Events {
+            messages: self.messages || other.messages,
+            flags: self.flags || other.flags,
+            names: self.names || other.names,
+            subscriptions: self.subscriptions || other.subscriptions,
+            metadata: self.metadata || other.metadata,
+        }
+    }
+}
+
+/// Which mailboxes a group is about; names as this client sees them.
+enum Filter {
+    Personal,
+    Subscribed,
+    Subtree(Vec<String>),
+    Mailboxes(Vec<String>),
+}
+
+/// An account whose changes are told.
+struct Watched {
+    account: Account,
+    name: AccountName,
+    changed: watch::Receiver<u64>,
+    /// Up to this everything was told.
+    modseq: u64,
+    /// The numbers of the mailboxes that the client may know of.
+    visible: UidSet,
+}
+
+/// The annotations of the server at one moment, by their entries.
+type ServerAnnotations = Arc<BTreeMap<String, Bytes>>;
+
+/// What a client has asked for.
+pub(crate) struct Notify {
+    pub(crate) selected: OfSelected,
+    groups: Vec<(Filter, Events)>,
+    watched: Vec<Watched>,
+    /// What the user was subscribed to when that was told last.
+    subscriptions: Arc<BTreeMap<String, Option<MailboxId>>>,
+    /// The server's annotations when they were told last.
+    server: Option<(watch::Receiver<u64>, ServerAnnotations)>,
+}
+
+/// The events that there are (for BADEVENT).
+const SUPPORTED: [Event; 7] = [
+    Event::MessageNew(Vec::new()),
+    Event::MessageExpunge,
+    Event::FlagChange,
+    Event::MailboxName,
+    Event::SubscriptionChange,
+    Event::MailboxMetadataChange,
+    Event::ServerMetadataChange,
+];
+
+impl Notify {
+    /// Nothing at all.
+    pub(crate) fn none(user: &User) -> Notify {
+        Notify {
+            selected: OfSelected::default(),
+            groups: Vec::new(),
+            watched: Vec::new(),
+            subscriptions: subscriptions(user),
+            server: None,
+        }
+    }
+
+    /// Reads what a client asks for, and begins to watch it.
+    pub(crate) async fn new(user: &User, asked: Vec<EventGroup>) -> Result<Notify, Failure> {
+        let mut notify = Notify::none(user);
+        let mut has_selected = false;
+        for EventGroup { filter, events } in asked {
+            if events.iter().any(|event| !is_supported(event)) {
+                let names = SUPPORTED.iter().map(|event| event.name().to_owned().into()).collect();
+                return Err(Answer::no(Code::BadEvent(names), "There are no such events here").into());
+            }
+            let is_selected = matches!(filter, MailboxFilter::Selected | MailboxFilter::SelectedDelayed);
+            let set = events_of(&events)?;
+            if is_selected {
+                let server = events.contains(&Event::ServerMetadataChange);
+                if std::mem::replace(&mut has_selected, true)
+                    || set.names
+                    || set.subscriptions
+                    || set.metadata
+                    || server
+                {
+                    return Err(Answer::bad("That cannot be asked of the selected mailbox").into());
+                }
+                notify.selected = OfSelected {
+                    messages: set.messages,
+                    flags: set.flags,
+                    delayed: filter == MailboxFilter::SelectedDelayed,
+                    attributes: attributes_of(events, user),
+                };
+                continue;
+            }
+            if events.iter().any(|event| matches!(event, Event::MessageNew(items) if !items.is_empty())) {
+                return Err(Answer::bad("Attributes are told of the selected mailbox only").into());
+            }
+            if events.contains(&Event::ServerMetadataChange) {
+                let store = &user.services.store;
+                notify.server = Some((store.server_annotations_changed(), store.server_annotations()));
+            }
+            let names = |names: Vec<WireName>| names.iter().filter_map(|name| shown(user, name)).collect();
+            let filter = match filter {
+                MailboxFilter::Subscribed => Filter::Subscribed,
+                MailboxFilter::Subtree(list) => Filter::Subtree(names(list)),
+                MailboxFilter::Mailboxes(list) => Filter::Mailboxes(names(list)),
+                // Any of a user's mailboxes can be delivered to, so these are the same (RFC 5465 §6.3).
+                _ => Filter::Personal,
+            };
+            notify.groups.push((filter, set));
+        }
+        notify.watch(user).await?;
+        Ok(notify)
+    }
+
+    /// Watches the accounts that the groups speak of; those that are watched already go on.
+    async fn watch(&mut self, user: &User) -> Result<(), Failure> {
+        let mut accounts: Vec<(Account, AccountName)> = Vec::new();
+        if !self.groups.is_empty() || self.server.is_some() {
+            let own = user.own.iter().cloned();
+            accounts.extend(own.map(|own| (own, AccountName::User(user.name.clone()))));
+        }
+        let mut named: BTreeSet<AccountName> = BTreeSet::new();
+        let mut patterns = Vec::new();
+        for (filter, _) in &self.groups {
+            match filter {
+                Filter::Personal => {}
+                Filter::Subscribed => {
+                    let canonical = self.subscriptions.keys();
+                    let addresses = canonical.filter_map(|name| Address::parse(name).ok());
+                    named.extend(addresses.map(|address| address.account().clone()));
+                }
+                Filter::Subtree(names) | Filter::Mailboxes(names) => {
+                    for name in names {
+                        let address = user.names.address_of_text(name).ok();
+                        named.extend(address.map(|address| address.account().clone()));
+                        let pattern = WireName::from(format!("{name}/*"));
+                        patterns.extend(user.names.pattern_utf8(&pattern).ok());
+                    }
+                }
+            }
+        }
+        if named.len() > ACCOUNTS_MAX {
+            return Err(overflow().into());
+        }
+        if !patterns.is_empty() {
+            accounts.extend(user.others(&patterns).await?);
+        }
+        for name in named {
+            accounts.extend(user.account_of(&name).await?.map(|account| (account, name)));
+        }
+        for (account, name) in accounts {
+            if self.watched.iter().any(|known| known.account.id() == account.id()) {
+                continue;
+            }
+            if self.watched.len() >= ACCOUNTS_MAX {
+                return Err(overflow().into());
+            }
+            let mut changed = account.changed();
+            let modseq = *changed.borrow_and_update();
+            let visible = visible(user, &account);
+            self.watched.push(Watched { account, name, changed, modseq, visible });
+        }
+        Ok(())
+    }
+
+    fn wanted(&self, user: &User, account: &Account, address: &Address) -> Events {
+        let name = user.names.show(address);
+        let own = is_own(user, account);
+        let covers = |filter: &Filter| match filter {
+            Filter::Personal => own,
+            Filter::Subscribed => {
+                let canonical = address.to_string();
+                self.subscriptions.contains_key(&canonical) || subscriptions(user).contains_key(&canonical)
+            }
+            Filter::Subtree(names) => names.iter().any(|above| {
+                name.strip_prefix(above.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }),
+            Filter::Mailboxes(names) => names.contains(&name),
+        };
+        let groups = self.groups.iter().filter(|(filter, _)| covers(filter));
+        groups.fold(Events::default(), |all, (_, events)| all.union(*events))
+    }
+}
+
+fn overflow() -> Answer {
+    Answer::no(Code::NotificationOverflow, "That is more than can be told")
+}
+
+fn is_supported(event: &Event) -> bool {
+    matches!(event, Event::MessageNew(_)) || SUPPORTED.contains(event)
+}
+
+/// The events as a set, if they go together (RFC 5465 §5).
+fn events_of(events: &[Event]) -> Result<Events, Answer> {
+    let new = events.iter().any(|event| matches!(event, Event::MessageNew(_)));
+    let expunge = events.contains(&Event::MessageExpunge);
+    let flags = events.contains(&Event::FlagChange);
+    if new != expunge || (flags && !new) {
+        return Err(Answer::bad("MessageNew, MessageExpunge and FlagChange go together"));
+    }
+    Ok(Events {
+        messages: new,
+        flags,
+        names: events.contains(&Event::MailboxName),
+        subscriptions: events.contains(&Event::SubscriptionChange),
+        metadata: events.contains(&Event::MailboxMetadataChange),
+    })
+}
+
+fn attributes_of(events: Vec<Event>, user: &User) -> Option<Arc<Plan>> {
+    let asked = events.into_iter().find_map(|event| match event {
+        Event::MessageNew(items) if !items.is_empty() => Some(items),
+        _ => None,
+    })?;
+    Some(Arc::new(Plan::new(asked, true, user.enabled.condstore)))
+}
+
+/// A name as patterns see it; `None` for what cannot be one.
+fn shown(user: &User, name: &WireName) -> Option<String> {
+    match user.names.address(name) {
+        Ok(address) => Some(user.names.show(&address)),
+        // The top of a namespace is no mailbox, and can have some below it.
+        Err(_) => user.names.decoded(name),
+    }
+}
+
+/// The names the user subscribes to, and the mailbox each had then.
+fn subscriptions(user: &User) -> Arc<BTreeMap<String, Option<MailboxId>>> {
+    user.own.as_ref().map(|own| own.tree().subscriptions_now()).unwrap_or_default()
+}
+
+fn is_own(user: &User, account: &Account) -> bool {
+    user.own.as_ref().is_some_and(|own| own.id() == account.id())
+}
+
+fn visible(user: &User, account: &Account) -> UidSet {
+    let tree = account.tree();
+    let states = tree.iter().filter(|(_, state)| user.rights(account, state).contains(Rights::LOOKUP));
+    let mut numbers: Vec<u32> = states.map(|(_, state)| state.id.number).collect();
+    numbers.sort_unstable();
+    let mut visible = UidSet::new();
+    numbers.into_iter().for_each(|number| visible.insert(number));
+    visible
+}
+
+/// Answers NOTIFY SET: STATUS of the mailboxes that are watched, if asked for, and which may not be.
+pub(crate) async fn begin(
+    wire: &mut Wire,
+    user: &User,
+    notify: &Notify,
+    selected: Option<MailboxId>,
+    status: bool,
+) -> Result<(), Failure> {
+    for watched in &notify.watched {
+        let tree = watched.account.tree();
+        for (path, state) in tree.iter() {
+            let Ok(address) = Address::new(watched.name.clone(), path.clone()) else { continue };
+            let wanted = notify.wanted(user, &watched.account, &address);
+            let rights = user.rights(&watched.account, &state);
+            if !wanted.messages || Some(state.id) == selected || !rights.contains(Rights::LOOKUP) {
+                continue;
+            }
+            let name = user.names.wire(&user.names.show(&address));
+            if !rights.contains(Rights::READ) {
+                let attributes = vec![ListAttribute::Other("\\NoAccess".into())];
+                wire.put(&listed(name, attributes, None));
+            } else if status {
+                put_status(wire, name, &state, wanted.flags, wanted.flags || user.enabled.condstore);
+            }
+            wire.flush_if_full().await?;
+        }
+    }
+    Ok(())
+}
+
+fn put_status(wire: &mut Wire, mailbox: WireName, state: &MailboxState, unseen: bool, modseq: bool) {
+    let summary = &state.summary;
+    let mut items = vec![StatusValue::Messages(summary.exists)];
+    items.extend(Uid::new(summary.uid_next).map(StatusValue::UidNext));
+    items.push(StatusValue::UidValidity(state.settings.uid_validity));
+    if unseen {
+        items.push(StatusValue::Unseen(summary.unseen));
+    }
+    if modseq {
+        items.push(StatusValue::HighestModSeq(Some(summary.highest_modseq)));
+    }
+    wire.put(&Response::MailboxStatus { mailbox, items });
+}
+
+fn listed(mailbox: WireName, attributes: Vec<ListAttribute>, old_name: Option<WireName>) -> Response {
+    let child_info = Vec::new();
+    Response::List(ListEntry { attributes, separator: Some(b'/'), mailbox, child_info, old_name })
+}
+
+/// Returns when there may be something to tell. Safe to cancel.
+pub(crate) async fn changed(user: &mut User, selected: Option<&Selected>) {
+    let Some(notify) = user.notify.as_deref_mut() else { return std::future::pending().await };
+    let mut waits: Vec<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = Vec::new();
+    for watched in &mut notify.watched {
+        waits.push(Box::pin(heard(&mut watched.changed)));
+    }
+    if let Some((changed, _)) = &mut notify.server {
+        waits.push(Box::pin(heard(changed)));
+    }
+    if let Some(selected) = selected.filter(|_| notify.selected.messages) {
+        let mut changed = selected.mailbox.changed();
+        let told = selected.view.modseq();
+        waits.push(Box::pin(async move {
+            if *changed.borrow_and_update() == told {
+                heard(&mut changed).await;
+            }
+        }));
+    }
+    std::future::poll_fn(|context| {
+        match waits.iter_mut().any(|wait| wait.as_mut().poll(context).is_ready()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+async fn heard(changed: &mut watch::Receiver<u64>) {
+    if changed.changed().await.is_err() {
+        // Nothing will come from there any more.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Tells what has changed outside of the selected mailbox's messages.
+pub(crate) async fn catch_up(
+    wire: &mut Wire,
+    user: &mut User,
+    selected: Option<MailboxId>,
+) -> Result<(), Failure> {
+    let Some(mut notify) = user.notify.take() else { return Ok(()) };
+    let told = notify.tell(wire, user, selected).await;
+    if matches!(&told, Err(Failure::Gone(_))) {
+        return told;
+    }
+    if told.is_err() {
+        let text = "More has happened than can be told; nothing more will be";
+        wire.put(&Response::ok_code(Code::NotificationOverflow, text));
+        notify = Box::new(Notify::none(user));
+    }
+    user.notify = Some(notify);
+    Ok(())
+}
+
+/// What has happened to one mailbox.
+#[derive(Default)]
+struct Happened {
+    messages: bool,
+    flags: bool,
+    created: bool,
+    old: Option<MailboxPath>,
+    annotations: BTreeSet<String>,
+}
+
+/// The changes, by the number of the mailbox.
+fn by_mailbox(entries: Vec<LogEntry>, user: &UserName) -> BTreeMap<u32, Happened> {
+    let mut all: BTreeMap<u32, Happened> = BTreeMap::new();
+    for (number, change) in entries.into_iter().flat_map(|entry| entry.changes) {
+        let happened = all.entry(number).or_default();
+        match change {
+            Change::Arrived(_) | Change::Expunged(_) => happened.messages = true,
+            Change::Flags(_) => happened.flags = true,
+            Change::Created => happened.created = true,
+            Change::Renamed(old) => {
+                happened.old.get_or_insert(old);
+            }
+            Change::Annotations(names) => {
+                let ours = |name: &AnnotationName| name.owner.as_ref().is_none_or(|owner| owner == user);
+                let names = names.into_iter().filter(ours).map(|name| name.entry.into());
+                happened.annotations.extend(names);
+            }
+            // Rights are compared with what was visible before, and names with the tree.
+            Change::Settings | Change::Deleted => {}
+        }
+    }
+    all
+}
+
+impl Notify {
+    async fn tell(
+        &mut self,
+        wire: &mut Wire,
+        user: &User,
+        selected: Option<MailboxId>,
+    ) -> Result<(), Failure> {
+        for at in 0..self.watched.len() {
+            self.tell_account(wire, user, at, selected).await?;
+        }
+        self.tell_subscriptions(wire, user).await?;
+        let now = user.services.store.server_annotations();
+        if let Some((_, known)) = &mut self.server
+            && !Arc::ptr_eq(&now, known)
+        {
+            let names = now.keys().chain(known.keys());
+            let differ: BTreeSet<&String> = names.filter(|name| now.get(*name) != known.get(*name)).collect();
+            put_metadata(wire, WireName::from(""), differ.into_iter().cloned());
+            *known = now;
+        }
+        Ok(())
+    }
+
+    async fn tell_account(
+        &mut self,
+        wire: &mut Wire,
+        user: &User,
+        at: usize,
+        selected: Option<MailboxId>,
+    ) -> Result<(), Failure> {
+        let Some(watched) = self.watched.get_mut(at) else { return Ok(()) };
+        let until = *watched.changed.borrow_and_update();
+        if until == watched.modseq {
+            return Ok(());
+        }
+        let (account, since) = (watched.account.clone(), watched.modseq);
+        watched.modseq = until;
+        let reader = account.clone();
+        let entries = blocking(move || reader.changes(since, until, CHANGES_MAX)).await??;
+        let entries = entries.ok_or_else(overflow)?;
+        let happened = by_mailbox(entries, &user.name);
+        let owner = watched.name.clone();
+        let mut visible = std::mem::take(&mut watched.visible);
+        let tree = account.tree();
+        let renamed: Vec<MailboxPath> = happened.values().filter_map(|one| one.old.clone()).collect();
+        let mut parents: BTreeSet<MailboxPath> = BTreeSet::new();
+        for (number, happened) in happened {
+            if number == 0 {
+                if self.server.is_some() && is_own(user, &account) {
+                    put_metadata(wire, WireName::from(""), happened.annotations);
+                }
+                continue;
+            }
+            let id = MailboxId { account: account.id(), number };
+            let knew = visible.contains(number);
+            let state = tree.state(id);
+            let rights = state.as_ref().map_or(Rights::NONE, |state| user.rights(&account, state));
+            let Some(state) = state.filter(|_| rights.contains(Rights::LOOKUP)) else {
+                visible.remove(number);
+                if knew {
+                    let reader = account.clone();
+                    let path = blocking(move || reader.last_path(id)).await??;
+                    self.tell_gone(wire, user, &account, &owner, path, &mut parents);
+                }
+                continue;
+            };
+            visible.insert(number);
+            let path = &state.settings.path;
+            let Ok(address) = Address::new(owner.clone(), path.clone()) else { continue };
+            let wanted = self.wanted(user, &account, &address);
+            let name = user.names.wire(&user.names.show(&address));
+            let old = happened.old.filter(|old| old != path && !happened.created && knew);
+            if !knew {
+                parents.extend(path.parent());
+                if wanted.names {
+                    wire.put(&listed(name.clone(), attributes(user, &tree, &address), None));
+                }
+            } else if let Some(old) = old
+                && !renamed.iter().any(|above| old.is_below(above))
+                && let Ok(old) = Address::new(owner.clone(), old)
+                && (wanted.names || self.wanted(user, &account, &old).names)
+            {
+                let old = user.names.wire(&user.names.show(&old));
+                wire.put(&listed(name.clone(), attributes(user, &tree, &address), Some(old)));
+            }
+            let unselected = Some(id) != selected && rights.contains(Rights::READ);
+            if unselected && ((happened.messages && wanted.messages) || (happened.flags && wanted.flags)) {
+                put_status(wire, name.clone(), &state, wanted.flags, user.enabled.condstore);
+            }
+            if wanted.metadata && rights.contains(Rights::READ) {
+                put_metadata(wire, name, happened.annotations);
+            }
+            wire.flush_if_full().await?;
+        }
+        self.tell_parents(wire, user, &account, &owner, parents);
+        if let Some(watched) = self.watched.get_mut(at) {
+            watched.visible = visible;
+        }
+        Ok(())
+    }
+
+    /// A mailbox that was deleted, or may not be looked up any more.
+    fn tell_gone(
+        &self,
+        wire: &mut Wire,
+        user: &User,
+        account: &Account,
+        owner: &AccountName,
+        path: Option<MailboxPath>,
+        parents: &mut BTreeSet<MailboxPath>,
+    ) {
+        let Some(path) = path else { return };
+        // Another mailbox may have its name by now, and is told of by itself.
+        let tree = account.tree();
+        let known = tree.get(&path).and_then(|id| tree.state(id));
+        if known.is_some_and(|state| user.rights(account, &state).contains(Rights::LOOKUP)) {
+            return;
+        }
+        parents.extend(path.parent());
+        let Ok(address) = Address::new(owner.clone(), path) else { return };
+        if self.wanted(user, account, &address).names {
+            let name = user.names.wire(&user.names.show(&address));
+            wire.put(&listed(name, vec![ListAttribute::NonExistent], None));
+        }
+    }
+
+    /// The names directly above what was made or deleted: they may have children now, or none any more.
+    fn tell_parents(
+        &self,
+        wire: &mut Wire,
+        user: &User,
+        account: &Account,
+        owner: &AccountName,
+        parents: BTreeSet<MailboxPath>,
+    ) {
+        let tree = account.tree();
+        for path in parents {
+            let Ok(address) = Address::new(owner.clone(), path) else { continue };
+            if self.wanted(user, account, &address).names {
+                let known = tree.get(address.path()).and_then(|id| tree.state(id));
+                let exists = known.is_some_and(|state| user.rights(account, &state).contains(Rights::LOOKUP));
+                let mut attributes = attributes(user, &tree, &address);
+                if !exists {
+                    attributes.insert(0, ListAttribute::NonExistent);
+                }
+                let name = user.names.wire(&user.names.show(&address));
+                wire.put(&listed(name, attributes, None));
+            }
+        }
+    }
+
+    async fn tell_subscriptions(&mut self, wire: &mut Wire, user: &User) -> Result<(), Failure> {
+        let now = subscriptions(user);
+        if Arc::ptr_eq(&now, &self.subscriptions) {
+            return Ok(());
+        }
+        let before = self.subscriptions.clone();
+        let names = now.keys().chain(before.keys());
+        let differ: BTreeSet<&String> =
+            names.filter(|name| now.contains_key(*name) != before.contains_key(*name)).collect();
+        for canonical in differ {
+            let Ok(address) = Address::parse(canonical) else { continue };
+            let account = match address.account().user() == Some(&user.name) {
+                true => user.own.clone(),
+                false => {
+                    let known = self.watched.iter().find(|watched| watched.name == *address.account());
+                    known.map(|watched| watched.account.clone())
+                }
+            };
+            let Some(seen_in) = account.as_ref().or(user.own.as_ref()) else { continue };
+            if !self.wanted(user, seen_in, &address).subscriptions {
+                continue;
+            }
+            let tree = account.as_ref().map(Account::tree).unwrap_or_default();
+            let known = tree.get(address.path()).and_then(|id| tree.state(id));
+            let exists = known
+                .zip(account.as_ref())
+                .is_some_and(|(state, account)| user.rights(account, &state).contains(Rights::LOOKUP));
+            let mut attributes = attributes(user, &tree, &address);
+            if !exists {
+                attributes.insert(0, ListAttribute::NonExistent);
+            }
+            wire.put(&listed(user.names.wire(&user.names.show(&address)), attributes, None));
+        }
+        self.subscriptions = now;
+        if self.groups.iter().any(|(filter, _)| matches!(filter, Filter::Subscribed)) {
+            self.watch(user).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The attributes of a name, but whether it exists.
+fn attributes(user: &User, tree: &Tree, address: &Address) -> Vec<ListAttribute> {
+    let mut attributes = Vec::new();
+    if subscriptions(user).contains_key(&address.to_string()) {
+        attributes.push(ListAttribute::Subscribed);
+    }
+    attributes.push(match tree.has_children(address.path()) {
+        true => ListAttribute::HasChildren,
+        false => ListAttribute::HasNoChildren,
+    });
+    if let Some(state) = tree.get(address.path()).and_then(|id| tree.state(id)) {
+        attributes.extend(state.settings.special_use.iter().map(|one| ListAttribute::SpecialUse(*one)));
+    }
+    attributes
+}
+
+fn put_metadata(wire: &mut Wire, mailbox: WireName, names: impl IntoIterator<Item = String>) {
+    let names: Vec<Bytes> = names.into_iter().map(Bytes::from).collect();
+    if !names.is_empty() {
+        wire.put(&Response::Metadata { mailbox, entries: MetadataEntries::Changed(names) });
+    }
+}
