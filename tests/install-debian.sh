@@ -1,9 +1,7 @@
 #!/bin/bash
 # Installs what the tests need from Debian, by name. Does nothing, quickly, when it is all there.
 set -euo pipefail
-packages=(curl fetchmail gcc getmail6 gsasl isync libc6-dev libsasl2-modules neomutt openssl postfix python3 strace swaks tar util-linux xz-utils bsdutils findutils)
-packages=(curl cyrus-admin gcc isync libc6-dev neomutt openssl python3 strace swaks tar util-linux xz-utils bsdutils findutils)
-packages=(curl fetchmail gcc getmail6 isync libc6-dev neomutt openssl python3 strace swaks tar util-linux xz-utils bsdutils findutils)
+packages=(curl cyrus-admin fetchmail gcc getmail6 gsasl isync libc6-dev libsasl2-modules neomutt openssl postfix python3 strace swaks tar util-linux xz-utils bsdutils findutils)
 missing=()
 for package in "${packages[@]}"; do
   state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
@@ -20,12 +18,5 @@ if [ ! -e "$policy" ]; then
   trap 'rm -f "$policy"' EXIT
 fi
 apt=(apt-get -q -o DPkg::Lock::Timeout=600)
-# Some of these bring a server along. Nothing is to be started.
-policy=/usr/sbin/policy-rc.d
-if [ ! -e "$policy" ]; then
-  trap 'rm -f "$policy"' EXIT
-  printf '#!/bin/sh\nexit 101\n' >"$policy"
-  chmod 755 "$policy"
-fi
 "${apt[@]}" update
 "${apt[@]}" install -y --no-install-recommends "${missing[@]}"

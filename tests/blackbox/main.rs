@@ -22,6 +22,7 @@ mod postfix_lmtp;
 mod quota;
 mod refusals;
 mod restart;
+mod rights;
 mod shim;
 mod swaks;
 mod tls;

@@ -17,7 +17,7 @@ use rookery_types::UserName;
 
 use crate::accounts::{AccountState, Accounts, Credential};
 use crate::cache::VerifierCache;
-use crate::exchange::{Client, Exchange};
+use crate::exchange::{CertificateName, Client, Exchange};
 use crate::password::{HashError, Hasher, Lane};
 use crate::sasl::MECHANISMS;
 use crate::scram::ScramKeys;
@@ -45,6 +45,8 @@ pub struct AuthenticatorOptions {
     pub cache_entries_max: usize,
     /// The SASL mechanisms that are offered where they are possible; of [`MECHANISMS`], in any order.
     pub mechanisms: Vec<String>,
+    /// Which name in a client's certificate says who the client is.
+    pub certificate_name: CertificateName,
     /// What the salts are made of that users without SCRAM keys are shown. To be kept over restarts, or those
     /// users are told from others by salts that change.
     pub scram_secret: [u8; 32],
@@ -58,6 +60,7 @@ impl AuthenticatorOptions {
             cache_lifetime: crate::cache::LIFETIME,
             cache_entries_max: crate::cache::ENTRIES_MAX,
             mechanisms: MECHANISMS.map(str::to_owned).to_vec(),
+            certificate_name: CertificateName::default(),
             scram_secret: rand::random(),
         }
     }
@@ -120,6 +123,7 @@ pub struct Authenticator {
     users: RandomState,
     mechanisms: Vec<&'static str>,
     scram_secret: [u8; 32],
+    certificate_name: CertificateName,
 }
 
 /// Who has failed, for the log.
@@ -153,6 +157,7 @@ impl Authenticator {
         Authenticator {
             mechanisms: MECHANISMS.into_iter().filter(is_wanted).collect(),
             scram_secret: options.scram_secret,
+            certificate_name: options.certificate_name,
             accounts,
             hasher,
             cache: VerifierCache::new(options.cache_lifetime, options.cache_entries_max),
@@ -176,12 +181,17 @@ impl Authenticator {
     /// The mechanisms that are offered to a client, the strongest first.
     pub fn mechanisms(&self, client: &Client) -> impl Iterator<Item = &'static str> {
         let (private, binds, known) =
-            (client.private, !client.bindings.is_empty(), client.certificate.is_some());
+            (client.private, !client.bindings.is_empty(), self.named_by_certificate(client).is_some());
         self.mechanisms.iter().copied().filter(move |name| match *name {
             "EXTERNAL" => known,
             "SCRAM-SHA-256-PLUS" => private && binds,
             _ => private,
         })
+    }
+
+    /// Who a client is, by its certificate.
+    pub(crate) fn named_by_certificate<'a>(&self, client: &'a Client) -> Option<&'a str> {
+        client.certificate.as_ref()?.get(self.certificate_name)
     }
 
     /// Begins a SASL exchange with a client; `None` if it is not offered the mechanism (the name's case is its own).

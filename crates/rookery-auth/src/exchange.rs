@@ -30,8 +30,38 @@ pub struct Client {
     pub private: bool,
     /// What SCRAM can be bound to (RFC 5056): empty without TLS.
     pub bindings: Vec<ChannelBinding>,
-    /// Whom the client's certificate names, if it was verified.
-    pub certificate: Option<String>,
+    /// Whom the client's certificate names, if it has shown one that was verified.
+    pub certificate: Option<CertificateNames>,
+}
+
+/// The names in a client's certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertificateNames {
+    /// The subject's common name.
+    pub common_name: Option<String>,
+    /// The mail addresses among its alternative names.
+    pub emails: Vec<String>,
+}
+
+/// Which name in a client's certificate says who the client is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The subject's common name: `joe`, or `joe@example.org`.
+    #[default]
+    CommonName,
+    /// The mail address among its alternative names. Several are none, as nobody says which one counts.
+    Email,
+}
+
+impl CertificateNames {
+    /// The name that counts.
+    pub(crate) fn get(&self, which: CertificateName) -> Option<&str> {
+        match (which, self.emails.as_slice()) {
+            (CertificateName::CommonName, _) => self.common_name.as_deref(),
+            (CertificateName::Email, [email]) => Some(email),
+            (CertificateName::Email, _) => None,
+        }
+    }
 }
 
 /// Where an exchange stands.
@@ -58,8 +88,8 @@ impl Exchange {
     /// The mechanism of that name for this client; `None` if it is not offered.
     pub(crate) fn new(authenticator: Arc<Authenticator>, name: &str, client: Client) -> Option<Exchange> {
         let offered = authenticator.mechanisms(&client).any(|offered| offered.eq_ignore_ascii_case(name));
-        let mechanism = Mechanism::new(name, &client.bindings, client.certificate.as_deref());
-        let mechanism = mechanism.filter(|_| offered)?;
+        let certificate = authenticator.named_by_certificate(&client);
+        let mechanism = Mechanism::new(name, &client.bindings, certificate).filter(|_| offered)?;
         Some(Exchange { authenticator, client, mechanism, proved: None })
     }
 

@@ -26,7 +26,7 @@ pub mod verifier;
 pub use accounts::{AccountState, Accounts, Credential, LookUp, LookUpError, Welcome};
 pub use authenticator::{Attempt, AuthError, Authenticator, AuthenticatorOptions, Login};
 pub use cache::VerifierCache;
-pub use exchange::{Client, Exchange, Progress};
+pub use exchange::{CertificateName, CertificateNames, Client, Exchange, Progress};
 pub use passwd::PasswdFile;
 pub use password::{HashError, HashParams, Hasher, HasherOptions, Lane, Password};
 pub use sasl::{Credentials, MECHANISMS, Mechanism, Step};

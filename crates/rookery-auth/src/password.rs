@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::queue::{FairQueue, QueueLimits};
 use crate::throttle::Source;
-use crate::verifier::{self, MEMORY_KIB_MAX, PASSES_MAX};
+use crate::verifier::{self, MEMORY_KIB_MAX, PASSES_MAX, Scratch};
 
 /// Octets in the longest password. Longer ones are wrong without being looked at.
 pub const PASSWORD_OCTETS_MAX: usize = 1024;
@@ -257,15 +257,18 @@ impl Drop for Hasher {
 impl Shared {
     /// A worker's life.
     fn work(&self) {
+        let mut scratch = Scratch::new();
         let mut queue = self.queue.lock();
         while !queue.closed {
             let Some((source, job)) = queue.jobs.pop() else {
+                // A server at rest holds none of it.
+                scratch = Scratch::new();
                 self.wake.wait(&mut queue);
                 continue;
             };
             drop(queue);
             // A panic would be a bug of the hash function; it must not cost a worker and its place.
-            let _ = catch_unwind(AssertUnwindSafe(|| self.run(job)));
+            let _ = catch_unwind(AssertUnwindSafe(|| self.run(job, &mut scratch)));
             queue = self.queue.lock();
             queue.jobs.done(source);
             // The place that came free may be what another worker's next job waits for.
@@ -273,13 +276,13 @@ impl Shared {
         }
     }
 
-    fn run(&self, job: Job) {
+    fn run(&self, job: Job, scratch: &mut Scratch) {
         // A failed send means that the asker has gone meanwhile.
         match job {
             Job::Verify { answer, .. } if answer.is_closed() => {}
             Job::Hash { answer, .. } if answer.is_closed() => {}
             Job::Verify { verifier, password, answer } => {
-                let _ = answer.send(self.verify(&verifier, password.as_bytes()));
+                let _ = answer.send(self.verify(&verifier, password.as_bytes(), scratch));
             }
             Job::Hash { password, answer } => {
                 let _ = answer.send(self.hash(password.as_bytes()));
@@ -287,9 +290,15 @@ impl Shared {
         }
     }
 
-    fn verify(&self, verifier: &str, password: &[u8]) -> Result<bool, HashError> {
-        let _memory = self.memory.take(verifier::memory_kib(verifier))?;
-        verifier::verify(verifier, password)
+    fn verify(&self, verifier: &str, password: &[u8], scratch: &mut Scratch) -> Result<bool, HashError> {
+        let need = verifier::memory_kib(verifier);
+        let _memory = self.memory.take(need)?;
+        let checked = verifier::verify(verifier, password, scratch);
+        if need > self.argon2.params().m_cost() {
+            // More than hashes of our own need is not kept beyond what was taken for it.
+            *scratch = Scratch::new();
+        }
+        checked
     }
 
     fn hash(&self, password: &[u8]) -> Result<String, HashError> {

@@ -11,7 +11,7 @@
 //! - No error holds any part of a verifier.
 
 use argon2::password_hash::phc::PasswordHash;
-use argon2::{Argon2, Params, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::Md5;
@@ -56,6 +56,10 @@ const OTHER_SCHEMES: [&str; 15] = [
     "SCRAM-SHA-256",
 ];
 
+/// Memory that a thread uses for one Argon2 hash after another: to get it from the system each time costs as much as
+/// a part of the hash, and what allocators keep of it has no bound of ours.
+pub(crate) type Scratch = Vec<Block>;
+
 type Checked = Result<bool, HashError>;
 
 fn bad(why: &'static str) -> HashError {
@@ -73,14 +77,14 @@ pub fn scram_keys(verifier: &str) -> Option<ScramKeys> {
 }
 
 /// Whether a password fits a verifier. Takes from microseconds to seconds.
-pub(crate) fn verify(verifier: &str, password: &[u8]) -> Checked {
+pub(crate) fn verify(verifier: &str, password: &[u8], scratch: &mut Scratch) -> Checked {
     let line = first_line(verifier);
     if password.len() > PASSWORD_OCTETS_MAX {
         // A verifier that cannot be used is told all the same.
-        check(line, b"")?;
+        check(line, b"", scratch)?;
         return Ok(false);
     }
-    check(line, password)
+    check(line, password, scratch)
 }
 
 /// Whether a verifier's scheme or algorithm is one that can be checked. Its fields are not looked at.
@@ -111,9 +115,9 @@ pub(crate) fn memory_kib(verifier: &str) -> u32 {
     }
 }
 
-fn check(line: &str, password: &[u8]) -> Checked {
+fn check(line: &str, password: &[u8], scratch: &mut Scratch) -> Checked {
     let Some((scheme, text)) = line.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
-        return crypt(line, password);
+        return crypt(line, password, scratch);
     };
     let scheme = scheme.to_ascii_uppercase();
     let (scheme, encoding) = match scheme.split_once('.') {
@@ -135,7 +139,7 @@ fn check(line: &str, password: &[u8]) -> Checked {
         ("SMD5", _) => digest::<Md5>(&octets(text, encoding, "B64")?, password, true),
         ("LDAP-MD5", _) => digest::<Md5>(&octets(text, encoding, "B64")?, password, false),
         ("PLAIN-MD5", _) => digest::<Md5>(&octets(text, encoding, "HEX")?, password, false),
-        (scheme, None) if CRYPT_SCHEMES.contains(&scheme) => crypt(text, password),
+        (scheme, None) if CRYPT_SCHEMES.contains(&scheme) => crypt(text, password, scratch),
         ("PBKDF2", None) => pbkdf2_sha1(text, password),
         ("SCRAM-SHA-256", None) => match ScramKeys::parse(line) {
             Some(keys) => Ok(keys.fit(password)),
@@ -188,13 +192,13 @@ fn pbkdf2_sha1(text: &str, password: &[u8]) -> Checked {
 }
 
 /// crypt(3) texts and PHC texts: the first field says which.
-fn crypt(text: &str, password: &[u8]) -> Checked {
+fn crypt(text: &str, password: &[u8], scratch: &mut Scratch) -> Checked {
     let (id, rest) = text
         .strip_prefix('$')
         .and_then(|rest| rest.split_once('$'))
         .ok_or_else(|| bad("it is no PHC or crypt text with $ (traditional DES is not supported)"))?;
     match id {
-        "argon2id" => argon2id(text, password),
+        "argon2id" => argon2id(text, password, scratch),
         "1" => md5_crypt(rest, password),
         "5" | "6" => sha_crypt(text, rest, password),
         "2a" | "2b" | "2y" => bcrypt(text, password),
@@ -203,16 +207,27 @@ fn crypt(text: &str, password: &[u8]) -> Checked {
     }
 }
 
-fn argon2id(text: &str, password: &[u8]) -> Checked {
+fn argon2id(text: &str, password: &[u8], scratch: &mut Scratch) -> Checked {
     let parsed = PasswordHash::new(text).map_err(|_| bad("it is no PHC string"))?;
-    if parsed.hash.is_none() || parsed.salt.is_none() {
+    let (Some(expected), Some(salt)) = (&parsed.hash, &parsed.salt) else {
         return Err(bad("it has no salt or no hash"));
-    }
+    };
+    let version = parsed.version.map_or(Ok(Version::default()), Version::try_from);
+    let version = version.map_err(|_| bad("its version is not supported"))?;
     let params = Params::try_from(&parsed).map_err(|_| bad("its parameters are wrong"))?;
     if params.m_cost() > MEMORY_KIB_MAX || params.t_cost() > PASSES_MAX || params.p_cost() > PASSES_MAX {
         return Err(bad("its parameters are beyond the limits"));
     }
-    outcome(Argon2::default().verify_password(password, &parsed))
+    let blocks = params.block_count();
+    if scratch.len() < blocks {
+        scratch.resize(blocks, Block::default());
+    }
+    let memory = scratch.get_mut(..blocks).unwrap_or_default();
+    let mut made = vec![0; expected.as_bytes().len()];
+    Argon2::new(Algorithm::Argon2id, version, params)
+        .hash_password_into_with_memory(password, salt, &mut made, memory)
+        .map_err(|_| bad("its parameters are wrong"))?;
+    Ok(made.ct_eq(expected.as_bytes()).into())
 }
 
 fn outcome(result: Result<(), argon2::password_hash::Error>) -> Checked {

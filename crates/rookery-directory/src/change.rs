@@ -7,11 +7,12 @@
 use crate::DirectoryError;
 use crate::alias::{self, AliasName, alias_key};
 use crate::encoding::Damaged;
-use crate::entry::{AccountState, Domain, Entry, Home, Node};
+use crate::entry::{AccountState, Domain, Entry, Group, Home, Node};
 use crate::records::{
-    STATE_KEY, State, account_key, decode_account, decode_domain, decode_name_of_id, decode_node,
-    decode_state, domain_key, domain_prefix, encode_account, encode_domain, encode_name, encode_node,
-    encode_state, id_key, node_key, reservation_key,
+    STATE_KEY, State, account_key, decode_account, decode_domain, decode_group, decode_member,
+    decode_name_of_id, decode_node, decode_state, domain_key, domain_prefix, encode_account, encode_domain,
+    encode_empty, encode_group, encode_name, encode_node, encode_state, group_key, group_name, groups_prefix,
+    id_key, member_key, members_prefix, membership_key, memberships_prefix, node_key, reservation_key,
 };
 use rookery_kv::{Batch, EngineError, Read, Space, prefix_end};
 use rookery_types::{AccountId, AccountName, Epoch, NodeId, UserName};
@@ -211,6 +212,20 @@ impl<'a> Change<'a> {
         self.need_domain(to.domain())?;
         self.need_no_alias(&to)?;
         self.delete(account_key(&entry.name));
+        if let (Some(old), Some(new)) = (entry.name.user(), to.user()) {
+            for group in self.groups_of(old)? {
+                for (user, is_member) in [(old, false), (new, true)] {
+                    // Groups are of one domain.
+                    if is_member && new.domain() != old.domain() {
+                        continue;
+                    }
+                    self.move_member(&group, user, is_member);
+                }
+                if new.domain() != old.domain() {
+                    self.set_member(&group, old, false)?;
+                }
+            }
+        }
         self.names.push(entry.name);
         entry.name = to;
         entry.revision = self.state.revision;
@@ -224,7 +239,115 @@ impl<'a> Change<'a> {
         self.delete(account_key(&entry.name));
         self.delete(id_key(id));
         self.delete(reservation_key(id));
+        if let Some(user) = entry.name.user() {
+            for group in self.groups_of(user)? {
+                self.set_member(&group, user, false)?;
+            }
+        }
         self.names.push(entry.name);
+        Ok(())
+    }
+
+    /// All keys with a prefix; of one user or one group.
+    fn keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, DirectoryError> {
+        let mut keys = Vec::new();
+        let end = prefix_end(prefix);
+        let scanned = self.read.scan(Space::Directory, prefix, end.as_deref(), false, &mut |key, _| {
+            keys.push(key.to_vec());
+            true
+        });
+        scanned.map_err(unavailable)?;
+        Ok(keys)
+    }
+
+    /// The groups that a user is in.
+    fn groups_of(&self, user: &UserName) -> Result<Vec<Box<str>>, DirectoryError> {
+        let keys = self.keys(&memberships_prefix(user))?;
+        keys.iter()
+            .map(|key| {
+                let value = get(self.read, key)?.unwrap_or_default();
+                Ok(decode_member(key, &value)?.0)
+            })
+            .collect()
+    }
+
+    fn group(&self, domain: &str, name: &str) -> Result<Group, DirectoryError> {
+        let key = group_key(domain, name);
+        let value = get(self.read, &key)?;
+        let value = value.ok_or_else(|| DirectoryError::NotFound(format!("group {name} of {domain}")))?;
+        Ok(decode_group(&key, &value)?)
+    }
+
+    fn put_group(&mut self, group: &Group) {
+        let key = group_key(&group.domain, &group.name);
+        let value = encode_group(&key, group);
+        self.batch.put(Space::Directory, key, value);
+    }
+
+    pub(crate) fn add_group(&mut self, domain: &str, name: &str) -> Result<Group, DirectoryError> {
+        self.need_domain(domain)?;
+        let name = group_name(name).ok_or(DirectoryError::Refused("this cannot be the name of a group"))?;
+        match self.group(domain, &name) {
+            Ok(_) => return Err(DirectoryError::Exists(format!("group {name} of {domain}"))),
+            Err(DirectoryError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let group = Group { domain: domain.into(), name, revision: self.state.revision, members: 0 };
+        self.put_group(&group);
+        Ok(group)
+    }
+
+    pub(crate) fn remove_group(&mut self, domain: &str, name: &str) -> Result<(), DirectoryError> {
+        let name = group_name(name).unwrap_or_default();
+        self.group(domain, &name)?;
+        for key in self.keys(&members_prefix(domain, &name))? {
+            let (group, user) = decode_member(&key, &get(self.read, &key)?.unwrap_or_default())?;
+            self.delete(membership_key(&group, &user));
+            self.delete(key);
+        }
+        self.delete(group_key(domain, &name));
+        Ok(())
+    }
+
+    /// The records of a membership alone: the group has as many members as before.
+    fn move_member(&mut self, group: &str, user: &UserName, is_member: bool) {
+        for key in [member_key(group, user), membership_key(group, user)] {
+            match is_member {
+                true => {
+                    let value = encode_empty(&key);
+                    self.batch.put(Space::Directory, key, value);
+                }
+                false => self.delete(key),
+            }
+        }
+    }
+
+    /// Puts a user into a group, or takes them out.
+    pub(crate) fn set_member(
+        &mut self,
+        group: &str,
+        user: &UserName,
+        is_member: bool,
+    ) -> Result<(), DirectoryError> {
+        let name = group_name(group).unwrap_or_default();
+        let mut group = self.group(user.domain(), &name)?;
+        let (member, membership) = (member_key(&name, user), membership_key(&name, user));
+        if get(self.read, &member)?.is_some() == is_member {
+            return Ok(());
+        }
+        group.revision = self.state.revision;
+        if is_member {
+            group.members = group.members.saturating_add(1);
+            for key in [member, membership] {
+                let value = encode_empty(&key);
+                self.batch.put(Space::Directory, key, value);
+            }
+        } else {
+            group.members = group.members.saturating_sub(1);
+            self.delete(member);
+            self.delete(membership);
+        }
+        self.put_group(&group);
         Ok(())
     }
 
@@ -283,7 +406,10 @@ impl<'a> Change<'a> {
         self.need_domain(&name)?;
         let is_default = self.state.default_domain.as_ref() == Some(&name);
         let in_use = |prefix: Vec<u8>| is_empty(self.read, &prefix).map(|empty| !empty);
-        if is_default || in_use(domain_prefix(&name))? || in_use(alias::domain_prefix(&name))? {
+        let is_used = in_use(domain_prefix(&name))?
+            || in_use(groups_prefix(&name))?
+            || in_use(alias::domain_prefix(&name))?;
+        if is_default || is_used {
             return Err(DirectoryError::InUse(format!("domain {name}")));
         }
         self.delete(domain_key(&name));

@@ -5,7 +5,7 @@ use crate::change::{account, by_id, domain, read_state, unavailable};
 use crate::encoding::Damaged;
 use crate::entry::{AccountState, Entry};
 use crate::records::{self, KINDS, State};
-use rookery_kv::{Read, Space};
+use rookery_kv::{Read, Space, prefix_end};
 
 /// Walks all records of `read`, which should be a snapshot, and tells `fault` of each that is damaged or does not
 /// agree with the others. Returns how many records there are. Errs only if the engine does.
@@ -58,6 +58,34 @@ fn check_record(
             check_account(read, state, &entry).map_err(|fault| fault.unwrap_or_else(damaged))
         }
         records::ID => by_id(read, records::decode_name_of_id(key, value)?.0).map(drop),
+        records::GROUP => {
+            let group = records::decode_group(key, value)?;
+            let mut members = 0;
+            let prefix = records::members_prefix(&group.domain, &group.name);
+            let scanned =
+                read.scan(Space::Directory, &prefix, prefix_end(&prefix).as_deref(), false, &mut |_, _| {
+                    members += 1;
+                    true
+                });
+            scanned.map_err(unavailable)?;
+            match members == group.members {
+                true => Ok(()),
+                false => Err(damaged("it counts other members than there are")),
+            }
+        }
+        records::MEMBER | records::MEMBERSHIP => {
+            let (group, user) = records::decode_member(key, value)?;
+            let other = match tag {
+                records::MEMBER => records::membership_key(&group, &user),
+                _ => records::member_key(&group, &user),
+            };
+            for needed in [other, records::group_key(user.domain(), &group)] {
+                if read.get(Space::Directory, &needed).map_err(unavailable)?.is_none() {
+                    return Err(damaged("the group and its members disagree"));
+                }
+            }
+            Ok(())
+        }
         records::RESERVATION => {
             let (_, name) = records::decode_name_of_id(key, value)?;
             match account(read, &name)?.map(|entry| (entry.state, records::reservation_key(entry.id) == key))

@@ -8,11 +8,12 @@
 use crate::alias::{self, Alias, AliasName, alias_key, decode_alias};
 use crate::cache::Cache;
 use crate::change::{Change, account, read_state, unavailable};
-use crate::entry::{AccountFilter, AccountState, Domain, Entry, Home, Node, Page, Verifier};
+use crate::entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Node, Page, Verifier};
 use crate::records::{self, account_key, domain_key, domain_prefix, reservation_key};
 use crate::{Answer, Directory, DirectoryError, PAGE_MAX};
 use rookery_kv::{Batch, Engine, Read, Space, prefix_end};
-use rookery_types::{AccountId, AccountName, NodeId, UserName};
+use rookery_types::{AccountId, AccountName, Identifier, MailboxId, NodeId, UserName};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -375,6 +376,59 @@ impl Directory for EmbeddedDirectory {
 
     fn set_default_domain(&self, name: String) -> Answer<'_, ()> {
         self.change(move |change| change.set_default_domain(&name))
+    }
+
+    fn groups(&self, domain: String, after: Option<String>, limit: usize) -> Answer<'_, Vec<Group>> {
+        self.read(move |inner| {
+            let prefix = records::groups_prefix(&domain);
+            let start = after.map_or(prefix.clone(), |name| just_after(records::group_key(&domain, &name)));
+            inner.page(&prefix, start, limit, |_, key, value| Ok(records::decode_group(key, value)?))
+        })
+    }
+
+    fn add_group(&self, domain: String, name: String) -> Answer<'_, Group> {
+        self.change(move |change| change.add_group(&domain, &name))
+    }
+
+    fn remove_group(&self, domain: String, name: String) -> Answer<'_, ()> {
+        self.change(move |change| change.remove_group(&domain, &name))
+    }
+
+    fn members(
+        &self,
+        domain: String,
+        group: String,
+        after: Option<UserName>,
+        limit: usize,
+    ) -> Answer<'_, Vec<UserName>> {
+        self.read(move |inner| {
+            let group = records::group_name(&group).unwrap_or_default();
+            let prefix = records::members_prefix(&domain, &group);
+            let start = after.map_or(prefix.clone(), |user| just_after(records::member_key(&group, &user)));
+            inner.page(&prefix, start, limit, |_, key, value| Ok(records::decode_member(key, value)?.1))
+        })
+    }
+
+    fn set_member(&self, group: String, user: UserName, is_member: bool) -> Answer<'_, ()> {
+        self.change(move |change| change.set_member(&group, &user, is_member))
+    }
+
+    fn groups_of<'a>(&'a self, user: &'a UserName) -> Answer<'a, Vec<Box<str>>> {
+        Box::pin(async move {
+            let prefix = records::memberships_prefix(user);
+            let group = |key: &[u8], value: &[u8]| Ok(records::decode_member(key, value)?.0);
+            self.inner.page(&prefix, prefix.clone(), PAGE_MAX, |_, key, value| group(key, value))
+        })
+    }
+
+    fn granted(
+        &self,
+        domain: String,
+        to: Vec<Identifier>,
+        shared: bool,
+        limit: usize,
+    ) -> Answer<'_, BTreeSet<MailboxId>> {
+        Box::pin(async move { crate::published::granted(&*self.inner.engine, &domain, &to, shared, limit) })
     }
 
     fn nodes(&self) -> Answer<'_, Vec<Node>> {

@@ -90,6 +90,19 @@ pub struct Domain {
     pub revision: u64,
 }
 
+/// A group of users of one domain, which ACLs speak of as `group:NAME`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// Whose users are in it.
+    pub domain: Box<str>,
+    /// In lower case.
+    pub name: Box<str>,
+    /// The revision that last changed it.
+    pub revision: u64,
+    /// How many users are in it.
+    pub members: u64,
+}
+
 /// A server of the site.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {

@@ -15,15 +15,17 @@ pub mod check;
 mod embedded;
 mod encoding;
 mod entry;
+pub mod published;
 pub mod records;
 pub mod repair;
 
 pub use alias::{Alias, AliasName};
 pub use embedded::{Commit, CommitError, DirectCommit, EmbeddedDirectory};
 pub use encoding::Damaged;
-pub use entry::{AccountFilter, AccountState, Domain, Entry, Home, Node, Page, Verifier};
+pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Node, Page, Verifier};
 
-use rookery_types::{AccountId, AccountName, NodeId, UserName};
+use rookery_types::{AccountId, AccountName, Identifier, MailboxId, NodeId, UserName};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -142,6 +144,40 @@ pub trait Directory: Send + Sync {
 
     /// Makes a domain the default. Entries are not changed: they always carry their domain.
     fn set_default_domain(&self, name: String) -> Answer<'_, ()>;
+
+    /// Groups of a domain in the order of their names, after `after`, at most `limit` and [`PAGE_MAX`].
+    fn groups(&self, domain: String, after: Option<String>, limit: usize) -> Answer<'_, Vec<Group>>;
+
+    /// Makes a group without members in a domain.
+    fn add_group(&self, domain: String, name: String) -> Answer<'_, Group>;
+
+    /// Forgets a group and who was in it.
+    fn remove_group(&self, domain: String, name: String) -> Answer<'_, ()>;
+
+    /// Users in a group in the order of their names, after `after`, at most `limit` and [`PAGE_MAX`].
+    fn members(
+        &self,
+        domain: String,
+        group: String,
+        after: Option<UserName>,
+        limit: usize,
+    ) -> Answer<'_, Vec<UserName>>;
+
+    /// Puts a user into a group of their domain, or takes them out. That the user exists is not asked.
+    fn set_member(&self, group: String, user: UserName, is_member: bool) -> Answer<'_, ()>;
+
+    /// The groups that a user is in.
+    fn groups_of<'a>(&'a self, user: &'a UserName) -> Answer<'a, Vec<Box<str>>>;
+
+    /// Mailboxes of a domain that any of these identifiers may look up by an entry for it, in shared trees or in
+    /// users' trees, at most `limit` for each. Negative entries are not looked at.
+    fn granted(
+        &self,
+        domain: String,
+        to: Vec<Identifier>,
+        shared: bool,
+        limit: usize,
+    ) -> Answer<'_, BTreeSet<MailboxId>>;
 
     /// All nodes; they are few.
     fn nodes(&self) -> Answer<'_, Vec<Node>>;

@@ -7,6 +7,11 @@
 //! | reservation | `r` id, big-endian | canonical name |
 //! | domain | `d` domain | revision |
 //! | node | `n` id, big-endian | address, version |
+//! | group | `g` domain 00 name | revision, members |
+//! | member | `m` domain 00 group 00 local part | |
+//! | membership | `o` domain 00 local part 00 group | |
+//! | grant | `v` whom 00 (`s` or `u`) account, mailbox, big-endian | |
+//! | published | `w` | |
 //! | state | `s` | revision, next account id, default domain |
 //! | alias | `l` domain 00 local part | revision, targets |
 //! | put aside | `q` and the key it had | what a repair took away, as it was |
@@ -15,9 +20,11 @@
 
 use crate::alias::{ALIAS, decode_alias};
 use crate::encoding::{Damaged, Decoder, Encoder, open};
-use crate::entry::{AccountState, Domain, Entry, Home, Node, Verifier};
+use crate::entry::{AccountState, Domain, Entry, Group, Home, Node, Verifier};
 use bytes::Bytes;
-use rookery_types::{AccountId, AccountName, Address, Epoch, NodeId, SharedName, StoreId, UserName};
+use rookery_types::{
+    AccountId, AccountName, Address, Epoch, Identifier, MailboxId, NodeId, SharedName, StoreId, UserName,
+};
 
 /// The layout number that all values of this version begin with.
 pub(crate) const LAYOUT: u8 = 1;
@@ -34,9 +41,14 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 8] = [
+pub const KINDS: [Kind; 13] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
     Kind { tag: DOMAIN, name: "domain", check: |key, value| decode_domain(key, value).map(drop) },
+    Kind { tag: GROUP, name: "group", check: |key, value| decode_group(key, value).map(drop) },
+    Kind { tag: GRANT, name: "grant", check: |key, value| decode_grant(key, value).map(drop) },
+    Kind { tag: MEMBER, name: "member", check: |key, value| decode_member(key, value).map(drop) },
+    Kind { tag: MEMBERSHIP, name: "membership", check: |key, value| decode_member(key, value).map(drop) },
+    Kind { tag: PUBLISHED, name: "published", check: |key, value| decode_empty(key, value, PUBLISHED_KEY) },
     Kind { tag: ID, name: "id", check: |key, value| decode_name_of_id(key, value).map(drop) },
     Kind { tag: ALIAS, name: "alias", check: |key, value| decode_alias(key, value).map(drop) },
     Kind { tag: NODE, name: "node", check: |key, value| decode_node(key, value).map(drop) },
@@ -51,7 +63,12 @@ pub const KINDS: [Kind; 8] = [
 
 pub(crate) const ACCOUNT: u8 = b'a';
 pub(crate) const DOMAIN: u8 = b'd';
+pub(crate) const GROUP: u8 = b'g';
 pub(crate) const ID: u8 = b'i';
+pub(crate) const MEMBER: u8 = b'm';
+pub(crate) const MEMBERSHIP: u8 = b'o';
+pub(crate) const GRANT: u8 = b'v';
+pub(crate) const PUBLISHED: u8 = b'w';
 pub(crate) const NODE: u8 = b'n';
 pub(crate) const QUARANTINE: u8 = b'q';
 pub(crate) const RESERVATION: u8 = b'r';
@@ -59,6 +76,9 @@ pub(crate) const STATE: u8 = b's';
 
 /// The key of the one state record.
 pub(crate) const STATE_KEY: &[u8] = &[STATE];
+
+/// The key of the record that says that all grants are there.
+pub(crate) const PUBLISHED_KEY: &[u8] = &[PUBLISHED];
 
 /// What is known of the directory as a whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -204,6 +224,150 @@ pub(crate) fn decode_domain(key: &[u8], value: &[u8]) -> Result<Domain, Damaged>
     open(key, value, LAYOUT, |d| Some(Domain { name: name.into(), revision: d.varint()? }))
 }
 
+/// Domain, or domain and name, each ended by a NUL: neither can have one.
+fn joined(tag: u8, parts: &[&str]) -> Vec<u8> {
+    let mut key = vec![tag];
+    for part in parts {
+        key.extend_from_slice(part.as_bytes());
+        key.push(0);
+    }
+    key
+}
+
+/// The key of a group.
+pub(crate) fn group_key(domain: &str, name: &str) -> Vec<u8> {
+    let mut key = joined(GROUP, &[domain]);
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+/// What the keys of all groups of a domain begin with.
+pub(crate) fn groups_prefix(domain: &str) -> Vec<u8> {
+    joined(GROUP, &[domain])
+}
+
+/// What the keys of all members of a group begin with.
+pub(crate) fn members_prefix(domain: &str, group: &str) -> Vec<u8> {
+    joined(MEMBER, &[domain, group])
+}
+
+/// What the keys of all memberships of a user begin with.
+pub(crate) fn memberships_prefix(user: &UserName) -> Vec<u8> {
+    joined(MEMBERSHIP, &[user.domain(), user.local()])
+}
+
+pub(crate) fn member_key(group: &str, user: &UserName) -> Vec<u8> {
+    let mut key = members_prefix(user.domain(), group);
+    key.extend_from_slice(user.local().as_bytes());
+    key
+}
+
+pub(crate) fn membership_key(group: &str, user: &UserName) -> Vec<u8> {
+    let mut key = memberships_prefix(user);
+    key.extend_from_slice(group.as_bytes());
+    key
+}
+
+pub(crate) fn encode_group(key: &[u8], group: &Group) -> Bytes {
+    let mut e = Encoder::new(LAYOUT);
+    e.varint(group.revision).varint(group.members);
+    e.seal(key)
+}
+
+pub(crate) fn decode_group(key: &[u8], value: &[u8]) -> Result<Group, Damaged> {
+    let text = std::str::from_utf8(key).ok().and_then(|text| text.strip_prefix(char::from(GROUP)));
+    let named = text
+        .and_then(|text| text.split_once('\0'))
+        .filter(|(domain, name)| is_domain(domain) && group_name(name).as_deref() == Some(*name));
+    let (domain, name) = named.ok_or_else(|| Damaged::new(key, "its key is no group's"))?;
+    open(key, value, LAYOUT, |d| {
+        Some(Group { domain: domain.into(), name: name.into(), revision: d.varint()?, members: d.varint()? })
+    })
+}
+
+fn is_domain(text: &str) -> bool {
+    UserName::parse("x", text).is_ok_and(|user| user.domain() == text)
+}
+
+/// A group's name as it is kept; `None` if it cannot be one.
+pub(crate) fn group_name(text: &str) -> Option<Box<str>> {
+    match rookery_types::namespace::parse_identifier(&format!("group:{text}"), "x") {
+        Ok((Identifier::Group(name), false)) => Some(name),
+        _ => None,
+    }
+}
+
+/// The group and the user of the kinds `member` and `membership`.
+pub(crate) fn decode_member(key: &[u8], value: &[u8]) -> Result<(Box<str>, UserName), Damaged> {
+    let damaged = || Damaged::new(key, "its key names no group and user");
+    let (tag, rest) = key.split_first().ok_or_else(damaged)?;
+    let mut parts = std::str::from_utf8(rest).map_err(|_| damaged())?.split('\0');
+    let (Some(domain), Some(first), Some(second), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(damaged());
+    };
+    let (group, local) = if *tag == MEMBER { (first, second) } else { (second, first) };
+    let user = UserName::parse(local, domain).map_err(|_| damaged())?;
+    let expected = if *tag == MEMBER { member_key(group, &user) } else { membership_key(group, &user) };
+    if group_name(group).as_deref() != Some(group) || expected != key {
+        return Err(damaged());
+    }
+    decode_empty(key, value, key)?;
+    Ok((group.into(), user))
+}
+
+/// A record whose key says all.
+pub(crate) fn encode_empty(key: &[u8]) -> Bytes {
+    Encoder::new(LAYOUT).seal(key)
+}
+
+fn decode_empty(key: &[u8], value: &[u8], expected: &[u8]) -> Result<(), Damaged> {
+    if key != expected {
+        return Err(Damaged::new(key, "no such record is made"));
+    }
+    open(key, value, LAYOUT, |_| Some(()))
+}
+
+/// What the keys begin with of what is granted to somebody in one kind of tree.
+pub(crate) fn grants_prefix(to: &Identifier, domain: &str, shared: bool) -> Option<Vec<u8>> {
+    let whom = match to {
+        Identifier::User(user) => format!("u{user}"),
+        Identifier::Group(name) => format!("g{domain}/{name}"),
+        Identifier::Anyone => format!("a{domain}"),
+        Identifier::Anonymous => return None,
+    };
+    let mut key = joined(GRANT, &[&whom]);
+    key.push(if shared { b's' } else { b'u' });
+    Some(key)
+}
+
+/// A grant's key: that an identifier can look up a mailbox of an account in a domain.
+pub(crate) fn grant_key(to: &Identifier, name: &AccountName, mailbox: MailboxId) -> Option<Vec<u8>> {
+    let mut key = grants_prefix(to, name.domain(), name.user().is_none())?;
+    key.extend_from_slice(&mailbox.account.get().to_be_bytes());
+    key.extend_from_slice(&mailbox.number.to_be_bytes());
+    Some(key)
+}
+
+/// The mailbox in a grant's key.
+pub(crate) fn decode_grant(key: &[u8], value: &[u8]) -> Result<MailboxId, Damaged> {
+    let damaged = || Damaged::new(key, "its key grants nothing");
+    let (rest, number) = key.split_last_chunk::<4>().ok_or_else(damaged)?;
+    let (rest, account) = rest.split_last_chunk::<8>().ok_or_else(damaged)?;
+    let (head, tree) = rest.split_last_chunk::<2>().ok_or_else(damaged)?;
+    let whom =
+        head.strip_prefix(&[GRANT]).filter(|whom| std::str::from_utf8(whom).is_ok_and(|w| !w.contains('\0')));
+    if !matches!(whom.and_then(|whom| whom.first()), Some(b'u' | b'g' | b'a'))
+        || !matches!(tree, [0, b's' | b'u'])
+    {
+        return Err(damaged());
+    }
+    let account = AccountId::new(u64::from_be_bytes(*account)).ok_or_else(damaged)?;
+    decode_empty(key, value, key)?;
+    Ok(MailboxId { account, number: u32::from_be_bytes(*number) })
+}
+
 pub(crate) fn encode_node(key: &[u8], node: &Node) -> Bytes {
     let mut e = Encoder::new(LAYOUT);
     e.text(&node.address).text(&node.version);
@@ -282,15 +446,32 @@ mod tests {
             next_account: entry.id,
             default_domain: entry.verifier.as_ref().map(|_| domain.name.clone()),
         };
+        let user = UserName::parse("joe", entry.name.domain()).unwrap();
+        let group = Group {
+            domain: domain.name.clone(),
+            name: "domain users".into(),
+            revision: entry.revision,
+            members: 7,
+        };
+        let group_key = group_key(&group.domain, &group.name);
+        let mailbox = MailboxId { account: entry.id, number: 3 };
+        let grants = [Identifier::Anyone, Identifier::Group("staff".into()), Identifier::User(user.clone())];
+        let empty = grants.iter().map(|to| grant_key(to, &entry.name, mailbox).unwrap());
+        let empty =
+            empty.chain([member_key("staff", &user), membership_key("staff", &user), PUBLISHED_KEY.to_vec()]);
+        let empty: Vec<_> = empty.map(|key| (key.clone(), encode_empty(&key))).collect();
         let (domain_key, node_key) = (domain_key(&domain.name), node_key(node.id));
-        vec![
+        let mut records = vec![
+            (group_key.clone(), encode_group(&group_key, &group)),
             (account.clone(), encode_account(&account, entry)),
             (domain_key.clone(), encode_domain(&domain_key, &domain)),
             (id.clone(), encode_name(&id, &entry.name)),
             (node_key.clone(), encode_node(&node_key, &node)),
             (reservation.clone(), encode_name(&reservation, &entry.name)),
             (STATE_KEY.to_vec(), encode_state(&state)),
-        ]
+        ];
+        records.extend(empty);
+        records
     }
 
     fn check(key: &[u8], value: &[u8]) -> Result<(), Damaged> {

@@ -11,10 +11,10 @@
 use crate::DirectoryError;
 use crate::change::unavailable;
 use crate::encoding::Damaged;
-use crate::entry::{AccountState, Domain, Entry, Home};
+use crate::entry::{AccountState, Domain, Entry, Group, Home};
 use crate::records::{self, KINDS, QUARANTINE, State};
 use rookery_kv::{Batch, Engine, Space};
-use rookery_types::{AccountId, AccountName, SharedName};
+use rookery_types::{AccountId, AccountName, SharedName, UserName};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How far beyond what is seen a lost counter begins again.
@@ -48,6 +48,7 @@ pub fn repair(engine: &dyn Engine, stored: &[Stored], domain: &str) -> Result<Ve
     repair.accounts(&mut found, stored, domain);
     repair.names(&found);
     repair.domains(&mut found, stored, domain);
+    repair.groups(&found);
     if !repair.batch.is_empty() {
         engine.commit(repair.batch).map_err(unavailable)?;
     }
@@ -61,6 +62,10 @@ struct Found {
     ids: BTreeMap<AccountId, AccountName>,
     reservations: BTreeMap<AccountId, AccountName>,
     domains: BTreeSet<Box<str>>,
+    groups: BTreeMap<(Box<str>, Box<str>), Group>,
+    /// Group and user, as the group says and as the user says.
+    members: BTreeSet<(Box<str>, UserName)>,
+    memberships: BTreeSet<(Box<str>, UserName)>,
     state: Option<State>,
 }
 
@@ -211,6 +216,36 @@ impl Repair {
         self.note(records::STATE_KEY, "it is missing or behind", "made anew, far beyond all numbers seen");
     }
 
+    /// Whoever either record says is in a group is in it.
+    fn groups(&mut self, found: &Found) {
+        let mut counts: BTreeMap<(Box<str>, Box<str>), u64> =
+            found.groups.keys().map(|key| (key.clone(), 0)).collect();
+        for (group, user) in found.members.union(&found.memberships) {
+            let member = (group.clone(), user.clone());
+            for (known, key) in [
+                (&found.members, records::member_key(group, user)),
+                (&found.memberships, records::membership_key(group, user)),
+            ] {
+                if !known.contains(&member) {
+                    self.put(&key, records::encode_empty(&key));
+                    self.note(&key, "the group and its members disagree", "made anew from the other record");
+                }
+            }
+            *counts.entry((user.domain().into(), group.clone())).or_default() += 1;
+        }
+        let revision = found.state.as_ref().map_or(0, |state| state.revision);
+        for ((domain, name), members) in counts {
+            let known = found.groups.get(&(domain.clone(), name.clone()));
+            if known.is_some_and(|group| group.members == members) {
+                continue;
+            }
+            let key = records::group_key(&domain, &name);
+            let revision = known.map_or(revision, |group| group.revision);
+            self.put(&key, records::encode_group(&key, &Group { domain, name, revision, members }));
+            self.note(&key, "it counts other members than there are", "made anew from its members");
+        }
+    }
+
     fn put(&mut self, key: &[u8], value: bytes::Bytes) {
         self.batch.put(Space::Directory, key.to_vec(), value);
     }
@@ -236,6 +271,12 @@ fn take(found: &mut Found, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
             };
         }
         records::DOMAIN => drop(found.domains.insert(records::decode_domain(key, value)?.name)),
+        records::GROUP => {
+            let group = records::decode_group(key, value)?;
+            found.groups.insert((group.domain.clone(), group.name.clone()), group);
+        }
+        records::MEMBER => drop(found.members.insert(records::decode_member(key, value)?)),
+        records::MEMBERSHIP => drop(found.memberships.insert(records::decode_member(key, value)?)),
         records::STATE => found.state = Some(records::decode_state(key, value)?),
         _ => match KINDS.iter().find(|kind| kind.tag == tag) {
             Some(kind) => (kind.check)(key, value)?,

@@ -3,7 +3,7 @@
 use crate::services::Services;
 use crate::session::State;
 use crate::wire::Wire;
-use rookery_auth::Client;
+use rookery_auth::{CertificateNames, Client};
 use std::borrow::Cow;
 
 /// What can be said of a server at any time.
@@ -65,7 +65,12 @@ pub(crate) fn client(services: &Services, wire: &Wire) -> Client {
         ip: wire.connection.peer().ip(),
         protocol: "imap",
         private: password_allowed(services, wire),
-        ..Client::default()
+        bindings: wire.connection.stream().channel_bindings(),
+        certificate: wire
+            .connection
+            .stream()
+            .client_names()
+            .map(|names| CertificateNames { common_name: names.common_name, emails: names.emails }),
     }
 }
 

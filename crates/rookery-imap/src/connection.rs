@@ -228,6 +228,12 @@ impl Driver {
 
     async fn command(&mut self, tagged: Tagged) -> Result<Next, Failure> {
         let Tagged { tag, command } = tagged;
+        if let Some(user) = self.state.user()
+            && let Err(failure) = user.refresh().await
+        {
+            let timing = Timing::start(&measure::NAMES, measure::verb(&command), tag.as_str());
+            return self.answered(tag, timing, false, Err(failure)).await;
+        }
         if self.state.is_gone() {
             self.wire.put(&bye(Some(Code::NonExistent), "The account was deleted or renamed"));
             return Ok(Next::Close);

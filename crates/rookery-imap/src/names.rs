@@ -7,12 +7,13 @@ use crate::answer::{Answer, Failure, no_such_mailbox};
 use crate::services::Services;
 use crate::session::User;
 use rookery_codec::imap::{Code, WireName};
-use rookery_directory::{AccountFilter, DirectoryError};
+use rookery_directory::DirectoryError;
 use rookery_route::AccountError;
 use rookery_store::{Account, MailboxState};
 use rookery_types::{
-    AccountName, Address, ClientNames, Encoding, MailboxId, NameError, Pattern, Rights, UserName,
+    AccountId, AccountName, Address, ClientNames, Encoding, Identifier, MailboxId, NameError, Pattern, Rights,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How this session reads and writes names.
@@ -155,60 +156,114 @@ impl User {
         }
     }
 
-    /// Accounts of others that a pattern asks for: shared trees, and the trees of users it names.
-    pub(crate) async fn others(&self, patterns: &[Pattern]) -> Result<Vec<(Account, AccountName)>, Failure> {
-        let mut names = Vec::new();
+    /// Accounts of others in which a pattern can match something. For an administrator those that a subscription
+    /// names; all there is, is listed elsewhere.
+    pub(crate) async fn others(&self, patterns: &[Pattern]) -> Result<Vec<Others>, Failure> {
         if self.administers() {
-            // All there is, is listed elsewhere; here only what a subscription names.
-            let subscribed = self.own.iter().flat_map(|own| {
-                let names: Vec<AccountName> = own
-                    .tree()
-                    .subscriptions()
-                    .keys()
-                    .filter_map(|name| Address::parse(name).ok())
-                    .map(|address| address.into_parts().0)
-                    .filter(|name| name.user() != Some(&self.name))
-                    .collect();
-                names
-            });
-            names.extend(subscribed);
-            return self.accounts_of(names).await;
+            return self.subscribed_accounts().await;
         }
+        let mut to = vec![Identifier::Anyone, Identifier::User(self.name.clone())];
+        to.extend(self.groups.iter().cloned().map(Identifier::Group));
         let namespaces = self.names.client.namespaces();
-        let prefixes: Vec<String> = patterns.iter().map(Pattern::literal_prefix).collect();
-        let shared = namespaces.shared.prefix;
-        if prefixes.iter().any(|prefix| prefix.starts_with(shared) || shared.starts_with(prefix.as_str())) {
-            // Those of the user's own domain stand together in the directory.
-            let domain = Some(self.name.domain().into());
-            let filter = AccountFilter { domain, shared: Some(true), ..AccountFilter::default() };
-            let page = self.services.directory.list(filter, None, SHARED_TREES_MAX).await;
-            names.extend(page.map_err(directory_failed)?.entries.into_iter().map(|entry| entry.name));
-        }
-        for prefix in &prefixes {
-            let below = prefix.strip_prefix(namespaces.other_users.prefix);
-            if let Some((user, _)) = below.and_then(|rest| rest.split_once('/'))
-                && let Ok(user) = UserName::parse(user, self.name.domain())
-                && user != self.name
-            {
-                names.push(AccountName::User(user));
+        let mut others = Vec::new();
+        for (shared, prefix) in [(true, namespaces.shared.prefix), (false, namespaces.other_users.prefix)] {
+            let reached = patterns.iter().any(|pattern| pattern.reaches(prefix));
+            let above = prefix.trim_end_matches('/');
+            if !reached && !patterns.iter().any(|pattern| pattern.matches(above)) {
+                continue;
+            }
+            // Where only the prefix itself is asked for, one mailbox that has it says enough.
+            let mut limit = if reached { GRANTS_MAX } else { GRANTS_FIRST };
+            loop {
+                let domain = self.name.domain().to_owned();
+                let granted = self.services.directory.granted(domain, to.clone(), shared, limit).await;
+                let granted = granted.map_err(directory_failed)?;
+                let all = granted.len() < limit || limit == GRANTS_MAX;
+                let found = self.seen_of(granted, patterns, !reached).await?;
+                if all || !found.is_empty() {
+                    others.extend(found);
+                    break;
+                }
+                limit = GRANTS_MAX;
             }
         }
-        self.accounts_of(names).await
+        Ok(others)
     }
 
-    async fn accounts_of(&self, mut names: Vec<AccountName>) -> Result<Vec<(Account, AccountName)>, Failure> {
-        names.sort();
-        names.dedup();
-        let mut accounts = Vec::new();
-        for name in names {
-            accounts.extend(self.account_of(&name).await?.map(|account| (account, name)));
+    /// Those of some mailboxes that the user may look up, by account, as far as patterns can match there; or only
+    /// the first account.
+    async fn seen_of(
+        &self,
+        mailboxes: BTreeSet<MailboxId>,
+        patterns: &[Pattern],
+        only_one: bool,
+    ) -> Result<Vec<Others>, Failure> {
+        let prefixes: Vec<String> = patterns.iter().map(Pattern::literal_prefix).collect();
+        let mut by_account: BTreeMap<AccountId, Vec<MailboxId>> = BTreeMap::new();
+        for id in mailboxes {
+            by_account.entry(id.account).or_default().push(id);
         }
-        Ok(accounts)
+        let mut found = Vec::new();
+        for (id, mut mailboxes) in by_account {
+            let name = match self.services.directory.by_id(id).await {
+                Ok(entry) if entry.name.user() != Some(&self.name) => entry.name.clone(),
+                // A grant may outlive its account by a moment.
+                Ok(_) | Err(DirectoryError::NotFound(_)) => continue,
+                Err(error) => return Err(directory_failed(error)),
+            };
+            let shown = self.names.show(&Address::top(name.clone()));
+            let asked = |prefix: &String| only_one || prefix.starts_with(&shown) || shown.starts_with(prefix);
+            if !prefixes.iter().any(asked) {
+                continue;
+            }
+            let Some(account) = self.account_of(&name).await? else { continue };
+            let tree = account.tree();
+            mailboxes.retain(|id| {
+                let state = tree.state(*id);
+                state.is_some_and(|state| self.rights(&account, &state).contains(Rights::LOOKUP))
+            });
+            if mailboxes.is_empty() {
+                continue;
+            }
+            found.push(Others { account, name, mailboxes: Some(mailboxes) });
+            if only_one {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn subscribed_accounts(&self) -> Result<Vec<Others>, Failure> {
+        let Some(own) = &self.own else { return Ok(Vec::new()) };
+        let tree = own.tree();
+        let names: BTreeSet<AccountName> = tree
+            .subscriptions()
+            .keys()
+            .filter_map(|name| Address::parse(name).ok())
+            .map(|address| address.into_parts().0)
+            .filter(|name| name.user() != Some(&self.name))
+            .collect();
+        let mut found = Vec::new();
+        for name in names {
+            let account = self.account_of(&name).await?;
+            found.extend(account.map(|account| Others { account, name, mailboxes: None }));
+        }
+        Ok(found)
     }
 }
 
-/// Shared trees that one LIST looks into.
-const SHARED_TREES_MAX: usize = 1000;
+/// Somebody else's account, and what is looked at in it.
+pub(crate) struct Others {
+    pub(crate) account: Account,
+    pub(crate) name: AccountName,
+    /// `None`: everything.
+    pub(crate) mailboxes: Option<Vec<MailboxId>>,
+}
+
+/// Grants that one LIST looks at, for each identifier and kind of tree.
+const GRANTS_MAX: usize = 100_000;
+/// Grants that are looked at first where one would do.
+const GRANTS_FIRST: usize = 64;
 
 /// The account of that name, if there is one, it may be used and it is here.
 pub(crate) async fn account_of(services: &Services, name: &AccountName) -> Result<Option<Account>, Failure> {

@@ -200,7 +200,8 @@ impl Notify {
             return Err(overflow().into());
         }
         if !patterns.is_empty() {
-            accounts.extend(user.others(&patterns).await?);
+            let others = user.others(&patterns).await?;
+            accounts.extend(others.into_iter().map(|others| (others.account, others.name)));
         }
         for name in named {
             accounts.extend(user.account_of(&name).await?.map(|account| (account, name)));

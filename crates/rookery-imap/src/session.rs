@@ -5,7 +5,7 @@
 //! - Rights are asked of the mailbox as it is now, at every command; nothing remembers them.
 
 use crate::answer::{Answer, Failure, no_permission};
-use crate::names::Names;
+use crate::names::{Names, directory_failed};
 use crate::notify::{Notify, OfSelected};
 use crate::services::Services;
 use crate::view::View;
@@ -17,6 +17,7 @@ use rookery_types::acl::Asker;
 use rookery_types::{MailboxPath, Rights, SetEnd, UidSet, UserName};
 use std::ops::Range;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Where a session stands.
 pub(crate) enum State {
@@ -50,6 +51,8 @@ pub(crate) struct User {
     pub(crate) services: Arc<Services>,
     pub(crate) name: UserName,
     pub(crate) groups: Vec<Box<str>>,
+    /// The directory's revision that the groups are of.
+    pub(crate) revisions: watch::Receiver<u64>,
     pub(crate) authority: Authority,
     /// The user's own account. An administrator needs none.
     pub(crate) own: Option<Account>,
@@ -104,6 +107,16 @@ impl User {
         self.is_admin() || self.name.domain() == domain
     }
 
+    /// Learns the user's groups anew if the directory has changed.
+    pub(crate) async fn refresh(&mut self) -> Result<(), Failure> {
+        if self.revisions.has_changed().unwrap_or(false) {
+            self.revisions.borrow_and_update();
+            let groups = self.services.directory.groups_of(&self.name).await;
+            self.groups = groups.map_err(directory_failed)?;
+        }
+        Ok(())
+    }
+
     /// The user's own account.
     pub(crate) fn own(&self) -> Result<&Account, Failure> {
         let none = || Answer::no(Code::Cannot, "You have no mailboxes of your own").into();
@@ -133,6 +146,14 @@ impl User {
 }
 
 impl State {
+    /// Who has logged in.
+    pub(crate) fn user(&mut self) -> Option<&mut User> {
+        match self {
+            State::Authenticated(user) | State::Selected(user, _) => Some(user),
+            State::NotAuthenticated | State::Logout => None,
+        }
+    }
+
     /// Whether the session has lost what it was logged in to.
     pub(crate) fn is_gone(&self) -> bool {
         match self {

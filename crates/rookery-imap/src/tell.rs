@@ -39,6 +39,10 @@ pub(crate) async fn checkpoint(
     selected: &mut Selected,
     expunges: bool,
 ) -> Result<(), Failure> {
+    if !selected.rights(user).contains(Rights::READ) {
+        // Taken away since the mailbox was selected: nothing more is told of it.
+        return Ok(());
+    }
     let (state, messages) = selected.now();
     let gone_mailbox = messages.is_empty() && selected.view.exists() > 0;
     if selected.view.is_current(state.summary.highest_modseq.get(), expunges) && !gone_mailbox {

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rookery_auth::{Authenticator, Client};
+use rookery_auth::{Authenticator, CertificateNames, Client};
 use rookery_codec::imap::Secret;
 use rookery_codec::lmtp::command::{Body, Mail, Rcpt};
 use rookery_codec::lmtp::server::{Decoded, Decoder};
@@ -350,7 +350,12 @@ impl<B: Backing> Session<B> {
             ip: self.connection.peer().ip(),
             protocol: "lmtp",
             private: self.connection.is_private(&self.services.site.plaintext),
-            ..Client::default()
+            bindings: self.connection.stream().channel_bindings(),
+            certificate: self
+                .connection
+                .stream()
+                .client_names()
+                .map(|names| CertificateNames { common_name: names.common_name, emails: names.emails }),
         }
     }
 

@@ -19,6 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::peer::{Local, Peer};
+use crate::proof::{self, ClientNames};
 use crate::tls::ServerTls;
 
 /// How long a client may take over its TLS handshake.
@@ -144,6 +145,23 @@ impl Stream {
             cipher: session.negotiated_cipher_suite().and_then(|c| c.suite().as_str()).unwrap_or("unknown"),
             server_name: session.server_name().map(str::to_owned),
         })
+    }
+
+    /// What this stream can be bound to, as names of channel binding types and their octets (RFC 5056); none of a plain
+    /// stream.
+    pub fn channel_bindings(&self) -> Vec<(&'static str, Vec<u8>)> {
+        match &self.layer {
+            Layer::Tls(tls) => proof::bindings(tls.get_ref().1),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The names in the client's verified certificate; `None`: it has shown none.
+    pub fn client_names(&self) -> Option<ClientNames> {
+        match &self.layer {
+            Layer::Tls(tls) => proof::client_names(tls.get_ref().1),
+            _ => None,
+        }
     }
 
     /// Performs the server's half of a TLS handshake, at once (a TLS port) or after STARTTLS was answered.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use tokio_rustls::TlsAcceptor;
 
 use crate::certificates::{self, Certificates};
@@ -67,6 +67,9 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// More certificates, for the names they are valid for: one folder each, with `fullchain.pem` and `privkey.pem`.
     pub folder: Option<PathBuf>,
+    /// PEM certificates of the authorities that sign clients' certificates; `None`: clients are not asked for any.
+    /// With it TLS sessions are not resumed, as a ticket would outlive the certificate that was shown for it.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Certificates with their keys, as files, and what clients are served of them now.
@@ -89,7 +92,7 @@ type FileState = Option<(u64, u64, i64, i64)>;
 impl ServerTls {
     /// Reads a PEM certificate chain (the server's own first) and its PEM private key.
     pub fn load(cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<ServerTls, TlsError> {
-        ServerTls::load_files(TlsFiles { cert: cert.into(), key: key.into(), folder: None })
+        ServerTls::load_files(TlsFiles { cert: cert.into(), key: key.into(), folder: None, client_ca: None })
     }
 
     /// Reads all certificates.
@@ -132,7 +135,7 @@ fn states(files: &TlsFiles) -> Result<Vec<(PathBuf, FileState)>, TlsError> {
     let more = certificates::pairs(files.folder.as_deref())?;
     let pairs = [(files.cert.clone(), files.key.clone())].into_iter().chain(more);
     let state = |file: PathBuf| (file_state(&file), file);
-    let states = pairs.flat_map(|(cert, key)| [state(cert), state(key)]);
+    let states = pairs.flat_map(|(cert, key)| [cert, key]).chain(files.client_ca.clone()).map(state);
     Ok(states.map(|(state, file)| (file, state)).collect())
 }
 
@@ -143,14 +146,21 @@ fn file_state(file: &Path) -> FileState {
 fn read_config(files: &TlsFiles, ticketer: &Arc<dyn ProducesTickets>) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let certificates = Certificates::read(&files.cert, &files.key, files.folder.as_deref(), &provider)?;
+    let clients = match &files.client_ca {
+        Some(authorities) => crate::proof::verifier(authorities, &provider)?,
+        None => WebPkiClientVerifier::no_client_auth(),
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(TlsError::Provider)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(certificates));
-    // Sessions are resumed by tickets, which live with the client and cost the server nothing.
-    config.ticketer = Arc::clone(ticketer);
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    match files.client_ca {
+        // Sessions are resumed by tickets, which live with the client and cost the server nothing.
+        None => config.ticketer = Arc::clone(ticketer),
+        Some(_) => config.send_tls13_tickets = 0,
+    }
     Ok(config)
 }
 

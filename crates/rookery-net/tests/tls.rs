@@ -295,6 +295,7 @@ async fn each_client_is_shown_the_certificate_of_the_name_it_asks_for() {
         cert: first.cert.clone(),
         key: first.key,
         folder: Some(folder.path().to_owned()),
+        client_ca: None,
     })
     .unwrap();
     assert!(is_shown(&server, &first.cert, "mail.example.org").await);

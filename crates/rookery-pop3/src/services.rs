@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rookery_auth::{Authenticator, Client, Sessions};
+use rookery_auth::{Authenticator, CertificateNames, Client, Sessions};
 use rookery_net::{Connection, Networks, ServerTls};
 use rookery_route::Router;
 use rookery_store::Store;
@@ -41,7 +41,11 @@ impl Services {
             ip: connection.peer().ip(),
             protocol: "pop3",
             private: self.password_allowed(connection),
-            ..Client::default()
+            bindings: connection.stream().channel_bindings(),
+            certificate: connection
+                .stream()
+                .client_names()
+                .map(|names| CertificateNames { common_name: names.common_name, emails: names.emails }),
         }
     }
 

@@ -8,9 +8,11 @@
 //!   [`RouteError::Elsewhere`], never as if it did not exist.
 
 mod administrators;
+mod publications;
 mod registrar;
 
 pub use administrators::{Administrators, Authority};
+pub use publications::Publications;
 pub use registrar::{Registrar, RegistrarError};
 
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};

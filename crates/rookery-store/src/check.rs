@@ -20,12 +20,12 @@ mod walk;
 pub use repair::repair;
 
 use crate::keys;
-use crate::records::{AccountRecord, AccountState};
+use crate::records::{AccountRecord, AccountState, Settings};
 use crate::store::{Identity, OpenError, last_mark, read_group};
 use crate::volume::Volumes;
 use rookery_kv::engine::{Engine, EngineError, Space};
 use rookery_kv::files::FileLayer;
-use rookery_types::{AccountId, StoreId};
+use rookery_types::{AccountId, Acl, Identifier, MailboxId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -235,6 +235,30 @@ pub fn homes(engine: &dyn Engine) -> Result<Vec<(AccountId, AccountRecord)>, Che
         homes.extend(record.filter(|record| record.state == AccountState::Home).map(|record| (id, record)));
     }
     Ok(homes)
+}
+
+/// The mailboxes of accounts at home here whose ACLs speak of others than the owner, by their records; damaged ones
+/// are passed over.
+pub fn shared_mailboxes(engine: &dyn Engine) -> Result<Vec<(MailboxId, Acl)>, CheckError> {
+    let mut shared = Vec::new();
+    for (id, record) in homes(engine)? {
+        let prefix = keys::account(id);
+        let end = rookery_kv::engine::prefix_end(&prefix);
+        engine.scan(Space::Mailbox, &prefix, end.as_deref(), false, &mut |key, value| {
+            if key.len() == 13
+                && key.last() == Some(&0)
+                && let (Some(mailbox), Ok(settings)) = (keys::mailbox_of(key), Settings::decode(key, value))
+            {
+                let own = |who: &Identifier| matches!(who, Identifier::User(user) if Some(user) == record.owner.as_ref());
+                let others = settings.acl.entries().iter().any(|entry| !own(&entry.identifier));
+                if others && settings.deleted_unix_seconds.is_none() {
+                    shared.push((mailbox, settings.acl));
+                }
+            }
+            true
+        })?;
+    }
+    Ok(shared)
 }
 
 /// Every account that any record speaks of, whether it has a record of its own or not.

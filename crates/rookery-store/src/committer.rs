@@ -13,6 +13,7 @@
 
 use crate::encoding::{Encoder, seal};
 use crate::keys;
+use crate::publish::Publisher;
 use crate::records::Locator;
 use crate::store::{encode_group, encode_live};
 use crate::volume::{Volume, Volumes};
@@ -20,8 +21,8 @@ use parking_lot::{Condvar, Mutex};
 use rookery_kv::engine::{Batch, Engine, Space};
 use rookery_types::{AccountId, ContentId, Epoch, MailboxId, Uid};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
 
 /// Octets of batches in a group, after which it is closed.
@@ -116,6 +117,7 @@ struct Shared {
 
 /// The handle by which batches are queued.
 pub(crate) struct Committer {
+    pub(crate) publisher: OnceLock<Arc<dyn Publisher>>,
     shared: Arc<Shared>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
@@ -153,7 +155,7 @@ impl Committer {
             std::thread::Builder::new().name("volume-sync".into()).spawn(syncer)?,
             std::thread::Builder::new().name("committer".into()).spawn(move || worker.run())?,
         ];
-        Ok(Committer { shared, threads: Mutex::new(threads) })
+        Ok(Committer { publisher: OnceLock::new(), shared, threads: Mutex::new(threads) })
     }
 
     /// Queues a change. Called under the account's sequencer, so that queue order is the account's order.

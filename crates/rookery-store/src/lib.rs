@@ -23,6 +23,7 @@ pub mod fuzzing;
 mod keys;
 mod mailbox;
 mod messages;
+mod publish;
 mod quota;
 mod reading;
 mod records;
@@ -39,6 +40,7 @@ pub use encoding::Damaged;
 pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
 pub use messages::{Difference, KeywordNumbers, Message, Messages};
+pub use publish::Publisher;
 pub use quota::{QUOTA_ROOTS_MAX, Quota};
 pub use reading::Whole;
 pub use records::{

@@ -14,8 +14,10 @@ use crate::encoding::Damaged;
 use crate::error::StoreError;
 use crate::keys;
 use crate::messages::Messages;
+use crate::publish::Publisher;
 use crate::records::{
-    self, AccountRecord, AnnotationName, Change, ContentRecord, Held, LogEntry, Settings, Summary,
+    self, AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Held, LogEntry, Settings,
+    Summary,
 };
 use crate::volume::Placed;
 use arc_swap::ArcSwap;
@@ -574,6 +576,45 @@ impl Transaction<'_> {
         self.pending.live.push((volume, octets));
     }
 
+    /// Writes what changes of what others may see.
+    fn publish(&mut self, publisher: &dyn Publisher) {
+        let (was_open, is_open) = (&self.sequencer.record.state, &self.record.state);
+        let opens = was_open != is_open;
+        let is_open = *is_open == AccountState::Home;
+        let was_open = *was_open == AccountState::Home;
+        let seen = |state: &MailboxState, open: bool| {
+            (open && state.settings.deleted_unix_seconds.is_none()).then(|| state.settings.clone())
+        };
+        let mut changed = Vec::new();
+        let known = self.sequencer.mailboxes.keys().chain(&self.created).copied();
+        let numbers: BTreeSet<u32> = match opens {
+            true => known.collect(),
+            false => self.staged.keys().copied().collect(),
+        };
+        for number in numbers {
+            let before = self.sequencer.mailboxes.get(&number).map(|(_, state)| &**state);
+            let after = self.staged.get(&number).or(before);
+            let Some(id) = after.map(|state| state.id) else { continue };
+            let before = before.and_then(|state| seen(state, was_open));
+            let after =
+                after.filter(|_| !self.removed.contains(&number)).and_then(|state| seen(state, is_open));
+            let acl =
+                |settings: &Option<Arc<Settings>>| settings.as_ref().map(|settings| settings.acl.clone());
+            let same = before.as_ref().zip(after.as_ref()).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
+            if !same && acl(&before) != acl(&after) {
+                changed.push((id, acl(&before), acl(&after)));
+            }
+        }
+        for (id, before, after) in changed {
+            for (key, value) in publisher.changes(id, before.as_ref(), after.as_ref()) {
+                match value {
+                    Some(value) => self.put(Space::Directory, key, value),
+                    None => self.delete(Space::Directory, key),
+                }
+            }
+        }
+    }
+
     /// Queues the change. Its effects are durable and visible when the ticket is.
     pub(crate) fn finish(mut self, committer: &Committer) -> Ticket {
         if self.log != LogEntry::default() {
@@ -585,6 +626,9 @@ impl Transaction<'_> {
         if self.record != self.sequencer.record {
             let value = self.record.encode(self.cell.id);
             self.put(Space::Account, Bytes::copy_from_slice(&keys::account_record(self.cell.id)), value);
+        }
+        if let Some(publisher) = committer.publisher.get() {
+            self.publish(&**publisher);
         }
         let removed: BTreeSet<u32> = self.removed.iter().copied().collect();
         let mut publish = Vec::new();

@@ -6,6 +6,7 @@ use crate::committer::{CommitError, Committer, Pending, TailEntry, decode_tail};
 use crate::encoding::{Damaged, Encoder, open, seal};
 use crate::error::StoreError;
 use crate::keys;
+use crate::publish::Publisher;
 use crate::records::{AccountRecord, AccountState};
 use crate::sequencer::AccountCell;
 use crate::volume::{RecordKind, Volumes};
@@ -246,6 +247,13 @@ impl Store {
             *store.0.background.lock() = Some(task);
         }
         Ok(store)
+    }
+
+    /// Sets who keeps the index of what others may see. Once, before anything is changed.
+    pub fn set_publisher(&self, publisher: Arc<dyn Publisher>) {
+        if self.0.committer.publisher.set(publisher).is_err() {
+            tracing::error!("a second publisher was not taken");
+        }
     }
 
     /// The node this store belongs to.

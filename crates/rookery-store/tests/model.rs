@@ -348,7 +348,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                 next.insert(new.to_string(), fresh);
             }
         }
-        10 => {
+        11 => {
             let mut changes = Vec::new();
             let noted = &mut next.get_mut(&name).unwrap().annotations;
             for _ in 0..1 + rng.below(2) {

@@ -1,10 +1,10 @@
 //! `rookery check`: through the running server, or offline under the data lock if none runs.
 
 use rookery_admin::socket::{CallError, Client};
-use rookery_directory::Home;
 use rookery_directory::repair::Stored;
+use rookery_directory::{Home, published};
 use rookery_store::AccountRecord;
-use rookery_store::check::{check, homes, repair};
+use rookery_store::check::{check, homes, repair, shared_mailboxes};
 use rookery_types::{AccountId, AccountName};
 use serde_json::{Value, json};
 
@@ -85,15 +85,20 @@ fn look(folder: &Folder, mend: bool, default_domain: &str) -> Result<Found, Fail
         let stored: Vec<Stored> =
             homes(engine).map_err(|error| failed(&error))?.into_iter().map(stored).collect();
         let mended = rookery_directory::repair::repair(engine, &stored, default_domain);
-        found
-            .mended
-            .extend(mended.map_err(|error| failed(&error))?.into_iter().map(|m| (m.finding, m.outcome)));
+        let mut mended = mended.map_err(|error| failed(&error))?;
+        let shared = shared_mailboxes(engine).map_err(|error| failed(&error))?;
+        let (batch, grants) = published::rebuild(engine, &shared).map_err(|error| failed(&error))?;
+        engine.commit(batch).map_err(|error| failed(&error))?;
+        mended.extend(grants);
+        found.mended.extend(mended.into_iter().map(|m| (m.finding, m.outcome)));
     } else {
         let findings = check(engine, folder.files.clone()).map_err(|error| failed(&error))?;
         found.left = findings.iter().map(ToString::to_string).collect();
     }
     let mut fault = |damaged: rookery_directory::Damaged| found.left.push(damaged.to_string());
     rookery_directory::check::check(&*engine.snapshot(), &mut fault).map_err(|error| failed(&error))?;
+    let shared = shared_mailboxes(engine).map_err(|error| failed(&error))?;
+    published::check(engine, &shared, &mut fault).map_err(|error| failed(&error))?;
     Ok(found)
 }
 

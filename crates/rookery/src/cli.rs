@@ -45,6 +45,15 @@ pub(crate) enum Command {
     /// Quotas: what accounts and mailboxes hold and may hold.
     #[command(subcommand)]
     Quota(Quota),
+    /// Who may do what with a mailbox: show, set, delete.
+    #[command(subcommand)]
+    Acl(Acl),
+    /// Domains: list, add, delete.
+    #[command(subcommand)]
+    Domain(Domain),
+    /// Groups of users, which ACLs name as `group:NAME`.
+    #[command(subcommand)]
+    Group(Group),
     /// Bring mail in from files.
     #[command(subcommand)]
     Import(Import),
@@ -248,6 +257,95 @@ fn size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| "that is no number".to_owned())?;
     number.checked_mul(1 << shift).filter(|n| *n <= i64::MAX as u64).ok_or("that is too large".to_owned())
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Acl {
+    /// All entries of a mailbox.
+    Show {
+        /// As administrators name it: `user/joe/Archive`, `team`, with `@domain` if it is another one.
+        name: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Give rights.
+    Set {
+        /// Of which mailbox.
+        name: String,
+        /// Whom: `joe`, `anyone`, `group:staff`; with `-` before it the rights are taken away from them.
+        #[arg(allow_hyphen_values = true)]
+        identifier: String,
+        /// Letters of `lrswipkxtean`; with `+` before them more rights than before, with `-` fewer.
+        #[arg(allow_hyphen_values = true)]
+        rights: String,
+    },
+    /// Take an entry away.
+    Delete {
+        /// Of which mailbox.
+        name: String,
+        /// Whose.
+        #[arg(allow_hyphen_values = true)]
+        identifier: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Domain {
+    /// All domains.
+    List(Json),
+    /// Make a domain. It is also made with its first account.
+    Add {
+        /// Its name.
+        name: String,
+    },
+    /// Forget a domain that has no accounts, aliases and groups.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Group {
+    /// All groups of a domain.
+    List {
+        /// Which domain [default: the default domain].
+        #[arg(long)]
+        domain: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Make a group.
+    Add {
+        /// `staff`, or `staff@example.org`.
+        name: String,
+    },
+    /// Forget a group. Rights that were given to it stay in the lists, for nobody.
+    Delete {
+        /// Which.
+        name: String,
+    },
+    /// Who is in a group.
+    Members {
+        /// Which.
+        name: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Put a user into a group.
+    Join {
+        /// Which group.
+        name: String,
+        /// Whom.
+        user: String,
+    },
+    /// Take a user out of a group.
+    Leave {
+        /// Which group.
+        name: String,
+        /// Whom.
+        user: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use rookery_admin::socket::Client;
 use serde_json::{Value, json};
 
-use crate::cli::{Alias, Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits, User};
+use crate::cli::{
+    Acl, Alias, Domain, Group, Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits, User,
+};
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
 use crate::output::{self, Bar, column, octets};
@@ -150,6 +152,78 @@ pub(crate) async fn quota(config: &Config, command: Quota) -> Result<(), Failure
                 (false, true) => say(&format!("{name} has no limits of its own.")),
                 (false, false) => say(&format!("The limits of {name} are set.")),
             }
+        }
+    }
+    Ok(())
+}
+
+/// `rookery acl`.
+pub(crate) async fn acl(config: &Config, command: Acl) -> Result<(), Failure> {
+    match command {
+        Acl::Show { name, json } => {
+            let (rows, _) = call(config, "acl.show", json!({"name": name})).await?;
+            print_rows(json, &[column("WHO", "identifier"), column("RIGHTS", "rights")], rows);
+        }
+        Acl::Set { name, identifier, rights } => {
+            let args = json!({"name": name, "identifier": identifier, "rights": rights});
+            call(config, "acl.set", args).await?;
+            say(&format!("The rights of {identifier} on {name} are set."));
+        }
+        Acl::Delete { name, identifier } => {
+            call(config, "acl.delete", json!({"name": name, "identifier": identifier})).await?;
+            say(&format!("{identifier} has no entry for {name}."));
+        }
+    }
+    Ok(())
+}
+
+/// `rookery domain`.
+pub(crate) async fn domain(config: &Config, command: Domain) -> Result<(), Failure> {
+    match command {
+        Domain::List(json) => {
+            let (rows, _) = call(config, "domain.list", Value::Null).await?;
+            print_rows(json, &[column("DOMAIN", "domain"), column("DEFAULT", "default")], rows);
+        }
+        Domain::Add { name } => {
+            call(config, "domain.add", json!({"name": name})).await?;
+            say(&format!("Added {name}."));
+        }
+        Domain::Delete { name } => {
+            call(config, "domain.delete", json!({"name": name})).await?;
+            say(&format!("Deleted {name}."));
+        }
+    }
+    Ok(())
+}
+
+/// `rookery group`.
+pub(crate) async fn group(config: &Config, command: Group) -> Result<(), Failure> {
+    match command {
+        Group::List { domain, json } => {
+            let (rows, _) = call(config, "group.list", json!({"domain": domain})).await?;
+            let columns =
+                [column("GROUP", "group"), column("DOMAIN", "domain"), column("MEMBERS", "members")];
+            print_rows(json, &columns, rows);
+        }
+        Group::Members { name, json } => {
+            let (rows, _) = call(config, "group.members", json!({"name": name})).await?;
+            print_rows(json, &[column("USER", "user")], rows);
+        }
+        Group::Add { name } => {
+            call(config, "group.add", json!({"name": name})).await?;
+            say(&format!("Added {name}."));
+        }
+        Group::Delete { name } => {
+            call(config, "group.delete", json!({"name": name})).await?;
+            say(&format!("Deleted {name}."));
+        }
+        Group::Join { name, user } => {
+            call(config, "group.member", json!({"name": name, "user": user, "is_member": true})).await?;
+            say(&format!("{user} is in {name}."));
+        }
+        Group::Leave { name, user } => {
+            call(config, "group.member", json!({"name": name, "user": user, "is_member": false})).await?;
+            say(&format!("{user} is not in {name}."));
         }
     }
     Ok(())

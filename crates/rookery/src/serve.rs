@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
 use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
-use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
+use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory, published};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
-use rookery_route::{Registrar, Router};
+use rookery_route::{Publications, Registrar, Router};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
@@ -113,8 +113,9 @@ impl Data {
         };
         let store = Store::open(options, Arc::clone(&engine), files)
             .map_err(|error: OpenError| failed(folder.display(), &error))?;
-        let directory = EmbeddedDirectory::open(engine, Arc::new(ThroughStore(store.clone())))
+        let directory = EmbeddedDirectory::open(Arc::clone(&engine), Arc::new(ThroughStore(store.clone())))
             .map_err(|error| failed("the directory", &error))?;
+        publish(&store, engine).await?;
         match directory.add_domain(config.default_domain.clone()).await {
             Ok(_) | Err(DirectoryError::Exists(_)) => {}
             Err(error) => return Err(failed("the directory", &error)),
@@ -143,6 +144,7 @@ impl Data {
             AuthenticatorOptions {
                 cache_lifetime: Duration::from_secs(config.auth.cache_lifetime_s),
                 mechanisms: config.auth.mechanisms.clone(),
+                certificate_name: config.auth.certificate_name.into(),
                 scram_secret: crate::secret::read_or_make(&folder.join("scram.secret"))
                     .map_err(|error| failed(folder.join("scram.secret").display(), &error))?,
                 ..AuthenticatorOptions::new(&config.default_domain)
@@ -180,6 +182,21 @@ impl Data {
     }
 }
 
+/// Keeps the index of what users share; a data folder that has none yet gets one.
+async fn publish(store: &Store, engine: Arc<dyn Engine>) -> Result<(), Failure> {
+    let is_complete = published::is_complete(&*engine).map_err(|error| failed("the directory", &error))?;
+    if !is_complete {
+        let shared = rookery_store::check::shared_mailboxes(&*engine);
+        let shared = shared.map_err(|error| failed("the mailboxes that are shared", &error))?;
+        let built = published::rebuild(&*engine, &shared);
+        let (batch, _) = built.map_err(|error| failed("the mailboxes that are shared", &error))?;
+        let written = store.commit_foreign(batch).await;
+        written.map_err(|error| failed("the mailboxes that are shared", &error))?;
+    }
+    store.set_publisher(Arc::new(Publications::new(engine)));
+    Ok(())
+}
+
 fn check_space(folder: &Path, free_min: u64) -> Result<(), Failure> {
     let Ok(stat) = rustix::fs::statvfs(folder) else { return Ok(()) };
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -206,9 +223,15 @@ fn make_tls(config: &Config, hostname: &str) -> Result<Option<Arc<ServerTls>>, F
 
 /// The certificates that are set, or one that is made.
 fn tls_files(config: &Config, hostname: &str) -> Result<TlsFiles, Failure> {
-    let folder = Some(config.tls.folder.clone()).filter(|folder| !folder.as_os_str().is_empty());
+    let given = |path: &std::path::PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+    let (folder, client_ca) = (given(&config.tls.folder), given(&config.tls.client_ca));
     if !config.tls.cert.as_os_str().is_empty() {
-        return Ok(TlsFiles { cert: config.tls.cert.clone(), key: config.tls.key.clone(), folder });
+        return Ok(TlsFiles {
+            cert: config.tls.cert.clone(),
+            key: config.tls.key.clone(),
+            folder,
+            client_ca,
+        });
     }
     let names = [hostname.to_owned(), "localhost".to_owned()];
     let made =
@@ -216,7 +239,7 @@ fn tls_files(config: &Config, hostname: &str) -> Result<TlsFiles, Failure> {
     if made.newly_made {
         tracing::info!(cert = %made.cert.display(), "made a self-signed certificate; set [tls] cert and key for a real one");
     }
-    Ok(TlsFiles { cert: made.cert, key: made.key, folder })
+    Ok(TlsFiles { cert: made.cert, key: made.key, folder, client_ca })
 }
 
 fn tls_again(tls: Option<Arc<ServerTls>>, hostname: String) -> Apply {

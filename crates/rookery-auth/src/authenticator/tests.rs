@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::accounts::{LookUp, LookUpError};
-use crate::exchange::Progress;
+use crate::exchange::{CertificateName, CertificateNames, Progress};
 use crate::password::{HasherOptions, simulated};
 
 const HASH: Duration = Duration::from_millis(40);
@@ -320,7 +320,11 @@ async fn mechanisms_are_offered_where_they_are_possible() {
     let open = Client::default();
     let private = Client { private: true, ..Client::default() };
     let bindings = vec![("tls-exporter", vec![1])];
-    let tls = Client { bindings, certificate: Some("joe".to_owned()), ..private.clone() };
+    let named = |name: &str, emails: &[&str]| {
+        let emails = emails.iter().map(|email| (*email).to_owned()).collect();
+        Some(CertificateNames { common_name: Some(name.to_owned()), emails })
+    };
+    let tls = Client { bindings, certificate: named("joe", &[]), ..private.clone() };
     assert_eq!(offered(&auth, &open), "");
     assert_eq!(offered(&auth, &private), "SCRAM-SHA-256 PLAIN LOGIN");
     assert_eq!(offered(&auth, &tls), "EXTERNAL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN");
@@ -328,7 +332,27 @@ async fn mechanisms_are_offered_where_they_are_possible() {
     let mut external = auth.begin("EXTERNAL", tls.clone()).unwrap();
     let Progress::Done(login) = external.start(Some(b"")).await else { panic!() };
     assert_eq!(login.user.as_str(), "joe@example.org");
-    let unknown = Client { certificate: Some("nobody".to_owned()), ..tls };
+    let by_email = AuthenticatorOptions {
+        certificate_name: CertificateName::Email,
+        ..AuthenticatorOptions::new("example.org")
+    };
+    let by_email = Arc::new(Authenticator::new(town.clone(), auth.hasher().clone(), by_email));
+    for (emails, expected) in [
+        (&["ann@example.org"][..], Some("ann@example.org")),
+        (&[], None),
+        (&["ann@example.org", "joe@example.org"], None),
+    ] {
+        let client = Client { certificate: named("joe", emails), ..tls.clone() };
+        let found = match by_email.begin("EXTERNAL", client) {
+            Some(mut external) => match external.start(Some(b"")).await {
+                Progress::Done(login) => Some(login.user.to_string()),
+                _ => panic!(),
+            },
+            None => None,
+        };
+        assert_eq!(found.as_deref(), expected);
+    }
+    let unknown = Client { certificate: named("nobody", &[]), ..tls };
     let mut external = auth.begin("EXTERNAL", unknown).unwrap();
     assert_eq!(external.start(Some(b"")).await, Progress::Failed(AuthError::Invalid));
     let options = AuthenticatorOptions {

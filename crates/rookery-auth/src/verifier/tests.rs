@@ -3,6 +3,10 @@
 
 use super::*;
 
+fn verify(verifier: &str, password: &[u8]) -> Checked {
+    super::verify(verifier, password, &mut Scratch::new())
+}
+
 const PASSWORD: &[u8] = b"correct horse";
 
 const OPENSSL: [&str; 3] = [

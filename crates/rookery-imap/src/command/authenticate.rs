@@ -122,6 +122,8 @@ async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure
     } else if authority == Authority::User {
         return Err(unavailable().into());
     }
+    let revisions = services.directory.subscribe();
+    let groups = services.directory.groups_of(&name).await.map_err(names::directory_failed)?;
     let names = Names::new(match authority {
         Authority::User => services.router.names_of(&name),
         Authority::Domain | Authority::Site => ClientNames::for_administrator(name.clone()),
@@ -129,7 +131,8 @@ async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure
     Ok(User {
         services: services.clone(),
         name,
-        groups: Vec::new(),
+        groups,
+        revisions,
         authority,
         own,
         names,

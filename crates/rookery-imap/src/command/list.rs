@@ -6,7 +6,7 @@
 
 use super::{Outcome, list_all, metadata, status};
 use crate::answer::{Answer, Failure};
-use crate::names::Names;
+use crate::names::{Names, Others};
 use crate::session::User;
 use crate::wire::Wire;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use rookery_codec::imap::command::{List, ListReturn, ListSelect};
 use rookery_codec::imap::response::{ListAttribute, ListEntry};
 use rookery_codec::imap::{Response, StatusItem, WireName};
 use rookery_store::{Account, MailboxState};
-use rookery_types::{AccountName, Address, NameError, Pattern, Rights};
+use rookery_types::{AccountName, Address, MailboxId, NameError, Pattern, Rights};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -127,23 +127,31 @@ pub(super) fn patterns(
 pub(super) async fn gather(user: &User, patterns: &[Pattern]) -> Result<Gathered, Failure> {
     let mut names = Gathered::new();
     if let Some(own) = &user.own {
-        add_tree(user, own, &AccountName::User(user.name.clone()), &mut names);
+        add_tree(user, own, &AccountName::User(user.name.clone()), None, &mut names);
     }
-    for (account, name) in user.others(patterns).await? {
-        add_tree(user, &account, &name, &mut names);
+    for Others { account, name, mailboxes } in user.others(patterns).await? {
+        add_tree(user, &account, &name, mailboxes.as_deref(), &mut names);
     }
     add_parents(user, &mut names);
     add_subscriptions(user, &mut names);
     Ok(names)
 }
 
-pub(super) fn add_tree(user: &User, account: &Account, name: &AccountName, names: &mut Gathered) {
-    for (path, state) in account.tree().iter() {
+/// Adds the mailboxes of an account that the user may look up; or these of them.
+pub(super) fn add_tree(
+    user: &User,
+    account: &Account,
+    name: &AccountName,
+    only: Option<&[MailboxId]>,
+    names: &mut Gathered,
+) {
+    let tree = account.tree();
+    let mut add = |state: Arc<MailboxState>| {
         let rights = user.rights(account, &state);
         if !rights.contains(Rights::LOOKUP) {
-            continue;
+            return;
         }
-        if let Ok(address) = Address::new(name.clone(), path.clone()) {
+        if let Ok(address) = Address::new(name.clone(), state.settings.path.clone()) {
             let listed = Listed {
                 mailbox: Some((account.clone(), state, rights)),
                 in_tree: true,
@@ -151,6 +159,10 @@ pub(super) fn add_tree(user: &User, account: &Account, name: &AccountName, names
             };
             names.insert(user.names.show(&address), listed);
         }
+    };
+    match only {
+        None => tree.iter().for_each(|(_, state)| add(state)),
+        Some(some) => some.iter().filter_map(|id| tree.state(*id)).for_each(add),
     }
 }
 

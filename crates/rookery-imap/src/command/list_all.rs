@@ -58,7 +58,7 @@ async fn one(
 ) -> Result<(), Failure> {
     let Some(account) = user.account_of(name).await? else { return Ok(()) };
     let mut names = Gathered::new();
-    add_tree(user, &account, name, &mut names);
+    add_tree(user, &account, name, None, &mut names);
     add_parents(user, &mut names);
     if let Some(own) = &user.own {
         let tree = own.tree();

@@ -25,13 +25,14 @@ mod sort;
 mod status;
 mod store;
 
-use crate::answer::{Answer, Failure};
+use crate::answer::{Answer, Failure, no_permission};
 use crate::capability;
 use crate::progress::Progress;
 use crate::services::Services;
 use crate::session::{State, User};
 use crate::wire::Wire;
 use rookery_codec::imap::{Command, Condition, Response, Tag};
+use rookery_types::Rights;
 use std::sync::Arc;
 
 /// What a command has at hand besides the session's state.
@@ -183,12 +184,31 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
     }
 }
 
+/// Whether a command looks at the messages of the selected mailbox, or changes them.
+fn reads_messages(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Expunge { .. }
+            | Command::Search(_)
+            | Command::Sort(_)
+            | Command::Thread(_)
+            | Command::Fetch(_)
+            | Command::Store(_)
+            | Command::Copy { .. }
+            | Command::Move { .. }
+    )
+}
+
 async fn selected(state: State, command: Command, context: Context<'_>) -> (State, Outcome) {
     let State::Selected(mut user, mut selected) = state else {
         return (state, Ok(Answer::bad("No mailbox is selected")));
     };
     if user.enabled.uid_only && names_numbers(&command) {
         return (State::Selected(user, selected), Ok(Answer::no_numbers()));
+    }
+    if reads_messages(&command) && !selected.rights(&user).contains(Rights::READ) {
+        // The right was taken away since the mailbox was selected.
+        return (State::Selected(user, selected), Err(no_permission().into()));
     }
     let wire = context.wire;
     let knew_modseqs = user.enabled.condstore;

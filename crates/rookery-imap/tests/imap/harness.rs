@@ -14,8 +14,9 @@ use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
 use rookery_imap::{HeaderTexts, ImapConfig, Services, SortTables, serve_connection};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
+use rookery_kv::{Batch, Bytes, Engine, EngineError, Read, Space};
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, ServerTls, Stream};
-use rookery_route::{Administrators, Registrar, Router};
+use rookery_route::{Administrators, Publications, Registrar, Router};
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
 use rookery_types::{
@@ -29,6 +30,7 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -37,7 +39,85 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub(crate) struct Site {
     pub(crate) services: Arc<Services>,
     pub(crate) drain: Drain,
+    /// Records that were read from the engine.
+    pub(crate) reads: Arc<AtomicU64>,
     gate: Gate,
+}
+
+/// An engine that counts the records that are read.
+struct Counting {
+    inner: MemoryEngine,
+    reads: Arc<AtomicU64>,
+}
+
+struct CountingRead(Box<dyn Read + Send>, Arc<AtomicU64>);
+
+fn counted_scan(
+    read: &dyn Read,
+    reads: &AtomicU64,
+    range: (Space, &[u8], Option<&[u8]>, bool),
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+) -> Result<(), EngineError> {
+    let (space, start, end, reverse) = range;
+    reads.fetch_add(1, Ordering::Relaxed);
+    read.scan(space, start, end, reverse, &mut |key, value| {
+        reads.fetch_add(1, Ordering::Relaxed);
+        visit(key, value)
+    })
+}
+
+impl Read for CountingRead {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.get(space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), EngineError> {
+        counted_scan(&*self.0, &self.1, (space, start, end, reverse), visit)
+    }
+}
+
+impl Read for Counting {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner.get(space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        reverse: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), EngineError> {
+        counted_scan(&self.inner, &self.reads, (space, start, end, reverse), visit)
+    }
+}
+
+impl Engine for Counting {
+    fn commit(&self, batch: Batch) -> Result<(), EngineError> {
+        self.inner.commit(batch)
+    }
+
+    fn snapshot(&self) -> Box<dyn Read + Send> {
+        Box::new(CountingRead(self.inner.snapshot(), self.reads.clone()))
+    }
+
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn disk_octets(&self) -> u64 {
+        self.inner.disk_octets()
+    }
 }
 
 struct EverySecret(String);
@@ -74,9 +154,11 @@ impl Site {
     async fn built(config: ImapConfig, tls: Option<Arc<ServerTls>>) -> Site {
         let disk = SimDisk::new(1);
         let options = StoreOptions { background: None, ..StoreOptions::default() };
-        let store =
-            Store::open(options, Arc::new(MemoryEngine::new(disk.clone())), Arc::new(disk.files())).unwrap();
-        let engine = Arc::new(MemoryEngine::new(SimDisk::new(2)));
+        let reads = Arc::new(AtomicU64::new(0));
+        let engine: Arc<dyn Engine> =
+            Arc::new(Counting { inner: MemoryEngine::new(disk.clone()), reads: reads.clone() });
+        let store = Store::open(options, engine.clone(), Arc::new(disk.files())).unwrap();
+        store.set_publisher(Arc::new(Publications::new(engine.clone())));
         let directory = EmbeddedDirectory::open(engine.clone(), Arc::new(DirectCommit(engine))).unwrap();
         directory.add_domain("example.org".to_string()).await.unwrap();
         for user in ["ann", "joe", "max"] {
@@ -105,7 +187,7 @@ impl Site {
             sort_tables: SortTables::new(1 << 20),
         };
         let gate = Gate::new(ConnectionLimits::default());
-        Site { services: Arc::new(services), drain: Drain::new(), gate }
+        Site { services: Arc::new(services), drain: Drain::new(), reads, gate }
     }
 
     pub(crate) async fn account(&self, user: &str) -> Account {

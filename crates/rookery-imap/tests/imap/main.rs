@@ -18,5 +18,6 @@ mod quota;
 mod replacing;
 mod replay;
 mod searching;
+mod sharing;
 mod sorting;
 mod wire;

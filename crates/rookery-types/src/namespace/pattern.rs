@@ -74,6 +74,20 @@ impl Pattern {
 
     /// Whether the name matches.
     pub fn matches(&self, name: &str) -> bool {
+        let end = self.literal.len();
+        let ends = |states: Vec<u64>| {
+            states.get(end / WORD_BITS).is_some_and(|word| word >> (end % WORD_BITS) & 1 == 1)
+        };
+        self.run(name).is_some_and(ends)
+    }
+
+    /// Whether a name that begins so can match.
+    pub fn reaches(&self, beginning: &str) -> bool {
+        self.run(beginning).is_some()
+    }
+
+    /// The states after a text; `None` if there are none.
+    fn run(&self, name: &str) -> Option<Vec<u64>> {
         let words = self.star.len();
         let inbox = if super::split_first(name).0 == INBOX { INBOX.len() } else { 0 };
         let mut states = vec![0u64; words];
@@ -94,11 +108,10 @@ impl Pattern {
                 alive |= *state;
             }
             if alive == 0 {
-                return false;
+                return None;
             }
         }
-        let end = self.literal.len();
-        states.get(end / WORD_BITS).is_some_and(|word| word >> (end % WORD_BITS) & 1 == 1)
+        Some(states)
     }
 
     fn steps_of(&self, octet: u8) -> &[u64] {
@@ -243,6 +256,14 @@ mod tests {
             (Some((p, rest)), Some((c, after))) => p == c && by_definition(rest, after),
             _ => false,
         }
+    }
+
+    #[test]
+    fn what_a_pattern_reaches() {
+        let reaches = |pattern: &str, beginning| Pattern::new("", pattern).unwrap().reaches(beginning);
+        assert!(reaches("*", "Shared/") && reaches("Shared/%", "Shared/") && reaches("S*x", "Shared/"));
+        assert!(!reaches("%", "Shared/") && !reaches("Shared", "Shared/") && !reaches("Other*", "Shared/"));
+        assert!(reaches("%", ""));
     }
 
     proptest! {

@@ -2,9 +2,11 @@
 
 mod aliases;
 mod check;
+mod groups;
 mod import;
 mod mailboxes;
 mod quota;
+mod rights;
 mod users;
 
 use std::sync::Arc;
@@ -66,6 +68,17 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "mailbox.delete" => mailboxes::delete(node, parse(args)?).await,
         "mailbox.rename" => mailboxes::rename(node, parse(args)?).await,
         "mailbox.info" => mailboxes::info(node, parse(args)?).await,
+        "acl.show" => rights::show(node, parse(args)?, &replies).await,
+        "acl.set" => rights::set(node, parse(args)?).await,
+        "acl.delete" => rights::delete(node, parse(args)?).await,
+        "domain.list" => groups::domains(node, &replies).await,
+        "domain.add" => groups::add_domain(node, parse(args)?).await,
+        "domain.delete" => groups::delete_domain(node, parse(args)?).await,
+        "group.list" => groups::list(node, parse(args)?, &replies).await,
+        "group.add" => groups::add(node, parse(args)?).await,
+        "group.delete" => groups::delete(node, parse(args)?).await,
+        "group.members" => groups::members(node, parse(args)?, &replies).await,
+        "group.member" => groups::set_member(node, parse(args)?).await,
         "quota.show" => quota::show(node, parse(args)?, &replies).await,
         "quota.set" => quota::set(node, parse(args)?).await,
         "import.maildir" => {

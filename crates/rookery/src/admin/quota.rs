@@ -28,7 +28,7 @@ fn names(node: &Node) -> Result<AdminNames, Failed> {
     AdminNames::new(&node.config.default_domain).map_err(|error| Failed::new("usage", error.to_string()))
 }
 
-async fn find(node: &Node, name: &str) -> Result<(Account, Address), Failed> {
+pub(super) async fn find(node: &Node, name: &str) -> Result<(Account, Address), Failed> {
     let address =
         names(node)?.parse(name).map_err(|error| Failed::new("usage", format!("'{name}': {error}")))?;
     let entry = node.directory.look_up(address.account()).await.map_err(NodeError::from)?;

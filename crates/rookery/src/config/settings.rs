@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rookery_auth::{HashParams, HasherOptions, MECHANISMS, password, verifier};
+use rookery_auth::{CertificateName, HashParams, HasherOptions, MECHANISMS, password, verifier};
 use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
 use rookery_mta::MtaConfig;
@@ -78,6 +78,9 @@ pub(crate) struct TlsSection {
     pub cert: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+    /// PEM file with the authorities whose certificates clients may log in with (EXTERNAL); empty: clients are not
+    /// asked for certificates. TLS sessions are not resumed then.
+    pub client_ca: PathBuf,
     /// A folder with more certificates, for the names they are valid for: one folder each, with `fullchain.pem`
     /// and `privkey.pem`; empty: there are none.
     pub folder: PathBuf,
@@ -97,6 +100,9 @@ pub(crate) struct AuthSection {
     /// `SCRAM-SHA-256`, `PLAIN`, `LOGIN`. Leave the two of SCRAM out if users have passwords from elsewhere,
     /// since many clients take the strongest that is offered.
     pub mechanisms: Vec<String>,
+    /// Which name in a client's certificate says who it is: `cn`, the common name, or `email`, the one mail address
+    /// among the alternative names.
+    pub certificate_name: CertificateField,
     /// Iterations of the SCRAM keys that are stored beside the hash of a new password, at least 4096; 0: none are
     /// stored.
     pub scram_iterations: u32,
@@ -111,6 +117,25 @@ pub(crate) struct AuthSection {
     pub hash_memory_total_kib: u32,
     /// Seconds that a checked password is believed without hashing it again; 0: it is always hashed.
     pub cache_lifetime_s: u64,
+}
+
+/// A name in a client's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CertificateField {
+    /// The common name.
+    Cn,
+    /// The mail address.
+    Email,
+}
+
+impl From<CertificateField> for CertificateName {
+    fn from(field: CertificateField) -> CertificateName {
+        match field {
+            CertificateField::Cn => CertificateName::CommonName,
+            CertificateField::Email => CertificateName::Email,
+        }
+    }
 }
 
 /// The log, which goes to standard error.
@@ -227,6 +252,7 @@ impl Default for AuthSection {
             passwd_file: PathBuf::new(),
             passwd_file_makes_accounts: false,
             mechanisms: MECHANISMS.map(str::to_owned).to_vec(),
+            certificate_name: CertificateField::Cn,
             scram_iterations: password::SCRAM_ITERATIONS,
             hash_memory_kib: memory_kib,
             hash_passes: passes,
