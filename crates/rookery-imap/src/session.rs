@@ -4,7 +4,7 @@
 //! - A state owns exactly what exists in it: no selected mailbox without a user.
 //! - Rights are asked of the mailbox as it is now, at every command; nothing remembers them.
 
-use crate::answer::{Answer, Failure, no_permission};
+use crate::answer::{Answer, Failure, blocking, no_permission};
 use crate::names::{Names, directory_failed};
 use crate::notify::{Notify, OfSelected};
 use crate::services::Services;
@@ -12,7 +12,7 @@ use crate::view::View;
 use rookery_auth::SessionSlot;
 use rookery_codec::imap::{Code, MessageSet};
 use rookery_route::Authority;
-use rookery_store::{Account, Mailbox, MailboxState, Messages};
+use rookery_store::{Account, Mailbox, MailboxState, Messages, StoreError};
 use rookery_types::acl::Asker;
 use rookery_types::{MailboxPath, Rights, SetEnd, UidSet, UserName};
 use std::ops::Range;
@@ -174,6 +174,16 @@ impl Selected {
         (state, messages)
     }
 
+    /// Brings the view's messages at some places into memory, on a thread that may block. They may leave it again
+    /// before they are looked at; then looking at them reads the disk.
+    pub(crate) async fn load(&self, places: Range<usize>) -> Result<(), Failure> {
+        if self.view.messages().are_loaded(&places) {
+            return Ok(());
+        }
+        let messages = self.view.messages().clone();
+        Ok(blocking(move || messages.load(&places)).await??)
+    }
+
     pub(crate) fn rights(&self, user: &User) -> Rights {
         user.rights(self.mailbox.account(), &self.mailbox.now())
     }
@@ -194,11 +204,11 @@ impl Selected {
     /// client's mistake (RFC 9051 §9 `seq-number`); UIDs that do not exist are none.
     pub(crate) fn resolve(&self, set: &MessageSet, uid: bool) -> Result<Vec<Range<usize>>, Failure> {
         let set = match set {
-            MessageSet::Saved => return Ok(self.view.places_of_uids(&self.saved)),
+            MessageSet::Saved => return Ok(self.view.places_of_uids(&self.saved)?),
             MessageSet::Set(set) => set,
         };
         if uid {
-            return Ok(self.view.places_of_uids(&set.resolve(self.view.last_uid())));
+            return Ok(self.view.places_of_uids(&set.resolve(self.view.last_uid()))?);
         }
         let exists = self.view.exists();
         let beyond = |end: &SetEnd| matches!(end, SetEnd::Number(n) if *n > exists);
@@ -211,9 +221,9 @@ impl Selected {
 
     /// The UIDs of the messages with these sequence numbers. Unlike [`Selected::resolve`] it takes numbers that
     /// do not exist, for a search: nothing matches them, which is an answer.
-    pub(crate) fn uids_of_numbers(&self, set: &MessageSet) -> UidSet {
+    pub(crate) fn uids_of_numbers(&self, set: &MessageSet) -> Result<UidSet, StoreError> {
         match set {
-            MessageSet::Saved => self.saved.clone(),
+            MessageSet::Saved => Ok(self.saved.clone()),
             MessageSet::Set(set) => {
                 self.view.uids_at(&self.view.places_of_numbers(&set.resolve(self.view.exists())))
             }
@@ -222,6 +232,6 @@ impl Selected {
 
     /// The UIDs of the messages a command names, as far as they are in the view.
     pub(crate) fn resolve_uids(&self, set: &MessageSet, uid: bool) -> Result<UidSet, Failure> {
-        Ok(self.view.uids_at(&self.resolve(set, uid)?))
+        Ok(self.view.uids_at(&self.resolve(set, uid)?)?)
     }
 }

@@ -9,7 +9,7 @@ use crate::wire::Wire;
 use bytes::BytesMut;
 use rookery_codec::imap::print::FetchWriter;
 use rookery_codec::imap::{Code, FlagList, Response};
-use rookery_store::{MailboxState, Message};
+use rookery_store::{MailboxState, Message, StoreError};
 use rookery_types::{Keyword, Rights, SeqNum, SystemFlags, UidSet};
 
 /// Tells what a client wants to hear: of its selected mailbox, and of others if NOTIFY asks for them.
@@ -46,10 +46,11 @@ pub(crate) async fn checkpoint(
     let (state, messages) = selected.now();
     let gone_mailbox = messages.is_empty() && selected.view.exists() > 0;
     if selected.view.is_current(state.summary.highest_modseq.get(), expunges) && !gone_mailbox {
+        selected.view.settle(&state, &messages);
         return Ok(());
     }
     let uid_next = state.summary.uid_next;
-    let news = selected.view.catch_up(&state, &messages, expunges);
+    let news = selected.view.catch_up(&state, &messages, expunges)?;
     if (user.enabled.qresync || user.enabled.uid_only) && !news.gone.is_empty() {
         let uids = news.gone.iter().map(|(_, uid)| *uid).collect();
         wire.put(&Response::Vanished { earlier: false, uids });
@@ -69,7 +70,7 @@ pub(crate) async fn checkpoint(
                 selected.mailbox.claim_recent()
             };
             selected.view.add_recent(first, uid_next);
-            wire.put(&Response::Recent(selected.view.recent_count()));
+            wire.put(&Response::Recent(selected.view.recent_count()?));
         }
     }
     if news.arrived > 0
@@ -209,6 +210,6 @@ pub(crate) fn changeable(rights: Rights) -> SystemFlags {
 }
 
 /// The UIDs of the whole view.
-pub(crate) fn uids_of(view: &View) -> UidSet {
+pub(crate) fn uids_of(view: &View) -> Result<UidSet, StoreError> {
     view.uids_at(std::slice::from_ref(&view.everywhere()))
 }

@@ -5,11 +5,22 @@
 //! - It never shows a change that is not yet durable: its versions are the store's durable ones.
 //! - Whatever differs between the view and the mailbox will be told at a later `catch_up`; nothing is queued.
 
-use rookery_store::{Difference, MailboxState, Message, Messages};
+use rookery_store::{Difference, MailboxState, Message, Messages, StoreError};
 use rookery_types::{Keyword, SeqNum, Uid, UidSet};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Messages that are brought into memory at once, for a command that looks at many.
+const WINDOW_MESSAGES: usize = 4096;
+
+/// Places in pieces, each of which fits in memory.
+pub(crate) fn windows(places: &[Range<usize>]) -> impl Iterator<Item = Range<usize>> {
+    places.iter().flat_map(|range| {
+        let Range { start, end } = *range;
+        (start..end).step_by(WINDOW_MESSAGES).map(move |from| from..end.min(from + WINDOW_MESSAGES))
+    })
+}
 
 /// The mailbox as the client was told.
 pub(crate) struct View {
@@ -79,8 +90,8 @@ impl View {
     }
 
     /// A message as the client knows it.
-    pub(crate) fn known(&self, uid: Uid) -> Option<&Message> {
-        self.base.by_uid(uid).map(|(_, message)| message)
+    pub(crate) fn known(&self, uid: Uid) -> Result<Option<Message>, StoreError> {
+        self.base.message(uid)
     }
 
     pub(crate) fn exists(&self) -> u32 {
@@ -101,9 +112,9 @@ impl View {
     }
 
     /// How many messages of the view are \Recent.
-    pub(crate) fn recent_count(&self) -> u32 {
-        let places = self.places_of_uids(&self.recent);
-        u32::try_from(places.iter().map(Range::len).sum::<usize>()).unwrap_or(u32::MAX)
+    pub(crate) fn recent_count(&self) -> Result<u32, StoreError> {
+        let places = self.places_of_uids(&self.recent)?;
+        Ok(u32::try_from(places.iter().map(Range::len).sum::<usize>()).unwrap_or(u32::MAX))
     }
 
     pub(crate) fn add_recent(&mut self, first: u32, uid_next: u32) {
@@ -117,16 +128,29 @@ impl View {
         self.modseq == highest_modseq && !(expunges && self.held_back)
     }
 
+    /// Looks at the chunks that `messages` has, where folding has replaced those of before. Tells nothing: at one
+    /// modseq all versions have the same messages.
+    pub(crate) fn settle(&mut self, state: &MailboxState, messages: &Messages) {
+        if self.modseq == state.summary.highest_modseq.get() && !self.held_back {
+            self.base = messages.clone();
+        }
+    }
+
     /// Moves the view forward to `messages`. Without `expunges` a version that has lost messages moves only
     /// what was told of flags, and numbers stay; new messages are then told later as well.
-    pub(crate) fn catch_up(&mut self, state: &MailboxState, messages: &Messages, expunges: bool) -> News {
+    pub(crate) fn catch_up(
+        &mut self,
+        state: &MailboxState,
+        messages: &Messages,
+        expunges: bool,
+    ) -> Result<News, StoreError> {
         let mut news = News::default();
         let told_now = std::mem::take(&mut self.told_now);
         let told = |message: &Message| {
             let tells = |told: &&Told| told.uids.contains_uid(message.uid);
             told_now.iter().filter(tells).any(|told| message.modseq.get() <= told.modseq)
         };
-        let Difference { gone, changed, arrived } = self.base.difference(messages);
+        let Difference { gone, changed, arrived } = self.base.difference(messages)?;
         if expunges || gone.is_empty() {
             self.base = messages.clone();
             self.held_back = false;
@@ -143,18 +167,20 @@ impl View {
                 changed.iter().map(|message| (message.uid, message.clone())).collect();
             for (_, uid) in gone {
                 let last = told_now.iter().rev().find(|told| told.uids.contains_uid(uid));
-                known.extend(last.and_then(|told| told.messages.by_uid(uid)).map(|(_, m)| (uid, m.clone())));
+                if let Some(told) = last {
+                    known.extend(told.messages.message(uid)?.map(|message| (uid, message)));
+                }
             }
             let known: Vec<_> = known.into_iter().map(|(uid, message)| (uid, Some(message))).collect();
-            self.base = self.base.with(&known);
+            self.base = self.base.with(&known)?;
         }
         for message in changed.into_iter().filter(|message| !told(message)) {
-            if let Some((seq, _)) = self.base.by_uid(message.uid) {
+            if let Some((seq, _)) = self.base.by_uid(message.uid)? {
                 news.changed.push((seq, message));
             }
         }
         self.modseq = state.summary.highest_modseq.get();
-        news
+        Ok(news)
     }
 
     /// The places of all messages of the view.
@@ -169,48 +195,75 @@ impl View {
     }
 
     /// The places of the view's messages with these UIDs.
-    pub(crate) fn places_of_uids(&self, uids: &UidSet) -> Vec<Range<usize>> {
-        let place = |uid: u32| self.base.place_of(uid);
-        let end = |uid: u32| uid.checked_add(1).map_or(self.base.len(), place);
-        uids.ranges().map(|(a, b)| place(a)..end(b)).filter(|r| !r.is_empty()).collect()
+    pub(crate) fn places_of_uids(&self, uids: &UidSet) -> Result<Vec<Range<usize>>, StoreError> {
+        let mut places = Vec::new();
+        for (first, last) in uids.ranges() {
+            let start = self.base.place_of(first)?;
+            let end = match last.checked_add(1) {
+                Some(behind) => self.base.place_of(behind)?,
+                None => self.base.len(),
+            };
+            if start < end {
+                places.push(start..end);
+            }
+        }
+        Ok(places)
     }
 
-    /// The view's messages at some places, as `newest` has them, or as they were when they are gone there.
+    /// The view's messages at some places, as `newest` has them, or as they were when they are gone there. Ends after
+    /// an error.
     pub(crate) fn at<'a>(
         &'a self,
         places: &'a [Range<usize>],
         newest: &'a Messages,
-    ) -> impl Iterator<Item = (SeqNum, &'a Message)> + 'a {
+    ) -> impl Iterator<Item = Result<(SeqNum, Message), StoreError>> + 'a {
+        self.at_since(places, newest, 0)
+    }
+
+    /// The same, where messages with no higher modseq than `since` may be left out.
+    pub(crate) fn at_since<'a>(
+        &'a self,
+        places: &'a [Range<usize>],
+        newest: &'a Messages,
+        since: u64,
+    ) -> impl Iterator<Item = Result<(SeqNum, Message), StoreError>> + 'a {
         let same = newest.same_as(&self.base);
+        let since = if same { since } else { 0 };
         places.iter().flat_map(move |range| {
-            self.base.iter_from(range.start).take(range.len()).map(move |(seq, message)| {
-                let fresh = if same { None } else { newest.by_uid(message.uid) };
-                (seq, fresh.map_or(message, |(_, fresh)| fresh))
+            let end = range.end;
+            let inside = move |found: &Result<(SeqNum, Message), StoreError>| match found {
+                Ok((seq, _)) => seq.get() as usize <= end,
+                Err(_) => true,
+            };
+            self.base.iter_since(range.start, since).take_while(inside).map(move |found| {
+                let (seq, message) = found?;
+                let fresh = if same { None } else { newest.message(message.uid)? };
+                Ok((seq, fresh.unwrap_or(message)))
             })
         })
     }
 
     /// The UIDs of the view's messages at some places.
-    pub(crate) fn uids_at(&self, places: &[Range<usize>]) -> UidSet {
+    pub(crate) fn uids_at(&self, places: &[Range<usize>]) -> Result<UidSet, StoreError> {
         let mut uids = UidSet::new();
         for range in places {
-            self.base.iter_from(range.start).take(range.len()).for_each(|(_, m)| uids.insert_uid(m.uid));
+            uids.extend(&self.base.uids(range.clone())?);
         }
-        uids
+        Ok(uids)
     }
 
     /// UIDs as sequence numbers, those that are in the view.
-    pub(crate) fn numbers_of(&self, uids: &UidSet) -> UidSet {
+    pub(crate) fn numbers_of(&self, uids: &UidSet) -> Result<UidSet, StoreError> {
         let mut numbers = UidSet::new();
-        for range in self.places_of_uids(uids) {
+        for range in self.places_of_uids(uids)? {
             let number = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
             numbers.insert_range(number(range.start).saturating_add(1), number(range.end));
         }
-        numbers
+        Ok(numbers)
     }
 
     /// The highest UID of the view; 0 if it is empty.
     pub(crate) fn last_uid(&self) -> u32 {
-        self.base.last().map_or(0, |message| message.uid.get())
+        self.base.last_uid()
     }
 }

@@ -39,11 +39,13 @@ pub enum Space {
     Thread,
     /// Work to be done: outboxes, jobs, intents.
     Queue,
+    /// What is counted of packed message records.
+    Leaf,
 }
 
 impl Space {
     /// All spaces, in the order of their index.
-    pub const ALL: [Space; 11] = [
+    pub const ALL: [Space; 12] = [
         Space::Meta,
         Space::Directory,
         Space::Account,
@@ -55,6 +57,7 @@ impl Space {
         Space::Content,
         Space::Thread,
         Space::Queue,
+        Space::Leaf,
     ];
 
     /// The name by which engines keep the space; lower case ASCII letters.
@@ -71,10 +74,11 @@ impl Space {
             Space::Content => "content",
             Space::Thread => "thread",
             Space::Queue => "queue",
+            Space::Leaf => "leaf",
         }
     }
 
-    /// The place of the space in [`Space::ALL`], 0..=10.
+    /// The place of the space in [`Space::ALL`], 0..=11.
     pub fn index(self) -> u8 {
         self as u8
     }
@@ -300,7 +304,7 @@ mod tests {
             assert_eq!(usize::from(space.index()), at);
             assert_eq!(Space::from_index(space.index()), Some(space));
         }
-        assert_eq!(Space::from_index(11), None);
+        assert_eq!(Space::from_index(12), None);
         let names: std::collections::BTreeSet<_> = Space::ALL.iter().map(|space| space.name()).collect();
         assert_eq!(names.len(), Space::ALL.len());
     }

@@ -68,7 +68,7 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     }
     let opened = account.open(id).await.unwrap();
     let messages = opened.now().messages.clone().unwrap();
-    let content = messages.get(0).unwrap().content;
+    let content = messages.get(0).unwrap().unwrap().content;
     assert_eq!(&account.read(content).unwrap()[..], b"Subject: x\r\n\r\nbody\r\n");
 
     // The detail's mailbox goes away between RCPT and the end of DATA: INBOX gets the message.

@@ -101,10 +101,15 @@ impl Maildrop {
     }
 
     /// The message of that number, unless it is marked; the error is the answer to the client.
-    pub(crate) fn message(&self, number: u32) -> Result<&Message, Reply> {
+    pub(crate) fn message(&self, number: u32) -> Result<Message, Reply> {
         let place = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
-        match place.and_then(|place| self.messages.get(place)) {
-            Some(message) if self.is_marked(message) => Err(Reply::err("That message is deleted")),
+        match place
+            .map(|place| self.messages.get(place))
+            .transpose()
+            .map_err(|error| failed(&error))?
+            .flatten()
+        {
+            Some(message) if self.is_marked(&message) => Err(Reply::err("That message is deleted")),
             Some(message) => Ok(message),
             None => Err(Reply::err("There is no message of that number")),
         }

@@ -41,7 +41,11 @@ pub(crate) async fn retrieve(
     let mut piece = match first {
         Ok(octets) => octets,
         Err(StoreError::NoContent)
-            if mailbox.now().messages.as_ref().is_none_or(|now| now.by_uid(message.uid).is_none()) =>
+            if mailbox
+                .now()
+                .messages
+                .as_ref()
+                .is_none_or(|now| matches!(now.message(message.uid), Ok(None))) =>
         {
             return Ok(Outcome::Said(Reply::err("Another session has removed that message")));
         }

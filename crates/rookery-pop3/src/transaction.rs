@@ -2,11 +2,11 @@
 
 use rookery_codec::pop3::{Command, Reply};
 use rookery_net::IoError;
-use rookery_store::Message;
+use rookery_store::{Message, StoreError};
 
 use crate::capability::line;
 use crate::connection::Outcome;
-use crate::maildrop::Maildrop;
+use crate::maildrop::{Maildrop, failed};
 use crate::retrieve::retrieve;
 use crate::wire::Wire;
 
@@ -26,17 +26,17 @@ pub(crate) async fn obey(
             Err(reply) => reply,
         },
         Command::Uidl(Some(number)) => match maildrop.message(number) {
-            Ok(message) => Reply::ok(format!("{number} {}", maildrop.unique_id(message))),
+            Ok(message) => Reply::ok(format!("{number} {}", maildrop.unique_id(&message))),
             Err(reply) => reply,
         },
         Command::List(None) => return listing(wire, maildrop, Item::Size).await,
         Command::Uidl(None) => return listing(wire, maildrop, Item::UniqueId).await,
         Command::Retr(number) => match maildrop.message(number) {
-            Ok(message) => return retrieve(wire, maildrop.mailbox(), message, None).await,
+            Ok(message) => return retrieve(wire, maildrop.mailbox(), &message, None).await,
             Err(reply) => reply,
         },
         Command::Top { message, lines } => match maildrop.message(message) {
-            Ok(message) => return retrieve(wire, maildrop.mailbox(), message, Some(lines)).await,
+            Ok(message) => return retrieve(wire, maildrop.mailbox(), &message, Some(lines)).await,
             Err(reply) => reply,
         },
         Command::Dele(number) => maildrop.mark(number),
@@ -61,11 +61,24 @@ enum Item {
 
 /// One line for each message that is not marked.
 async fn listing(wire: &mut Wire, maildrop: &Maildrop, item: Item) -> Result<Outcome, IoError> {
+    let messages = maildrop.messages().clone();
+    // What cannot be read is found before the list begins: later there is no way to say so.
+    let loaded = tokio::task::spawn_blocking(move || messages.load(&(0..messages.len()))).await;
+    if let Err(error) = loaded.unwrap_or(Err(StoreError::CutOff)) {
+        return Ok(Outcome::Said(failed(&error)));
+    }
     let (count, octets) = maildrop.count();
     wire.put(&Reply::ok(format!("{count} messages ({octets} octets)")));
-    for (number, message) in maildrop.messages().iter() {
-        if !maildrop.is_marked(message) {
-            tell(wire, maildrop, number.get(), message, item);
+    for found in maildrop.messages().iter() {
+        let (number, message) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                failed(&error);
+                return Err(IoError::Lost(std::io::ErrorKind::InvalidData.into()));
+            }
+        };
+        if !maildrop.is_marked(&message) {
+            tell(wire, maildrop, number.get(), &message, item);
             wire.flush_if_full().await?;
         }
     }

@@ -105,7 +105,7 @@ impl Site {
     async fn uids(&self) -> Vec<u32> {
         let inbox = self.account.tree().get(&MailboxPath::inbox()).unwrap();
         let mailbox = self.account.open(inbox).await.unwrap();
-        mailbox.now().messages.clone().unwrap().iter().map(|(_, m)| m.uid.get()).collect()
+        mailbox.now().messages.clone().unwrap().iter().map(|found| found.unwrap().1.uid.get()).collect()
     }
 
     fn connect_from(&self, peer: Peer) -> Client {

@@ -58,6 +58,25 @@ async fn main() -> Result<(), Failure> {
         let begin = Instant::now();
         let mailbox = account.open(inbox).await?;
         let opening = begin.elapsed();
+        let messages_now = mailbox.now().messages.clone().ok_or("it is not open")?;
+        let begin = Instant::now();
+        let first_unseen = messages_now.first_unseen();
+        let selecting = begin.elapsed();
+        let begin = Instant::now();
+        let mut octets = 0_u64;
+        for found in messages_now.iter() {
+            octets += u64::from(found?.1.size);
+        }
+        let reading = begin.elapsed();
+        let begin = Instant::now();
+        for found in messages_now.iter() {
+            octets += u64::from(found?.1.size);
+        }
+        let again = begin.elapsed();
+        eprintln!(
+            "opening {opening:.1?}, first unseen {first_unseen:?} in {selecting:.1?}, reading all {reading:.1?}, \
+             again {again:.1?} ({octets})"
+        );
         let (mut open, mut flags) = (Vec::new(), Vec::new());
         for n in 0..TIMES {
             let new = vec![message(&store, n + 1_000)?];
@@ -88,6 +107,26 @@ async fn main() -> Result<(), Failure> {
             median(open),
             median(flags),
         );
+    }
+    store.close().await;
+    drop(store);
+    let engine = FjallEngine::open(format!("{dir}/engine"), FjallOptions::default())?;
+    let files = RealFiles::open(format!("{dir}/volumes"))?;
+    let begin = Instant::now();
+    let store = Store::open(StoreOptions::default(), Arc::new(engine), Arc::new(files))?;
+    eprintln!("store opened again in {:.1?}", begin.elapsed());
+    for account in [1, 2] {
+        let account = store.account(AccountId::new(account).ok_or("no id")?).await?;
+        let inbox = account.tree().get(&MailboxPath::inbox()).ok_or("no INBOX")?;
+        let begin = Instant::now();
+        let mailbox = account.open(inbox).await?;
+        let opening = begin.elapsed();
+        let messages = mailbox.now().messages.clone().ok_or("it is not open")?;
+        let begin = Instant::now();
+        for found in messages.iter() {
+            found?;
+        }
+        eprintln!("{} messages: opening {opening:.1?}, reading all {:.1?}", messages.len(), begin.elapsed());
     }
     store.close().await;
     Ok(())

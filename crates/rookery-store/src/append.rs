@@ -7,7 +7,7 @@
 //! - UIDs are given when all octets are there, not when the first comes.
 
 use crate::account::Account;
-use crate::committer::TailEntry;
+use crate::committer::{Pending, TailEntry};
 use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::{expunge_messages, numbers_for, put_messages};
@@ -226,6 +226,13 @@ impl Account {
             });
         }
         loop {
+            if replaced.is_some() {
+                // What came with a torn group is taken back, and what went with it cannot be given back. So the octets
+                // are on the disk, by a group of their own, before the old message goes.
+                let mut pending = Pending::default();
+                pending.volumes = placed.iter().flatten().map(|placed| placed.volume.clone()).collect();
+                self.store.committer().queue(pending).wait().await?;
+            }
             let mut missing = None;
             let outcome = self
                 .transact(|t| {
@@ -273,7 +280,7 @@ impl Account {
 fn take_out(t: &mut Transaction<'_>, from: MailboxId, uid: Uid) -> Result<bool, StoreError> {
     let state = t.mailbox(from).ok_or(StoreError::NoMailbox)?;
     let messages = state.messages.as_ref().ok_or(StoreError::NoMailbox)?;
-    let Some(old) = messages.by_uid(uid).map(|(_, message)| message.clone()) else { return Ok(false) };
+    let Some(old) = messages.message(uid)? else { return Ok(false) };
     expunge_messages(t, from, &[old], true)?;
     Ok(true)
 }

@@ -170,7 +170,9 @@ fn forget_account(t: &mut Transaction<'_>, account: &Account, before: u32) -> Re
         t.delete(Space::Content, key);
     }
     let mut left = STEP_RECORDS;
-    for space in [Space::Chunk, Space::Delta, Space::Tombstone, Space::Log, Space::Thread, Space::Mailbox] {
+    for space in
+        [Space::Chunk, Space::Leaf, Space::Delta, Space::Tombstone, Space::Log, Space::Thread, Space::Mailbox]
+    {
         let doomed = t.scan(space, &prefix, end.as_deref(), left)?;
         left = left.saturating_sub(doomed.len());
         doomed.into_iter().for_each(|(key, _)| t.delete(space, key));

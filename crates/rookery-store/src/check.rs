@@ -21,7 +21,7 @@ pub use repair::repair;
 
 use crate::keys;
 use crate::records::{AccountRecord, AccountState, Settings};
-use crate::store::{Identity, OpenError, last_mark, read_group};
+use crate::store::{FORMAT_WITH_SUMMARIES, Identity, OpenError, last_mark, read_group};
 use crate::volume::Volumes;
 use rookery_kv::engine::{Engine, EngineError, Space};
 use rookery_kv::files::FileLayer;
@@ -159,13 +159,14 @@ pub fn check(engine: &dyn Engine, files: Arc<dyn FileLayer>) -> Result<Vec<Findi
     if identity.is_none() {
         findings.add_own("store identity", keys::STORE, "it is missing");
     }
+    let summarised = has_chunk_summaries(identity.as_ref());
     let store = identity.map(|identity| identity.store);
     store_numbers(engine, &files, store, &mut findings)?;
     let mut in_use: BTreeMap<u32, u64> = BTreeMap::new();
     let mut bodies = Vec::new();
     for id in accounts(engine)? {
         let seen = account::Seen::read(engine, id)?;
-        account::check(id, &seen, &mut findings);
+        account::check(id, &seen, summarised, &mut findings);
         seen.bodies(id, &mut in_use, &mut bodies);
     }
     let survey = volumes::Survey::take(engine, files, store, in_use, &bodies)?;
@@ -181,6 +182,11 @@ fn identity(engine: &dyn Engine) -> Result<Option<Identity>, CheckError> {
         Err(OpenError::Engine(error)) => Err(error.into()),
         Err(_) => Ok(None),
     }
+}
+
+/// Whether the store is of a format that has them.
+fn has_chunk_summaries(identity: Option<&Identity>) -> bool {
+    identity.is_none_or(|identity| identity.format >= FORMAT_WITH_SUMMARIES)
 }
 
 /// The group the engine is at, if it knows, and the last one that a volume says was durable.
@@ -269,6 +275,7 @@ fn accounts(engine: &dyn Engine) -> Result<BTreeSet<AccountId>, EngineError> {
         Space::Mailbox,
         Space::Chunk,
         Space::Delta,
+        Space::Leaf,
         Space::Log,
         Space::Tombstone,
         Space::Content,

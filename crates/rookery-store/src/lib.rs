@@ -21,6 +21,8 @@ mod fold;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod keys;
+mod leaf;
+mod load;
 mod mailbox;
 mod messages;
 mod publish;
@@ -39,7 +41,7 @@ pub use committer::CommitError;
 pub use encoding::Damaged;
 pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
-pub use messages::{Difference, KeywordNumbers, Message, Messages};
+pub use messages::{Difference, Iter, KeywordNumbers, Message, Messages};
 pub use publish::Publisher;
 pub use quota::{QUOTA_ROOTS_MAX, Quota};
 pub use reading::Whole;

@@ -6,6 +6,8 @@
 use crate::account::Account;
 use crate::error::StoreError;
 use crate::keys;
+use crate::leaf::ChunkSummary;
+use crate::load;
 use crate::messages::{KeywordNumbers, Message, Messages};
 use crate::quota;
 use crate::records::{self, Change, Held, Settings};
@@ -102,15 +104,17 @@ impl Mailbox {
             let account = account.clone();
             let load = move || -> Result<_, StoreError> {
                 let mut t = account.begin()?;
+                let mut kept = Vec::new();
                 if t.mailbox(id).ok_or(StoreError::NoMailbox)?.messages.is_none() {
-                    let messages = load_messages(&t, id)?;
-                    t.change(id).ok_or(StoreError::NoMailbox)?.messages = Some(messages);
+                    kept = load::messages(&mut t, account.store.source(), id)?;
                 }
-                Ok(t.finish(account.store.committer()))
+                Ok((kept, t.finish(account.store.committer())))
             };
-            let ticket = tokio::task::spawn_blocking(load).await.map_err(|_| StoreError::CutOff)??;
+            let (kept, ticket) =
+                tokio::task::spawn_blocking(load).await.map_err(|_| StoreError::CutOff)??;
             // Published in queue order, so when everything before it is durable.
             ticket.wait().await?;
+            kept.iter().for_each(|packed| packed.is_durable(mailbox.account.store.source()));
         }
         Ok(mailbox)
     }
@@ -167,7 +171,7 @@ impl Mailbox {
             let mailbox = t.change(self.cell.id).ok_or(StoreError::NoMailbox)?;
             let mut changes = Vec::new();
             let mut touched = UidSet::new();
-            for old in slice {
+            for old in &slice {
                 stored.missing.remove(old.uid.get());
                 if unchanged_since.is_some_and(|since| old.modseq.get() > since) {
                     stored.failed.insert_uid(old.uid);
@@ -197,22 +201,20 @@ impl Mailbox {
     /// Expunges the messages with \Deleted, of those in `uids` if given; tells which.
     pub async fn expunge(&self, uids: Option<&UidSet>) -> Result<UidSet, StoreError> {
         // Only these are gone through, slice by slice: of a large mailbox they are few.
-        let state = self.now();
-        let mut doomed = UidSet::new();
-        if state.summary.deleted > 0 {
-            let messages = state.messages.iter().flat_map(Messages::iter).map(|(_, message)| message);
-            messages
-                .filter(|m| m.flags.contains(SystemFlags::DELETED))
-                .filter(|m| uids.is_none_or(|uids| uids.contains_uid(m.uid)))
-                .for_each(|m| doomed.insert_uid(m.uid));
-        }
+        let messages = self.now().messages.clone().unwrap_or_default();
+        let marked = tokio::task::spawn_blocking(move || messages.deleted());
+        let marked = marked.await.map_err(|_| StoreError::CutOff)??;
+        let doomed = match uids {
+            Some(uids) => marked.intersection(uids),
+            None => marked,
+        };
         let mut gone = UidSet::new();
         if doomed.is_empty() {
             return Ok(gone);
         }
         self.in_slices(&doomed, |t, slice| {
             let doomed: Vec<Message> =
-                slice.into_iter().filter(|m| m.flags.contains(SystemFlags::DELETED)).cloned().collect();
+                slice.into_iter().filter(|m| m.flags.contains(SystemFlags::DELETED)).collect();
             gone.extend(&doomed.iter().map(|m| m.uid).collect());
             expunge_messages(t, self.cell.id, &doomed, true)
         })
@@ -224,7 +226,7 @@ impl Mailbox {
     pub async fn remove(&self, uids: &UidSet) -> Result<UidSet, StoreError> {
         let mut gone = UidSet::new();
         self.in_slices(uids, |t, slice| {
-            let doomed: Vec<Message> = slice.into_iter().cloned().collect();
+            let doomed: Vec<Message> = slice;
             gone.extend(&doomed.iter().map(|m| m.uid).collect());
             expunge_messages(t, self.cell.id, &doomed, true)
         })
@@ -268,14 +270,14 @@ impl Mailbox {
         {
             // All or nothing: slices that fit are not copied if the rest would not fit behind them.
             let t = self.account.begin()?;
-            let more = self.held_of(&uids);
+            let more = self.held_of(&uids)?;
             match leave {
                 true => quota::check_move(&t, source, target, more)?,
                 false => quota::check(&t, target, more)?,
             }
         }
         self.in_slices(&uids, |t, slice| {
-            let messages: Vec<Message> = slice.into_iter().cloned().collect();
+            let messages: Vec<Message> = slice;
             if messages.is_empty() {
                 return Ok(());
             }
@@ -291,13 +293,11 @@ impl Mailbox {
     }
 
     /// What the messages with these UIDs come to.
-    fn held_of(&self, uids: &UidSet) -> Held {
+    fn held_of(&self, uids: &UidSet) -> Result<Held, StoreError> {
         let messages = self.now().messages.clone().unwrap_or_default();
-        let ranges = uids.ranges().map(|(first, last)| {
-            let inside = messages.iter_from(messages.place_of(first)).map(|(_, m)| m);
-            Held::of(inside.take_while(|m| m.uid.get() <= last))
-        });
-        ranges.fold(Held::default(), Held::plus)
+        let mut held = Held::default();
+        each_of(&messages, uids, |message| held = held.plus(Held::of([&message])))?;
+        Ok(held)
     }
 
     /// To another account: read, appended there, expunged here.
@@ -311,8 +311,8 @@ impl Mailbox {
     ) -> Result<Copied, StoreError> {
         let state = self.now();
         let messages = state.messages.clone().unwrap_or_default();
-        let mut chosen: Vec<Message> =
-            messages.iter().map(|(_, m)| m).filter(|m| uids.contains_uid(m.uid)).cloned().collect();
+        let mut chosen: Vec<Message> = Vec::new();
+        each_of(&messages, uids, |message| chosen.push(message))?;
         quota::check(&to.begin()?, target, Held::of(&chosen))?;
         chosen.reverse();
         while let Some(message) = chosen.pop() {
@@ -336,11 +336,7 @@ impl Mailbox {
             copied.to.extend(appended.uids);
             if leave {
                 let uids = UidSet::from_iter([message.uid]);
-                self.in_slices(&uids, |t, slice| {
-                    let doomed: Vec<Message> = slice.into_iter().cloned().collect();
-                    expunge_messages(t, self.cell.id, &doomed, true)
-                })
-                .await?;
+                self.in_slices(&uids, |t, slice| expunge_messages(t, self.cell.id, &slice, true)).await?;
             }
         }
         Ok(copied)
@@ -350,7 +346,7 @@ impl Mailbox {
     async fn in_slices(
         &self,
         uids: &UidSet,
-        mut change: impl FnMut(&mut Transaction<'_>, Vec<&Message>) -> Result<(), StoreError>,
+        mut change: impl FnMut(&mut Transaction<'_>, Vec<Message>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut from = uids.first().unwrap_or(u32::MAX);
         loop {
@@ -358,7 +354,7 @@ impl Mailbox {
                 let mut t = self.account.begin()?;
                 let state = t.mailbox(self.cell.id).ok_or(StoreError::NoMailbox)?;
                 let messages = state.messages.clone().ok_or(StoreError::NoMailbox)?;
-                let slice = next_slice(&messages, uids, from);
+                let slice = next_slice(&messages, uids, from)?;
                 let Some(last) = slice.last() else { return Ok(()) };
                 from = last.uid.get().saturating_add(1);
                 change(&mut t, slice)?;
@@ -402,33 +398,37 @@ impl Mailbox {
     }
 }
 
+/// Visits the messages of a set.
+fn each_of(messages: &Messages, uids: &UidSet, mut visit: impl FnMut(Message)) -> Result<(), StoreError> {
+    for (first, last) in uids.ranges() {
+        for found in messages.iter_from(messages.place_of(first)?) {
+            let (_, message) = found?;
+            if message.uid.get() > last {
+                break;
+            }
+            visit(message);
+        }
+    }
+    Ok(())
+}
+
 /// The next messages of a set, from a UID on. Steps over ranges of the set that have no messages.
-fn next_slice<'a>(messages: &'a Messages, uids: &UidSet, from: u32) -> Vec<&'a Message> {
+fn next_slice(messages: &Messages, uids: &UidSet, from: u32) -> Result<Vec<Message>, StoreError> {
     let mut slice = Vec::new();
     for (first, last) in uids.ranges() {
         if last < from || slice.len() >= SLICE_MESSAGES {
             continue;
         }
-        let place = messages.place_of(first.max(from));
-        let inside = messages.iter_from(place).map(|(_, m)| m).take_while(|m| m.uid.get() <= last);
-        slice.extend(inside.take(SLICE_MESSAGES - slice.len()));
+        let place = messages.place_of(first.max(from))?;
+        for found in messages.iter_from(place).take(SLICE_MESSAGES - slice.len()) {
+            let (_, message) = found?;
+            if message.uid.get() > last {
+                break;
+            }
+            slice.push(message);
+        }
     }
-    slice
-}
-
-/// The messages of a mailbox from the disk: its chunks, and over them its deltas.
-pub(crate) fn load_messages(t: &Transaction<'_>, id: MailboxId) -> Result<Messages, StoreError> {
-    let prefix = keys::mailbox(id);
-    let end = prefix_end(&prefix);
-    let mut all: Vec<Message> = Vec::new();
-    for (key, value) in t.scan(Space::Chunk, &prefix, end.as_deref(), usize::MAX)? {
-        all.extend(records::decode_chunk(&key, &value).map_err(StoreError::Damaged)?);
-    }
-    let mut deltas = Vec::new();
-    for (key, value) in t.scan(Space::Delta, &prefix, end.as_deref(), usize::MAX)? {
-        deltas.push(records::decode_delta(&key, &value).map_err(StoreError::Damaged)?);
-    }
-    Ok(Messages::from_sorted(crate::fold::overlaid(all, deltas)))
+    Ok(slice)
 }
 
 /// Numbers for the keywords of a change, giving new ones where the mailbox does not have them yet.
@@ -488,12 +488,24 @@ fn changed_flags(old: &Message, change: &FlagChange, numbers: &[u16]) -> (System
     }
 }
 
-/// Writes messages' new states and puts them into the mailbox's version, if it has one in memory.
+/// Writes messages' new states and puts them into the mailbox's version, if it has one in memory. It must have one
+/// if any of the messages is not new: then what is counted of their chunks is written as well.
 pub(crate) fn put_messages(
     t: &mut Transaction<'_>,
     id: MailboxId,
     changes: &[(Uid, Option<Message>)],
 ) -> Result<(), StoreError> {
+    let messages = t.change(id).ok_or(StoreError::NoMailbox)?.messages.take();
+    if let Some(messages) = messages {
+        let (messages, touched) = messages.changed(changes)?;
+        for (packed, counts) in touched {
+            let summary = ChunkSummary { counts, ..packed.summary };
+            let key = keys::message(id, Uid::new(summary.first).unwrap_or(Uid::FIRST));
+            let value = records::encode_chunk_summary(&key, &summary);
+            t.put(Space::Leaf, key, value);
+        }
+        t.change(id).ok_or(StoreError::NoMailbox)?.messages = Some(messages);
+    }
     for (uid, message) in changes {
         let key = keys::message(id, *uid);
         let value = records::encode_delta(&key, message.as_ref());
@@ -504,9 +516,6 @@ pub(crate) fn put_messages(
     mailbox.summary.highest_modseq = modseq;
     mailbox.summary.deltas =
         mailbox.summary.deltas.saturating_add(u32::try_from(changes.len()).unwrap_or(u32::MAX));
-    if let Some(messages) = &mailbox.messages {
-        mailbox.messages = Some(messages.with(changes));
-    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use crate::encoding::{Damaged, Decoder, Encoder, open, seal};
 use crate::keys;
+use crate::leaf::{ChunkSummary, Counts};
 use crate::messages::{KeywordNumbers, Message};
 use bytes::Bytes;
 use rookery_kv::engine::Space;
@@ -25,7 +26,7 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 18] = [
+pub const KINDS: [Kind; 19] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "subscription list", space: Space::Account, derived: true },
@@ -36,6 +37,7 @@ pub const KINDS: [Kind; 18] = [
     Kind { name: "quota usage", space: Space::Mailbox, derived: true },
     Kind { name: "message chunk", space: Space::Chunk, derived: false },
     Kind { name: "message delta", space: Space::Delta, derived: false },
+    Kind { name: "chunk summary", space: Space::Leaf, derived: true },
     Kind { name: "change log entry", space: Space::Log, derived: true },
     Kind { name: "tombstone", space: Space::Tombstone, derived: false },
     Kind { name: "content", space: Space::Content, derived: true },
@@ -451,6 +453,50 @@ pub(crate) fn decode_chunk(key: &[u8], value: &[u8]) -> Result<Vec<Message>, Dam
             messages.push(decode_message(d, Uid::new(last)?)?);
         }
         Some(messages)
+    })
+}
+
+/// The checksum at a record's end; `None` if it is too short to have one.
+pub(crate) fn checksum_of(value: &[u8]) -> Option<u32> {
+    value.last_chunk::<4>().map(|octets| u32::from_le_bytes(*octets))
+}
+
+/// What is counted of a chunk; its first UID is in the key, which is the chunk's.
+pub(crate) fn encode_chunk_summary(key: &[u8], summary: &ChunkSummary) -> Bytes {
+    let mut e = Encoder::new(1);
+    let counts = &summary.counts;
+    e.varint((summary.last - summary.first).into()).varint(summary.packed.into()).u32(summary.checksum);
+    e.varint(counts.count.into()).varint(counts.unseen.into()).varint(counts.deleted.into());
+    e.varint(counts.first_unseen.into());
+    e.varint((counts.last_uid + 1).saturating_sub(summary.first).into()).varint(counts.modseq);
+    seal(Space::Leaf, key, e)
+}
+
+pub(crate) fn decode_chunk_summary(key: &[u8], value: &[u8]) -> Result<ChunkSummary, Damaged> {
+    open(Space::Leaf, key, value, |d| {
+        d.layout(1)?;
+        let first = keys::uid_of(key)?.get();
+        let last = first.checked_add(d.varint32()?)?;
+        let packed = d.varint32()?;
+        let checksum = d.u32()?;
+        let counts = Counts {
+            count: d.varint32()?,
+            unseen: d.varint32()?,
+            deleted: d.varint32()?,
+            first_unseen: d.varint32()?,
+            last_uid: match d.varint32()? {
+                0 => 0,
+                n => first.checked_add(n - 1)?,
+            },
+            modseq: d.varint()?,
+        };
+        let possible = (1..=u64::from(last - first) + 1).contains(&packed.into())
+            && counts.count <= packed
+            && counts.unseen <= counts.count
+            && counts.deleted <= counts.count
+            && counts.last_uid <= last
+            && (counts.count == 0) == (counts.last_uid == 0);
+        possible.then_some(ChunkSummary { first, last, packed, checksum, counts })
     })
 }
 

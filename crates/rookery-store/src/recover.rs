@@ -23,6 +23,10 @@ pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> 
             doomed.entry(entry.mailbox).or_default().extend(message_of(&t, entry)?);
         }
         for (mailbox, messages) in doomed {
+            if t.any_mailbox(mailbox).is_some_and(|state| state.messages.is_none()) {
+                // Nothing is on its way yet, so nothing needs to be kept.
+                crate::load::messages(&mut t, store.source(), mailbox)?;
+            }
             expunge_messages(&mut t, mailbox, &messages, false)?;
             for message in messages {
                 release(&mut t, &account, message.content)?;
@@ -37,8 +41,17 @@ pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> 
 /// The message that brought the body, if it is still what the group wrote.
 fn message_of(t: &Transaction<'_>, entry: &TailEntry) -> Result<Option<Message>, StoreError> {
     let key = keys::message(entry.mailbox, entry.uid);
-    let Some(value) = t.get(Space::Delta, &key)? else { return Ok(None) };
-    let (_, message) = records::decode_delta(&key, &value).map_err(StoreError::Damaged)?;
+    let message = match t.get(Space::Delta, &key)? {
+        Some(value) => records::decode_delta(&key, &value).map_err(StoreError::Damaged)?.1,
+        // The same group may have folded it.
+        None => match t.last_at(Space::Chunk, &keys::mailbox(entry.mailbox), &key)? {
+            Some((key, value)) => {
+                let chunk = records::decode_chunk(&key, &value).map_err(StoreError::Damaged)?;
+                chunk.into_iter().find(|message| message.uid == entry.uid)
+            }
+            None => None,
+        },
+    };
     Ok(message.filter(|message| message.content == entry.content && t.any_mailbox(entry.mailbox).is_some()))
 }
 

@@ -72,8 +72,13 @@ impl MailboxCell {
 
     fn publish(&self, state: Arc<MailboxState>) {
         let modseq = state.summary.highest_modseq.get();
-        self.published.store(state);
-        self.changed.send_if_modified(|told| std::mem::replace(told, modseq) != modseq);
+        let before = self.published.swap(state.clone());
+        // Folding tells nobody anything new, but whoever looks at the chunks of before should let them go.
+        let folded = match (&before.messages, &state.messages) {
+            (Some(before), Some(now)) => !before.same_as(now),
+            _ => false,
+        };
+        self.changed.send_if_modified(|told| std::mem::replace(told, modseq) != modseq || folded);
     }
 }
 
@@ -368,6 +373,13 @@ impl Transaction<'_> {
             return Ok(value.clone());
         }
         Ok(self.engine.get(space, key)?)
+    }
+
+    /// The value of a key that the engine does not have yet: on its way there, or of this change.
+    pub(crate) fn on_its_way(&self, space: Space, key: &[u8]) -> Option<Bytes> {
+        let at = (space, Bytes::copy_from_slice(key));
+        let queued = || self.sequencer.overlay.get(&at).map(|(_, value)| value);
+        self.writes.get(&at).or_else(queued).cloned().flatten()
     }
 
     /// Entries with `start <= key < end` as this change sees them, ascending, at most `max` of them.

@@ -6,6 +6,7 @@ use crate::committer::{CommitError, Committer, Pending, TailEntry, decode_tail};
 use crate::encoding::{Damaged, Encoder, open, seal};
 use crate::error::StoreError;
 use crate::keys;
+use crate::leaf::Source;
 use crate::publish::Publisher;
 use crate::records::{AccountRecord, AccountState};
 use crate::sequencer::AccountCell;
@@ -25,7 +26,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// The format this program writes. A store of a higher one is refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// The first format that has chunk summaries.
+pub(crate) const FORMAT_WITH_SUMMARIES: u32 = 2;
 /// Accounts kept in memory though nobody uses them.
 const IDLE_ACCOUNTS_MAX: usize = 10_000;
 
@@ -38,7 +41,8 @@ pub struct StoreOptions {
     pub volume_octets: u64,
     /// The largest message taken.
     pub message_octets_max: u64,
-    /// Octets of messages of closed mailboxes that stay in memory.
+    /// Octets of messages that stay in memory: half for those that were read from chunks, half for what is known of
+    /// closed mailboxes.
     pub hot_octets_max: usize,
     /// How often the background work looks around; `None`: never, for tests.
     pub background: Option<Duration>,
@@ -110,6 +114,8 @@ pub enum OpenError {
 /// Settings of the store, made when it is made.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
+    /// The format that the store had when this was read.
+    pub(crate) format: u32,
     pub(crate) node: NodeId,
     pub(crate) store: StoreId,
     /// Keys the content ids, so that nobody outside can make two messages with one.
@@ -118,29 +124,31 @@ pub(crate) struct Identity {
 
 impl Identity {
     pub(crate) fn encode(&self) -> bytes::Bytes {
+        self.encode_as(FORMAT)
+    }
+
+    /// As a program of that format writes it.
+    pub(crate) fn encode_as(&self, format: u32) -> bytes::Bytes {
         let mut e = Encoder::new(1);
-        e.u32(FORMAT).u64(self.node.0).raw(&self.store.0).raw(&self.secret);
+        e.u32(format).u64(self.node.0).raw(&self.store.0).raw(&self.secret);
         seal(Space::Meta, keys::STORE, e)
     }
 
     pub(crate) fn read(engine: &dyn Engine) -> Result<Option<Identity>, OpenError> {
         let Some(value) = engine.get(Space::Meta, keys::STORE)? else { return Ok(None) };
-        let (found, identity) = Identity::decode(&value)?;
-        match found <= FORMAT {
+        let identity = Identity::decode(&value)?;
+        match identity.format <= FORMAT {
             true => Ok(Some(identity)),
-            false => Err(OpenError::NewerFormat { found }),
+            false => Err(OpenError::NewerFormat { found: identity.format }),
         }
     }
 
     /// The store's format and identity.
-    pub(crate) fn decode(value: &[u8]) -> Result<(u32, Identity), Damaged> {
+    pub(crate) fn decode(value: &[u8]) -> Result<Identity, Damaged> {
         open(Space::Meta, keys::STORE, value, |d| {
             d.layout(1)?;
             let format = d.u32()?;
-            Some((
-                format,
-                Identity { node: NodeId(d.u64()?), store: StoreId(d.array()?), secret: d.array()? },
-            ))
+            Some(Identity { format, node: NodeId(d.u64()?), store: StoreId(d.array()?), secret: d.array()? })
         })
     }
 }
@@ -159,6 +167,8 @@ pub struct NewAccount {
 struct Inner {
     options: StoreOptions,
     engine: Arc<dyn Engine>,
+    /// The messages of open mailboxes, as far as they are in memory.
+    source: Arc<Source>,
     volumes: Arc<Volumes>,
     committer: Committer,
     identity: Identity,
@@ -219,6 +229,9 @@ impl Store {
         if marked > group {
             return Err(OpenError::LostSuffix { engine: group, marked });
         }
+        if identity.format < FORMAT {
+            upgrade(&*engine, &identity)?;
+        }
         let live = read_live(&*engine)?;
         let annotations = match engine.get(Space::Meta, keys::SERVER_ANNOTATIONS)? {
             Some(value) => crate::records::decode_server_annotations(&value)?,
@@ -226,8 +239,10 @@ impl Store {
         };
         let committer =
             Committer::start(engine.clone(), volumes.clone(), group, live).map_err(OpenError::Volumes)?;
+        let source = Source::new(engine.clone(), options.hot_octets_max / 2);
         let store = Store(Arc::new(Inner {
             options,
+            source,
             engine,
             volumes,
             committer,
@@ -283,6 +298,10 @@ impl Store {
 
     pub(crate) fn engine(&self) -> &dyn Engine {
         &*self.0.engine
+    }
+
+    pub(crate) fn source(&self) -> &Arc<Source> {
+        &self.0.source
     }
 
     pub(crate) fn volumes(&self) -> &Arc<Volumes> {
@@ -487,7 +506,7 @@ impl Store {
         let mut kept = Vec::new();
         for (weak, id) in candidates {
             let Some(cell) = weak.upgrade() else { continue };
-            if octets > self.0.options.hot_octets_max {
+            if octets > self.0.options.hot_octets_max / 2 {
                 octets = octets.saturating_sub(hot_octets(&cell, id));
                 self.forget_messages(&cell, id);
             } else {
@@ -577,6 +596,7 @@ fn format(engine: &dyn Engine) -> Result<Identity, OpenError> {
     }
     let node = random().map_err(OpenError::Volumes)?;
     let identity = Identity {
+        format: FORMAT,
         node: NodeId(u64::from_le_bytes(node)),
         store: StoreId(random().map_err(OpenError::Volumes)?),
         secret: random().map_err(OpenError::Volumes)?,
@@ -586,6 +606,20 @@ fn format(engine: &dyn Engine) -> Result<Identity, OpenError> {
     batch.put(Space::Meta, keys::GROUP, encode_group(0));
     engine.commit(batch)?;
     Ok(identity)
+}
+
+/// Makes a store of a lower format one of this. Chunk summaries come when a mailbox is first opened.
+fn upgrade(engine: &dyn Engine, identity: &Identity) -> Result<(), OpenError> {
+    let mut batch = Batch::new();
+    // Whatever stands there was not written by a program that keeps it up to date.
+    engine.scan(Space::Leaf, &[], None, false, &mut |key, _| {
+        batch.delete(Space::Leaf, key.to_vec());
+        true
+    })?;
+    batch.put(Space::Meta, keys::STORE, identity.encode());
+    engine.commit(batch)?;
+    tracing::info!(from = identity.format, to = FORMAT, "the store's format was raised");
+    Ok(())
 }
 
 pub(crate) fn encode_group(group: u64) -> bytes::Bytes {

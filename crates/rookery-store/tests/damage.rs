@@ -54,7 +54,9 @@ async fn mail(store: &Store) -> Mail {
             let mailbox = account.open(state.id).await.expect("it opens");
             let state = mailbox.now();
             assert!(mailbox.vanished_since(1).is_ok());
-            for (_, message) in state.messages.as_ref().expect("it is open").iter() {
+            for (_, message) in
+                state.messages.as_ref().expect("it is open").iter().map(|found| found.expect("it is read"))
+            {
                 let body = account.read(message.content).expect("its octets are there").to_vec();
                 account.facts(message.content).expect("its facts are there");
                 let keywords = message.keywords.as_slice().iter();
@@ -177,7 +179,7 @@ const DAMAGES: [Damage; 4] = [Damage::Flip, Damage::Drop, Damage::Duplicate, Dam
 
 /// Each kind of record in the engine, its space, and how to know its keys.
 type Known = fn(&[u8]) -> bool;
-const RECORDS: [(&str, Space, Known); 22] = [
+const RECORDS: [(&str, Space, Known); 23] = [
     ("store identity", Space::Meta, |key| key == b"store"),
     ("group", Space::Meta, |key| key == b"group"),
     ("tail", Space::Meta, |key| key == b"tail"),
@@ -193,6 +195,7 @@ const RECORDS: [(&str, Space, Known); 22] = [
     ("quota usage", Space::Mailbox, |key| key[12] == 2),
     ("message chunk", Space::Chunk, |_| true),
     ("message delta", Space::Delta, |_| true),
+    ("chunk summary", Space::Leaf, |_| true),
     ("change log entry", Space::Log, |_| true),
     ("tombstone", Space::Tombstone, |_| true),
     ("content", Space::Content, |key| key[24] == 0),
@@ -213,7 +216,7 @@ fn other_key(kind: &str, key: &[u8]) -> Vec<u8> {
         "mailbox settings" | "mailbox summary" | "quota usage" | "expunged message" | "deleted mailbox" => {
             other[11] ^= 0x40
         }
-        "message chunk" | "message delta" | "tombstone" => other[13] ^= 0x40,
+        "message chunk" | "chunk summary" | "message delta" | "tombstone" => other[13] ^= 0x40,
         _ => other[10] ^= 0x40,
     }
     other

@@ -121,7 +121,7 @@ fn going(user: &User, selected: &Selected, replaced: Replaced) -> Result<Old, Fa
     let uids = selected.resolve_uids(&MessageSet::Set(set), replaced.uid)?;
     let (_, messages) = selected.now();
     let uid = uids.first().and_then(Uid::new).ok_or_else(gone)?;
-    let (_, message) = messages.by_uid(uid).ok_or_else(gone)?;
+    let message = messages.message(uid)?.ok_or_else(gone)?;
     Ok(Old { uid, octets: u64::from(message.size) })
 }
 

@@ -108,5 +108,5 @@ async fn find(
         return Ok(None);
     }
     let messages = state.messages.clone().unwrap_or_default();
-    Ok(messages.by_uid(url.uid).map(|(_, message)| (mailbox.account().clone(), message.clone())))
+    Ok(messages.message(url.uid)?.map(|message| (mailbox.account().clone(), message)))
 }

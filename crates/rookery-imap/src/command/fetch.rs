@@ -5,13 +5,14 @@ use crate::answer::{Answer, Failure, blocking};
 use crate::fetch::{Encoded, Job, Piece, Plan, Rendered, Source, render, render_from_memory, within};
 use crate::session::{Selected, User};
 use crate::tell;
+use crate::view::windows;
 use crate::wire::Wire;
 use bytes::Bytes;
 use rookery_codec::imap::command::{Fetch, FetchItem};
 use rookery_codec::imap::types::PartialRange;
 use rookery_codec::imap::{Code, MessageSet, Response};
 use rookery_mime::TransferDecoder;
-use rookery_store::{FlagChange, FlagList, MailboxState, Message, Messages};
+use rookery_store::{FlagChange, FlagList, MailboxState, Message, Messages, StoreError};
 use rookery_types::{ContentId, Rights, SeqNum, SystemFlags, UidSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -56,12 +57,18 @@ pub(crate) async fn fetch(
     let mut told = UidSet::new();
     if plan.source == Source::Memory {
         let job = job(user, selected, &state, Arc::new(plan), Vec::new());
-        for (seq, message) in selected.view.at(&places, &newest) {
-            if message.modseq.get() > since {
-                render_from_memory(&job, seq, message, wire.connection.out());
-                wire.flush_if_full().await?;
-                if tells {
-                    told.insert_uid(message.uid);
+        for window in windows(&places) {
+            if since == 0 {
+                selected.load(window.clone()).await?;
+            }
+            for found in selected.view.at_since(std::slice::from_ref(&window), &newest, since) {
+                let (seq, message) = found?;
+                if message.modseq.get() > since {
+                    render_from_memory(&job, seq, &message, wire.connection.out());
+                    wire.flush_if_full().await?;
+                    if tells {
+                        told.insert_uid(message.uid);
+                    }
                 }
             }
         }
@@ -142,7 +149,7 @@ async fn vanished(wire: &mut Wire, selected: &Selected, set: &MessageSet, since:
     let remembered = blocking(move || mailbox.vanished_since(since)).await??;
     let last = selected.mailbox.now().summary.uid_next.saturating_sub(1);
     let gone = remembered.unwrap_or_else(|| UidSet::range(1, last));
-    let uids = gone.intersection(&asked).difference(&tell::uids_of(&selected.view));
+    let uids = gone.intersection(&asked).difference(&tell::uids_of(&selected.view)?);
     if !uids.is_empty() {
         wire.put(&Response::Vanished { earlier: true, uids });
     }
@@ -173,7 +180,10 @@ impl Fetching<'_> {
         let mut cursor = Cursor { places: places.to_vec(), next: 0 };
         let mut lazy_previews = LAZY_PREVIEWS;
         loop {
-            let batch = cursor.batch(self.selected, newest, &self.plan, since);
+            if let Some(next) = cursor.upcoming().filter(|_| since == 0) {
+                self.selected.load(next).await?;
+            }
+            let batch = cursor.batch(self.selected, newest, &self.plan, since)?;
             if batch.is_empty() {
                 return Ok(fetched);
             }
@@ -204,8 +214,8 @@ impl Fetching<'_> {
         let (state, newest) = self.selected.now();
         tell::new_keywords(self.wire, self.user, self.selected, &state);
         for (_, message) in &mut batch {
-            if let Some((_, fresh)) = newest.by_uid(message.uid) {
-                *message = fresh.clone();
+            if let Some(fresh) = newest.message(message.uid)? {
+                *message = fresh;
             }
         }
         self.selected.view.note_told(stored.changed, &state, &newest);
@@ -305,6 +315,12 @@ struct Cursor {
 }
 
 impl Cursor {
+    /// Where the next messages are, at most as many as make a batch.
+    fn upcoming(&self) -> Option<Range<usize>> {
+        let range = self.places.get(self.next)?;
+        Some(range.start..range.end.min(range.start.saturating_add(BATCH_MESSAGES)))
+    }
+
     /// The next messages, as many as make a batch.
     fn batch(
         &mut self,
@@ -312,23 +328,24 @@ impl Cursor {
         newest: &Messages,
         plan: &Plan,
         since: u64,
-    ) -> Vec<(SeqNum, Message)> {
+    ) -> Result<Vec<(SeqNum, Message)>, StoreError> {
         let mut batch = Vec::new();
         let mut octets = 0;
         while let Some(range) = self.places.get_mut(self.next) {
             let here = [range.clone()];
-            for (seq, message) in selected.view.at(&here, newest) {
+            for found in selected.view.at_since(&here, newest, since) {
                 if octets >= BATCH_OCTETS || batch.len() >= BATCH_MESSAGES {
-                    return batch;
+                    return Ok(batch);
                 }
-                range.start += 1;
+                let (seq, message) = found?;
+                range.start = seq.get() as usize;
                 if message.modseq.get() > since {
                     octets += plan.octets(message.size);
-                    batch.push((seq, message.clone()));
+                    batch.push((seq, message));
                 }
             }
             self.next += 1;
         }
-        batch
+        Ok(batch)
     }
 }

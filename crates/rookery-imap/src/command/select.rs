@@ -67,7 +67,7 @@ async fn open(
     view.add_recent(first_recent, state.summary.uid_next);
     let selected = Selected { mailbox, read_only, view, saved: UidSet::new() };
     let name = user.names.wire(&user.names.show(&address));
-    describe(wire, user, &selected, &state, name);
+    describe(wire, user, &selected, &state, name)?;
     if let Some(known) = parameters.qresync {
         resynchronise(wire, user, &selected, &state, known).await?;
     }
@@ -80,11 +80,17 @@ async fn open(
 }
 
 /// The untagged responses that a client needs to begin with.
-fn describe(wire: &mut Wire, user: &User, selected: &Selected, state: &MailboxState, name: WireName) {
+fn describe(
+    wire: &mut Wire,
+    user: &User,
+    selected: &Selected,
+    state: &MailboxState,
+    name: WireName,
+) -> Result<(), Failure> {
     tell::flags_and_permanent_flags(wire, user, selected, state);
     wire.put(&Response::Exists(selected.view.exists()));
     if !user.enabled.rev2 {
-        wire.put(&Response::Recent(selected.view.recent_count()));
+        wire.put(&Response::Recent(selected.view.recent_count()?));
         if let Some(seq) = selected.view.messages().first_unseen().filter(|_| !user.enabled.uid_only) {
             wire.put(&Response::ok_code(Code::Unseen(seq), "The first message that is not seen"));
         }
@@ -107,6 +113,7 @@ fn describe(wire: &mut Wire, user: &User, selected: &Selected, state: &MailboxSt
             old_name: None,
         }));
     }
+    Ok(())
 }
 
 /// What a client that was here before has missed (RFC 7162 §3.2.5).
@@ -120,7 +127,6 @@ async fn resynchronise(
     if known.uid_validity != state.settings.uid_validity {
         return Ok(());
     }
-    let messages = selected.view.messages();
     let known_uids = match &known.known_uids {
         Some(set) => set.resolve(0),
         None => UidSet::range(1, state.summary.uid_next.saturating_sub(1)),
@@ -131,9 +137,10 @@ async fn resynchronise(
     }
     let usual = Shape::of(user);
     let shape = Shape { uid: !usual.uid_only, modseq: true, ..usual };
-    for (seq, message) in messages.iter() {
+    for found in selected.view.messages().iter_since(0, known.modseq) {
+        let (seq, message) = found?;
         if message.modseq.get() > known.modseq && known_uids.contains_uid(message.uid) {
-            tell::fetch_flags(wire, &shape, &selected.view, state, seq, message);
+            tell::fetch_flags(wire, &shape, &selected.view, state, seq, &message);
             wire.flush_if_full().await?;
         }
     }
@@ -148,29 +155,27 @@ async fn vanished(selected: &Selected, known: &Qresync, known_uids: &UidSet) -> 
     if let Some(gone) = blocking(move || mailbox.vanished_since(modseq)).await?? {
         let gone = gone.intersection(known_uids);
         // What vanished cannot be there; a message with that UID in the view is proof against the log.
-        return Ok(gone.difference(&tell::uids_of(&selected.view)));
+        return Ok(gone.difference(&tell::uids_of(&selected.view)?));
     }
-    let mut gone = known_uids.difference(&tell::uids_of(&selected.view));
+    let mut gone = known_uids.difference(&tell::uids_of(&selected.view)?);
     if let Some((numbers, uids)) = &known.sequence_match {
-        let agreed = agreed_up_to(selected, &numbers.resolve(0), &uids.resolve(0));
+        let agreed = agreed_up_to(selected, &numbers.resolve(0), &uids.resolve(0))?;
         gone.remove_range(1, agreed);
     }
     Ok(gone)
 }
 
 /// The highest UID that has the number the client says: up to it, client and server have the same messages.
-fn agreed_up_to(selected: &Selected, numbers: &UidSet, uids: &UidSet) -> u32 {
-    let has = |number: u32, uid: u32| {
-        let message = SeqNum::new(number).and_then(|seq| selected.view.messages().by_seq(seq));
-        message.is_some_and(|message| message.uid.get() == uid)
-    };
-    let pairs = numbers.iter().zip(uids.iter());
-    pairs
-        .take(SEQUENCE_MATCH_MAX)
-        .filter(|(number, uid)| has(*number, *uid))
-        .map(|(_, uid)| uid)
-        .max()
-        .unwrap_or(0)
+fn agreed_up_to(selected: &Selected, numbers: &UidSet, uids: &UidSet) -> Result<u32, Failure> {
+    let mut agreed = 0;
+    for (number, uid) in numbers.iter().zip(uids.iter()).take(SEQUENCE_MATCH_MAX) {
+        let Some(seq) = SeqNum::new(number) else { continue };
+        let message = selected.view.messages().by_seq(seq)?;
+        if message.is_some_and(|message| message.uid.get() == uid) {
+            agreed = agreed.max(uid);
+        }
+    }
+    Ok(agreed)
 }
 
 /// Pairs of number and UID that are looked at; a client has reason to send a few dozen.

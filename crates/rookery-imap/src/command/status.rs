@@ -38,7 +38,7 @@ pub(super) async fn values(
         true => {
             let mailbox = account.open(state.id).await?;
             let messages = mailbox.now().messages.clone().unwrap_or_default();
-            messages.len() - messages.place_of(mailbox.peek_recent())
+            messages.len() - messages.place_of(mailbox.peek_recent())?
         }
         false => 0,
     };

@@ -27,7 +27,7 @@ pub(crate) async fn store(
     if flags.is_empty() && keywords.is_empty() && !store.flags.is_empty() {
         return Err(no_permission().into());
     }
-    let uids = selected.view.uids_at(&places);
+    let uids = selected.view.uids_at(&places)?;
     if uids.is_empty() {
         return Ok(Answer::ok("No messages to change"));
     }
@@ -52,7 +52,7 @@ pub(crate) async fn store(
     if !stored.failed.is_empty() {
         let failed = match store.uid {
             true => stored.failed,
-            false => selected.view.numbers_of(&stored.failed),
+            false => selected.view.numbers_of(&stored.failed)?,
         };
         return Ok(Answer::ok_code(Code::Modified(failed), "Some had been changed"));
     }
@@ -161,16 +161,18 @@ async fn tell_stored(
     let uid = (store.uid || usual.uid) && !usual.uid_only;
     let shape = Shape { uid, flags: !store.silent, ..usual };
     let mut done = UidSet::new();
-    for (seq, message) in selected.view.at(&selected.view.places_of_uids(told), &newest) {
+    let places = selected.view.places_of_uids(told)?;
+    for found in selected.view.at(&places, &newest) {
+        let (seq, message) = found?;
         if store.silent {
-            let known = selected.view.known(message.uid);
-            if !known.is_some_and(|known| wanted.expected(known, message, &state.settings.keywords)) {
+            let known = selected.view.known(message.uid)?;
+            if !known.is_some_and(|known| wanted.expected(&known, &message, &state.settings.keywords)) {
                 continue;
             }
         }
         done.insert_uid(message.uid);
         if shape.flags || shape.modseq && stored.changed.contains_uid(message.uid) {
-            tell::fetch_flags(wire, &shape, &selected.view, &state, seq, message);
+            tell::fetch_flags(wire, &shape, &selected.view, &state, seq, &message);
             wire.flush_if_full().await?;
         }
     }

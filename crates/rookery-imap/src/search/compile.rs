@@ -97,7 +97,7 @@ pub(crate) fn compile(
         SearchKey::ModSeq { modseq, .. } => Compiled::ModSeq(modseq),
         SearchKey::EmailId(id) => Compiled::EmailId(String::from_utf8_lossy(&id).into()),
         SearchKey::ThreadId(id) => Compiled::ThreadId(String::from_utf8_lossy(&id).into()),
-        SearchKey::Sequence(set) => Compiled::Uids(selected.uids_of_numbers(&set)),
+        SearchKey::Sequence(set) => Compiled::Uids(selected.uids_of_numbers(&set)?),
         SearchKey::Uid(MessageSet::Saved) => Compiled::Uids(selected.saved.clone()),
         SearchKey::Uid(MessageSet::Set(set)) => Compiled::Uids(set.resolve(selected.view.last_uid())),
     })

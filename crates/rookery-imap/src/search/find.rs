@@ -6,6 +6,7 @@ use super::{Compiled, Scene, matches};
 use crate::answer::{Failure, blocking};
 use crate::progress::Progress;
 use crate::session::Selected;
+use crate::view::windows;
 use crate::wire::Wire;
 use rookery_store::{Account, Message, StoreError};
 use rookery_types::SeqNum;
@@ -15,8 +16,6 @@ use std::sync::Arc;
 const BATCH_OCTETS: u64 = 4 << 20;
 /// Messages asked on one thread at once.
 const BATCH_MESSAGES: usize = 512;
-/// Messages asked of memory between two looks at the runtime.
-const MEMORY_MESSAGES: usize = 20_000;
 
 /// What is kept of each message that matches.
 pub(crate) trait Hit: Send {
@@ -42,7 +41,7 @@ impl Finding<'_> {
     pub(crate) async fn all<H: Hit>(mut self) -> Result<(Vec<H>, usize), Failure> {
         let mut hits: Vec<H> = Vec::new();
         let mut unread = 0;
-        let undecided = self.by_memory(&mut hits).await;
+        let undecided = self.by_memory(&mut hits).await?;
         if undecided.is_empty() {
             return Ok((hits, 0));
         }
@@ -56,23 +55,24 @@ impl Finding<'_> {
     }
 
     /// What memory knows. Gives what it does not.
-    async fn by_memory<H: Hit>(&self, hits: &mut Vec<H>) -> Vec<Numbered> {
+    async fn by_memory<H: Hit>(&self, hits: &mut Vec<H>) -> Result<Vec<Numbered>, Failure> {
         let (_, newest) = self.selected.now();
-        let everywhere = self.selected.view.everywhere();
+        let everywhere = [self.selected.view.everywhere()];
         let scene = Scene { recent: self.selected.view.recent(), headers: None };
         let mut undecided = Vec::new();
-        let messages = self.selected.view.at(std::slice::from_ref(&everywhere), &newest);
-        for (asked, (seq, message)) in messages.enumerate() {
-            match self.key.known(message, &scene) {
-                Some(true) => hits.push(H::new(seq, message)),
-                Some(false) => {}
-                None => undecided.push((seq, message.clone())),
+        for window in windows(&everywhere) {
+            self.selected.load(window.clone()).await?;
+            for found in self.selected.view.at(std::slice::from_ref(&window), &newest) {
+                let (seq, message) = found?;
+                match self.key.known(&message, &scene) {
+                    Some(true) => hits.push(H::new(seq, &message)),
+                    Some(false) => {}
+                    None => undecided.push((seq, message)),
+                }
             }
-            if asked % MEMORY_MESSAGES == MEMORY_MESSAGES - 1 {
-                tokio::task::yield_now().await;
-            }
+            tokio::task::yield_now().await;
         }
-        undecided
+        Ok(undecided)
     }
 
     /// What the fields know that are kept ready. Those of messages that nobody has looked at are read now.

@@ -3,8 +3,9 @@
 use super::Findings;
 use super::analysis::History;
 use super::volumes::Body;
-use crate::fold::overlaid;
+use crate::fold::{overlaid, summary_of};
 use crate::keys;
+use crate::leaf::{ChunkSummary, Counts};
 use crate::messages::Message;
 use crate::records::{
     self, AccountRecord, AccountState, Annotations, ContentRecord, Facts, Held, LogEntry, Settings, Summary,
@@ -40,6 +41,10 @@ pub(super) struct Seen {
     /// Ascending by UID.
     pub(super) messages: BTreeMap<u32, Vec<Message>>,
     pub(super) chunks: BTreeMap<u32, u32>,
+    /// What is known of each chunk by itself, by mailbox and first UID.
+    pub(super) packed: BTreeMap<(u32, u32), ChunkSummary>,
+    /// The summaries of chunks, by mailbox and first UID.
+    pub(super) counted: BTreeMap<(u32, u32), ChunkSummary>,
     /// The UIDs that have a delta record.
     pub(super) deltas: BTreeMap<u32, UidSet>,
     /// Keys of chunks that begin before the one before them ends.
@@ -132,7 +137,14 @@ impl Seen {
                 self.overlapping.push(Bytes::copy_from_slice(key));
                 return;
             }
+            let summary = summary_of(&messages, value, &[]);
+            self.packed.insert((mailbox.number, summary.first), summary);
             all.extend(messages);
+        })?;
+        entries(engine, Space::Leaf, &keys::account(id), &mut |key, value| {
+            let Some(mailbox) = keys::mailbox_of(key) else { return };
+            let Ok(summary) = records::decode_chunk_summary(key, value) else { return };
+            self.counted.insert((mailbox.number, summary.first), summary);
         })?;
         let mut deltas: BTreeMap<u32, Vec<(Uid, Option<Message>)>> = BTreeMap::new();
         entries(engine, Space::Delta, &keys::account(id), &mut |key, value| {
@@ -183,6 +195,7 @@ impl Seen {
             && self.summaries.is_empty()
             && self.held.is_empty()
             && self.messages.is_empty()
+            && self.counted.is_empty()
             && self.log.is_empty()
             && self.tombstones.is_empty()
             && self.expunged.is_empty()
@@ -190,6 +203,18 @@ impl Seen {
             && self.contents.is_empty()
             && self.origins.is_empty()
             && self.threads.is_empty()
+    }
+
+    /// The summaries that the chunks should have, by mailbox and first UID.
+    pub(super) fn chunk_summaries(&self) -> BTreeMap<(u32, u32), ChunkSummary> {
+        let mut wanted = self.packed.clone();
+        for ((number, first), summary) in &mut wanted {
+            let messages = self.messages.get(number).map_or(&[][..], Vec::as_slice);
+            let from = messages.partition_point(|message| message.uid.get() < *first);
+            let until = messages.partition_point(|message| message.uid.get() <= summary.last);
+            summary.counts = Counts::of(messages.get(from..until).unwrap_or(&[]));
+        }
+        wanted
     }
 
     pub(super) fn is_deleted(&self, number: u32) -> bool {
@@ -236,7 +261,7 @@ impl Seen {
     }
 }
 
-pub(super) fn check(id: AccountId, seen: &Seen, findings: &mut Findings) {
+pub(super) fn check(id: AccountId, seen: &Seen, summarised: bool, findings: &mut Findings) {
     if seen.is_empty() {
         return;
     }
@@ -261,6 +286,9 @@ pub(super) fn check(id: AccountId, seen: &Seen, findings: &mut Findings) {
     history.tell(id, findings);
     mailboxes(id, findings, seen);
     summaries(id, findings, seen, &history);
+    if summarised {
+        chunk_summaries(id, findings, seen, &history);
+    }
     contents(id, findings, seen, &history);
     quotas(id, findings, seen, &history);
     if let Some(record) = &seen.record {
@@ -372,6 +400,40 @@ fn summaries(id: AccountId, findings: &mut Findings, seen: &Seen, history: &Hist
             findings.add("mailbox settings", &keys::settings(mailbox), what);
         }
     }
+}
+
+/// Each chunk's summary against the chunk and what lies over it. A mailbox that lacks messages has wrong ones for that
+/// reason; one that is deleted loses its records a piece at a time.
+fn chunk_summaries(id: AccountId, findings: &mut Findings, seen: &Seen, history: &History) {
+    let wanted = seen.chunk_summaries();
+    for (at, what) in chunk_summary_faults(seen, &wanted) {
+        if !seen.is_deleted(at.0) && !history.explains_counts(at.0) {
+            let mailbox = MailboxId { account: id, number: at.0 };
+            findings.add(
+                "chunk summary",
+                &keys::message(mailbox, Uid::new(at.1).unwrap_or(Uid::FIRST)),
+                what,
+            );
+        }
+    }
+}
+
+/// Which summaries of chunks are not as they should be, by mailbox and first UID.
+pub(super) fn chunk_summary_faults(
+    seen: &Seen,
+    wanted: &BTreeMap<(u32, u32), ChunkSummary>,
+) -> Vec<((u32, u32), &'static str)> {
+    let mut faults = Vec::new();
+    for (at, wanted) in wanted {
+        match seen.counted.get(at) {
+            None => faults.push((*at, "it is missing")),
+            Some(counted) if counted != wanted => faults.push((*at, "its chunk has other messages")),
+            Some(_) => {}
+        }
+    }
+    let strays = seen.counted.keys().filter(|at| !wanted.contains_key(at));
+    faults.extend(strays.map(|at| (*at, "it is of a chunk that is not there")));
+    faults
 }
 
 fn contents(id: AccountId, findings: &mut Findings, seen: &Seen, history: &History) {

@@ -8,7 +8,7 @@
 
 mod contents;
 
-use super::account::{Seen, counted, held, usage};
+use super::account::{Seen, chunk_summary_faults, counted, held, usage};
 use super::analysis::History;
 use super::rebuild::{Index, Stored};
 use super::repair::{JUMP, Repair};
@@ -36,6 +36,8 @@ pub(super) struct Case {
     pub(super) store: StoreId,
     /// The engine has lost its end: numbers may have been given that no record speaks of.
     pub(super) lost_suffix: bool,
+    /// The store is of a format that has summaries of chunks.
+    pub(super) summarised: bool,
     /// Contents whose octets cannot be had where their record says.
     pub(super) bad: HashSet<ContentId>,
     /// Contents that were written for records that are lost.
@@ -513,6 +515,7 @@ impl Mend<'_, '_> {
         for number in self.seen.settings.keys().copied().collect::<Vec<_>>() {
             self.summary(number, history);
         }
+        self.chunk_summaries(history);
         self.quotas();
         (self.record.messages, self.record.octets) = usage(&self.seen);
         let key = keys::account_record(id);
@@ -521,6 +524,31 @@ impl Mend<'_, '_> {
             self.repair.put(Space::Account, key.to_vec(), value);
         }
         Ok(())
+    }
+
+    /// Counts anew what summaries of chunks count wrong, now that all messages are as they will be.
+    fn chunk_summaries(&mut self, history: &History) {
+        if !self.case.summarised {
+            return;
+        }
+        let wanted = self.seen.chunk_summaries();
+        for (at, _) in chunk_summary_faults(&self.seen, &wanted) {
+            let key = keys::message(self.mailbox(at.0), Uid::new(at.1).unwrap_or(Uid::FIRST));
+            let text = match wanted.get(&at) {
+                Some(summary) => {
+                    let value = records::encode_chunk_summary(&key, summary);
+                    self.repair.put(Space::Leaf, key.clone(), value);
+                    "counted anew"
+                }
+                None => {
+                    self.repair.delete(Space::Leaf, key.clone());
+                    "taken away: its chunk is not there"
+                }
+            };
+            if !self.seen.is_deleted(at.0) && !history.explains_counts(at.0) {
+                self.repair.note("chunk summary", &key, fixed(text));
+            }
+        }
     }
 
     /// Counts anew what each quota root holds.

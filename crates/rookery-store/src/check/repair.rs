@@ -7,12 +7,14 @@
 
 use super::rebuild::Index;
 use super::volumes::{Body, FileFault, Survey};
-use super::{CheckError, Finding, Outcome, Report, accounts, check, groups, identity, own_name};
+use super::{
+    CheckError, Finding, Outcome, Report, accounts, check, groups, has_chunk_summaries, identity, own_name,
+};
 use super::{account::Seen, mend, walk};
 use crate::encoding::hex;
 use crate::keys;
 use crate::records::AccountRecord;
-use crate::store::{Identity, encode_group, encode_live, random};
+use crate::store::{FORMAT, Identity, encode_group, encode_live, random};
 use crate::volume::{self, FILE_HEADER, decode_file_header, encode_file_header};
 use rookery_kv::engine::{Batch, Bytes, Engine, Space};
 use rookery_kv::files::{FileLayer, VolumeFile};
@@ -189,6 +191,7 @@ impl Repair<'_> {
                 node: identity.node,
                 store,
                 lost_suffix: lost_after.is_some(),
+                summarised: has_chunk_summaries(Some(&identity)),
                 bad: bad.remove(&id).unwrap_or_default(),
                 unplaced: unplaced.get(&id).cloned().unwrap_or_default(),
             };
@@ -256,6 +259,7 @@ impl Repair<'_> {
         let store = stores.into_iter().max_by_key(|(_, count)| *count).map(|(store, _)| store);
         let node = nodes.into_iter().max_by_key(|(_, count)| *count).map(|(node, _)| node);
         let identity = Identity {
+            format: FORMAT,
             node: NodeId(match node {
                 Some(node) => node,
                 None => u64::from_le_bytes(random().map_err(CheckError::Volumes)?),

@@ -38,6 +38,7 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
         },
         (Space::Chunk, _, 16) => keys::uid_of(key).map(|_| "message chunk"),
         (Space::Delta, _, 16) => keys::uid_of(key).map(|_| "message delta"),
+        (Space::Leaf, _, 16) => keys::uid_of(key).map(|_| "chunk summary"),
         (Space::Log, _, 16) => keys::modseq_of(key).map(|_| "change log entry"),
         (Space::Tombstone, _, 20) => keys::modseq_of(key).map(|_| "tombstone"),
         (Space::Content, _, 25) => match key.last() {
@@ -67,6 +68,7 @@ fn kind_near(space: Space, key: &[u8]) -> &'static str {
         Space::Mailbox => "mailbox settings",
         Space::Chunk => "message chunk",
         Space::Delta => "message delta",
+        Space::Leaf => "chunk summary",
         Space::Log => "change log entry",
         Space::Tombstone => "tombstone",
         Space::Content => "content",
@@ -92,6 +94,7 @@ fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
         "quota usage" => records::Held::decode(key, value).map(drop),
         "message chunk" => records::decode_chunk(key, value).map(drop),
         "message delta" => records::decode_delta(key, value).map(drop),
+        "chunk summary" => records::decode_chunk_summary(key, value).map(drop),
         "change log entry" => LogEntry::decode(key, value).map(drop),
         "tombstone" => records::decode_tombstone(key, value).map(drop),
         "content" => ContentRecord::decode(key, value).map(drop),

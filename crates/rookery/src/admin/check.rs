@@ -3,8 +3,8 @@
 
 use rookery_admin::socket::{Failed, Replies};
 use rookery_directory::AccountState;
-use rookery_store::{Account, Mailbox, StoreError};
-use rookery_types::{AccountName, SystemFlags};
+use rookery_store::{Account, Mailbox, Messages, StoreError};
+use rookery_types::{AccountName, SystemFlags, Uid};
 use serde_json::{Value, json};
 
 use crate::node::Node;
@@ -104,7 +104,14 @@ fn check_mailbox(mailbox: &Mailbox) -> (u64, u64, Vec<String>) {
     let (mut count, mut octets, mut unseen, mut deleted) = (0_u64, 0_u64, 0_u64, 0_u64);
     let mut faults = Vec::new();
     let mut last = 0;
-    for (_, message) in state.messages.iter().flat_map(|messages| messages.iter()) {
+    for found in state.messages.iter().flat_map(|messages| messages.iter()) {
+        let message = match found {
+            Ok((_, message)) => message,
+            Err(error) => {
+                faults.push(format!("messages cannot be read: {error}"));
+                break;
+            }
+        };
         let uid = message.uid.get();
         count += 1;
         octets += u64::from(message.size);
@@ -128,7 +135,7 @@ fn check_mailbox(mailbox: &Mailbox) -> (u64, u64, Vec<String>) {
             Ok(read) => faults.push(format!("UID {uid} has {read} octets and not {}", message.size)),
             // Expunged for good while we looked.
             Err(StoreError::NoContent)
-                if mailbox.now().messages.as_ref().is_some_and(|now| now.by_uid(message.uid).is_none()) => {}
+                if mailbox.now().messages.as_ref().is_some_and(|now| is_gone(now, message.uid)) => {}
             Err(error) => faults.push(format!("UID {uid}: {error}")),
         }
         if let Err(error) = account.facts(message.content)
@@ -150,6 +157,10 @@ fn check_mailbox(mailbox: &Mailbox) -> (u64, u64, Vec<String>) {
         }
     }
     (count, octets, faults)
+}
+
+fn is_gone(now: &Messages, uid: Uid) -> bool {
+    matches!(now.message(uid), Ok(None))
 }
 
 fn read_in_pieces(account: &Account, content: rookery_types::ContentId) -> Result<u64, StoreError> {

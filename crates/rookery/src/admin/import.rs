@@ -243,12 +243,11 @@ async fn fill(
 async fn known(account: &Account, mailbox: MailboxId) -> Result<HashSet<ContentId>, Failed> {
     let opened = account.open(mailbox).await.map_err(|error| failed(&error))?;
     let state = opened.now();
-    Ok(state
-        .messages
-        .iter()
-        .flat_map(|messages| messages.iter())
-        .map(|(_, message)| message.content)
-        .collect())
+    let found = state.messages.iter().flat_map(|messages| messages.iter());
+    found
+        .map(|found| found.map(|(_, message)| message.content))
+        .collect::<Result<_, _>>()
+        .map_err(|error| failed(&error))
 }
 
 struct Reader<F> {
