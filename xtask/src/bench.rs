@@ -76,10 +76,9 @@ pub(crate) struct Load {
     /// Octets of each delivered message.
     #[arg(long, default_value_t = 4096)]
     octets: usize,
-    /// TLS from the first octet, for a server whose certificate names mail.example.org and is vouched for by this PEM
-    /// file.
-    #[arg(long)]
-    tls_roots: Option<PathBuf>,
+    /// TLS from the first octet, with a server that has the certificate in this PEM file.
+    #[arg(long, value_name = "FILE")]
+    tls_certificate: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -148,8 +147,8 @@ impl Compare {
 impl Load {
     fn run(self) -> Result<()> {
         rookery_tests::process::raise_descriptor_limit(20_000)?;
-        let target = match &self.tls_roots {
-            Some(roots) => Target::tls(self.target, roots)?,
+        let target = match &self.tls_certificate {
+            Some(certificate) => Target::tls(self.target, certificate)?,
             None => Target::plain(self.target),
         };
         let users = Users { pattern: self.users, count: self.user_count, password: self.password };

@@ -37,9 +37,9 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
         }
     }
     let limits = limits(&services, false);
-    let wire = Wire::new(Connection::new(stream), limits, services.config.login_timeout());
+    let mut wire = Wire::new(Connection::new(stream), limits, services.config.login_timeout());
+    wire.deadline = Some(Instant::now() + services.config.login_timeout());
     let driver = Driver {
-        deadline: Instant::now() + services.config.login_timeout(),
         wire,
         state: State::NotAuthenticated,
         services,
@@ -72,8 +72,6 @@ struct Driver {
     services: Arc<Services>,
     permit: Permit,
     drain: DrainGuard,
-    /// When a client that has not logged in has to be gone.
-    deadline: Instant,
     bad_in_a_row: u32,
     counts: ConnectionEnd,
 }
@@ -182,10 +180,7 @@ impl Driver {
     /// Sends what is waiting and waits for the client, or for the server's end.
     async fn wait(&mut self) -> Result<Next, Failure> {
         self.wire.flush().await?;
-        let limit = match self.state {
-            State::NotAuthenticated => self.deadline.saturating_duration_since(Instant::now()),
-            _ => self.services.config.idle_timeout(),
-        };
+        let limit = self.wire.silence_max;
         // Few ask for it, and what they wait with is large.
         let mut notified = match &mut self.state {
             State::Authenticated(user) if user.notify.is_some() => {
@@ -307,7 +302,7 @@ impl Driver {
             return Ok(Next::Close);
         }
         self.state = State::NotAuthenticated;
-        self.deadline = Instant::now() + self.services.config.login_timeout();
+        self.wire.deadline = Some(Instant::now() + self.services.config.login_timeout());
         self.wire.silence_max = self.services.config.login_timeout();
         self.wire.decoder.set_limits(limits(&self.services, false));
         let next = self.answered(tag, timing, true, Ok(Answer::ok("UNAUTHENTICATE completed"))).await?;
@@ -326,6 +321,7 @@ impl Driver {
         self.permit.authenticated();
         self.wire.decoder.set_limits(limits(&self.services, true));
         self.wire.silence_max = self.services.config.idle_timeout();
+        self.wire.deadline = None;
         if let State::Authenticated(user) = &self.state {
             self.counts.user(user.name.as_str());
         }
@@ -410,7 +406,8 @@ impl Driver {
         let limits = limits(&self.services, false);
         match self.wire.connection.start_tls(&acceptor, input).await {
             Ok(connection) => {
-                let wire = Wire::new(connection, limits, self.wire.silence_max);
+                let mut wire = Wire::new(connection, limits, self.wire.silence_max);
+                wire.deadline = self.wire.deadline;
                 Some(Driver { wire, ..self })
             }
             Err(error) => {

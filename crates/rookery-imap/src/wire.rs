@@ -10,6 +10,7 @@ use rookery_codec::imap::server::{Decoded, Decoder, Limits};
 use rookery_codec::imap::{Response, print};
 use rookery_net::{Connection, IoError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Octets in the longest line that is no command: a SASL response, or `DONE`.
 pub(crate) const LINE_OCTETS_MAX: usize = 12 << 10;
@@ -20,11 +21,13 @@ pub(crate) struct Wire {
     pub(crate) decoder: Decoder,
     /// How long the client may be silent.
     pub(crate) silence_max: Duration,
+    /// When a client that has not logged in has to be gone, whatever it sends and reads until then.
+    pub(crate) deadline: Option<Instant>,
 }
 
 impl Wire {
     pub(crate) fn new(connection: Connection, limits: Limits, silence_max: Duration) -> Wire {
-        Wire { connection, decoder: Decoder::new(limits), silence_max }
+        Wire { connection, decoder: Decoder::new(limits), silence_max, deadline: None }
     }
 
     /// Adds a response to the batch.
@@ -34,7 +37,10 @@ impl Wire {
 
     /// Sends the batch.
     pub(crate) async fn flush(&mut self) -> Result<(), IoError> {
-        self.connection.flush().await
+        let Some(deadline) = self.deadline else { return self.connection.flush().await };
+        // In a box, since the wait of those who have logged in is to stay small.
+        let flush = Box::pin(tokio::time::timeout_at(deadline, self.connection.flush()));
+        flush.await.map_err(|_| IoError::Idle)?
     }
 
     /// Sends the batch if it is full, and lets other sessions have their turn.
@@ -48,7 +54,15 @@ impl Wire {
 
     /// Waits for octets of the client; says whether it is still there. Safe to cancel.
     pub(crate) async fn read(&mut self, silence_max: Duration) -> Result<bool, IoError> {
-        Ok(self.connection.read_some(self.decoder.buffer(), silence_max).await? > 0)
+        let left = match self.deadline {
+            None => silence_max,
+            Some(deadline) => silence_max.min(deadline.saturating_duration_since(Instant::now())),
+        };
+        // Octets that are there already would be taken even without time to wait.
+        if left.is_zero() {
+            return Err(IoError::Idle);
+        }
+        Ok(self.connection.read_some(self.decoder.buffer(), left).await? > 0)
     }
 
     /// The next thing that is not [`Decoded::NeedMore`], while a command is under way. Sends what is waiting

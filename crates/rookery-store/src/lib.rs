@@ -18,6 +18,8 @@ mod committer;
 mod encoding;
 mod error;
 mod fold;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod keys;
 mod leaf;
 mod load;

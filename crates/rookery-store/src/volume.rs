@@ -51,7 +51,7 @@ pub(crate) struct RecordHeader {
 }
 
 impl RecordHeader {
-    fn encode(&self) -> [u8; RECORD_HEADER as usize] {
+    pub(crate) fn encode(&self) -> [u8; RECORD_HEADER as usize] {
         let mut h = [0; RECORD_HEADER as usize];
         h[0..4].copy_from_slice(&RECORD_MAGIC.to_le_bytes());
         h[4] = match self.kind {
@@ -69,7 +69,7 @@ impl RecordHeader {
         h
     }
 
-    fn decode(h: &[u8]) -> Option<RecordHeader> {
+    pub(crate) fn decode(h: &[u8]) -> Option<RecordHeader> {
         let h = h.first_chunk::<{ RECORD_HEADER as usize }>()?;
         let u32_at = |at: usize| h.get(at..)?.first_chunk().map(|o| u32::from_le_bytes(*o));
         let u64_at = |at: usize| h.get(at..)?.first_chunk().map(|o| u64::from_le_bytes(*o));

@@ -507,6 +507,11 @@ impl Client {
         self.stream.write_all(octets).await.unwrap();
     }
 
+    /// Sends octets to a server that may have gone already.
+    pub(crate) async fn try_send_octets(&mut self, octets: &[u8]) {
+        let _ = self.stream.write_all(octets).await;
+    }
+
     /// Sends a command and gives all lines up to its tagged response.
     pub(crate) async fn command(&mut self, command: &str) -> Vec<String> {
         self.send(command).await;

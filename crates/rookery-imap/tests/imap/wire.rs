@@ -175,3 +175,40 @@ async fn a_client_in_idle_hears_that_the_server_is_there() {
     client.send("1 IDLE").await;
     assert_eq!(client.until("* OK").await, ["+ idling", "* OK Still here"]);
 }
+
+/// Sends octets one a second, never ending a line, and gives the seconds until the server has said BYE.
+async fn dribble(client: &mut crate::harness::Client, octets: &[u8]) -> u64 {
+    let begun = tokio::time::Instant::now();
+    let mut octets = octets.iter().cycle();
+    loop {
+        tokio::select! {
+            biased;
+            line = client.next_line() => match line {
+                Some(line) if line.starts_with("* BYE") => return begun.elapsed().as_secs(),
+                Some(_) => {}
+                None => panic!("no BYE"),
+            },
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                client.try_send_octets(&[*octets.next().unwrap()]).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_octet_a_second_does_not_keep_a_connection() {
+    let site = Site::new().await;
+    let mut client = site.connect().await;
+    assert!((59..=61).contains(&dribble(&mut client, b"a LOGIN ann").await));
+    // Within a SASL exchange, where a line of the client is awaited.
+    let mut client = site.connect().await;
+    client.send("a AUTHENTICATE PLAIN").await;
+    assert!((59..=61).contains(&dribble(&mut client, b"AAAA").await));
+    // Within a literal.
+    let mut client = site.connect().await;
+    client.send("a LOGIN {100}").await;
+    assert!((59..=61).contains(&dribble(&mut client, b"ann").await));
+    // Whole commands change nothing.
+    let mut client = site.connect().await;
+    assert!((59..=61).contains(&dribble(&mut client, b"a NOOP\r\n").await));
+}
