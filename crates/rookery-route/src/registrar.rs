@@ -180,13 +180,13 @@ impl Registrar {
             Ok(_) | Err(DirectoryError::Exists(_)) => {}
             Err(error) => return Err(RegistrarError::Directory(error)),
         }
-        let account = self.store.undelete_account(id).await?;
+        // The directory first: what the account shares is listed under its name.
         let home = Home { node: self.store.node(), store: self.store.store_id(), epoch: Epoch(1) };
-        let restored = self.directory.restore(account.id(), name.clone(), home).await;
-        if let Err(error) = restored {
-            // What nobody can find is deleted as it was.
-            let _ = self.store.delete_account(id).await;
-            return Err(RegistrarError::Directory(error));
+        let restored = self.directory.restore(id, name.clone(), home).await;
+        restored.map_err(RegistrarError::Directory)?;
+        if let Err(error) = self.store.undelete_account(id).await {
+            self.directory.remove(id).await.map_err(RegistrarError::Directory)?;
+            return Err(error.into());
         }
         Ok(())
     }
