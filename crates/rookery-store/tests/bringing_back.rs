@@ -57,7 +57,11 @@ async fn texts(account: &Account, mailbox: MailboxId) -> Vec<(u32, String)> {
     let mailbox = account.open(mailbox).await.expect("it opens");
     let messages = mailbox.now().messages.clone().expect("it is open");
     let text = |content| String::from_utf8_lossy(&account.read(content).expect("it reads")).into_owned();
-    messages.iter().map(|(_, message)| (message.uid.get(), text(message.content))).collect()
+    let row = |found: Result<_, StoreError>| {
+        let (_, message): (_, rookery_store::Message) = found.expect("it loads");
+        (message.uid.get(), text(message.content))
+    };
+    messages.iter().map(row).collect()
 }
 
 #[tokio::test]
