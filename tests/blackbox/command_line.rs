@@ -35,6 +35,26 @@ pub(crate) fn json(server: &Server, args: &[&str]) -> Result<Value> {
 }
 
 #[test]
+fn top_counts_what_is_going_on() -> Result<()> {
+    let mut server = server_with_joe()?;
+    let mut imap = server.login("joe")?;
+    let busy = std::thread::spawn(move || {
+        (0..200).try_for_each(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            imap.ok("NOOP").map(drop)
+        })
+    });
+    let output = server.cli(&["top", "--interval", "1", "--count", "1", "--json"], b"")?;
+    ensure!(output.status.success(), "{}", output.text());
+    busy.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let commands = shown["commands"].as_array().cloned().unwrap_or_default();
+    ensure!(commands.iter().any(|one| one["command"] == "imap NOOP"), "{shown:#}");
+    ensure!(shown["connections"]["imap"].as_f64().is_some_and(|count| count >= 1.0), "{shown:#}");
+    server.stop()
+}
+
+#[test]
 fn health_and_metrics() -> Result<()> {
     let mut server = server_with_joe()?;
     ensure!(get(&server, "/health/live")?.0 == 200);

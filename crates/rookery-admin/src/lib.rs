@@ -10,3 +10,4 @@ pub mod process;
 pub mod socket;
 
 pub use http::{AdminState, MetricsError, Readiness, install_metrics, router, serve};
+pub use metrics_exporter_prometheus::PrometheusHandle;

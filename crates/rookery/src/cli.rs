@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Reload,
     /// Whether the server runs, and what it holds.
     Status(Json),
+    /// What the running server does now: connections, logins, messages, commands, again and again.
+    Top(Top),
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -82,6 +84,18 @@ pub(crate) struct Json {
     /// Print JSON, for programs.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Top {
+    /// Seconds between two looks.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) interval: u64,
+    /// How often to look [default: until interrupted].
+    #[arg(long)]
+    pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 #[derive(Debug, Args)]

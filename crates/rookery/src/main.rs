@@ -25,6 +25,7 @@ mod restart;
 mod saved;
 mod secret;
 mod serve;
+mod top;
 
 use std::process::ExitCode;
 
@@ -78,6 +79,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Undelete(command) => client_runtime()?.block_on(saved::undelete(&config, command)),
         Command::Export(args) => client_runtime()?.block_on(saved::export(&config, args)),
         Command::Restore(args) => client_runtime()?.block_on(saved::restore(&config, args)),
+        Command::Top(options) => client_runtime()?.block_on(top::top(&config, options)),
         Command::Status(json) => client_runtime()?.block_on(client::status(&config, json)),
         Command::Restart => client_runtime()?.block_on(client::restart(&config)),
         Command::Reload => client_runtime()?.block_on(client::reload(&config)),

@@ -330,6 +330,7 @@ pub(crate) async fn run(
         node: Arc::clone(&node),
         reload: reload.clone(),
         restart: restart.clone(),
+        metrics: metrics.clone(),
         heavy: Default::default(),
     });
     tasks

@@ -14,6 +14,7 @@ mod users;
 
 use std::sync::Arc;
 
+use rookery_admin::PrometheusHandle;
 use rookery_admin::socket::{Failed, Replies, Request};
 use rookery_store::StoreError;
 use serde::de::DeserializeOwned;
@@ -39,6 +40,7 @@ pub(crate) struct Desk {
     pub(crate) node: Arc<Node>,
     pub(crate) reload: Reload,
     pub(crate) restart: Restart,
+    pub(crate) metrics: PrometheusHandle,
     /// One import or check at a time.
     pub(crate) heavy: tokio::sync::Mutex<()>,
 }
@@ -52,6 +54,10 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "status" => status(node).await,
         "reload" => {
             desk.reload.run().map(|text| json!({"text": text})).map_err(|error| Failed::new("failed", error))
+        }
+        "metrics" => {
+            rookery_admin::process::record();
+            Ok(json!({"text": desk.metrics.render()}))
         }
         "restart" => {
             let asked = desk.restart.ask().await;
