@@ -95,6 +95,8 @@ where
     H: Fn(Accepted) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
+    // A connection that is accepted at the moment the drain begins counts before this loop has ended.
+    let accepting = drain.guard();
     let mut connections = JoinSet::new();
     let mut refusals = JoinSet::new();
     let protocol = service.protocol;
@@ -150,7 +152,7 @@ where
             .instrument(span),
         );
     }
-    drop(listener);
+    drop((listener, accepting));
     loop {
         tokio::select! {
             ended = connections.join_next() => match ended {
