@@ -535,6 +535,13 @@ impl Store {
             self.volumes().verify(entry.locator, entry.mailbox.account, entry.content).is_err()
         };
         let torn: BTreeSet<u32> = tail.iter().filter(is_missing).map(|entry| entry.batch).collect();
+        let kept = tail.iter().filter(|entry| !torn.contains(&entry.batch));
+        for number in kept.map(|entry| entry.locator.volume).collect::<BTreeSet<u32>>() {
+            let mended = self.volumes().mend_header(number);
+            if mended.map_err(|error| OpenError::Store(Box::new(error.into())))? {
+                tracing::info!(volume = number, "the header of a volume was lost in an interrupted write");
+            }
+        }
         let mut missing: BTreeMap<AccountId, Vec<TailEntry>> = BTreeMap::new();
         for entry in tail.into_iter().filter(|entry| torn.contains(&entry.batch)) {
             missing.entry(entry.mailbox.account).or_default().push(entry);

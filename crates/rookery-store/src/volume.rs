@@ -251,6 +251,19 @@ impl Volumes {
         Ok(volume)
     }
 
+    /// Writes a volume's header again if it is damaged: a crash may have lost it while records behind it are there.
+    /// Says whether it was.
+    pub(crate) fn mend_header(&self, number: u32) -> Result<bool, VolumeError> {
+        let volume = self.volume(number)?;
+        let mut header = [0; FILE_HEADER as usize];
+        if volume.read_exact(&mut header, 0)? && decode_file_header(&header).is_some() {
+            return Ok(false);
+        }
+        volume.file.write_at(&encode_file_header(self.store, number), 0).map_err(|e| volume.io(e))?;
+        volume.sync(&*self.files)?;
+        Ok(true)
+    }
+
     fn remember(&self, volume: &Arc<Volume>) {
         let mut open = self.open.lock();
         if open.len() >= OPEN_MAX {
