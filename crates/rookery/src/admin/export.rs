@@ -243,7 +243,8 @@ fn mailbox_file(
             content,
             octets: message.size,
         };
-        serde_json::to_writer(&mut text, &line).unwrap_or_default();
+        serde_json::to_writer(&mut text, &line)
+            .map_err(|error| Trouble::File(place.join(lines), error.into()))?;
         text.push(b'\n');
     }
     for folder in folders {
