@@ -67,7 +67,7 @@ pub(crate) async fn checkpoint(
             let first = if selected.read_only {
                 selected.mailbox.peek_recent()
             } else {
-                selected.mailbox.claim_recent()
+                selected.mailbox.claim_recent(uid_next)
             };
             selected.view.add_recent(first, uid_next);
             wire.put(&Response::Recent(selected.view.recent_count()?));
