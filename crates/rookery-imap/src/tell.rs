@@ -16,11 +16,15 @@ use rookery_types::{Keyword, Rights, SeqNum, SystemFlags, UidSet};
 pub(crate) async fn all(
     wire: &mut Wire,
     user: &mut User,
-    selected: Option<&mut Selected>,
+    mut selected: Option<&mut Selected>,
     expunges: bool,
 ) -> Result<(), Failure> {
     let id = selected.as_ref().map(|selected| selected.mailbox.id());
+    // What SELECT says fits together, and numbers do not move before its tagged response: only that says that they are
+    // of the new mailbox.
+    let fresh = selected.as_mut().is_some_and(|selected| selected.view.take_fresh());
     if let Some(selected) = selected
+        && !fresh
         && user.of_selected().is_none_or(|of| of.messages)
     {
         checkpoint(wire, user, selected, expunges).await?;
