@@ -1,6 +1,6 @@
 //! House commands. `cargo xtask soak kill9`, `cargo xtask soak powerloss`, `cargo xtask soak store`,
 //! `cargo xtask soak connects`, `cargo xtask trace-delivery`, `cargo xtask bench compare`,
-//! `cargo xtask bench load`.
+//! `cargo xtask bench load`, `cargo xtask imaptest PROGRAM`.
 #![allow(clippy::print_stdout, reason = "a command line tool's results go to standard output")]
 
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use rookery_tests::server::Server;
 use rookery_tests::soak;
 
 mod bench;
+mod imaptest;
 mod trace_delivery;
 
 #[derive(Parser)]
@@ -27,6 +28,8 @@ enum Xtask {
     Bench(bench::Bench),
     /// Trace one LMTP delivery and prove that every file it wrote was synced before its 250 went out.
     TraceDelivery,
+    /// Dovecot's imaptest, which has to be built already, against the server: its scripted tests and its stress mode.
+    Imaptest(imaptest::Imaptest),
 }
 
 #[derive(Subcommand)]
@@ -94,6 +97,7 @@ fn main() -> Result<()> {
         }
         Xtask::Bench(bench) => bench.run(),
         Xtask::TraceDelivery => trace_delivery::run(),
+        Xtask::Imaptest(imaptest) => imaptest.run(),
     }
 }
 
