@@ -37,6 +37,9 @@ pub(crate) async fn all(
 
 /// Tells what differs between the session's view and the mailbox. `expunges`: whether messages may disappear
 /// here (RFC 9051 §7.5.1).
+///
+/// DEVIATION: RFC 3501 §7.3.2, because who hears EXPUNGE knows whether that message was \Recent: RECENT is told with
+/// EXISTS, and not after expunges alone.
 pub(crate) async fn checkpoint(
     wire: &mut Wire,
     user: &User,
