@@ -144,14 +144,18 @@ impl User {
         self.place(name).await.is_ok()
     }
 
-    /// The account of that name, if there is one and it is here.
+    /// The account of that name, if there is one and it is here; as the user sees it, so with \Seen of their own if
+    /// it is another's.
     pub(crate) async fn account_of(&self, name: &AccountName) -> Result<Option<Account>, Failure> {
         if let Some(own) = self.own.as_ref().filter(|_| name.user() == Some(&self.name)) {
             return Ok(Some(own.clone()));
         }
         // Decided before anything is looked up: what is out of reach is answered alike whether or not it exists.
         match self.reaches(name.domain()) {
-            true => account_of(&self.services, name).await,
+            true => {
+                let account = account_of(&self.services, name).await?;
+                Ok(account.map(|account| account.seen_by(&self.name)))
+            }
             false => Ok(None),
         }
     }
@@ -267,11 +271,15 @@ const GRANTS_FIRST: usize = 64;
 
 /// The account of that name, if there is one, it may be used and it is here.
 pub(crate) async fn account_of(services: &Services, name: &AccountName) -> Result<Option<Account>, Failure> {
-    services.router.open(&services.store, name).await.map_err(|error| match error {
-        AccountError::Elsewhere => elsewhere(),
+    services.router.open(&services.store, name).await.map_err(not_opened)
+}
+
+pub(crate) fn not_opened(error: AccountError) -> Failure {
+    match error {
+        AccountError::Elsewhere(_) => elsewhere(),
         AccountError::Unavailable(error) => directory_failed(error),
         AccountError::Store(error) => error.into(),
-    })
+    }
 }
 
 fn elsewhere() -> Failure {

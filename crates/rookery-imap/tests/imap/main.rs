@@ -18,6 +18,10 @@ mod quota;
 mod replacing;
 mod replay;
 mod searching;
+mod seen;
 mod sharing;
 mod sorting;
 mod wire;
+
+/// Whether clients come in at another node than the one that has the mail.
+const THROUGH_AN_EDGE: bool = false;
