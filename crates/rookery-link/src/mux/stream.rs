@@ -231,7 +231,7 @@ impl Stream {
         state.received.push_back(message);
         let waker = state.receiver.take();
         drop(state);
-        waker.map(Waker::wake);
+        wake(waker);
         Ok(())
     }
 
@@ -245,7 +245,7 @@ impl Stream {
         self.mux.budget.give(grown);
         let (waker, over) = (state.receiver.take(), state.sent_end);
         drop(state);
-        waker.map(Waker::wake);
+        wake(waker);
         Ok(over)
     }
 
@@ -257,7 +257,7 @@ impl Stream {
         let grown = state.credit > WINDOW_OCTETS_BASE && !std::mem::replace(&mut state.grown, true);
         let waker = state.sender.take();
         drop(state);
-        waker.map(Waker::wake);
+        wake(waker);
         Ok(grown)
     }
 
@@ -334,6 +334,12 @@ impl Drop for Stream {
         if grown > 0 {
             self.mux.budget.give(grown);
         }
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
