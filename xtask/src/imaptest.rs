@@ -124,6 +124,7 @@ impl Imaptest {
             let user =
                 if *about == SEVERAL { "user=many%d".to_owned() } else { format!("user=alone{number}") };
             let arguments = [*arguments, &[secs.as_str(), user.as_str()]].concat();
+            make_keywords(&server, &format!("alone{number}"))?;
             for attempt in 1.. {
                 let begun = Instant::now();
                 let output = start(&arguments)?;
@@ -139,6 +140,18 @@ impl Imaptest {
         server.check()?;
         verdict.tell()
     }
+}
+
+/// Makes imaptest's keywords known in an INBOX that stays empty: imaptest takes it that STORE makes a keyword, also one
+/// that takes it away, and gives each an owner when it is first seen, which two clients can do at once.
+fn make_keywords(server: &Server, user: &str) -> Result<()> {
+    let mut client = server.login(user)?;
+    let message = "Subject: keywords\r\n\r\n";
+    client.append_ok("INBOX", "($Label1 $Label2 $Label3 $Label4 $Label5 \\Deleted)", message.as_bytes())?;
+    client.ok("SELECT INBOX")?;
+    client.ok("EXPUNGE")?;
+    client.ok("LOGOUT")?;
+    Ok(())
 }
 
 impl Verdict {
