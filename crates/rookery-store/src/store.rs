@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// The format this program writes. A store of a higher one is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// The first format that has chunk summaries.
 pub(crate) const FORMAT_WITH_SUMMARIES: u32 = 2;
 /// Accounts kept in memory though nobody uses them.
@@ -371,7 +371,7 @@ impl Store {
                 limits: crate::records::Limits::default(),
             },
         );
-        let account = Account { store: self.clone(), cell: cell.clone() };
+        let account = Account { store: self.clone(), cell: cell.clone(), viewer: None };
         account
             .transact(|t| {
                 // Written even if it has no mailbox to speak of.
@@ -405,14 +405,14 @@ impl Store {
         // Loading under the lock: two callers must not get two cells for one account.
         let mut accounts = self.0.accounts.lock();
         if let Some(cell) = accounts.get(&id) {
-            return Ok(Some(Account { store: self.clone(), cell: cell.clone() }));
+            return Ok(Some(Account { store: self.clone(), cell: cell.clone(), viewer: None }));
         }
         let Some(cell) = AccountCell::load(&*self.0.engine, id)? else { return Ok(None) };
         if accounts.len() >= IDLE_ACCOUNTS_MAX {
             accounts.retain(|_, cell| Arc::strong_count(cell) > 1 || !cell.is_quiet());
         }
         accounts.insert(id, cell.clone());
-        Ok(Some(Account { store: self.clone(), cell }))
+        Ok(Some(Account { store: self.clone(), cell, viewer: None }))
     }
 
     /// Deletes an account: from now on it does not exist. What it held goes in the background.
@@ -560,7 +560,10 @@ impl Store {
     /// The accounts that are in memory.
     pub(crate) fn loaded(&self) -> Vec<Account> {
         let accounts = self.0.accounts.lock();
-        accounts.values().map(|cell| Account { store: self.clone(), cell: cell.clone() }).collect()
+        accounts
+            .values()
+            .map(|cell| Account { store: self.clone(), cell: cell.clone(), viewer: None })
+            .collect()
     }
 }
 
@@ -615,14 +618,17 @@ fn format(engine: &dyn Engine) -> Result<Identity, OpenError> {
     Ok(identity)
 }
 
-/// Makes a store of a lower format one of this. Chunk summaries come when a mailbox is first opened.
+/// Makes a store of a lower format one of this. Chunk summaries come when a mailbox is first opened; that users' own
+/// \Seen may stand there takes no more than the number, so that older programs refuse it.
 fn upgrade(engine: &dyn Engine, identity: &Identity) -> Result<(), OpenError> {
     let mut batch = Batch::new();
-    // Whatever stands there was not written by a program that keeps it up to date.
-    engine.scan(Space::Leaf, &[], None, false, &mut |key, _| {
-        batch.delete(Space::Leaf, key.to_vec());
-        true
-    })?;
+    if identity.format < FORMAT_WITH_SUMMARIES {
+        // Whatever stands there was not written by a program that keeps it up to date.
+        engine.scan(Space::Leaf, &[], None, false, &mut |key, _| {
+            batch.delete(Space::Leaf, key.to_vec());
+            true
+        })?;
+    }
     batch.put(Space::Meta, keys::STORE, identity.encode());
     engine.commit(batch)?;
     tracing::info!(from = identity.format, to = FORMAT, "the store's format was raised");
