@@ -26,12 +26,13 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 19] = [
+pub const KINDS: [Kind; 20] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "subscription list", space: Space::Account, derived: true },
     Kind { name: "annotation", space: Space::Account, derived: false },
     Kind { name: "annotation usage", space: Space::Account, derived: true },
+    Kind { name: "deliveries", space: Space::Account, derived: false },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
     Kind { name: "mailbox summary", space: Space::Mailbox, derived: true },
     Kind { name: "quota usage", space: Space::Mailbox, derived: true },

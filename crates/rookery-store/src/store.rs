@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// The format this program writes. A store of a higher one is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// The first format that has chunk summaries.
 pub(crate) const FORMAT_WITH_SUMMARIES: u32 = 2;
 /// Accounts kept in memory though nobody uses them.
@@ -615,14 +615,17 @@ fn format(engine: &dyn Engine) -> Result<Identity, OpenError> {
     Ok(identity)
 }
 
-/// Makes a store of a lower format one of this. Chunk summaries come when a mailbox is first opened.
+/// Makes a store of a lower format one of this. Chunk summaries come when a mailbox is first opened; kinds of records
+/// that lower formats do not have begin empty.
 fn upgrade(engine: &dyn Engine, identity: &Identity) -> Result<(), OpenError> {
     let mut batch = Batch::new();
-    // Whatever stands there was not written by a program that keeps it up to date.
-    engine.scan(Space::Leaf, &[], None, false, &mut |key, _| {
-        batch.delete(Space::Leaf, key.to_vec());
-        true
-    })?;
+    if identity.format < FORMAT_WITH_SUMMARIES {
+        // Whatever stands there was not written by a program that keeps it up to date.
+        engine.scan(Space::Leaf, &[], None, false, &mut |key, _| {
+            batch.delete(Space::Leaf, key.to_vec());
+            true
+        })?;
+    }
     batch.put(Space::Meta, keys::STORE, identity.encode());
     engine.commit(batch)?;
     tracing::info!(from = identity.format, to = FORMAT, "the store's format was raised");
