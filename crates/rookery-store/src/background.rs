@@ -28,6 +28,9 @@ const COMPACT_BELOW_PERCENT: u64 = 50;
 /// Octets copied by compaction in one round: the budget that keeps it from disturbing others.
 const COMPACT_ROUND_OCTETS: u64 = 32 << 20;
 
+/// Compaction leaves this part of the reserve alone, one in so many.
+const COMPACT_RESERVE_PART: u64 = 4;
+
 /// With so many delta records a mailbox is folded once it is quiet, and when the store closes: whoever opens it first
 /// reads them all.
 const QUIET_DELTAS: u32 = 512;
@@ -296,16 +299,27 @@ async fn compact(store: &Store) -> Result<(), StoreError> {
     let candidates =
         tokio::task::spawn_blocking(move || candidates(&worker)).await.map_err(|_| StoreError::CutOff)??;
     let mut budget = COMPACT_ROUND_OCTETS;
-    for number in candidates {
+    for (number, live) in candidates {
         if budget == 0 {
             return Ok(());
         }
-        compact_volume(store, number, &mut budget).await?;
+        if has_room_for(store, live)? {
+            compact_volume(store, number, &mut budget).await?;
+        }
     }
     Ok(())
 }
 
-fn candidates(store: &Store) -> Result<Vec<u32>, StoreError> {
+/// Whether so many octets can be copied and still leave room for the records of changes, without which nothing could be
+/// deleted any more.
+fn has_room_for(store: &Store, octets: u64) -> Result<bool, StoreError> {
+    let io = |source| StoreError::Volume(crate::volume::VolumeError::Io { volume: 0, source });
+    let free = store.volumes().free_octets().map_err(io)?;
+    Ok(octets == 0 || free.saturating_sub(octets) >= store.options().reserve_octets / COMPACT_RESERVE_PART)
+}
+
+/// Volumes that are mostly dead, with the octets that live in each.
+fn candidates(store: &Store) -> Result<Vec<(u32, u64)>, StoreError> {
     let live = read_live(store.engine()).map_err(|error| match error {
         OpenError::Damaged(damaged) => StoreError::Damaged(damaged),
         OpenError::Engine(error) => StoreError::Engine(error),
@@ -321,7 +335,7 @@ fn candidates(store: &Store) -> Result<Vec<u32>, StoreError> {
         let octets = store.volumes().octets(number)?;
         let live = live.get(&number).copied().unwrap_or(0);
         if live.saturating_mul(100) < octets.saturating_mul(COMPACT_BELOW_PERCENT) {
-            found.push(number);
+            found.push((number, live));
         }
     }
     Ok(found)
