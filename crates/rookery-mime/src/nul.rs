@@ -28,6 +28,8 @@ enum Change {
     Base64,
 }
 
+type Changes = Vec<(Range<u64>, Change)>;
+
 /// Gives the message to `push`, parts with NUL in base64. `read` reads octets of it. Nothing is given out if NUL cannot
 /// be taken away.
 pub fn without_nul<O: AsRef<[u8]>, E>(
@@ -65,11 +67,11 @@ fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     range.clone().step_by(step).map(move |start| start..range.end.min(start + PIECE_OCTETS))
 }
 
-/// What is changed of a message, ascending and apart.
+/// What is changed of a message: ascending and apart.
 fn plan<O: AsRef<[u8]>, E>(
     structure: &Structure,
     read: &mut impl FnMut(Range<u64>) -> Result<O, E>,
-) -> Result<Result<Vec<(Range<u64>, Change)>, NulOutside>, E> {
+) -> Result<Result<Changes, NulOutside>, E> {
     let mut has_nul = |range: Range<u64>| -> Result<bool, E> {
         for piece in pieces(range) {
             if memchr::memchr(0, read(piece)?.as_ref()).is_some() {
