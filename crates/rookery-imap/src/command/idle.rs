@@ -52,9 +52,12 @@ pub(crate) async fn idle(
             _ => return Err(closed()),
         }
         wire.flush().await?;
+        if wire.leaving {
+            return Ok(ending());
+        }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
         let User { slot, notify, .. } = &mut *user;
-        let ending = async {
+        let end = async {
             tokio::select! {
                 biased;
                 () = drain.draining() => {}
@@ -62,10 +65,10 @@ pub(crate) async fn idle(
             }
         };
         let woken = match notify.as_deref_mut() {
-            None => wait(wire, of_mailbox(&mut changed), ending, still_here, silence_max).await?,
+            None => wait(wire, of_mailbox(&mut changed), end, still_here, silence_max).await?,
             Some(notify) => {
                 let change = notify::changed(notify, selected.as_deref());
-                Box::pin(wait(wire, change, ending, still_here, silence_max)).await?
+                Box::pin(wait(wire, change, end, still_here, silence_max)).await?
             }
         };
         match woken {
@@ -76,13 +79,16 @@ pub(crate) async fn idle(
                 return Err(Failure::Gone(IoError::Idle));
             }
             Woken::Still => wire.put(&Response::untagged(Condition::Ok, "Still here")),
-            Woken::Ending => {
-                let mut answer = Answer::ok("");
-                answer.condition = Condition::Bye;
-                return Ok(answer);
-            }
+            Woken::Ending => return Ok(ending()),
         }
     }
+}
+
+/// What stands for the server's end.
+fn ending() -> Answer {
+    let mut answer = Answer::ok("");
+    answer.condition = Condition::Bye;
+    answer
 }
 
 async fn of_mailbox(changed: &mut Option<watch::Receiver<u64>>) {
