@@ -273,7 +273,7 @@ async fn receive(
                     Err(failure) => Err(failure),
                     Ok(spool) => match spool.size() {
                         0 => Err(empty().into()),
-                        ..=FINISH_INLINE_OCTETS => spool.finish_without_nul().map_err(Failure::from),
+                        1..=FINISH_INLINE_OCTETS => spool.finish_without_nul().map_err(Failure::from),
                         _ => blocking(move || spool.finish_without_nul()).await?.map_err(Failure::from),
                     },
                 };
