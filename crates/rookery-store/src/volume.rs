@@ -553,6 +553,17 @@ impl LargeBody {
         Ok(())
     }
 
+    /// Octets of what was added.
+    pub(crate) fn read(&self, range: Range<u64>) -> Result<Vec<u8>, VolumeError> {
+        let end = range.end.min(self.size);
+        let start = range.start.min(end);
+        let mut octets = vec![0; usize::try_from(end - start).unwrap_or(usize::MAX)];
+        if !self.volume.read_exact(&mut octets, FILE_HEADER + RECORD_HEADER + start)? {
+            return Err(self.volume.io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(octets)
+    }
+
     /// Makes it a record of an account. The first account gets the file itself, each further one a copy.
     pub(crate) fn place(&self, account: AccountId, content: ContentId) -> Result<Placed, VolumeError> {
         if !self.kept.swap(true, Ordering::AcqRel) {
