@@ -15,6 +15,7 @@ mod imaplib;
 mod import;
 mod lmtp;
 mod mbsync;
+mod murder;
 mod neomutt;
 mod pop3;
 mod postfix;

@@ -13,6 +13,7 @@ pub mod command;
 pub mod corpus;
 pub mod imap;
 pub mod lmtp;
+pub mod murder;
 pub mod peer;
 pub mod postfix;
 pub mod powerloss;

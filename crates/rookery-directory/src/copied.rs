@@ -40,8 +40,8 @@ enum Kept {
     Here(EmbeddedSource),
     Elsewhere {
         follower: Follower,
-        /// They end with the last clone.
-        _tasks: Tasks,
+        /// They follow the source until they are dropped.
+        tasks: parking_lot::Mutex<Option<Tasks>>,
     },
 }
 
@@ -81,7 +81,7 @@ impl CopiedDirectory {
         source: Arc<dyn Source>,
     ) -> Result<CopiedDirectory, DirectoryError> {
         let (follower, tasks) = Follower::start(Copy::open(engine, commit)?, source);
-        let kept = Kept::Elsewhere { follower, _tasks: tasks };
+        let kept = Kept::Elsewhere { follower, tasks: parking_lot::Mutex::new(Some(tasks)) };
         Ok(CopiedDirectory(Arc::new(Inner { kept, ids: Ids::default() })))
     }
 
@@ -90,6 +90,13 @@ impl CopiedDirectory {
         match &self.0.kept {
             Kept::Here(source) => Some(source.clone()),
             Kept::Elsewhere { .. } => None,
+        }
+    }
+
+    /// Stops following: the node is about to end.
+    pub fn stop_following(&self) {
+        if let Kept::Elsewhere { tasks, .. } = &self.0.kept {
+            tasks.lock().take();
         }
     }
 

@@ -108,6 +108,10 @@ impl From<RegistrarError> for Failure {
             RegistrarError::Refused(why) => Answer::no(Code::Cannot, why).into(),
             RegistrarError::Name(error) => error.into(),
             RegistrarError::Store(error) => error.into(),
+            RegistrarError::Away(error) => {
+                tracing::error!(%error, "another node failed a command");
+                Answer::no(Code::Unavailable, "Accounts there cannot be changed at the moment").into()
+            }
             RegistrarError::Directory(error) => {
                 tracing::error!(%error, "the directory failed a command");
                 Answer::no(Code::Unavailable, "Accounts cannot be changed at the moment").into()

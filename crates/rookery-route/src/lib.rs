@@ -13,7 +13,7 @@ mod relay;
 
 pub use administrators::{Administrators, Authority};
 pub use publications::Publications;
-pub use registrar::{Registrar, RegistrarError};
+pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
     BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeService, Reaching, Relayed, SessionHead,
     SessionNote, hand_back, relay,

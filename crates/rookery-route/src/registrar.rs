@@ -7,9 +7,12 @@
 //!   the latest when its user logs in.
 //! - An account stays in its domain.
 
+use crate::Coming;
 use rookery_directory::{AccountState, Directory, DirectoryError, Entry, Home, PAGE_MAX, Verifier};
 use rookery_store::{Account, NewAccount, Store, StoreError};
-use rookery_types::{AccountId, AccountName, Address, Epoch, MailboxPath, NameError, SpecialUse, UserName};
+use rookery_types::{
+    AccountId, AccountName, Address, Epoch, MailboxPath, NameError, NodeId, SpecialUse, StoreId, UserName,
+};
 use std::sync::Arc;
 
 /// Why something about an account was not done.
@@ -33,12 +36,74 @@ pub enum RegistrarError {
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another node, which has or is to have the account, did not do its part.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// What the home of an account does when it is made, renamed or taken apart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AccountTask {
+    /// The account's tree is to be made.
+    Make {
+        /// Its id.
+        id: AccountId,
+        /// Its name.
+        name: AccountName,
+    },
+    /// It is to be taken away.
+    Delete {
+        /// Its id.
+        id: AccountId,
+    },
+    /// It has another name.
+    Settle {
+        /// Its id.
+        id: AccountId,
+        /// Its name now.
+        name: AccountName,
+    },
+}
+
+impl AccountTask {
+    /// Of which account.
+    pub fn id(&self) -> AccountId {
+        match self {
+            AccountTask::Make { id, .. } | AccountTask::Delete { id } | AccountTask::Settle { id, .. } => *id,
+        }
+    }
+}
+
+/// Where accounts are, and how another home does its part.
+pub trait Homes: Send + Sync + 'static {
+    /// The node, and its store, that a new account is to be at home at.
+    fn place<'a>(&'a self, name: &'a AccountName) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>>;
+
+    /// Has another node do something. [`RegistrarError::Away`]: it may have done it.
+    fn ask(&self, node: NodeId, task: AccountTask) -> Coming<'_, Result<(), RegistrarError>>;
+}
+
+/// All accounts are here.
+struct OneHome {
+    node: NodeId,
+    store: StoreId,
+}
+
+impl Homes for OneHome {
+    fn place<'a>(&'a self, _name: &'a AccountName) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>> {
+        Box::pin(async move { Ok((self.node, self.store)) })
+    }
+
+    fn ask(&self, node: NodeId, _task: AccountTask) -> Coming<'_, Result<(), RegistrarError>> {
+        Box::pin(async move { Err(RegistrarError::Away(format!("node {node} is not linked with"))) })
+    }
 }
 
 /// Makes accounts, renames them and takes them apart.
 pub struct Registrar {
     directory: Arc<dyn Directory>,
     store: Store,
+    homes: Arc<dyn Homes>,
     /// What a user's new account has besides INBOX.
     mailboxes: Vec<(MailboxPath, Vec<SpecialUse>)>,
 }
@@ -50,7 +115,52 @@ impl Registrar {
         store: Store,
         mailboxes: Vec<(MailboxPath, Vec<SpecialUse>)>,
     ) -> Registrar {
-        Registrar { directory, store, mailboxes }
+        let homes = Arc::new(OneHome { node: store.node(), store: store.store_id() });
+        Registrar { directory, store, homes, mailboxes }
+    }
+
+    /// The same, with accounts at other nodes, too.
+    pub fn with_homes(self, homes: Arc<dyn Homes>) -> Registrar {
+        Registrar { homes, ..self }
+    }
+
+    /// Does the home's part of something.
+    async fn at_home(&self, home: Home, task: AccountTask) -> Result<(), RegistrarError> {
+        match home.node == self.store.node() {
+            true => self.perform(task).await,
+            false => self.homes.ask(home.node, task).await,
+        }
+    }
+
+    /// Does this node's part of something that another node asks for. What is asked again is done once.
+    pub async fn perform(&self, task: AccountTask) -> Result<(), RegistrarError> {
+        match task {
+            AccountTask::Make { id, name } => {
+                match self.store.create_account(id, self.new_account(&name)?).await {
+                    // What a crash left half done is finished.
+                    Ok(_) | Err(StoreError::AlreadyExists) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            AccountTask::Delete { id } => match self.store.delete_account(id).await {
+                Ok(()) | Err(StoreError::NoAccount) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+            AccountTask::Settle { id, name } => {
+                let account = self.store.account(id).await?;
+                Ok(self.settle(&account, &name).await?)
+            }
+        }
+    }
+
+    /// The same for a node that asks over a link: what is not at home here is not done.
+    pub async fn perform_for(&self, task: AccountTask) -> Result<(), RegistrarError> {
+        self.directory.barrier().await.map_err(RegistrarError::Directory)?;
+        let entry = self.directory.by_id(task.id()).await.map_err(RegistrarError::Directory)?;
+        if (entry.home.node, entry.home.store) != (self.store.node(), self.store.store_id()) {
+            return Err(RegistrarError::Away("the account is not at home there".to_owned()));
+        }
+        self.perform(task).await
     }
 
     async fn entry(&self, name: &AccountName) -> Result<Option<Arc<Entry>>, RegistrarError> {
@@ -72,11 +182,7 @@ impl Registrar {
             if verifier.is_some() {
                 self.directory.set_verifier(entry.id, verifier).await.map_err(RegistrarError::Directory)?;
             }
-            match self.store.create_account(entry.id, self.new_account(name)?).await {
-                // What a crash left half done is finished.
-                Ok(_) | Err(StoreError::AlreadyExists) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.at_home(entry.home, AccountTask::Make { id: entry.id, name: name.clone() }).await?;
             let active = self.directory.set_state(entry.id, AccountState::Active).await;
             return Ok(active.map_err(RegistrarError::Directory)?.id);
         }
@@ -114,7 +220,8 @@ impl Registrar {
 
     async fn reserve(&self, name: &AccountName) -> Result<Arc<Entry>, RegistrarError> {
         self.need_domain(name.domain()).await?;
-        let home = Home { node: self.store.node(), store: self.store.store_id(), epoch: Epoch(1) };
+        let (node, store) = self.homes.place(name).await?;
+        let home = Home { node, store, epoch: Epoch(1) };
         self.directory.reserve(name.clone(), home, rand::random()).await.map_err(|error| match error {
             DirectoryError::Exists(_) => RegistrarError::Exists(name.clone()),
             error => RegistrarError::Directory(error),
@@ -127,9 +234,11 @@ impl Registrar {
         made: Result<(), RegistrarError>,
     ) -> Result<AccountId, RegistrarError> {
         if made.is_err() {
-            // Best effort: what stays is resolved at the next start.
-            let _ = self.store.delete_account(entry.id).await;
-            let _ = self.directory.remove(entry.id).await;
+            // Best effort: what stays is resolved when its home starts the next time. Where the home was not reached
+            // the name stays reserved: it may have made the account.
+            if self.at_home(entry.home, AccountTask::Delete { id: entry.id }).await.is_ok() {
+                let _ = self.directory.remove(entry.id).await;
+            }
         }
         made.map(|()| entry.id)
     }
@@ -143,7 +252,7 @@ impl Registrar {
         if verifier.is_some() {
             self.directory.set_verifier(entry.id, verifier).await.map_err(RegistrarError::Directory)?;
         }
-        self.store.create_account(entry.id, self.new_account(name)?).await?;
+        self.at_home(entry.home, AccountTask::Make { id: entry.id, name: name.clone() }).await?;
         self.directory.activate(entry.id).await.map_err(RegistrarError::Directory)?;
         Ok(())
     }
@@ -173,10 +282,7 @@ impl Registrar {
                 closed.map_err(RegistrarError::Directory)?;
             }
         }
-        match self.store.delete_account(entry.id).await {
-            Ok(()) | Err(StoreError::NoAccount) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.at_home(entry.home, AccountTask::Delete { id: entry.id }).await?;
         self.directory.remove(entry.id).await.map_err(RegistrarError::Directory)
     }
 
@@ -215,8 +321,7 @@ impl Registrar {
             DirectoryError::Refused(why) => RegistrarError::Refused(why),
             error => RegistrarError::Directory(error),
         })?;
-        let account = self.store.account(entry.id).await?;
-        Ok(self.settle(&account, &to).await?)
+        self.at_home(entry.home, AccountTask::Settle { id: entry.id, name: to }).await
     }
 
     /// Makes the store's account know its name, if a renaming was broken off before it did.

@@ -157,7 +157,7 @@ const RELEASE: u8 = b'R';
 const REST: u8 = b'O';
 const UNAUTHENTICATED: u8 = b'U';
 /// Octets in one [`SessionNote::Rest`].
-const REST_OCTETS: usize = 8192;
+const REST_OCTETS: usize = 4096;
 /// Octets that a client may have sent behind its last command; more is no client's.
 const REST_OCTETS_MAX: usize = 1 << 20;
 

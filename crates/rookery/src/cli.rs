@@ -66,6 +66,14 @@ pub(crate) enum Command {
     Restore(Restore),
     /// Verify everything that is stored: through the running server, or offline if none runs.
     Check(Check),
+    /// Nodes of a cluster: list, let a new one join.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Make this server, which has no accounts and does not run, a node of a cluster.
+    Join {
+        /// What `rookery node token` has printed at the node with the directory.
+        token: String,
+    },
     /// Show or check the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -149,6 +157,21 @@ pub(crate) enum User {
         /// Do not ask whether this is meant.
         #[arg(long)]
         yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// All nodes, as this one sees them.
+    List(Json),
+    /// Print a token with which one new node can join. Ask the node with the directory.
+    Token {
+        /// What the node is to do: take clients (`serve`), hold accounts (`hold`), or both.
+        #[arg(long, value_delimiter = ',', default_value = "serve,hold")]
+        duties: Vec<String>,
+        /// How long the token counts.
+        #[arg(long, default_value_t = 24)]
+        hours: u64,
     },
 }
 

@@ -8,7 +8,8 @@ use rookery_admin::socket::Client;
 use serde_json::{Value, json};
 
 use crate::cli::{
-    Acl, Alias, Domain, Group, Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits, User,
+    Acl, Alias, Domain, Group, Import, ImportArgs, Json, Mailbox, NewPassword, NodeCommand, Quota,
+    QuotaLimits, User,
 };
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
@@ -191,6 +192,30 @@ pub(crate) async fn domain(config: &Config, command: Domain) -> Result<(), Failu
         Domain::Delete { name } => {
             call(config, "domain.delete", json!({"name": name})).await?;
             say(&format!("Deleted {name}."));
+        }
+    }
+    Ok(())
+}
+
+/// `rookery node`.
+pub(crate) async fn node(config: &Config, command: NodeCommand) -> Result<(), Failure> {
+    match command {
+        NodeCommand::List(json) => {
+            let (rows, _) = call(config, "node.list", Value::Null).await?;
+            let columns = [
+                column("NODE", "name"),
+                column("ID", "id"),
+                column("ADDRESS", "address"),
+                column("SERVE", "serve"),
+                column("HOLD", "hold"),
+                column("VERSION", "version"),
+                column("LINK", "link"),
+            ];
+            print_rows(json, &columns, rows);
+        }
+        NodeCommand::Token { duties, hours } => {
+            let (_, answer) = call(config, "node.token", json!({"duties": duties, "hours": hours})).await?;
+            output::line(answer.get("token").and_then(Value::as_str).unwrap_or(""));
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ mod admin;
 mod check;
 mod cli;
 mod client;
+mod cluster;
 mod config;
 mod demo;
 mod exit;
@@ -74,6 +75,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Acl(command) => client_runtime()?.block_on(client::acl(&config, command)),
         Command::Domain(command) => client_runtime()?.block_on(client::domain(&config, command)),
         Command::Group(command) => client_runtime()?.block_on(client::group(&config, command)),
+        Command::Node(command) => client_runtime()?.block_on(client::node(&config, command)),
+        Command::Join { token } => server_runtime()?.block_on(cluster::join(&config, &token)),
         Command::Quota(command) => client_runtime()?.block_on(client::quota(&config, command)),
         Command::Import(command) => client_runtime()?.block_on(client::import(&config, command)),
         Command::Undelete(command) => client_runtime()?.block_on(saved::undelete(&config, command)),

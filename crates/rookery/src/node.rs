@@ -113,6 +113,8 @@ pub(crate) enum NodeError {
     Usage(String),
     #[error("the password cannot be hashed: {0}")]
     Password(#[from] rookery_auth::HashError),
+    #[error("{0}")]
+    Away(String),
     #[error(transparent)]
     Directory(DirectoryError),
     #[error(transparent)]
@@ -138,6 +140,7 @@ impl From<RegistrarError> for NodeError {
             RegistrarError::Name(error) => error.into(),
             RegistrarError::Directory(error) => error.into(),
             RegistrarError::Store(error) => error.into(),
+            RegistrarError::Away(why) => NodeError::Away(why),
         }
     }
 }
@@ -174,7 +177,19 @@ impl Node {
     /// The store's account of a user.
     pub(crate) async fn account(&self, user: &UserName) -> Result<rookery_store::Account, NodeError> {
         let entry = self.entry(user).await?;
+        self.at_home(&entry)?;
         Ok(self.store.account(entry.id).await?)
+    }
+
+    /// Refuses what has to be asked of another node's server.
+    pub(crate) fn at_home(&self, entry: &Entry) -> Result<(), NodeError> {
+        match entry.home.node == self.store.node() {
+            true => Ok(()),
+            false => Err(NodeError::Away(format!(
+                "{} is at home at node {}; ask the server there (rookery node list)",
+                entry.name, entry.home.node
+            ))),
+        }
     }
 
     /// Makes the account of a user who is known elsewhere, unless there is one.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rookery_admin::{AdminState, Readiness};
 use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
 use rookery_directory::published::{self, Shared};
-use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
+use rookery_directory::{CopiedDirectory, Directory, DirectoryError};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
@@ -27,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Desk};
+use crate::cluster::{Cluster, ClusterHomes, ServedParts};
 use crate::config::{Config, Loaded};
 use crate::exit::{Failure, Kind};
 use crate::listen::{Bound, Places};
@@ -45,6 +46,9 @@ const TLS_WATCH: Duration = Duration::from_secs(60);
 /// An open data folder, without listeners. Dropping it after [`Data::close`] frees the folder.
 pub(crate) struct Data {
     pub(crate) node: Arc<Node>,
+    /// The same as `node.directory`, for what only its own kind can do.
+    directory: CopiedDirectory,
+    pub(crate) cluster: Option<Cluster>,
     pub(crate) router: Router,
     _lock: DataLock,
 }
@@ -114,19 +118,18 @@ impl Data {
         };
         let store = Store::open(options, Arc::clone(&engine), files)
             .map_err(|error: OpenError| failed(folder.display(), &error))?;
-        let directory = EmbeddedDirectory::open(Arc::clone(&engine), Arc::new(ThroughStore(store.clone())))
-            .map_err(|error| failed("the directory", &error))?;
-        match directory.add_domain(config.default_domain.clone()).await {
-            Ok(_) | Err(DirectoryError::Exists(_)) => {}
-            Err(error) => return Err(failed("the directory", &error)),
-        }
-        let current = directory.default_domain().await.map_err(|error| failed("the directory", &error))?;
-        if current.is_none_or(|domain| *domain.name != *config.default_domain) {
-            let set = directory.set_default_domain(config.default_domain.clone()).await;
-            set.map_err(|error| failed("the directory", &error))?;
-        }
+        let mut cluster = Cluster::open(config, &store).await?;
+        let commit = Arc::new(ThroughStore(store.clone()));
+        let directory = match &cluster {
+            Some(cluster) => cluster.directory(Arc::clone(&engine), commit).await?,
+            None => CopiedDirectory::open(Arc::clone(&engine), commit)
+                .map_err(|error| failed("the directory", &error))?,
+        };
+        settle_domain(&directory, config).await?;
         // After the domain: a directory that has anything has its first record.
-        publish(&store, engine).await?;
+        if directory.embedded().is_some() {
+            publish(&store, engine).await?;
+        }
         let administrators = config.administrators();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
@@ -152,11 +155,23 @@ impl Data {
                 ..AuthenticatorOptions::new(&config.default_domain)
             },
         ));
-        let directory: Arc<dyn Directory> = Arc::new(directory);
+        let copied = directory;
+        let directory: Arc<dyn Directory> = Arc::new(copied.clone());
+        if let Some(cluster) = &mut cluster {
+            cluster.open_desk(config, Arc::clone(&directory))?;
+        }
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default())
             .with_newcomers(newcomers.clone());
         let mailboxes = config.accounts.parsed().map_err(|error| Failure::new(Kind::Usage, error))?;
-        let registrar = Arc::new(Registrar::new(Arc::clone(&directory), store.clone(), mailboxes));
+        let registrar = Registrar::new(Arc::clone(&directory), store.clone(), mailboxes);
+        let registrar = Arc::new(match &cluster {
+            Some(cluster) => registrar.with_homes(Arc::new(ClusterHomes {
+                cluster: cluster.clone(),
+                directory: Arc::clone(&directory),
+                store: store.store_id(),
+            })),
+            None => registrar,
+        });
         let node = Arc::new(Node {
             config: config.clone(),
             store,
@@ -176,13 +191,37 @@ impl Data {
                 node.welcome(&user).await.map_err(|error| with_causes(&error))
             })
         }));
-        Ok(Data { node, router, _lock: lock })
+        Ok(Data { node, directory: copied, cluster, router, _lock: lock })
     }
 
     /// Makes durable what is queued, and closes.
     pub(crate) async fn close(self) {
         self.node.store.close().await;
     }
+}
+
+/// Makes the default domain what the configuration says; of a directory that is another node's it has to be that.
+async fn settle_domain(directory: &CopiedDirectory, config: &Config) -> Result<(), Failure> {
+    let cannot = |error: DirectoryError| failed("the directory", &error);
+    let current = directory.default_domain().await.map_err(cannot)?;
+    if current.as_ref().is_some_and(|domain| *domain.name == *config.default_domain) {
+        return Ok(());
+    }
+    if directory.embedded().is_none() {
+        return Err(Failure::new(
+            Kind::Usage,
+            format!(
+                "default_domain is {}, and the cluster's is {}",
+                config.default_domain,
+                current.map_or("not set".into(), |domain| domain.name)
+            ),
+        ));
+    }
+    match directory.add_domain(config.default_domain.clone()).await {
+        Ok(_) | Err(DirectoryError::Exists(_)) => {}
+        Err(error) => return Err(cannot(error)),
+    }
+    directory.set_default_domain(config.default_domain.clone()).await.map_err(cannot)
 }
 
 /// Keeps the index of what users share; a data folder that has none yet gets one.
@@ -320,7 +359,10 @@ pub(crate) async fn run(
     let parts = Parts {
         node: Arc::clone(&node),
         router: data.router.clone(),
-        peers: Arc::new(NoPeers),
+        peers: match &data.cluster {
+            Some(cluster) => Arc::new(cluster.clone()),
+            None => Arc::new(NoPeers),
+        },
         hostname: hostname.clone(),
         tls: tls.clone(),
         sessions: node.sessions.clone(),
@@ -331,8 +373,21 @@ pub(crate) async fn run(
     let again = vec![imap_again, pop3_again, lmtp_again, gate_again(&gate), tls_again(tls.clone(), hostname)];
     let reload = Reload::new(loaded, tls.clone(), again);
     let (restart, mut restarts) = Restart::new();
+    if let Some(cluster) = &data.cluster {
+        let parts = ServedParts {
+            directory: data.directory.clone(),
+            store: node.store.clone(),
+            registrar: Arc::clone(&node.registrar),
+            imap: imap.clone(),
+            pop3: pop3.clone(),
+            services: services(&places),
+            data_dir: config.data_dir.clone(),
+        };
+        cluster.serve(parts, &mut tasks, &drain);
+    }
     let desk = Arc::new(Desk {
         node: Arc::clone(&node),
+        cluster: data.cluster.clone(),
         reload: reload.clone(),
         restart: restart.clone(),
         metrics: metrics.clone(),
@@ -419,10 +474,29 @@ pub(crate) async fn run(
     drain.shut_down(Duration::from_secs(reload.running().server.drain_timeout_s)).await;
     while tasks.join_next().await.is_some() {}
     second.abort();
+    if let Some(cluster) = &data.cluster {
+        data.directory.stop_following();
+        cluster.links.shutdown();
+    }
     drop((imap, pop3, lmtp, parts, reload));
     data.close().await;
     tracing::info!("stopped");
     result.map(|()| end)
+}
+
+/// Where clients reach this node's services.
+fn services(places: &Places) -> Vec<(Box<str>, Box<str>)> {
+    let kinds = [
+        ("imap", &places.imap),
+        ("imaps", &places.imap_tls),
+        ("pop3", &places.pop3),
+        ("pop3s", &places.pop3_tls),
+        ("lmtp", &places.lmtp),
+    ];
+    let at = kinds
+        .iter()
+        .flat_map(|(kind, locals)| locals.iter().map(|local| ((*kind).into(), local.to_string().into())));
+    at.take(rookery_directory::Node::SERVICES_MAX).collect()
 }
 
 /// Says where clients are served, and what to do first on a server without users.

@@ -389,6 +389,21 @@ impl SendHalf {
         self.stream.poll_piece(false, octets, cx)
     }
 
+    /// As [`SendHalf::send`] of a control message of at least one octet; `octets` is empty once it is sent.
+    pub fn poll_send_control(
+        &mut self,
+        octets: &mut Bytes,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), LinkError>> {
+        if octets.len() > CONTROL_OCTETS_MAX {
+            return Poll::Ready(Err(LinkError::Misuse("a control message is too long")));
+        }
+        if octets.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.stream.poll_piece(true, octets, cx).map_ok(drop)
+    }
+
     /// Says that nothing more comes. The other half goes on.
     pub fn finish(&mut self) -> Result<(), LinkError> {
         self.stream.finish()

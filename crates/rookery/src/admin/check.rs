@@ -39,6 +39,10 @@ pub(crate) async fn check(node: &Node, report: &Replies) -> Result<Value, Failed
             ) {
                 continue;
             }
+            // What is at home elsewhere is checked there.
+            if entry.home.node != node.store.node() {
+                continue;
+            }
             tally.accounts += 1;
             let name = node.shown(user);
             match node.store.account(entry.id).await {

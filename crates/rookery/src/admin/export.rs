@@ -74,7 +74,9 @@ pub(super) async fn export(node: &Node, args: Args, replies: &Replies) -> Result
             let page = node.directory.list(AccountFilter::default(), after, PAGE_MAX).await;
             let page = page.map_err(NodeError::from)?;
             for entry in &page.entries {
-                if matches!(entry.state, AccountState::Active | AccountState::Suspended) {
+                // What is at home at other nodes is exported there.
+                let here = entry.home.node == node.store.node();
+                if here && matches!(entry.state, AccountState::Active | AccountState::Suspended) {
                     one(node, entry, &root, &mut tally, replies).await?;
                 }
             }
@@ -100,6 +102,7 @@ async fn one(
     tally: &mut Tally,
     replies: &Replies,
 ) -> Result<(), Failed> {
+    node.at_home(entry)?;
     let account = node.store.account(entry.id).await.map_err(|error| failed(&error))?;
     let name = entry.name.to_string();
     let gone = |_| Failed::new("interrupted", "the export was interrupted; repeat it to go on");

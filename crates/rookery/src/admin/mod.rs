@@ -20,6 +20,7 @@ use rookery_store::StoreError;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::cluster::{self, Cluster};
 use crate::node::{Node, NodeError};
 use crate::reload::Reload;
 use crate::restart::Restart;
@@ -41,6 +42,8 @@ pub(crate) struct Desk {
     pub(crate) reload: Reload,
     pub(crate) restart: Restart,
     pub(crate) metrics: PrometheusHandle,
+    /// The cluster, if this server is not alone.
+    pub(crate) cluster: Option<Cluster>,
     /// One import or check at a time.
     pub(crate) heavy: tokio::sync::Mutex<()>,
 }
@@ -88,6 +91,8 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "group.delete" => groups::delete(node, parse(args)?).await,
         "group.members" => groups::members(node, parse(args)?, &replies).await,
         "group.member" => groups::set_member(node, parse(args)?).await,
+        "node.list" => cluster::nodes(desk.cluster.as_ref(), &*node.directory, &replies).await,
+        "node.token" => cluster::token(desk.cluster.as_ref(), parse(args)?),
         "quota.show" => quota::show(node, parse(args)?, &replies).await,
         "quota.set" => quota::set(node, parse(args)?).await,
         "import.maildir" => {
@@ -142,7 +147,7 @@ impl From<NodeError> for Failed {
             NodeError::Name(_) | NodeError::Usage(_) => "usage",
             NodeError::Exists(_) => "exists",
             NodeError::NotFound(_) => "not-found",
-            NodeError::Directory(_) | NodeError::Password(_) => "failed",
+            NodeError::Directory(_) | NodeError::Password(_) | NodeError::Away(_) => "failed",
             NodeError::Store(error) => return failed(error),
         };
         Failed::new(code, error.to_string())

@@ -32,6 +32,7 @@ pub(super) async fn find(node: &Node, name: &str) -> Result<(Account, Address), 
     let address =
         names(node)?.parse(name).map_err(|error| Failed::new("usage", format!("'{name}': {error}")))?;
     let entry = node.directory.look_up(address.account()).await.map_err(NodeError::from)?;
+    node.at_home(&entry)?;
     let account = node.store.account(entry.id).await.map_err(|error| failed(&error))?;
     Ok((account, address))
 }

@@ -50,6 +50,8 @@ rookery_types::settings! {
         pub store: StoreSection,
         /// Connections and shutdown.
         pub server: ServerSection,
+        /// Other nodes.
+        pub cluster: ClusterSection,
     }
 }
 
@@ -65,6 +67,33 @@ rookery_types::settings! {
         /// What sessions may do.
         #[serde(flatten)]
         pub sessions: ImapConfig,
+    }
+}
+
+rookery_types::settings! {
+    /// The nodes of a cluster. A server whose `listen` is set and that has not joined a cluster is the first node of one.
+    #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct ClusterSection {
+        /// Where other nodes connect, as `address:port`; empty: this server is alone.
+        pub listen: String,
+        /// Where other nodes reach this one, as `host:port`; empty: as `listen`.
+        pub address: String,
+        /// This node's name, `be2.example` say, whatever its addresses are; empty: the host's name. It counts when the
+        /// cluster is founded or joined.
+        pub name: String,
+    }
+}
+
+impl ClusterSection {
+    /// Where other nodes reach this one.
+    pub(crate) fn address(&self) -> &str {
+        if self.address.is_empty() { &self.listen } else { &self.address }
+    }
+
+    /// This node's name.
+    pub(crate) fn name(&self, hostname: &str) -> String {
+        if self.name.is_empty() { hostname.to_owned() } else { self.name.clone() }
     }
 }
 
@@ -223,7 +252,7 @@ rookery_types::settings! {
 }
 
 /// The sections' names with what describes their settings.
-pub(super) const SECTIONS: [(&str, &[&[Setting]]); 11] = [
+pub(super) const SECTIONS: [(&str, &[&[Setting]]); 12] = [
     ("imap", &[ImapSection::SETTINGS, ImapConfig::SETTINGS]),
     ("pop3", &[Pop3Config::SETTINGS]),
     ("lmtp", &[LmtpConfig::SETTINGS]),
@@ -235,6 +264,7 @@ pub(super) const SECTIONS: [(&str, &[&[Setting]]); 11] = [
     ("accounts", &[AccountsSection::SETTINGS]),
     ("store", &[StoreSection::SETTINGS]),
     ("server", &[ServerSection::SETTINGS]),
+    ("cluster", &[ClusterSection::SETTINGS]),
 ];
 
 impl Default for Config {
@@ -256,6 +286,7 @@ impl Default for Config {
             accounts: AccountsSection::default(),
             store: StoreSection::default(),
             server: ServerSection::default(),
+            cluster: ClusterSection::default(),
         }
     }
 }

@@ -1,0 +1,345 @@
+//! The node among others: its certificate, its links, and what it does for other nodes.
+//!
+//! A server whose `cluster.listen` is set and that has not joined another is the first node of a cluster: it makes the
+//! cluster's authority and has the directory. The others join with a token of it and follow its directory.
+//!
+//! Invariants:
+//! - What other nodes ask for is done only for what is at home here.
+//! - Certificates and tokens lie in the data folder, readable for the server's user alone.
+
+mod desk;
+mod homes;
+mod join;
+mod pipe;
+mod site;
+mod source;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rookery_directory::remote::{RemoteSource, serve_source};
+use rookery_directory::{Commit, CopiedDirectory, Directory, DirectoryError, Duty, Load, Node};
+use rookery_kv::Engine;
+use rookery_link::{
+    Ca, Class, Credentials, Duties, Identity, Incoming, Links, LinksConfig, Message, PROTOCOL, Peer, Tokens,
+    TraceId,
+};
+use rookery_net::{ConnId, Drain, Pipe};
+use rookery_route::{AccountTask, PeerError, Peers, PipeService, Reaching, Registrar, SessionHead};
+use rookery_store::Store;
+use rookery_types::NodeId;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tracing::Instrument;
+
+use crate::config::Config;
+use crate::exit::{Failure, Kind};
+use crate::live::Live;
+use crate::serve::with_causes;
+
+pub(crate) use desk::{nodes, token};
+pub(crate) use homes::ClusterHomes;
+pub(crate) use join::join;
+
+use pipe::LinkPipe;
+use site::Site;
+use source::{Receiving, Sending, ToDirectory};
+
+/// How long a follower waits at its start for the directory's node, if it knows nothing yet.
+const FIRST_COPY: Duration = Duration::from_secs(20);
+/// How often a node says what it holds.
+const LOAD_INTERVAL: Duration = Duration::from_secs(30);
+
+/// This node's place in its cluster.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    pub(crate) links: Links,
+    site: Site,
+    /// How often this node has started.
+    boot: u64,
+    /// Where other nodes reach this one.
+    address: String,
+    /// The cluster's authority and the tokens it has given, if they are here.
+    giving: Option<(Arc<Ca>, Arc<Tokens>)>,
+}
+
+fn failed(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failure {
+    Failure::failed(format!("{what}: {}", with_causes(error)))
+}
+
+impl Cluster {
+    /// Takes this node's place: founds a cluster if it has none. `None`: the server is alone.
+    pub(crate) async fn open(config: &Config, store: &Store) -> Result<Option<Cluster>, Failure> {
+        let folder = config.data_dir.join("cluster");
+        let joined = Site::load(&folder)?;
+        let listen = &config.cluster.listen;
+        if listen.is_empty() {
+            return match joined {
+                None => Ok(None),
+                Some(_) => Err(Failure::new(
+                    Kind::Usage,
+                    "this server is a node of a cluster: cluster.listen must say where other nodes reach it",
+                )),
+            };
+        }
+        let address = config.cluster.address().to_owned();
+        let site = match joined {
+            Some(site) => site,
+            None => Site::found(&folder, config, store.node())?,
+        };
+        let boot = site::next_boot(&folder)?;
+        let credentials = credentials(&folder, &site)?;
+        if credentials.identity().node != store.node() {
+            return Err(Failure::failed("the certificate in the data folder is another node's"));
+        }
+        let links = Links::new(&credentials, LinksConfig::new(boot, env!("CARGO_PKG_VERSION")));
+        let links = links.map_err(|error| failed("links", &error))?;
+        let listener = TcpListener::bind(listen).await;
+        let listener = listener.map_err(|error| failed(format!("cluster.listen, {listen}"), &error))?;
+        tracing::info!(protocol = "link", at = %listen, name = site.name, "listening");
+        links.listen(listener);
+        if let Some(directory) = &site.directory {
+            links.set_peers(vec![Peer { id: NodeId(directory.node), address: directory.address.clone() }]);
+        }
+        Ok(Some(Cluster { links, site, boot, address, giving: None }))
+    }
+
+    /// The directory: in this node's engine, or a copy there of the one that another node has.
+    pub(crate) async fn directory(
+        &self,
+        engine: Arc<dyn Engine>,
+        commit: Arc<dyn Commit>,
+    ) -> Result<CopiedDirectory, Failure> {
+        let cannot = |error: DirectoryError| failed("the directory", &error);
+        let Some(at) = &self.site.directory else {
+            return CopiedDirectory::open(engine, commit).map_err(cannot);
+        };
+        let connect = ToDirectory { links: self.links.clone(), node: NodeId(at.node) };
+        let source = Arc::new(RemoteSource::new(Arc::new(connect)));
+        let directory = CopiedDirectory::follow(engine, commit, source).map_err(cannot)?;
+        let wait = async {
+            let mut revisions = directory.subscribe();
+            while directory.position().is_none() {
+                if revisions.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        let whole = tokio::time::timeout(FIRST_COPY, wait).await.is_ok();
+        if !whole {
+            return Err(Failure::failed(format!(
+                "the node with the directory does not answer at {}, and this node has no copy yet",
+                at.address
+            )));
+        }
+        Ok(directory)
+    }
+
+    /// Whether the directory's source is here.
+    pub(crate) fn has_directory(&self) -> bool {
+        self.site.directory.is_none()
+    }
+
+    /// Whether new accounts may be at home here.
+    pub(crate) fn holds(&self) -> bool {
+        self.links.identity().duties.contains(Duties::HOLD)
+    }
+
+    /// Serves other nodes, until the drain.
+    pub(crate) fn serve(&self, parts: ServedParts, tasks: &mut JoinSet<()>, drain: &Drain) {
+        if let Some(source) = parts.directory.embedded() {
+            let source = Arc::new(source);
+            self.links.serve(source::SERVICE, Duties::NONE, move |incoming| {
+                let source = source.clone();
+                async move {
+                    let (send, recv) = incoming.stream.split();
+                    serve_source(source, Receiving(recv), Sending(send)).await;
+                }
+            });
+        }
+        let (imap, draining) = (parts.imap.clone(), drain.clone());
+        self.links.serve(PipeService::Imap.name(), Duties::SERVE, move |incoming| {
+            let (imap, drain) = (imap.now(), draining.guard());
+            async move {
+                let Some((pipe, head)) = session(incoming) else { return };
+                let span = span("imap", &head);
+                rookery_imap::serve_pipe(pipe, head, imap, drain).instrument(span).await;
+            }
+        });
+        let (pop3, draining) = (parts.pop3.clone(), drain.clone());
+        self.links.serve(PipeService::Pop3.name(), Duties::SERVE, move |incoming| {
+            let (pop3, drain) = (pop3.now(), draining.guard());
+            async move {
+                let Some((pipe, head)) = session(incoming) else { return };
+                let span = span("pop3", &head);
+                rookery_pop3::serve_pipe(pipe, head, pop3, drain).instrument(span).await;
+            }
+        });
+        let registrar = parts.registrar.clone();
+        self.links.serve(homes::SERVICE, Duties::NONE, move |incoming| {
+            let registrar = registrar.clone();
+            async move { homes::serve(incoming, &registrar).await }
+        });
+        let (cluster, drain) = (self.clone(), drain.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = drain.draining() => {}
+                () = cluster.keep_known(&parts) => {}
+            }
+        });
+    }
+
+    /// Tells the directory of this node, and the links of the others, again and again.
+    async fn keep_known(&self, parts: &ServedParts) {
+        let mut revisions = parts.directory.subscribe();
+        let mut told: Option<Node> = None;
+        loop {
+            match parts.directory.nodes().await {
+                Ok(nodes) => {
+                    let known = nodes.iter().find(|node| node.id == self.links.identity().node);
+                    let node = self.myself(parts, known);
+                    if known != Some(&node) && told.as_ref() != Some(&node) {
+                        match parts.directory.put_node(node.clone()).await {
+                            Ok(()) => told = Some(node),
+                            Err(error) => tracing::debug!(%error, "the directory is not told of this node"),
+                        }
+                    }
+                    let peers = nodes.into_iter().filter(|node| !node.address.is_empty());
+                    let peer = |node: Node| Peer { id: node.id, address: node.address.into() };
+                    let mut peers: Vec<Peer> = peers.map(peer).collect();
+                    // The directory's node is linked with whatever a copy says that may be old.
+                    if let Some(at) = &self.site.directory
+                        && peers.iter().all(|peer| peer.id != NodeId(at.node))
+                    {
+                        peers.push(Peer { id: NodeId(at.node), address: at.address.clone() });
+                    }
+                    self.links.set_peers(peers);
+                }
+                Err(error) => tracing::warn!(%error, "the nodes of the cluster cannot be read"),
+            }
+            // The next look is at the next change, or when there is other load to tell of.
+            let _ = tokio::time::timeout(LOAD_INTERVAL, revisions.changed()).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What the directory is to know of this node.
+    fn myself(&self, parts: &ServedParts, known: Option<&Node>) -> Node {
+        let identity = self.links.identity();
+        let has = |duty: Duties| if identity.duties.contains(duty) { Duty::On } else { Duty::Off };
+        let space = rustix::fs::statvfs(&parts.data_dir).ok();
+        let octets = |blocks: u64, size: u64| blocks.saturating_mul(size) >> 30 << 30;
+        let load = Load {
+            accounts: 0,
+            octets_used: space
+                .as_ref()
+                .map_or(0, |s| octets(s.f_blocks.saturating_sub(s.f_bfree), s.f_frsize)),
+            octets_free: space.as_ref().map_or(0, |s| octets(s.f_bavail, s.f_frsize)),
+        };
+        Node {
+            name: identity.name.as_str().into(),
+            address: self.address.as_str().into(),
+            services: parts.services.clone(),
+            serve: known.map_or(has(Duties::SERVE), |node| node.serve),
+            hold: known.map_or(has(Duties::HOLD), |node| node.hold),
+            version: env!("CARGO_PKG_VERSION").into(),
+            links: (*PROTOCOL.start(), *PROTOCOL.end()),
+            store: Some(parts.store.store_id()),
+            boot: self.boot,
+            load,
+            ..Node::new(identity.node)
+        }
+    }
+}
+
+/// What is needed to serve other nodes.
+pub(crate) struct ServedParts {
+    pub(crate) directory: CopiedDirectory,
+    pub(crate) store: Store,
+    pub(crate) registrar: Arc<Registrar>,
+    pub(crate) imap: Live<rookery_imap::Services>,
+    pub(crate) pop3: Live<rookery_pop3::Services>,
+    pub(crate) services: Vec<(Box<str>, Box<str>)>,
+    pub(crate) data_dir: std::path::PathBuf,
+}
+
+/// What a session that comes over a link is: the pipe to its client, and who that is.
+fn session(incoming: Incoming) -> Option<(Box<dyn Pipe>, SessionHead)> {
+    match SessionHead::decode(&incoming.head) {
+        Ok(head) => Some((Box::new(LinkPipe::new(incoming.stream)), head)),
+        Err(error) => {
+            tracing::warn!(%error, peer = %incoming.peer.name, "a node hands a session over that makes no sense");
+            None
+        }
+    }
+}
+
+/// The span of a session whose client is at another node: with the id that the connection has there.
+fn span(protocol: &'static str, head: &SessionHead) -> tracing::Span {
+    tracing::info_span!("conn", id = %ConnId::carried(head.trace), protocol, peer = %head.peer())
+}
+
+impl Peers for Cluster {
+    fn open(&self, node: NodeId, service: PipeService, head: bytes::Bytes) -> Reaching<'_> {
+        Box::pin(async move {
+            let trace =
+                SessionHead::decode(&head).map_or_else(|_| TraceId::random(), |head| TraceId(head.trace));
+            let opened = self.links.open(node, Class::Interactive, service.name(), trace, head).await;
+            match opened {
+                Ok(stream) => Ok(Box::new(LinkPipe::new(stream)) as Box<dyn Pipe>),
+                Err(error) => Err(PeerError { node, why: with_causes(&error) }),
+            }
+        })
+    }
+}
+
+/// This node's certificate; the node with the authority makes itself a new one in time.
+fn credentials(folder: &std::path::Path, site: &Site) -> Result<Credentials, Failure> {
+    let cannot = |error: rookery_link::CaError| failed("this node's certificate", &error);
+    let credentials = Credentials::load(folder).map_err(cannot)?;
+    let now = SystemTime::now();
+    if !credentials.needs_renewal(now) {
+        return Ok(credentials);
+    }
+    if site.directory.is_some() {
+        tracing::warn!("this node's certificate ends soon; let it join again");
+        return Ok(credentials);
+    }
+    let made = Ca::load(folder).and_then(|ca| ca.credentials(credentials.identity(), now));
+    let made = made.map_err(cannot)?;
+    made.save(folder).map_err(cannot)?;
+    Ok(made)
+}
+
+/// Who a node is at its founding.
+fn founder(node: NodeId, name: &str) -> Identity {
+    Identity { node, name: name.to_owned(), duties: Duties::ALL }
+}
+
+/// One message of JSON over a stream, and the answer to it.
+async fn ask(
+    links: &Links,
+    node: NodeId,
+    service: &str,
+    question: &serde_json::Value,
+) -> Result<serde_json::Value, String> {
+    let head = serde_json::to_vec(question).map_err(|error| error.to_string())?;
+    let opened = links.open(node, Class::Interactive, service, TraceId::random(), head.into()).await;
+    let mut stream = opened.map_err(|error| with_causes(&error))?;
+    stream.finish().map_err(|error| with_causes(&error))?;
+    match stream.recv().await {
+        Ok(Some(Message::Data(octets))) => serde_json::from_slice(&octets).map_err(|error| error.to_string()),
+        Ok(_) => Err("there was no answer".to_owned()),
+        Err(error) => Err(with_causes(&error)),
+    }
+}
+
+/// What is asked of a home.
+fn task_json(task: &AccountTask) -> serde_json::Value {
+    let (verb, id, name) = match task {
+        AccountTask::Make { id, name } => ("make", id, Some(name)),
+        AccountTask::Delete { id } => ("delete", id, None),
+        AccountTask::Settle { id, name } => ("settle", id, Some(name)),
+    };
+    serde_json::json!({"verb": verb, "id": id.get(), "name": name.map(ToString::to_string)})
+}

@@ -1,0 +1,97 @@
+//! Several nodes that look like one: clients at a frontend, mail at backends.
+
+use anyhow::{Result, ensure};
+use rookery_tests::imap::Imap;
+use rookery_tests::murder::Murder;
+use rookery_tests::server::PASSWORD;
+use std::time::{Duration, Instant};
+
+const MESSAGE: &[u8] = b"From: a@example.net\r\nSubject: over the link\r\n\r\nbody\r\n";
+
+#[test]
+fn clients_at_a_frontend_find_their_mail_at_a_backend() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("be1.example", ""), ("be2.example", "hold"), ("fe1.example", "serve")])?;
+    let [one, two, front] = &murder.nodes[..] else { anyhow::bail!("three nodes were started") };
+    // Each backend keeps the accounts that are made there; the frontend holds none and places them.
+    one.add_user("ann")?;
+    two.add_user("joe")?;
+    front.add_user("eve")?;
+    ensure!(front.cli(&["status", "--json"], b"")?.status.success());
+    for user in ["ann", "joe", "eve"] {
+        let mut client = front.login(user)?;
+        let (_, uid) = client.append_ok("INBOX", "(\\Flagged)", MESSAGE)?;
+        client.ok("CREATE Work")?;
+        ensure!(client.ok("LIST \"\" *")?.lines().iter().any(|line| line.ends_with("Work")));
+        client.ok("SELECT INBOX")?;
+        let fetched = client.ok(&format!("UID FETCH {uid} (FLAGS BODY[])"))?.fetches()?;
+        ensure!(fetched.len() == 1 && fetched[0].body("BODY[]")? == MESSAGE);
+        ensure!(fetched[0].flags()?.iter().any(|flag| flag == "\\Flagged"));
+        client.ok("LOGOUT")?;
+    }
+    // The same account at two nodes at once: what one does the other hears.
+    let mut near = two.login("joe")?;
+    let mut far = front.login("joe")?;
+    near.ok("SELECT INBOX")?;
+    far.ok("SELECT INBOX")?;
+    let tag = far.idle()?;
+    near.append_ok("INBOX", "()", MESSAGE)?;
+    let heard = far.response()?;
+    ensure!(heard.starts_with(b"* 2 EXISTS"), "{}", String::from_utf8_lossy(&heard));
+    far.done(&tag)?;
+    // A password that is changed at one node holds at another within a second.
+    let changed = one.cli(&["user", "passwd", "joe", "--password-stdin"], b"another one")?;
+    ensure!(changed.status.success(), "{}", changed.text());
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while Imap::login(front.imap, "joe", "another one").is_err() {
+        ensure!(Instant::now() < deadline, "the frontend takes the old password for longer than a second");
+    }
+    ensure!(Imap::login(front.imap, "joe", PASSWORD).is_err(), "the old password still holds");
+    drop((near, far));
+    let listed = front.cli(&["node", "list"], b"")?;
+    ensure!(
+        listed.text().lines().filter(|line| line.contains(" up") || line.contains(" here")).count() == 3,
+        "{}",
+        listed.text()
+    );
+    murder.stop()
+}
+
+#[test]
+fn a_backend_that_is_gone_takes_its_own_users_alone() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("be1.example", ""), ("be2.example", "hold"), ("fe1.example", "serve")])?;
+    murder.node(0)?.add_user("ann")?;
+    murder.node(1)?.add_user("joe")?;
+    let front = murder.node(2)?.imap;
+    let mut of_joe = Imap::login(front, "joe", PASSWORD)?;
+    of_joe.append_ok("INBOX", "()", MESSAGE)?;
+    for node in [0, 2] {
+        murder.node_mut(node)?.allow_log("a user's home is not reached");
+    }
+    murder.node_mut(1)?.kill9()?;
+    // Whoever was there hears of it, or finds the connection closed; nobody waits.
+    let began = Instant::now();
+    ensure!(of_joe.command("NOOP").is_err() || began.elapsed() < Duration::from_secs(5));
+    let mut refused = Imap::connect(front)?;
+    let began = Instant::now();
+    let answer = refused.command(&format!("LOGIN joe {}", rookery_tests::imap::quote(PASSWORD)))?;
+    ensure!(answer.code("UNAVAILABLE").is_some(), "{:?}", answer.lines());
+    ensure!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    let mut of_ann = Imap::login(front, "ann", PASSWORD)?;
+    of_ann.append_ok("INBOX", "()", MESSAGE)?;
+    murder.node_mut(1)?.launch()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut back = loop {
+        match Imap::login(front, "joe", PASSWORD) {
+            Ok(client) => break client,
+            Err(error) => ensure!(Instant::now() < deadline, "joe's home does not come back: {error:#}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    ensure!(back.ok("STATUS INBOX (MESSAGES)")?.lines().iter().any(|line| line.contains("MESSAGES 1")));
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    Ok(())
+}
