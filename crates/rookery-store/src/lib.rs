@@ -15,6 +15,7 @@ mod append;
 mod background;
 pub mod check;
 mod committer;
+mod compaction;
 mod encoding;
 mod error;
 mod fold;
@@ -46,7 +47,7 @@ pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
 pub use messages::{Difference, Iter, KeywordNumbers, Message, Messages};
 pub use publish::Publisher;
 pub use quota::{QUOTA_ROOTS_MAX, Quota};
-pub use reading::Whole;
+pub use reading::{BodyReader, Whole};
 pub use records::{
     AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits,
     Locator, LogEntry, Settings, Summary,
