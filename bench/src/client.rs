@@ -5,7 +5,7 @@
 //! - Every wait ends: a server that is silent for [`SILENCE_MAX`] is an error.
 //! - What a command brought is counted, never kept, unless the caller asks for its lines.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -35,12 +35,14 @@ pub struct Target {
     pub address: SocketAddr,
     /// TLS from the first octet; none: plain.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The address of this machine that connections come from; none: the system's choice.
+    pub from: Option<IpAddr>,
 }
 
 impl Target {
     /// A plain one.
     pub fn plain(address: SocketAddr) -> Target {
-        Target { address, tls: None }
+        Target { address, tls: None, from: None }
     }
 
     /// One with TLS, which has to show the first certificate of this PEM file: who made it does not matter then.
@@ -53,7 +55,26 @@ impl Target {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
-        Ok(Target { address, tls: Some(Arc::new(config)) })
+        Ok(Target { address, tls: Some(Arc::new(config)), from: None })
+    }
+
+    /// The same for connections that come from this address of the machine.
+    pub fn from(mut self, address: IpAddr) -> Target {
+        self.from = Some(address);
+        self
+    }
+
+    /// A bare connection, without TLS.
+    pub async fn open(&self) -> Result<TcpStream> {
+        let stream = match self.from {
+            None => tokio::time::timeout(SILENCE_MAX, TcpStream::connect(self.address)).await?,
+            Some(from) => {
+                let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                socket.bind((from, 0).into())?;
+                tokio::time::timeout(SILENCE_MAX, socket.connect(self.address)).await?
+            }
+        };
+        stream.with_context(|| format!("no connection to {}", self.address))
     }
 }
 
@@ -160,9 +181,7 @@ struct Wire {
 
 impl Wire {
     async fn connect(target: &Target) -> Result<Wire> {
-        let opening = TcpStream::connect(target.address);
-        let stream = tokio::time::timeout(SILENCE_MAX, opening).await?;
-        let stream = stream.with_context(|| format!("no connection to {}", target.address))?;
+        let stream = target.open().await?;
         stream.set_nodelay(true)?;
         let stream = match &target.tls {
             None => Stream::Plain(stream),

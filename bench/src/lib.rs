@@ -10,6 +10,7 @@
 
 pub mod client;
 pub mod compare;
+pub mod connects;
 mod contender;
 pub mod load;
 mod machine;

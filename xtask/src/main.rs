@@ -1,16 +1,20 @@
 //! House commands. `cargo xtask soak kill9`, `cargo xtask soak powerloss`, `cargo xtask soak store`,
-//! `cargo xtask trace-delivery`, `cargo xtask bench compare`,
-//! `cargo xtask bench load`.
+//! `cargo xtask soak connects`, `cargo xtask trace-delivery`, `cargo xtask bench compare`,
+//! `cargo xtask bench load`, `cargo xtask imaptest PROGRAM`.
 #![allow(clippy::print_stdout, reason = "a command line tool's results go to standard output")]
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
+use rookery_bench::connects::Plan;
+use rookery_tests::server::Server;
 use rookery_tests::soak;
 
 mod bench;
+mod imaptest;
 mod trace_delivery;
 
 #[derive(Parser)]
@@ -24,6 +28,8 @@ enum Xtask {
     Bench(bench::Bench),
     /// Trace one LMTP delivery and prove that every file it wrote was synced before its 250 went out.
     TraceDelivery,
+    /// Dovecot's imaptest, which has to be built already, against the server: its scripted tests and its stress mode.
+    Imaptest(imaptest::Imaptest),
 }
 
 #[derive(Subcommand)]
@@ -61,6 +67,22 @@ enum Soak {
         #[arg(long)]
         release: bool,
     },
+    /// Connections that come and go, 200 a second: logins, handshakes, half-open ones. The server's memory at the end
+    /// must be what it was after a third of the time.
+    Connects {
+        /// How long.
+        #[arg(long, default_value_t = 30)]
+        minutes: u32,
+        /// Connections a second.
+        #[arg(long, default_value_t = 200)]
+        a_second: u32,
+        /// Growth that fails the run, in percent.
+        #[arg(long, default_value_t = 5.0)]
+        growth_max: f64,
+        /// This program of Rookery's instead of one built now.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -70,8 +92,12 @@ fn main() -> Result<()> {
             powerloss(runs, seed.unwrap_or_else(clock), lenient_dirs)
         }
         Xtask::Soak(Soak::Store { seeds, first, release }) => store(seeds, first, release),
+        Xtask::Soak(Soak::Connects { minutes, a_second, growth_max, binary }) => {
+            connects(minutes, a_second, growth_max, binary)
+        }
         Xtask::Bench(bench) => bench.run(),
         Xtask::TraceDelivery => trace_delivery::run(),
+        Xtask::Imaptest(imaptest) => imaptest.run(),
     }
 }
 
@@ -97,6 +123,25 @@ fn powerloss(runs: u64, seed: u64, lenient_dirs: bool) -> Result<()> {
         "{} losses of power: {} with commands in flight, {} with one acknowledged within the 50 ms before, {} with \
          something unsynced at stake; {} changes dropped or torn, nothing acknowledged lost, no UID reused",
         summary.runs, summary.with_in_flight, summary.with_just_acked, summary.with_risk, summary.lost
+    );
+    Ok(())
+}
+
+fn connects(minutes: u32, a_second: u32, growth_max_percent: f64, binary: Option<PathBuf>) -> Result<()> {
+    let mut server = Server::unstarted()?;
+    server.use_binary(
+        binary.map_or_else(rookery_bench::release_binary, |path| Ok(std::path::absolute(path)?))?,
+    );
+    let time = Duration::from_secs(60) * minutes;
+    let plan =
+        Plan { a_second, time, warm: time / 3, sample_every: Duration::from_secs(10), growth_max_percent };
+    let summary = rookery_bench::connects::soak(&mut server, plan, |line| println!("{line}"))?;
+    println!(
+        "{} connections; PSS {:.2} MiB when warm, {:.2} MiB at the end: {:+.2} %",
+        summary.begun,
+        summary.warm as f64 / f64::from(1 << 20),
+        summary.end as f64 / f64::from(1 << 20),
+        summary.growth_percent()
     );
     Ok(())
 }

@@ -16,11 +16,15 @@ use rookery_types::{Keyword, Rights, SeqNum, SystemFlags, UidSet};
 pub(crate) async fn all(
     wire: &mut Wire,
     user: &mut User,
-    selected: Option<&mut Selected>,
+    mut selected: Option<&mut Selected>,
     expunges: bool,
 ) -> Result<(), Failure> {
     let id = selected.as_ref().map(|selected| selected.mailbox.id());
+    // What SELECT says fits together, and numbers do not move before its tagged response: only that says that they are
+    // of the new mailbox.
+    let fresh = selected.as_mut().is_some_and(|selected| selected.view.take_fresh());
     if let Some(selected) = selected
+        && !fresh
         && user.of_selected().is_none_or(|of| of.messages)
     {
         checkpoint(wire, user, selected, expunges).await?;
@@ -33,6 +37,9 @@ pub(crate) async fn all(
 
 /// Tells what differs between the session's view and the mailbox. `expunges`: whether messages may disappear
 /// here (RFC 9051 §7.5.1).
+///
+/// DEVIATION: RFC 3501 §7.3.2, because who hears EXPUNGE knows whether that message was \Recent: RECENT is told with
+/// EXISTS, and not after expunges alone.
 pub(crate) async fn checkpoint(
     wire: &mut Wire,
     user: &User,
@@ -67,7 +74,7 @@ pub(crate) async fn checkpoint(
             let first = if selected.read_only {
                 selected.mailbox.peek_recent()
             } else {
-                selected.mailbox.claim_recent()
+                selected.mailbox.claim_recent(uid_next)
             };
             selected.view.add_recent(first, uid_next);
             wire.put(&Response::Recent(selected.view.recent_count()?));

@@ -37,6 +37,8 @@ pub(crate) struct View {
     held_back: bool,
     /// Flags that the command under way has told already.
     told_now: Vec<Told>,
+    /// SELECT is describing it, and has not been answered.
+    fresh: bool,
 }
 
 /// Flags that were told: of these messages, as that version has them.
@@ -68,7 +70,13 @@ impl View {
             recent: UidSet::new(),
             held_back: false,
             told_now: Vec::new(),
+            fresh: true,
         }
+    }
+
+    /// Whether the command that made the view is still to be answered. True once.
+    pub(crate) fn take_fresh(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
     }
 
     /// Notes that flags of these messages were told as they are in `messages` of `state`, so that the next

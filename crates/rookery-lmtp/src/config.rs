@@ -5,31 +5,33 @@ use std::time::Duration;
 use rookery_types::UserName;
 use serde::{Deserialize, Serialize};
 
-/// Delivery by LMTP (RFC 2033): where MTAs connect, and what they may do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LmtpConfig {
-    /// Where to listen: `address:port`, `[address]:port` or `unix:/path`. Empty: no LMTP.
-    pub listen: Vec<String>,
-    /// Who may deliver without authentication: addresses, networks (`192.0.2.0/24`), `unix` for Unix sockets,
-    /// `loopback` for this machine. Everybody else gets `530`.
-    pub trusted: Vec<String>,
-    /// Users who may deliver from anywhere once they have authenticated, besides administrators. Other users have no
-    /// business here.
-    pub deliverers: Vec<String>,
-    /// Seconds that a message's sender and Message-ID are remembered for each mailbox: a second one with both is
-    /// answered with 250 and not stored. 0: every message is stored. A restart forgets.
-    pub duplicate_window_s: u64,
-    /// Recipients one transaction may have; `452 4.5.3` to those above. At least 100 (RFC 5321 §4.5.3.1.8).
-    pub recipients_max: usize,
-    /// Accounts that one transaction is appended to at the same time.
-    pub parallel_max: usize,
-    /// Seconds without an octet from the client after which the connection is closed (RFC 5321 §4.5.3.2.7).
-    pub idle_timeout_s: u64,
-    /// Whether a message for a full mailbox is refused for good (`552 5.2.2`) rather than for now (`452 4.2.2`).
-    pub over_quota_is_permanent: bool,
-    /// The mode of Unix sockets' files, as octal text.
-    pub unix_mode: String,
+rookery_types::settings! {
+    /// Delivery by LMTP (RFC 2033): where MTAs connect, and what they may do.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct LmtpConfig {
+        /// Where to listen: `address:port`, `[address]:port` or `unix:/path`. Empty: no LMTP.
+        pub listen: Vec<String>,
+        /// Who may deliver without authentication: addresses, networks (`192.0.2.0/24`), `unix` for Unix sockets,
+        /// `loopback` for this machine. Everybody else gets `530`.
+        pub trusted: Vec<String>,
+        /// Users who may deliver from anywhere once they have authenticated, besides administrators. Other users have
+        /// no business here.
+        pub deliverers: Vec<String>,
+        /// Seconds that a message's sender and Message-ID are remembered for each mailbox: a second one with both is
+        /// answered with 250 and not stored. 0: every message is stored. A restart forgets.
+        pub duplicate_window_s: u64,
+        /// Recipients one transaction may have; `452 4.5.3` to those above. At least 100 (RFC 5321 §4.5.3.1.8).
+        pub recipients_max: usize,
+        /// Accounts that one transaction is appended to at the same time.
+        pub parallel_max: usize,
+        /// Seconds without an octet from the client after which the connection is closed (RFC 5321 §4.5.3.2.7).
+        pub idle_timeout_s: u64,
+        /// Whether a message for a full mailbox is refused for good (`552 5.2.2`) rather than for now (`452 4.2.2`).
+        pub over_quota_is_permanent: bool,
+        /// The mode of Unix sockets' files, as octal text.
+        pub unix_mode: String,
+    }
 }
 
 impl Default for LmtpConfig {

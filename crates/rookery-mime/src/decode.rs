@@ -1,7 +1,7 @@
 //! Transfer encodings undone in pieces (RFC 2045 §6), tolerant of what mail really holds.
 //!
 //! Invariant: any cut of the input into pieces gives the same output, and a piece of n octets gives at most
-//! n + 4 octets.
+//! n + [`HELD_OCTETS_MAX`] + 4 octets.
 
 use crate::render::ContentFields;
 
@@ -47,15 +47,27 @@ pub struct TransferDecoder {
     sextets: u8,
     /// Quoted-printable: what follows an `=`, while it may still become an octet or a soft line break.
     escape: Vec<u8>,
+    /// Quoted-printable: white space, and perhaps a CR, that goes if the line ends here.
+    pad: Vec<u8>,
+    /// Quoted-printable: the white space that comes next belongs to a run that was too long to be kept.
+    long_pad: bool,
 }
 
-/// Octets after `=` that are kept to see if a soft line break follows its padding.
-const ESCAPE_OCTETS_MAX: usize = 80;
+/// Octets that are kept to see if a line ends after them: white space, after an `=` or not. Lines of quoted-printable
+/// are shorter (RFC 2045 §6.7).
+const HELD_OCTETS_MAX: usize = 80;
 
 impl TransferDecoder {
     /// At the start of a body.
     pub fn new(encoding: TransferEncoding) -> TransferDecoder {
-        TransferDecoder { encoding, bits: 0, sextets: 0, escape: Vec::new() }
+        TransferDecoder {
+            encoding,
+            bits: 0,
+            sextets: 0,
+            escape: Vec::new(),
+            pad: Vec::new(),
+            long_pad: false,
+        }
     }
 
     /// Decodes the next piece and appends it.
@@ -71,6 +83,10 @@ impl TransferDecoder {
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         self.end_group(out);
         out.append(&mut self.escape);
+        if self.pad.ends_with(b"\r") {
+            out.push(b'\r');
+        }
+        self.pad.clear();
     }
 
     /// Octets outside the alphabet are skipped (RFC 2045 §6.8); padding ends a group, and another may follow.
@@ -118,14 +134,68 @@ impl TransferDecoder {
             if self.escape.is_empty() {
                 let at = memchr::memchr(b'=', rest).unwrap_or(rest.len());
                 let (plain, from) = rest.split_at(at);
-                out.extend_from_slice(plain);
+                self.unescaped(plain, out);
                 rest = from;
+                if !rest.is_empty() {
+                    // White space before an `=` is not at the line's end.
+                    out.append(&mut self.pad);
+                    self.long_pad = false;
+                }
             }
             if let Some((octet, after)) = rest.split_first() {
                 self.escaped(*octet, out);
                 rest = after;
             }
         }
+    }
+
+    /// Takes text without `=`. White space at a line's end was added on the way, and goes (RFC 2045 §6.7 (3)).
+    fn unescaped(&mut self, mut text: &[u8], out: &mut Vec<u8>) {
+        while let Some((&octet, after)) = text.split_first().filter(|_| self.long_pad || !self.pad.is_empty())
+        {
+            match (octet, self.pad.last()) {
+                (b' ' | b'\t', _) if self.long_pad => out.push(octet),
+                (_, None) => {
+                    self.long_pad = false;
+                    continue;
+                }
+                (b' ' | b'\t', Some(last)) if *last != b'\r' => {
+                    self.pad.push(octet);
+                    if self.pad.len() > HELD_OCTETS_MAX {
+                        out.append(&mut self.pad);
+                        self.long_pad = true;
+                    }
+                }
+                (b'\r', Some(last)) if *last != b'\r' => self.pad.push(octet),
+                (b'\n', Some(last)) => {
+                    if *last == b'\r' {
+                        out.push(b'\r');
+                    }
+                    self.pad.clear();
+                    continue;
+                }
+                _ => {
+                    out.append(&mut self.pad);
+                    continue;
+                }
+            }
+            text = after;
+        }
+        while let Some(end) = memchr::memchr(b'\n', text) {
+            let (line, after) = text.split_at(end);
+            match line.strip_suffix(b"\r") {
+                Some(line) => out.extend([without_pad(line), b"\r\n"].iter().copied().flatten()),
+                None => out.extend([without_pad(line), b"\n"].iter().copied().flatten()),
+            }
+            text = after.split_first().map_or(after, |(_, after)| after);
+        }
+        if text.is_empty() {
+            return;
+        }
+        let kept = without_pad(text.strip_suffix(b"\r").unwrap_or(text));
+        out.extend_from_slice(kept);
+        self.pad.extend(text.iter().skip(kept.len()));
+        self.long_pad = self.pad.is_empty() && matches!(kept.last(), Some(b' ' | b'\t'));
     }
 
     /// Takes one octet from the `=` on.
@@ -137,9 +207,7 @@ impl TransferDecoder {
                 self.escape.clear()
             }
             ([_], b' ' | b'\t' | b'\r') => self.escape.push(octet),
-            ([_, b' ' | b'\t' | b'\r', ..], b' ' | b'\t' | b'\r')
-                if self.escape.len() < ESCAPE_OCTETS_MAX =>
-            {
+            ([_, b' ' | b'\t' | b'\r', ..], b' ' | b'\t' | b'\r') if self.escape.len() < HELD_OCTETS_MAX => {
                 self.escape.push(octet);
             }
             ([_], _) if octet.is_ascii_hexdigit() => self.escape.push(octet),
@@ -153,6 +221,15 @@ impl TransferDecoder {
                 if octet == b'=' { self.escape.push(octet) } else { out.push(octet) }
             }
         }
+    }
+}
+
+/// A line without the white space at its end, unless that is more than is ever held.
+fn without_pad(line: &[u8]) -> &[u8] {
+    let pad = line.iter().rev().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
+    match pad <= HELD_OCTETS_MAX {
+        true => line.split_at(line.len() - pad).0,
+        false => line,
     }
 }
 
@@ -188,6 +265,8 @@ mod tests {
             ("==41", "=A"),
             ("=4=41", "=4A"),
             ("end=", "end="),
+            ("white  \r\nspace\t\nat =20\r\nline ends  ", "white\r\nspace\nat  \r\nline ends"),
+            ("kept =41 \r b\r", "kept A \r b\r"),
         ] {
             let got = decode(TransferEncoding::QuotedPrintable, &[text.as_bytes()]);
             assert_eq!(String::from_utf8_lossy(&got), expected, "{text}");
@@ -209,6 +288,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn cuts_in_long_white_space_make_no_difference(
+            text in "(x| {78,83}|\r|\n|=|\t){0,5}",
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let (a, b) = text.as_bytes().split_at(cut.index(text.len() + 1));
+            let whole = decode(TransferEncoding::QuotedPrintable, &[text.as_bytes()]);
+            prop_assert_eq!(decode(TransferEncoding::QuotedPrintable, &[a, b]), whole);
+        }
+
         #[test]
         fn cuts_make_no_difference(text in "[=A-F0-9 \r\n\tx]{0,60}", cut in any::<prop::sample::Index>()) {
             let (a, b) = text.as_bytes().split_at(cut.index(text.len() + 1));

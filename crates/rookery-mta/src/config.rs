@@ -3,18 +3,20 @@
 use rookery_net::ListenSpec;
 use serde::{Deserialize, Serialize};
 
-/// Sockets at which an MTA asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MtaConfig {
-    /// Where Dovecot's auth protocol is spoken, for Postfix's `smtpd_sasl_type = dovecot` and the like:
-    /// `unix:/path`, or an address of this machine. Empty: nowhere.
-    pub auth_listen: Vec<String>,
-    /// Where recipients are looked up by Postfix's socketmap protocol: `unix:/path`, or an address of this machine.
-    /// Empty: nowhere.
-    pub lookup_listen: Vec<String>,
-    /// The mode of Unix sockets' files, as octal text. Whoever may write to them may guess passwords and names.
-    pub unix_mode: String,
+rookery_types::settings! {
+    /// Sockets at which an MTA asks.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct MtaConfig {
+        /// Where Dovecot's auth protocol is spoken, for Postfix's `smtpd_sasl_type = dovecot` and the like:
+        /// `unix:/path`, or an address of this machine. Empty: nowhere.
+        pub auth_listen: Vec<String>,
+        /// Where recipients are looked up by Postfix's socketmap protocol: `unix:/path`, or an address of this machine.
+        /// Empty: nowhere.
+        pub lookup_listen: Vec<String>,
+        /// The mode of Unix sockets' files, as octal text. Whoever may write to them may guess passwords and names.
+        pub unix_mode: String,
+    }
 }
 
 impl Default for MtaConfig {

@@ -4,26 +4,28 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// POP3 (RFC 1939): where clients connect, and what they may do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Pop3Config {
-    /// Where to listen; TLS by STLS. Empty, as `listen_tls`: no POP3.
-    pub listen: Vec<String>,
-    /// Where to listen with TLS from the first octet.
-    pub listen_tls: Vec<String>,
-    /// How long a client that has not logged in may stay, in seconds.
-    pub login_timeout_s: u64,
-    /// How long a logged-in client may be silent before its connection is closed, in seconds. RFC 1939 §3 asks for
-    /// at least 600. What it has marked with DELE stays then.
-    pub idle_timeout_s: u64,
-    /// How many sessions one account may have at once, those of IMAP counted with them.
-    pub sessions_per_account_max: usize,
-    /// After so many commands in a row that were not understood, the client is sent away.
-    pub bad_commands_max: u32,
-    /// Whether passwords are taken without TLS from clients that are not on this machine. For networks that are
-    /// protected otherwise.
-    pub plaintext_login: bool,
+rookery_types::settings! {
+    /// POP3 (RFC 1939): where clients connect, and what they may do.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct Pop3Config {
+        /// Where to listen; TLS by STLS. Empty, as `listen_tls`: no POP3.
+        pub listen: Vec<String>,
+        /// Where to listen with TLS from the first octet.
+        pub listen_tls: Vec<String>,
+        /// How long a client that has not logged in may stay, in seconds.
+        pub login_timeout_s: u64,
+        /// How long a logged-in client may be silent before its connection is closed, in seconds. RFC 1939 §3 asks for
+        /// at least 600. What it has marked with DELE stays then.
+        pub idle_timeout_s: u64,
+        /// How many sessions one account may have at once, those of IMAP counted with them.
+        pub sessions_per_account_max: usize,
+        /// After so many commands in a row that were not understood, the client is sent away.
+        pub bad_commands_max: u32,
+        /// Whether passwords are taken without TLS from clients that are not on this machine. For networks that are
+        /// protected otherwise.
+        pub plaintext_login: bool,
+    }
 }
 
 impl Default for Pop3Config {

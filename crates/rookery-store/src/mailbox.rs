@@ -144,10 +144,10 @@ impl Mailbox {
         self.cell.changed.subscribe()
     }
 
-    /// The first UID that is \Recent for the caller alone (RFC 3501 §2.3.2); the next caller gets a later one.
-    pub fn claim_recent(&self) -> u32 {
-        let next = self.cell.published.load().summary.uid_next;
-        self.cell.recent_from.fetch_max(next, Ordering::AcqRel)
+    /// The first UID that is \Recent for the caller alone (RFC 3501 §2.3.2), below `uid_next`: that of the state
+    /// which the caller tells its client of. What has come since is left to whoever tells of it first.
+    pub fn claim_recent(&self, uid_next: u32) -> u32 {
+        self.cell.recent_from.fetch_max(uid_next, Ordering::AcqRel)
     }
 
     /// The first UID that would be \Recent, without claiming it.

@@ -14,6 +14,7 @@ pub mod ids;
 pub mod name;
 pub mod namespace;
 pub mod set;
+pub mod settings;
 pub mod utf7;
 
 pub use acl::{Acl, Identifier, Rights};
@@ -25,3 +26,4 @@ pub use ids::{
 pub use name::{MailboxPath, NameError, UserName};
 pub use namespace::{AccountName, Address, ClientNames, Encoding, Pattern, SharedName, Style};
 pub use set::{SequenceSet, SetEnd, UidSet};
+pub use settings::Setting;

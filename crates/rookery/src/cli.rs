@@ -469,6 +469,8 @@ pub(crate) enum ConfigCommand {
         /// The file [default: the one that `serve` would take].
         file: Option<PathBuf>,
     },
+    /// What every setting means, with its type and default, as Markdown: docs/settings.md.
+    Reference,
 }
 
 #[cfg(test)]

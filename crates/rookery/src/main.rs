@@ -103,6 +103,7 @@ fn serve(loaded: config::Loaded) -> Result<(), Failure> {
 fn configuration(named: Option<&std::path::Path>, command: ConfigCommand) -> Result<(), Failure> {
     match command {
         ConfigCommand::Show => output::line(config::show(&config::load(named)?).trim_end()),
+        ConfigCommand::Reference => output::line(config::reference().trim_end()),
         ConfigCommand::Check { file } => {
             let loaded = match &file {
                 Some(file) if !file.exists() => {

@@ -117,7 +117,8 @@ impl Reload {
     }
 }
 
-fn is_live(name: &str) -> bool {
+/// Whether a setting, by its name with its section, changes while the server runs.
+pub(crate) fn is_live(name: &str) -> bool {
     let covers =
         |live: &&str| name == *live || name.strip_prefix(*live).is_some_and(|rest| rest.starts_with('.'));
     let socket = name.rsplit('.').next().is_some_and(|last| SOCKETS.contains(&last));

@@ -56,12 +56,12 @@ async fn open(
     let mailbox = account.open(id).await?;
     let change = [Rights::SEEN, Rights::WRITE, Rights::INSERT, Rights::DELETE_MESSAGES, Rights::EXPUNGE];
     let read_only = read_only || !change.iter().any(|one| rights.contains(*one));
+    let state = mailbox.now();
     let first_recent = match (user.enabled.rev2, read_only) {
         (true, _) => u32::MAX,
         (false, true) => mailbox.peek_recent(),
-        (false, false) => mailbox.claim_recent(),
+        (false, false) => mailbox.claim_recent(state.summary.uid_next),
     };
-    let state = mailbox.now();
     let messages = state.messages.clone().unwrap_or_default();
     let mut view = View::new(&state, messages);
     view.add_recent(first_recent, state.summary.uid_next);

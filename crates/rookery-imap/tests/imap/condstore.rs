@@ -110,6 +110,31 @@ async fn a_store_is_refused_for_what_has_changed() {
     assert!(heard[0].starts_with("7 OK [MODIFIED 1]"), "{heard:?}");
 }
 
+/// A client that reads slowly holds the server in the middle of its answer to SELECT, while others go on.
+#[tokio::test]
+async fn what_changes_during_select_is_told_after_its_answer() {
+    let site = Site::new().await;
+    site.fill(&".".repeat(500)).await;
+    let mut ann = site.login("ann").await;
+    let validity = number(&select(&mut ann, "").await, "UIDVALIDITY");
+    for round in 1..=3 {
+        ann.command(&format!("{round} COPY 1:* INBOX")).await;
+    }
+    let mut slow = site.login("ann").await;
+    slow.command("1 ENABLE QRESYNC").await;
+    slow.send(&format!("2 SELECT INBOX (QRESYNC ({validity} 1))")).await;
+    slow.until("* 4000 EXISTS").await;
+    ann.command("4 STORE 1 +FLAGS.SILENT (\\Deleted)").await;
+    ann.command("5 EXPUNGE").await;
+    ann.command("6 COPY 1 INBOX").await;
+    let heard = slow.until("2 ").await;
+    assert!(heard.len() > 4000, "the answer fits into buffers: {}", heard.len());
+    let moved = |line: &&String| line.contains("EXISTS") || line.starts_with("* VANISHED 1");
+    assert_eq!(heard.iter().find(moved), None);
+    let heard = slow.command("3 NOOP").await;
+    assert_eq!(heard[..2], ["* VANISHED 1", "* 4000 EXISTS"], "{heard:?}");
+}
+
 #[tokio::test]
 async fn a_client_that_was_away_hears_what_it_missed() {
     let site = Site::new().await;

@@ -59,6 +59,32 @@ async fn parts_are_sent_decoded() {
     assert!(client.command("12 FETCH 1 BINARY[2]").await[1].starts_with("café! FLAGS (\\Seen"));
 }
 
+/// White space that was added at the ends of encoded lines on the way (RFC 2045 §6.7 (3)).
+#[tokio::test]
+async fn white_space_at_the_ends_of_quoted_printable_lines_is_not_sent() {
+    let site = Site::new().await;
+    let mut client = site.login("ann").await;
+    let padded = "MIME-Version: 1.0\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
+        one \t\r\ntwo=20 \r\nthree =\t\r\nfour  \r\n";
+    append(&mut client, "a", "", padded).await;
+    client.command("b SELECT INBOX").await;
+    assert_eq!(
+        client.command("c FETCH 1 (BINARY.SIZE[1] BINARY.PEEK[1])").await,
+        [
+            "* 1 FETCH (BINARY.SIZE[1] 23 BINARY[1] {23}",
+            "one",
+            "two ",
+            "three four",
+            ")",
+            "c OK FETCH completed"
+        ]
+    );
+    assert_eq!(
+        client.command("d FETCH 1 BINARY.PEEK[1]<2.4>").await,
+        ["* 1 FETCH (BINARY[1]<2> {4}", "e", "t)", "d OK FETCH completed"]
+    );
+}
+
 #[tokio::test]
 async fn large_parts_are_decoded_while_they_are_sent() {
     let site = Site::new().await;

@@ -5,12 +5,14 @@
 //! - An unknown key is a fault; the nearest known one is suggested.
 
 mod read;
+mod reference;
 mod settings;
 mod show;
 
 use std::path::{Path, PathBuf};
 
 pub(crate) use read::Faults;
+pub(crate) use reference::reference;
 pub(crate) use settings::{Config, LogFormat};
 pub(crate) use show::show;
 

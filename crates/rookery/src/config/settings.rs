@@ -1,4 +1,5 @@
-//! The settings: one typed section each. `docs/settings.md` describes them for operators.
+//! The settings: one typed section each. `docs/settings.md`, which describes them for operators, is made from their doc
+//! comments by `rookery config reference`.
 
 use std::path::PathBuf;
 
@@ -7,116 +8,127 @@ use rookery_imap::ImapConfig;
 use rookery_lmtp::LmtpConfig;
 use rookery_mta::MtaConfig;
 use rookery_pop3::Pop3Config;
+use rookery_types::Setting;
 use serde::{Deserialize, Serialize};
 
-/// The whole configuration. A missing key has its default.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Config {
-    /// The folder that holds everything: mail, directory, certificate, admin socket. Relative to where the
-    /// server starts.
-    pub data_dir: PathBuf,
-    /// The domain of users that are named without one.
-    pub default_domain: String,
-    /// The server's name in greetings and Received lines; empty: what the system says.
-    pub hostname: String,
-    /// Users who administer the server: over IMAP they see all accounts as `user/NAME`. No password is theirs by
-    /// being named here.
-    pub admins: Vec<String>,
-    /// Users who administer the domain in their name, as `NAME@domain`, and nothing outside of it.
-    pub domain_admins: Vec<String>,
-    /// IMAP.
-    pub imap: ImapSection,
-    /// POP3.
-    pub pop3: Pop3Config,
-    /// LMTP.
-    pub lmtp: LmtpConfig,
-    /// What an MTA asks.
-    pub mta: MtaConfig,
-    /// HTTP: health and metrics.
-    pub http: HttpSection,
-    /// The certificate.
-    pub tls: TlsSection,
-    /// Logins.
-    pub auth: AuthSection,
-    /// The log.
-    pub log: LogSection,
-    /// New accounts.
-    pub accounts: AccountsSection,
-    /// The store.
-    pub store: StoreSection,
-    /// Connections and shutdown.
-    pub server: ServerSection,
+rookery_types::settings! {
+    /// The whole configuration. A missing key has its default.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct Config {
+        /// The folder that holds everything: mail, directory, certificate, admin socket. Relative to where the
+        /// server starts.
+        pub data_dir: PathBuf,
+        /// The domain of users that are named without one.
+        pub default_domain: String,
+        /// The server's name in greetings and Received lines; empty: what the system says.
+        pub hostname: String,
+        /// Users who administer the server: over IMAP they see all accounts as `user/NAME`. No password is theirs by
+        /// being named here.
+        pub admins: Vec<String>,
+        /// Users who administer the domain in their name, as `NAME@domain`, and nothing outside of it.
+        pub domain_admins: Vec<String>,
+        /// IMAP.
+        pub imap: ImapSection,
+        /// POP3 (RFC 1939).
+        pub pop3: Pop3Config,
+        /// LMTP (RFC 2033).
+        pub lmtp: LmtpConfig,
+        /// What an MTA asks.
+        pub mta: MtaConfig,
+        /// Health and metrics.
+        pub http: HttpSection,
+        /// The certificate.
+        pub tls: TlsSection,
+        /// Logins.
+        pub auth: AuthSection,
+        /// The log, on standard error.
+        pub log: LogSection,
+        /// New accounts.
+        pub accounts: AccountsSection,
+        /// The store.
+        pub store: StoreSection,
+        /// Connections and shutdown.
+        pub server: ServerSection,
+    }
 }
 
-/// IMAP: where clients connect.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct ImapSection {
-    /// Where to listen; TLS by STARTTLS.
-    pub listen: Vec<String>,
-    /// Where to listen with TLS from the first octet.
-    pub listen_tls: Vec<String>,
-    /// What sessions may do.
-    #[serde(flatten)]
-    pub sessions: ImapConfig,
+rookery_types::settings! {
+    /// IMAP: where clients connect.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default)]
+    pub(crate) struct ImapSection {
+        /// Where to listen; TLS by STARTTLS.
+        pub listen: Vec<String>,
+        /// Where to listen with TLS from the first octet.
+        pub listen_tls: Vec<String>,
+        /// What sessions may do.
+        #[serde(flatten)]
+        pub sessions: ImapConfig,
+    }
 }
 
-/// HTTP: where to listen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct HttpSection {
-    /// Where to listen. Health and metrics are told to everybody who can connect.
-    pub listen: Vec<String>,
+rookery_types::settings! {
+    /// HTTP: where to listen.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct HttpSection {
+        /// Where to listen. Health and metrics are told to everybody who can connect.
+        pub listen: Vec<String>,
+    }
 }
 
-/// The certificate of IMAP.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct TlsSection {
-    /// PEM file with the certificate chain; empty: a self-signed certificate is made in the data folder.
-    pub cert: PathBuf,
-    /// PEM file with the private key.
-    pub key: PathBuf,
-    /// PEM file with the authorities whose certificates clients may log in with (EXTERNAL); empty: clients are not
-    /// asked for certificates. TLS sessions are not resumed then.
-    pub client_ca: PathBuf,
-    /// A folder with more certificates, for the names they are valid for: one folder each, with `fullchain.pem`
-    /// and `privkey.pem`; empty: there are none.
-    pub folder: PathBuf,
+rookery_types::settings! {
+    /// The certificate of IMAP.
+    #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct TlsSection {
+        /// PEM file with the certificate chain; empty: a self-signed certificate is made in the data folder.
+        pub cert: PathBuf,
+        /// PEM file with the private key.
+        pub key: PathBuf,
+        /// PEM file with the authorities whose certificates clients may log in with (EXTERNAL); empty: clients are not
+        /// asked for certificates. TLS sessions are not resumed then.
+        pub client_ca: PathBuf,
+        /// A folder with more certificates, for the names they are valid for: one folder each, with `fullchain.pem`
+        /// and `privkey.pem`; empty: there are none.
+        pub folder: PathBuf,
+    }
 }
 
-/// How users prove who they are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct AuthSection {
-    /// A file of users and passwords besides the server's own, in the form of Dovecot's passwd-file:
-    /// `user:{SCHEME}hash`. It counts for whom it names. It is read again when it changes. Empty: none.
-    pub passwd_file: PathBuf,
-    /// Whether users of that file get an account when they log in or mail comes for them; otherwise those without
-    /// one do not exist.
-    pub passwd_file_makes_accounts: bool,
-    /// SASL mechanisms that are offered where they are possible: `EXTERNAL`, `SCRAM-SHA-256-PLUS`,
-    /// `SCRAM-SHA-256`, `PLAIN`, `LOGIN`. Leave the two of SCRAM out if users have passwords from elsewhere,
-    /// since many clients take the strongest that is offered.
-    pub mechanisms: Vec<String>,
-    /// Which name in a client's certificate says who it is: `cn`, the common name, or `email`, the one mail address
-    /// among the alternative names.
-    pub certificate_name: CertificateField,
-    /// Iterations of the SCRAM keys that are stored beside the hash of a new password, at least 4096; 0: none are
-    /// stored.
-    pub scram_iterations: u32,
-    /// Memory of the Argon2id hash of a new password, in KiB.
-    pub hash_memory_kib: u32,
-    /// Passes over it.
-    pub hash_passes: u32,
-    /// Threads that check passwords; 0: as many as there are processors, or fewer, so that all of them together
-    /// stay below `hash_memory_total_kib`.
-    pub hash_workers: usize,
-    /// Memory that passwords being checked may take together, in KiB.
-    pub hash_memory_total_kib: u32,
-    /// Seconds that a checked password is believed without hashing it again; 0: it is always hashed.
-    pub cache_lifetime_s: u64,
+rookery_types::settings! {
+    /// How users prove who they are.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct AuthSection {
+        /// A file of users and passwords besides the server's own, in the form of Dovecot's passwd-file:
+        /// `user:{SCHEME}hash`. It counts for whom it names. It is read again when it changes. Empty: none.
+        pub passwd_file: PathBuf,
+        /// Whether users of that file get an account when they log in or mail comes for them; otherwise those without
+        /// one do not exist.
+        pub passwd_file_makes_accounts: bool,
+        /// SASL mechanisms that are offered where they are possible: `EXTERNAL`, `SCRAM-SHA-256-PLUS`,
+        /// `SCRAM-SHA-256`, `PLAIN`, `LOGIN`. Leave the two of SCRAM out if users have passwords from elsewhere,
+        /// since many clients take the strongest that is offered.
+        pub mechanisms: Vec<String>,
+        /// Which name in a client's certificate says who it is: `cn`, the common name, or `email`, the one mail address
+        /// among the alternative names.
+        pub certificate_name: CertificateField,
+        /// Iterations of the SCRAM keys that are stored beside the hash of a new password, at least 4096; 0: none are
+        /// stored.
+        pub scram_iterations: u32,
+        /// Memory of the Argon2id hash of a new password, in KiB.
+        pub hash_memory_kib: u32,
+        /// Passes over it.
+        pub hash_passes: u32,
+        /// Threads that check passwords; 0: as many as there are processors, or fewer, so that all of them together
+        /// stay below `hash_memory_total_kib`.
+        pub hash_workers: usize,
+        /// Memory that passwords being checked may take together, in KiB.
+        pub hash_memory_total_kib: u32,
+        /// Seconds that a checked password is believed without hashing it again; 0: it is always hashed.
+        pub cache_lifetime_s: u64,
+    }
 }
 
 /// A name in a client's certificate.
@@ -138,15 +150,17 @@ impl From<CertificateField> for CertificateName {
     }
 }
 
-/// The log, which goes to standard error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct LogSection {
-    /// `text` or `json`.
-    pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or filters such as `info,rookery_imap=debug`. The
-    /// environment variable ROOKERY_LOG counts more.
-    pub level: String,
+rookery_types::settings! {
+    /// The log, which goes to standard error.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct LogSection {
+        /// `text` or `json`.
+        pub format: LogFormat,
+        /// `error`, `warn`, `info`, `debug`, `trace`, or filters such as `info,rookery_imap=debug`. The
+        /// environment variable ROOKERY_LOG counts more.
+        pub level: String,
+    }
 }
 
 /// How log lines look.
@@ -159,50 +173,71 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// What a new account has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct AccountsSection {
-    /// Mailboxes made besides INBOX, and subscribed. `Sent`, `Drafts`, `Trash`, `Junk` and `Archive` get their
-    /// special use; another name gets one by `Name=\Use`.
-    pub mailboxes: Vec<String>,
+rookery_types::settings! {
+    /// What a new account has.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct AccountsSection {
+        /// Mailboxes made besides INBOX, and subscribed. `Sent`, `Drafts`, `Trash`, `Junk` and `Archive` get their
+        /// special use; another name gets one by `Name=\Use`.
+        pub mailboxes: Vec<String>,
+    }
 }
 
-/// The store of mail.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct StoreSection {
-    /// The largest message taken, in octets, by APPEND and by LMTP.
-    pub message_octets_max: u64,
-    /// Days that deleted mail can be undeleted.
-    pub retention_days: u64,
-    /// Annotations (METADATA) that one user can have on one mailbox, and that all can share there. At least 10.
-    pub annotations_max: usize,
-    /// Octets of the largest annotation. At least 1024.
-    pub annotation_octets_max: u64,
-    /// Octets that all annotations of an account can take, names included.
-    pub account_annotation_octets_max: u64,
-    /// Octets that must be free on the data folder's disk for the server to start.
-    pub free_octets_min: u64,
-    /// Whether messages are compressed, in the background while the server is idle. What is compressed stays so.
-    pub compress: bool,
+rookery_types::settings! {
+    /// The store of mail.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct StoreSection {
+        /// The largest message taken, in octets, by APPEND and by LMTP.
+        pub message_octets_max: u64,
+        /// Days that deleted mail can be undeleted.
+        pub retention_days: u64,
+        /// Annotations (METADATA) that one user can have on one mailbox, and that all can share there. At least 10.
+        pub annotations_max: usize,
+        /// Octets of the largest annotation. At least 1024.
+        pub annotation_octets_max: u64,
+        /// Octets that all annotations of an account can take, names included.
+        pub account_annotation_octets_max: u64,
+        /// Octets that must be free on the data folder's disk for the server to start.
+        pub free_octets_min: u64,
+        /// Whether messages are compressed, in the background while the server is idle. What is compressed stays so.
+        pub compress: bool,
+    }
 }
 
-/// Connections and shutdown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ServerSection {
-    /// Connections of all protocols.
-    pub connections_max: usize,
-    /// Connections of one address (IPv6: one /64) that have not logged in.
-    pub unauthenticated_per_address_max: usize,
-    /// Networks from which passwords are taken without TLS, besides this machine.
-    pub plaintext_networks: Vec<String>,
-    /// Seconds that sessions get to end when the server stops.
-    pub drain_timeout_s: u64,
-    /// Whether opened files and connections may be as many as the system allows (its hard limit).
-    pub raise_file_limit: bool,
+rookery_types::settings! {
+    /// Connections and shutdown.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub(crate) struct ServerSection {
+        /// Connections of all protocols.
+        pub connections_max: usize,
+        /// Connections of one address (IPv6: one /64) that have not logged in.
+        pub unauthenticated_per_address_max: usize,
+        /// Networks from which passwords are taken without TLS, besides this machine.
+        pub plaintext_networks: Vec<String>,
+        /// Seconds that sessions get to end when the server stops.
+        pub drain_timeout_s: u64,
+        /// Whether opened files and connections may be as many as the system allows (its hard limit).
+        pub raise_file_limit: bool,
+    }
 }
+
+/// The sections' names with what describes their settings.
+pub(super) const SECTIONS: [(&str, &[&[Setting]]); 11] = [
+    ("imap", &[ImapSection::SETTINGS, ImapConfig::SETTINGS]),
+    ("pop3", &[Pop3Config::SETTINGS]),
+    ("lmtp", &[LmtpConfig::SETTINGS]),
+    ("mta", &[MtaConfig::SETTINGS]),
+    ("http", &[HttpSection::SETTINGS]),
+    ("tls", &[TlsSection::SETTINGS]),
+    ("auth", &[AuthSection::SETTINGS]),
+    ("log", &[LogSection::SETTINGS]),
+    ("accounts", &[AccountsSection::SETTINGS]),
+    ("store", &[StoreSection::SETTINGS]),
+    ("server", &[ServerSection::SETTINGS]),
+];
 
 impl Default for Config {
     fn default() -> Config {

@@ -42,28 +42,4 @@ mod tests {
         assert_eq!(read::read(&text).unwrap().0, loaded.config);
         assert!(text.contains("# line 1\n") && text.contains("# default\n"), "{text}");
     }
-
-    #[test]
-    fn every_setting_is_documented_with_its_default() {
-        let documented = include_str!("../../../../docs/settings.md");
-        let defaults = toml::Table::try_from(Config::default()).unwrap();
-        let mut section = documented.split("\n## ");
-        let mut section_of =
-            |name: &str| section.find(|text| text.starts_with(name)).unwrap_or_default().to_owned();
-        let rows = |text: &str, members: &toml::Table| {
-            for (key, value) in members.iter().filter(|(_, value)| !value.is_table()) {
-                assert!(
-                    text.contains(&format!("| `{key}` | `{value}` |")),
-                    "{key} = {value} is not documented"
-                );
-            }
-        };
-        rows(&section_of("At the top"), &defaults);
-        for name in
-            ["imap", "pop3", "lmtp", "mta", "http", "tls", "auth", "log", "accounts", "store", "server"]
-        {
-            rows(&section_of(&format!("[{name}]")), defaults[name].as_table().unwrap());
-        }
-        assert_eq!(defaults.values().filter(|value| value.is_table()).count(), 11);
-    }
 }
