@@ -81,7 +81,7 @@ const CONTENT: [&str; 5] = ["BINARY", "PREVIEW", "CATENATE", "REPLACE", "UTF8=AC
 pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<'static, str>> {
     let mut names: Vec<Cow<'static, str>> = ALWAYS.iter().map(|name| Cow::Borrowed(*name)).collect();
     match state {
-        State::NotAuthenticated | State::Logout => {
+        State::NotAuthenticated | State::Away(_) | State::Logout => {
             if services.tls.is_some() && !wire.connection.is_tls() {
                 names.push("STARTTLS".into());
             }

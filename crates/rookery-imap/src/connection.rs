@@ -6,6 +6,10 @@
 //! - The future that waits for a client is small: what a command needs lives in a box of its own, only while
 //!   the command runs.
 
+mod halves;
+
+pub use halves::serve_pipe;
+
 use crate::answer::{Answer, Failure};
 use crate::capability;
 use crate::command::{self, Context};
@@ -19,6 +23,7 @@ use rookery_codec::imap::command::{Replaced, Tagged};
 use rookery_codec::imap::server::{Bad, Decoded, Limits};
 use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
+use rookery_route::SessionHead;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -43,12 +48,12 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
         wire,
         state: State::NotAuthenticated,
         services,
-        permit,
+        permit: Some(permit),
         drain,
         bad_in_a_row: 0,
         counts: ConnectionEnd::new(&measure::NAMES, id),
     };
-    driver.run().await;
+    driver.run(Begin::Greeting).await;
 }
 
 /// What the decoder may take.
@@ -70,10 +75,19 @@ struct Driver {
     wire: Wire,
     state: State,
     services: Arc<Services>,
-    permit: Permit,
+    /// Its place among this node's connections; none if another node holds the socket.
+    permit: Option<Permit>,
     drain: DrainGuard,
     bad_in_a_row: u32,
     counts: ConnectionEnd,
+}
+
+/// What a session begins with.
+enum Begin {
+    /// A client that has just connected.
+    Greeting,
+    /// A login at another node.
+    LoggedIn(Box<SessionHead>),
 }
 
 /// Why the loop goes on or ends.
@@ -83,15 +97,29 @@ enum Next {
     StartTls,
     /// All has been said.
     Close,
+    /// The same, and why it ended was noted.
+    Left,
 }
 
 impl Driver {
-    async fn run(mut self) {
-        self.greet();
+    async fn run(mut self, begin: Begin) {
+        match begin {
+            Begin::Greeting => self.greet(),
+            Begin::LoggedIn(head) => match Box::pin(self.take_up(*head)).await {
+                Ok(true) => {}
+                // The edge has its client back.
+                Ok(false) => return self.counts.end("refused"),
+                Err(_) => return self.counts.end("lost"),
+            },
+        }
         let ended = loop {
             match self.turn().await {
                 Ok(Next::Go) => {}
-                Ok(Next::Close) => break Ok(()),
+                Ok(Next::Close) => {
+                    self.counts.end("logout");
+                    break Ok(());
+                }
+                Ok(Next::Left) => break Ok(()),
                 Ok(Next::StartTls) => match Box::pin(self.start_tls()).await {
                     Some(driver) => self = driver,
                     None => return,
@@ -103,7 +131,6 @@ impl Driver {
         };
         match ended {
             Ok(()) => {
-                self.counts.end("logout");
                 let _ = self.wire.connection.close().await;
             }
             Err(IoError::Idle) => {
@@ -133,7 +160,7 @@ impl Driver {
     /// One thing that came from the client, or the wait for it.
     async fn turn(&mut self) -> Result<Next, Failure> {
         // Also a client that never stops sending has to go.
-        if self.drain.is_draining() {
+        if self.drain.is_draining() || self.wire.leaving {
             self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
             return Ok(Next::Close);
         }
@@ -221,7 +248,7 @@ impl Driver {
                 tell::all(&mut self.wire, user, Some(selected), expunges).await?;
             }
             State::Authenticated(user) => tell::all(&mut self.wire, user, None, true).await?,
-            State::NotAuthenticated | State::Logout => {}
+            State::NotAuthenticated | State::Away(_) | State::Logout => {}
         }
         Ok(Next::Go)
     }
@@ -261,13 +288,16 @@ impl Driver {
         if before && matches!(self.state, State::Authenticated(_)) {
             self.logged_in();
         }
+        if matches!(self.state, State::Away(_)) {
+            return Box::pin(self.away(tag, timing)).await;
+        }
         self.answered(tag, timing, expunges, outcome).await
     }
 
     /// COMPRESS (RFC 4978): from behind the tagged OK on, octets are compressed both ways.
     async fn compress(&mut self, tag: Tag, timing: Timing, mechanism: &str) -> Result<Next, Failure> {
         let answer = match &self.state {
-            State::NotAuthenticated | State::Logout => Answer::bad("Log in first"),
+            State::NotAuthenticated | State::Away(_) | State::Logout => Answer::bad("Log in first"),
             _ if !self.services.config.compress => Answer::bad("Compression is turned off"),
             _ if mechanism != "DEFLATE" => Answer::bad("DEFLATE is the only compression there is"),
             _ if self.wire.connection.is_deflated() => {
@@ -288,37 +318,53 @@ impl Driver {
     /// UNAUTHENTICATE (RFC 8437): all that was the user's ends; what is left is the connection and its TLS.
     async fn unauthenticate(&mut self, tag: Tag, timing: Timing) -> Result<Next, Failure> {
         let refused = match &self.state {
-            State::NotAuthenticated | State::Logout => Some("Log in first"),
+            State::NotAuthenticated | State::Away(_) | State::Logout => Some("Log in first"),
             _ if !self.services.config.unauthenticate => Some("UNAUTHENTICATE is turned off"),
             _ => None,
         };
         if let Some(text) = refused {
             return self.answered(tag, timing, true, Ok(Answer::bad(text))).await;
         }
+        if let Some(refusal) = self.nobodys_again() {
+            return Ok(refusal);
+        }
+        let next = self.answered(tag, timing, true, Ok(Answer::ok("UNAUTHENTICATE completed"))).await?;
+        let mut rest = self.wire.decoder.take_input();
+        if self.wire.connection.is_deflated() {
+            let behind = self.wire.connection.end_deflate().await?;
+            if !rest.is_empty() {
+                self.wire.put(&bye(None, "Compression ended behind UNAUTHENTICATE"));
+                return Ok(Next::Close);
+            }
+            rest = behind;
+        }
+        if self.wire.connection.pipe().is_some() {
+            return self.hand_back(rest).await;
+        }
+        self.wire.decoder.push(&rest);
+        Ok(next)
+    }
+
+    /// Makes the connection one that nobody has logged in on; what to do instead if there are too many of those.
+    fn nobodys_again(&mut self) -> Option<Next> {
         // A NO is not allowed: the client may have sent its next login already (RFC 8437 §3).
-        if self.permit.unauthenticated(self.wire.connection.peer()).is_err() {
+        let peer = self.wire.connection.peer();
+        if self.permit.as_mut().is_some_and(|permit| permit.unauthenticated(peer).is_err()) {
             self.wire
                 .put(&bye(Some(Code::Limit), "Too many connections from your address that are nobody's"));
-            return Ok(Next::Close);
+            return Some(Next::Close);
         }
         self.state = State::NotAuthenticated;
         self.wire.deadline = Some(Instant::now() + self.services.config.login_timeout());
         self.wire.silence_max = self.services.config.login_timeout();
         self.wire.decoder.set_limits(limits(&self.services, false));
-        let next = self.answered(tag, timing, true, Ok(Answer::ok("UNAUTHENTICATE completed"))).await?;
-        if self.wire.connection.is_deflated() {
-            let rest = self.wire.connection.end_deflate().await?;
-            if !self.wire.decoder.take_input().is_empty() {
-                self.wire.put(&bye(None, "Compression ended behind UNAUTHENTICATE"));
-                return Ok(Next::Close);
-            }
-            self.wire.decoder.push(&rest);
-        }
-        Ok(next)
+        None
     }
 
     fn logged_in(&mut self) {
-        self.permit.authenticated();
+        if let Some(permit) = &mut self.permit {
+            permit.authenticated();
+        }
         self.wire.decoder.set_limits(limits(&self.services, true));
         self.wire.silence_max = self.services.config.idle_timeout();
         self.wire.deadline = None;
@@ -330,7 +376,9 @@ impl Driver {
     async fn idle(&mut self, tag: Tag) -> Result<Next, Failure> {
         let timing = Timing::start(&measure::NAMES, "IDLE", tag.as_str());
         let outcome = match &mut self.state {
-            State::NotAuthenticated | State::Logout => Err(Answer::bad("Log in first").into()),
+            State::NotAuthenticated | State::Away(_) | State::Logout => {
+                Err(Answer::bad("Log in first").into())
+            }
             State::Authenticated(user) => {
                 Box::pin(command::idle::idle(&mut self.wire, user, None, &self.drain)).await
             }

@@ -28,7 +28,7 @@ mod view;
 mod wire;
 
 pub use config::ImapConfig;
-pub use connection::serve_connection;
+pub use connection::{serve_connection, serve_pipe};
 pub use search::HeaderTexts;
 pub use services::Services;
 pub use sorting::SortTables;

@@ -267,11 +267,15 @@ const GRANTS_FIRST: usize = 64;
 
 /// The account of that name, if there is one, it may be used and it is here.
 pub(crate) async fn account_of(services: &Services, name: &AccountName) -> Result<Option<Account>, Failure> {
-    services.router.open(&services.store, name).await.map_err(|error| match error {
-        AccountError::Elsewhere => elsewhere(),
+    services.router.open(&services.store, name).await.map_err(not_opened)
+}
+
+pub(crate) fn not_opened(error: AccountError) -> Failure {
+    match error {
+        AccountError::Elsewhere(_) => elsewhere(),
         AccountError::Unavailable(error) => directory_failed(error),
         AccountError::Store(error) => error.into(),
-    })
+    }
 }
 
 fn elsewhere() -> Failure {

@@ -6,7 +6,7 @@ use crate::sorting::SortTables;
 use rookery_auth::{Authenticator, Sessions};
 use rookery_directory::Directory;
 use rookery_net::{Networks, ServerTls};
-use rookery_route::{Administrators, Registrar, Router};
+use rookery_route::{Administrators, Peers, Registrar, Router};
 use rookery_store::Store;
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ pub struct Services {
     pub directory: Arc<dyn Directory>,
     /// Where the commands on a mailbox run.
     pub router: Router,
+    /// The other nodes.
+    pub peers: Arc<dyn Peers>,
     /// Who is asking.
     pub authenticator: Arc<Authenticator>,
     /// Makes accounts and takes them apart, for administrators.

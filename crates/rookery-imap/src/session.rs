@@ -14,7 +14,7 @@ use rookery_codec::imap::{Code, MessageSet};
 use rookery_route::Authority;
 use rookery_store::{Account, Mailbox, MailboxState, Messages, StoreError};
 use rookery_types::acl::Asker;
-use rookery_types::{MailboxPath, Rights, SetEnd, UidSet, UserName};
+use rookery_types::{MailboxPath, NodeId, Rights, SetEnd, UidSet, UserName};
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -27,8 +27,18 @@ pub(crate) enum State {
     Authenticated(Box<User>),
     /// And has selected a mailbox.
     Selected(Box<User>, Box<Selected>),
+    /// Somebody has logged in whose home is another node: the session goes on there.
+    Away(Box<Away>),
     /// The session is over.
     Logout,
+}
+
+/// Who has logged in, and where their session runs.
+pub(crate) struct Away {
+    pub(crate) user: UserName,
+    pub(crate) home: NodeId,
+    /// The command that logged in.
+    pub(crate) verb: &'static str,
 }
 
 /// What ENABLE and the like have turned on. It stays on as long as the session.
@@ -150,7 +160,7 @@ impl State {
     pub(crate) fn user(&mut self) -> Option<&mut User> {
         match self {
             State::Authenticated(user) | State::Selected(user, _) => Some(user),
-            State::NotAuthenticated | State::Logout => None,
+            State::NotAuthenticated | State::Away(_) | State::Logout => None,
         }
     }
 
@@ -158,7 +168,7 @@ impl State {
     pub(crate) fn is_gone(&self) -> bool {
         match self {
             State::Authenticated(user) | State::Selected(user, _) => user.is_gone(),
-            State::NotAuthenticated | State::Logout => false,
+            State::NotAuthenticated | State::Away(_) | State::Logout => false,
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::answer::Failure;
 use rookery_codec::imap::server::{Decoded, Decoder, Limits};
 use rookery_codec::imap::{Response, print};
 use rookery_net::{Connection, IoError};
+use rookery_route::SessionNote;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -23,11 +24,13 @@ pub(crate) struct Wire {
     pub(crate) silence_max: Duration,
     /// When a client that has not logged in has to be gone, whatever it sends and reads until then.
     pub(crate) deadline: Option<Instant>,
+    /// Whether the node that holds the client's socket ends.
+    pub(crate) leaving: bool,
 }
 
 impl Wire {
     pub(crate) fn new(connection: Connection, limits: Limits, silence_max: Duration) -> Wire {
-        Wire { connection, decoder: Decoder::new(limits), silence_max, deadline: None }
+        Wire { connection, decoder: Decoder::new(limits), silence_max, deadline: None, leaving: false }
     }
 
     /// Adds a response to the batch.
@@ -52,7 +55,8 @@ impl Wire {
         Ok(())
     }
 
-    /// Waits for octets of the client; says whether it is still there. Safe to cancel.
+    /// Waits for octets of the client, or for a note of the node that holds its socket; says whether the client is
+    /// still there. Safe to cancel.
     pub(crate) async fn read(&mut self, silence_max: Duration) -> Result<bool, IoError> {
         let left = match self.deadline {
             None => silence_max,
@@ -62,7 +66,15 @@ impl Wire {
         if left.is_zero() {
             return Err(IoError::Idle);
         }
-        Ok(self.connection.read_some(self.decoder.buffer(), left).await? > 0)
+        if self.connection.read_some(self.decoder.buffer(), left).await? > 0 {
+            return Ok(true);
+        }
+        // Behind a note, if that is what reading has stopped at, it goes on.
+        let note = self.connection.pipe().and_then(|pipe| pipe.take_note());
+        if let Some(SessionNote::Leave) = note.clone().and_then(SessionNote::decode) {
+            self.leaving = true;
+        }
+        Ok(note.is_some())
     }
 
     /// The next thing that is not [`Decoded::NeedMore`], while a command is under way. Sends what is waiting

@@ -53,7 +53,6 @@ impl Backing for House {
             Ok(targets) => targets,
             Err(RouteError::Name(_) | RouteError::NonExistent(_)) => return Err(LookUpError::NotFound),
             Err(RouteError::Unavailable(error)) => return Err(LookUpError::Unavailable(error.to_string())),
-            Err(error @ RouteError::Elsewhere(_)) => return Err(LookUpError::Unavailable(error.to_string())),
         };
         let account = |target: Target| match target.route {
             Route::Here { account } => Ok(account),
@@ -61,7 +60,6 @@ impl Backing for House {
                 "the account is at node {}, which is not relayed to",
                 node.0
             ))),
-            Route::Refer(_) => Err(LookUpError::Unavailable("the account is at home elsewhere".to_owned())),
         };
         targets.into_iter().map(account).collect()
     }

@@ -30,6 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::deflate::Deflate;
 use crate::networks::Networks;
 use crate::peer::Peer;
+use crate::pipe::Pipe;
 use crate::stream::{StartTlsError, Stream};
 
 /// Octets of output at which a session must flush before it makes more.
@@ -98,6 +99,16 @@ impl Connection {
     /// The stream, for its peer and its TLS.
     pub fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// The pipe, if the client's socket is at another node.
+    pub fn pipe(&mut self) -> Option<&mut dyn Pipe> {
+        self.stream.pipe()
+    }
+
+    /// The stream, for octets that are not this node's to read. All output has to be flushed.
+    pub fn stream_mut(&mut self) -> &mut Stream {
+        &mut self.stream
     }
 
     /// The far end.

@@ -65,6 +65,11 @@ impl ConnectionEnd {
         ConnectionEnd { names, id, user: None, began: Instant::now(), commands: 0, why: "aborted" }
     }
 
+    /// The connection's id.
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
     /// Who has logged in.
     pub fn user(&mut self, user: &str) {
         self.user = Some(user.into());

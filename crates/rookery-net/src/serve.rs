@@ -58,6 +58,11 @@ impl ConnId {
         ConnId(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// The id that a connection got at the node that holds it.
+    pub fn carried(number: u64) -> ConnId {
+        ConnId(number)
+    }
+
     /// The number.
     pub fn get(self) -> u64 {
         self.0

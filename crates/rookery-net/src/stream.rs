@@ -19,6 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::peer::{Local, Peer};
+use crate::pipe::Pipe;
 use crate::proof::{self, ClientNames};
 use crate::tls::ServerTls;
 
@@ -40,6 +41,12 @@ pub struct Stream {
 enum Layer {
     Plain(Transport),
     Tls(Box<TlsStream<Transport>>),
+    /// The client's socket is at another node.
+    Piped {
+        pipe: Box<dyn Pipe>,
+        /// Whether octets are encrypted between the client and that node.
+        tls: bool,
+    },
 }
 
 enum Transport {
@@ -109,6 +116,19 @@ impl Stream {
         }
     }
 
+    /// The stream of a client whose socket another node holds. `tls`: whether it speaks to that node under TLS.
+    pub fn piped(pipe: Box<dyn Pipe>, peer: Peer, tls: bool) -> Stream {
+        Stream { layer: Layer::Piped { pipe, tls }, peer, local: Local::Memory }
+    }
+
+    /// The pipe, if the client's socket is at another node.
+    pub fn pipe(&mut self) -> Option<&mut dyn Pipe> {
+        match &mut self.layer {
+            Layer::Piped { pipe, .. } => Some(&mut **pipe),
+            Layer::Plain(_) | Layer::Tls(_) => None,
+        }
+    }
+
     /// The far end.
     pub fn peer(&self) -> Peer {
         self.peer
@@ -128,10 +148,10 @@ impl Stream {
 
     /// Whether octets are encrypted.
     pub fn is_tls(&self) -> bool {
-        matches!(self.layer, Layer::Tls(_))
+        matches!(self.layer, Layer::Tls(_) | Layer::Piped { tls: true, .. })
     }
 
-    /// What the handshake agreed on; `None` for a plain stream.
+    /// What the handshake agreed on; `None` for a plain stream, and where another node performed it.
     pub fn tls_info(&self) -> Option<TlsInfo> {
         let Layer::Tls(tls) = &self.layer else { return None };
         let (_, session) = tls.get_ref();
@@ -177,7 +197,10 @@ impl Stream {
         if !buffered.is_empty() {
             return Err(StartTlsError::PlaintextBehind { octets: buffered.len() });
         }
-        let Layer::Plain(transport) = self.layer else { return Err(StartTlsError::AlreadyTls) };
+        let transport = match self.layer {
+            Layer::Plain(transport) => transport,
+            Layer::Tls(_) | Layer::Piped { .. } => return Err(StartTlsError::AlreadyTls),
+        };
         let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(transport))
             .await
             .map_err(|_| StartTlsError::Timeout)?
@@ -198,6 +221,7 @@ impl Stream {
         match &mut self.layer {
             Layer::Plain(transport) => transport.inner(),
             Layer::Tls(tls) => &mut **tls,
+            Layer::Piped { pipe, .. } => pipe,
         }
     }
 }

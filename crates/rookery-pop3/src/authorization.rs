@@ -14,7 +14,7 @@ use rookery_net::IoError;
 
 use crate::capability;
 use crate::connection::Outcome;
-use crate::maildrop::Maildrop;
+use crate::maildrop::{Maildrop, Opened};
 use crate::services::Services;
 use crate::wire::Wire;
 
@@ -122,7 +122,8 @@ fn not_private() -> Reply {
 async fn enter(services: &Services, login: Result<Login, AuthError>) -> Outcome {
     let refusal = match login {
         Ok(login) => match Maildrop::open(services, login.user).await {
-            Ok(maildrop) => return Outcome::LoggedIn(Box::new(maildrop)),
+            Ok(Opened::Here(maildrop)) => return Outcome::LoggedIn(maildrop),
+            Ok(Opened::Away { user, home }) => return Outcome::Away { user, home },
             Err(reply) => reply,
         },
         Err(AuthError::Invalid | AuthError::Malformed) => {

@@ -7,11 +7,17 @@
 //! - The future that waits for a client is small: what a command needs lives in a box of its own, only while the
 //!   command runs.
 
+mod halves;
+
+pub use halves::serve_pipe;
+
 use std::sync::Arc;
 
 use rookery_codec::pop3::server::Decoded;
 use rookery_codec::pop3::{Code, Command, Reply};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
+use rookery_route::SessionHead;
+use rookery_types::{NodeId, UserName};
 use tokio::time::Instant;
 
 use crate::authorization::{self, Authorization};
@@ -38,12 +44,12 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
         wire: Wire::new(Connection::new(stream), patience),
         state: State::Authorization(Authorization::default()),
         services,
-        permit,
+        permit: Some(permit),
         drain,
         bad_in_a_row: 0,
         counts: ConnectionEnd::new(&measure::NAMES, id),
     };
-    driver.run().await;
+    driver.run(None).await;
 }
 
 /// Where a session stands (RFC 1939 §3). UPDATE is what QUIT does.
@@ -56,7 +62,8 @@ struct Driver {
     wire: Wire,
     state: State,
     services: Arc<Services>,
-    permit: Permit,
+    /// Its place among this node's connections; none if another node holds the socket.
+    permit: Option<Permit>,
     drain: DrainGuard,
     bad_in_a_row: u32,
     counts: ConnectionEnd,
@@ -72,6 +79,8 @@ pub(crate) enum Outcome {
     Bad(Reply),
     /// The client has logged in.
     LoggedIn(Box<Maildrop>),
+    /// The client has logged in, and its maildrop is at another node.
+    Away { user: UserName, home: NodeId },
     /// TLS is to begin.
     StartTls,
     /// This is the last thing said, and why.
@@ -91,8 +100,21 @@ enum Next {
 }
 
 impl Driver {
-    async fn run(mut self) {
+    fn greet(&mut self) {
         self.wire.put(&Reply::ok(format!("{} Rookery POP3 ready", self.services.hostname)));
+    }
+
+    /// `login`: the client has logged in at another node.
+    async fn run(mut self, login: Option<Box<SessionHead>>) {
+        match login {
+            None => self.greet(),
+            Some(head) => match Box::pin(self.take_up(*head)).await {
+                Ok(true) => {}
+                // The edge has its client back.
+                Ok(false) => return self.counts.end("refused"),
+                Err(_) => return self.counts.end("lost"),
+            },
+        }
         let ended = loop {
             match self.turn().await {
                 Ok(Next::Go) => {}
@@ -128,7 +150,7 @@ impl Driver {
     /// One thing that came from the client, or the wait for it.
     async fn turn(&mut self) -> Result<Next, IoError> {
         // Also a client that never stops sending has to go.
-        if self.drain.is_draining() {
+        if self.drain.is_draining() || self.wire.leaving {
             return Ok(self.drained());
         }
         match self.wire.decoder.next() {
@@ -224,9 +246,9 @@ impl Driver {
                 self.wire.flush_if_full().await?;
                 ("bad", self.count_bad(true))
             }
+            Outcome::Away { user, home } => ("relayed", Box::pin(self.away(user, home)).await?),
             Outcome::LoggedIn(maildrop) => {
-                self.permit.authenticated();
-                self.counts.user(maildrop.user().as_str());
+                self.logged_in(maildrop.user());
                 self.wire.patience = Patience::Silence(self.services.config.idle_timeout());
                 let (count, octets) = maildrop.count();
                 self.wire.put(&Reply::ok(format!("maildrop has {count} messages ({octets} octets)")));
@@ -244,6 +266,13 @@ impl Driver {
             }
             Outcome::Broken => ("servererror", Next::Abort),
         })
+    }
+
+    fn logged_in(&mut self, user: &UserName) {
+        if let Some(permit) = &mut self.permit {
+            permit.authenticated();
+        }
+        self.counts.user(user.as_str());
     }
 
     fn count_bad(&mut self, bad: bool) -> Next {

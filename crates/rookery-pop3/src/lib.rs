@@ -20,5 +20,5 @@ mod transaction;
 mod wire;
 
 pub use config::Pop3Config;
-pub use connection::serve_connection;
+pub use connection::{serve_connection, serve_pipe};
 pub use services::Services;

@@ -10,7 +10,7 @@ use rookery_codec::pop3::{Code, Reply};
 use rookery_route::AccountError;
 use rookery_store::{Mailbox, Message, Messages, StoreError};
 use rookery_types::acl::Asker;
-use rookery_types::{AccountName, MailboxPath, Rights, UidSet, UidValidity, UserName};
+use rookery_types::{AccountName, MailboxPath, NodeId, Rights, UidSet, UidValidity, UserName};
 
 use crate::services::Services;
 
@@ -38,13 +38,20 @@ impl std::fmt::Display for UniqueId {
     }
 }
 
+/// Where the session of someone who has logged in runs.
+pub(crate) enum Opened {
+    Here(Box<Maildrop>),
+    Away { user: UserName, home: NodeId },
+}
+
 impl Maildrop {
-    /// Opens a user's maildrop; the error is the answer to the client.
-    pub(crate) async fn open(services: &Services, user: UserName) -> Result<Maildrop, Reply> {
+    /// Opens a user's maildrop; `Err` is the answer to the client.
+    pub(crate) async fn open(services: &Services, user: UserName) -> Result<Opened, Reply> {
         let away = || Reply::refused(Code::SysTemp, "The maildrop cannot be reached at the moment");
         let account = match services.router.open(&services.store, &AccountName::User(user.clone())).await {
             Ok(Some(account)) => account,
-            Ok(None) | Err(AccountError::Elsewhere) => return Err(away()),
+            Ok(None) => return Err(away()),
+            Err(AccountError::Elsewhere(home)) => return Ok(Opened::Away { user, home }),
             Err(error @ AccountError::Unavailable(_)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the directory failed a login");
                 return Err(away());
@@ -70,7 +77,7 @@ impl Maildrop {
             _slot: slot,
         };
         match maildrop.may(Rights::READ) {
-            true => Ok(maildrop),
+            true => Ok(Opened::Here(Box::new(maildrop))),
             false => Err(Reply::refused(Code::SysPerm, "You may not read the maildrop")),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rookery_auth::{Authenticator, CertificateNames, Client, Sessions};
 use rookery_net::{Connection, Networks, ServerTls};
-use rookery_route::Router;
+use rookery_route::{Peers, Router};
 use rookery_store::Store;
 
 use crate::config::Pop3Config;
@@ -15,6 +15,8 @@ pub struct Services {
     pub store: Store,
     /// Where the commands on a mailbox run.
     pub router: Router,
+    /// The other nodes.
+    pub peers: Arc<dyn Peers>,
     /// Who is asking.
     pub authenticator: Arc<Authenticator>,
     /// For STLS and for TLS ports; `None`: there is no certificate.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rookery_codec::pop3::Reply;
 use rookery_codec::pop3::server::{Decoded, Decoder};
 use rookery_net::{Connection, IoError};
+use rookery_route::SessionNote;
 use tokio::time::Instant;
 
 /// One client's octets, both ways.
@@ -17,6 +18,8 @@ pub(crate) struct Wire {
     pub(crate) connection: Connection,
     pub(crate) decoder: Decoder,
     pub(crate) patience: Patience,
+    /// Whether the node that holds the client's socket ends.
+    pub(crate) leaving: bool,
 }
 
 /// How long the client is waited for.
@@ -30,7 +33,7 @@ pub(crate) enum Patience {
 
 impl Wire {
     pub(crate) fn new(connection: Connection, patience: Patience) -> Wire {
-        Wire { connection, decoder: Decoder::new(), patience }
+        Wire { connection, decoder: Decoder::new(), patience, leaving: false }
     }
 
     /// Adds an answer to the batch.
@@ -53,7 +56,15 @@ impl Wire {
             Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
             Patience::Silence(longest) => longest,
         };
-        Ok(self.connection.read_some(self.decoder.buffer(), limit).await? > 0)
+        if self.connection.read_some(self.decoder.buffer(), limit).await? > 0 {
+            return Ok(true);
+        }
+        // Behind a note, if that is what reading has stopped at, it goes on.
+        let note = self.connection.pipe().and_then(|pipe| pipe.take_note());
+        if let Some(SessionNote::Leave) = note.clone().and_then(SessionNote::decode) {
+            self.leaving = true;
+        }
+        Ok(note.is_some())
     }
 
     /// The next thing that is not [`Decoded::NeedMore`], while a command is under way.

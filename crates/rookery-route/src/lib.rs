@@ -4,16 +4,20 @@
 //! - [`route`] alone asks whether an account is at home here.
 //! - "There is none" is said only after the directory was read up to date; when it cannot be read, that is what is
 //!   said, so that no mail bounces for a directory that is away.
-//! - Nothing is relayed to other nodes yet: an account whose home is another node is answered with
-//!   [`RouteError::Elsewhere`], never as if it did not exist.
+//! - An account whose home is another node is never answered as if it did not exist.
 
 mod administrators;
 mod publications;
 mod registrar;
+mod relay;
 
 pub use administrators::{Administrators, Authority};
 pub use publications::Publications;
 pub use registrar::{Registrar, RegistrarError};
+pub use relay::{
+    BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeService, Reaching, Relayed, SessionHead,
+    SessionNote, hand_back, relay,
+};
 
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};
 use rookery_store::{Account, Store, StoreError};
@@ -33,17 +37,8 @@ pub enum Route {
         /// The account in the store.
         account: AccountId,
     },
-    /// At another node, by relaying. Not given by [`route`] yet.
+    /// At another node, by relaying.
     Proxy(NodeId),
-    /// The client goes there itself: an IMAP URL (RFC 2193). Not given by [`route`] yet.
-    Refer(String),
-}
-
-/// What the client can do, as far as it decides the route.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct ClientAbilities {
-    /// It follows mailbox referrals: it has used RLIST or RLSUB (RFC 2193 §3).
-    pub referrals: bool,
 }
 
 /// A name that was resolved.
@@ -67,17 +62,14 @@ pub enum RouteError {
     /// Whether there is such an account, or where, cannot be said now.
     #[error("where the mailbox is cannot be found out")]
     Unavailable(#[source] DirectoryError),
-    /// The account is at home at another node, and this one cannot reach it on the client's behalf.
-    #[error("the account is at home at node {0}, to which this node does not relay")]
-    Elsewhere(NodeId),
 }
 
 /// Why an account cannot be opened here.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    /// Its commands run elsewhere, and this node does not relay to it.
-    #[error("the account is at home elsewhere")]
-    Elsewhere,
+    /// Its commands run at another node.
+    #[error("the account is at home at node {0}")]
+    Elsewhere(NodeId),
     /// Whether there is such an account, or where, cannot be said now.
     #[error("where the account is cannot be found out")]
     Unavailable(#[source] DirectoryError),
@@ -90,7 +82,7 @@ pub enum AccountError {
 ///
 /// Reserved and deleted accounts, and those that are only there to log in, do not exist for anyone; suspended ones do, since mail still comes in and others
 /// read what was shared with them.
-pub fn route(entry: &Entry, here: NodeId, _abilities: &ClientAbilities) -> Result<Route, RouteError> {
+pub fn route(entry: &Entry, here: NodeId) -> Result<Route, RouteError> {
     match entry.state {
         AccountState::Reserved { .. } | AccountState::Deleted | AccountState::LoginOnly => {
             Err(RouteError::NonExistent(entry.name.clone()))
@@ -98,7 +90,7 @@ pub fn route(entry: &Entry, here: NodeId, _abilities: &ClientAbilities) -> Resul
         AccountState::Active | AccountState::Suspended if entry.home.node == here => {
             Ok(Route::Here { account: entry.id })
         }
-        AccountState::Active | AccountState::Suspended => Err(RouteError::Elsewhere(entry.home.node)),
+        AccountState::Active | AccountState::Suspended => Ok(Route::Proxy(entry.home.node)),
     }
 }
 
@@ -159,10 +151,9 @@ impl Router {
         viewer: &UserName,
         wire: &[u8],
         encoding: Encoding,
-        abilities: &ClientAbilities,
     ) -> Result<Target, RouteError> {
         let address = self.names_of(viewer).to_address(wire, encoding)?;
-        self.target(address, abilities).await
+        self.target(address).await
     }
 
     /// The same for a mailbox that is to be made ([`ClientNames::to_new_address`]).
@@ -171,16 +162,15 @@ impl Router {
         viewer: &UserName,
         wire: &[u8],
         encoding: Encoding,
-        abilities: &ClientAbilities,
     ) -> Result<Target, RouteError> {
         let address = self.names_of(viewer).to_new_address(wire, encoding)?;
-        self.target(address, abilities).await
+        self.target(address).await
     }
 
     /// Where the commands on a mailbox run whose name is known: a recipient's INBOX, say.
-    pub async fn target(&self, address: Address, abilities: &ClientAbilities) -> Result<Target, RouteError> {
+    pub async fn target(&self, address: Address) -> Result<Target, RouteError> {
         let entry = self.entry(address.account()).await?;
-        Ok(Target { route: route(&entry, self.here, abilities)?, address })
+        Ok(Target { route: route(&entry, self.here)?, address })
     }
 
     /// Who gets the mail for an address: the account of this name; else where the alias of this name leads; else a
@@ -220,11 +210,10 @@ impl Router {
         let mut targets = Vec::new();
         for user in self.recipients(user).await?.users {
             let inbox = Address::inbox(user.clone());
-            let abilities = ClientAbilities::default();
-            let target = match (self.target(inbox.clone(), &abilities).await, &self.newcomers) {
+            let target = match (self.target(inbox.clone()).await, &self.newcomers) {
                 (Err(RouteError::NonExistent(_)), Some(newcomers)) => {
                     newcomers.welcome(&user).await.map_err(unavailable)?;
-                    self.target(inbox, &abilities).await
+                    self.target(inbox).await
                 }
                 (target, _) => target,
             };
@@ -243,11 +232,11 @@ impl Router {
     async fn takes_mail(&self, user: &UserName) -> Result<bool, RouteError> {
         let account = AccountName::User(user.clone());
         let found = match self.entry(&account).await {
-            Ok(entry) => route(&entry, self.here, &ClientAbilities::default()).map(drop),
+            Ok(entry) => route(&entry, self.here).map(drop),
             Err(error) => Err(error),
         };
         match (found, &self.newcomers) {
-            (Ok(()) | Err(RouteError::Elsewhere(_)), _) => Ok(true),
+            (Ok(()), _) => Ok(true),
             (Err(RouteError::NonExistent(_)), Some(newcomers)) => {
                 Ok(self.alias(&AliasName::Address(user.clone())).await?.is_empty()
                     && newcomers.know(user).await)
@@ -274,12 +263,10 @@ impl Router {
 
     /// The account of that name in this node's store, if there is one and its commands run here.
     pub async fn open(&self, store: &Store, name: &AccountName) -> Result<Option<Account>, AccountError> {
-        let target = self.target(Address::top(name.clone()), &ClientAbilities::default()).await;
+        let target = self.target(Address::top(name.clone())).await;
         let account = match target.map(|target| target.route) {
             Ok(Route::Here { account }) => account,
-            Ok(Route::Proxy(_) | Route::Refer(_)) | Err(RouteError::Elsewhere(_)) => {
-                return Err(AccountError::Elsewhere);
-            }
+            Ok(Route::Proxy(node)) => return Err(AccountError::Elsewhere(node)),
             Err(RouteError::NonExistent(_) | RouteError::Name(_)) => return Ok(None),
             Err(RouteError::Unavailable(error)) => return Err(AccountError::Unavailable(error)),
         };

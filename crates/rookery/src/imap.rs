@@ -20,6 +20,7 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
         store: parts.node.store.clone(),
         directory: Arc::clone(&parts.node.directory),
         router: parts.router.clone(),
+        peers: Arc::clone(&parts.peers),
         authenticator: Arc::clone(&parts.node.authenticator),
         registrar: Arc::clone(&parts.node.registrar),
         administrators: parts.node.administrators.clone(),

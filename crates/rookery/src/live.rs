@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rookery_auth::Sessions;
 use rookery_net::{Networks, ServerTls};
-use rookery_route::Router;
+use rookery_route::{Peers, Router};
 
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
@@ -18,6 +18,7 @@ use crate::node::Node;
 pub(crate) struct Parts {
     pub(crate) node: Arc<Node>,
     pub(crate) router: Router,
+    pub(crate) peers: Arc<dyn Peers>,
     pub(crate) hostname: String,
     pub(crate) tls: Option<Arc<ServerTls>>,
     pub(crate) sessions: Sessions,

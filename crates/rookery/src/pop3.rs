@@ -15,6 +15,7 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
     Ok(Services {
         store: parts.node.store.clone(),
         router: parts.router.clone(),
+        peers: Arc::clone(&parts.peers),
         authenticator: Arc::clone(&parts.node.authenticator),
         tls: parts.tls.clone(),
         config: config.pop3.clone(),

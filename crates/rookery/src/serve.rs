@@ -19,7 +19,7 @@ use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
-use rookery_route::{Publications, Registrar, Router};
+use rookery_route::{NoPeers, Publications, Registrar, Router};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
@@ -317,6 +317,7 @@ pub(crate) async fn run(
     let parts = Parts {
         node: Arc::clone(&node),
         router: data.router.clone(),
+        peers: Arc::new(NoPeers),
         hostname: hostname.clone(),
         tls: tls.clone(),
         sessions: Sessions::new(),

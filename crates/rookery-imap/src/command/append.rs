@@ -35,7 +35,7 @@ pub(crate) async fn append(
     let (user, selected) = match state {
         State::Authenticated(user) => (user, None),
         State::Selected(user, selected) => (user, Some(&mut **selected)),
-        State::NotAuthenticated | State::Logout => {
+        State::NotAuthenticated | State::Away(_) | State::Logout => {
             wire.decoder.refuse_append();
             return Err(Answer::bad("Log in first").into());
         }

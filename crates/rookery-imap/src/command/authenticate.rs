@@ -9,7 +9,7 @@ use crate::answer::{Answer, Failure};
 use crate::capability;
 use crate::names::{self, Names};
 use crate::services::Services;
-use crate::session::{Enabled, State, User};
+use crate::session::{Away, Enabled, State, User};
 use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,11 +17,11 @@ use bytes::Bytes;
 use rookery_auth::{Attempt, AuthError, Login, Progress};
 use rookery_codec::imap::server::Decoded;
 use rookery_codec::imap::{Code, Response, Secret};
-use rookery_route::Authority;
-use rookery_types::{AccountName, ClientNames, UserName};
+use rookery_route::{AccountError, Authority};
+use rookery_types::{AccountName, ClientNames, NodeId, UserName};
 use std::sync::Arc;
 
-type LoggedIn = Result<(Box<User>, Answer), Failure>;
+type LoggedIn = Result<(State, Answer), Failure>;
 
 /// LOGIN: a user's name and password as they are.
 pub(crate) async fn login(context: Context<'_>, user: Bytes, password: Secret) -> LoggedIn {
@@ -35,7 +35,7 @@ pub(crate) async fn login(context: Context<'_>, user: Bytes, password: Secret) -
         protocol: "imap",
     };
     let login = context.services.authenticator.login(attempt).await.map_err(refused)?;
-    logged_in(context.services, context.wire, login, "LOGIN completed").await
+    logged_in(context.services, context.wire, login, "LOGIN").await
 }
 
 /// AUTHENTICATE: a SASL mechanism, line by line in base64.
@@ -56,7 +56,7 @@ pub(crate) async fn authenticate(context: Context<'_>, mechanism: &str, initial:
             Progress::Failed(error) => return Err(refused(error).into()),
         }
     };
-    logged_in(context.services, context.wire, login, "AUTHENTICATE completed").await
+    logged_in(context.services, context.wire, login, "AUTHENTICATE").await
 }
 
 /// Sends a challenge and reads the client's answer to it.
@@ -94,22 +94,38 @@ fn refused(error: AuthError) -> Answer {
     }
 }
 
-async fn logged_in(services: &Arc<Services>, wire: &Wire, login: Login, text: &'static str) -> LoggedIn {
-    let user = Box::new(enter(services, login.user).await?);
-    let state = State::Authenticated(user);
-    // What can be done now is said at once, which saves the client a round trip.
-    let names = capability::names(services, &state, wire);
-    match state {
-        State::Authenticated(user) => Ok((user, Answer::ok_code(Code::Capability(names), text))),
-        _ => Err(Answer::server_fault().into()),
+async fn logged_in(services: &Arc<Services>, wire: &Wire, login: Login, verb: &'static str) -> LoggedIn {
+    match enter(services, login.user).await? {
+        // The home answers.
+        Entered::Away { user, home } => {
+            Ok((State::Away(Box::new(Away { user, home, verb })), Answer::ok("Going on elsewhere")))
+        }
+        Entered::Here(user) => Ok(entered(services, wire, user, verb)),
     }
 }
 
+/// The state of someone whose session runs here, and what is said to that.
+pub(crate) fn entered(services: &Services, wire: &Wire, user: Box<User>, verb: &str) -> (State, Answer) {
+    let state = State::Authenticated(user);
+    // What can be done now is said at once, which saves the client a round trip.
+    let names = capability::names(services, &state, wire);
+    (state, Answer::ok_code(Code::Capability(names), format!("{verb} completed")))
+}
+
+/// Where the session of someone who has proved who they are runs.
+pub(crate) enum Entered {
+    Here(Box<User>),
+    Away { user: UserName, home: NodeId },
+}
+
 /// Opens the account of someone who has proved who they are.
-async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure> {
+pub(crate) async fn enter(services: &Arc<Services>, name: UserName) -> Result<Entered, Failure> {
     let authority = services.administrators.authority(&name);
     let account_name = AccountName::User(name.clone());
-    let own = names::account_of(services, &account_name).await?;
+    let own = match services.router.open(&services.store, &account_name).await {
+        Err(AccountError::Elsewhere(home)) => return Ok(Entered::Away { user: name, home }),
+        own => own.map_err(names::not_opened)?,
+    };
     let mut slot = None;
     if let Some(own) = &own {
         // A renaming may have been broken off.
@@ -128,7 +144,7 @@ async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure
         Authority::User => services.router.names_of(&name),
         Authority::Domain | Authority::Site => ClientNames::for_administrator(name.clone()),
     });
-    Ok(User {
+    Ok(Entered::Here(Box::new(User {
         services: services.clone(),
         name,
         groups,
@@ -139,5 +155,5 @@ async fn enter(services: &Arc<Services>, name: UserName) -> Result<User, Failure
         enabled: Enabled::default(),
         notify: None,
         _slot: slot,
-    })
+    })))
 }

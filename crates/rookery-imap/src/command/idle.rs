@@ -51,6 +51,9 @@ pub(crate) async fn idle(
             _ => return Err(closed()),
         }
         wire.flush().await?;
+        if wire.leaving {
+            return Ok(ending());
+        }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
         let woken = match user.notify.is_some() {
             false => wait(wire, of_mailbox(&mut changed), drain, still_here, silence_max).await?,
@@ -67,13 +70,16 @@ pub(crate) async fn idle(
                 return Err(Failure::Gone(IoError::Idle));
             }
             Woken::Still => wire.put(&Response::untagged(Condition::Ok, "Still here")),
-            Woken::Draining => {
-                let mut answer = Answer::ok("");
-                answer.condition = Condition::Bye;
-                return Ok(answer);
-            }
+            Woken::Draining => return Ok(ending()),
         }
     }
+}
+
+/// What stands for the server's end.
+fn ending() -> Answer {
+    let mut answer = Answer::ok("");
+    answer.condition = Condition::Bye;
+    answer
 }
 
 async fn of_mailbox(changed: &mut Option<watch::Receiver<u64>>) {

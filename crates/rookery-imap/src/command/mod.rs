@@ -2,7 +2,7 @@
 
 mod acl;
 pub(crate) mod append;
-mod authenticate;
+pub(crate) mod authenticate;
 mod catenate;
 mod close;
 mod copy;
@@ -94,7 +94,7 @@ pub(crate) async fn step(state: State, command: Command, context: Context<'_>) -
             State::NotAuthenticated => before_login(command, context).await,
             State::Authenticated(user) => authenticated(user, command, context).await,
             State::Selected(..) => selected(state, command, context).await,
-            State::Logout => (State::Logout, Ok(Answer::bad("The session is over"))),
+            State::Away(_) | State::Logout => (State::Logout, Ok(Answer::bad("The session is over"))),
         },
     }
 }
@@ -109,7 +109,7 @@ async fn before_login(command: Command, context: Context<'_>) -> (State, Outcome
         _ => Err(Answer::bad("Log in first").into()),
     };
     match login {
-        Ok((user, answer)) => (State::Authenticated(user), Ok(answer)),
+        Ok((state, answer)) => (state, Ok(answer)),
         Err(failure) => (State::NotAuthenticated, Err(failure)),
     }
 }

@@ -180,3 +180,44 @@ async fn an_administrator_acts_as_a_user_and_is_one_then() {
     let heard = client.command(&format!("1 AUTHENTICATE PLAIN {}", plain("joe", "ann"))).await;
     assert!(heard[0].starts_with("1 NO [AUTHORIZATIONFAILED] "), "{heard:?}");
 }
+
+#[tokio::test]
+async fn an_administrator_of_a_domain_administers_it() {
+    let site = Site::new().await;
+    let mut root = site.login("root").await;
+    assert!(root.command("1 CREATE user/eve@b.test").await[0].starts_with("1 OK"));
+    site.play(
+        r#"
+        D> 1 CREATE user/new
+        D< 1 OK <*>
+        D> 2 CREATE team
+        D< 2 OK <*>
+        D> 3 LIST "" %
+        D< * LIST (\HasNoChildren) "/" team
+        D< * LIST (\NonExistent \Noselect \HasChildren) "/" user
+        D< 3 OK <*>
+        D> 4 SETACL user/eve adm lr
+        D< 4 OK <*>
+        D> 5 GETACL user/eve
+        D< * ACL user/eve eve lrswipkxteancd adm lr
+        D< 5 OK <*>
+        D> 6 SETACL user/eve ann@example.org lr
+        D< 6 NO [CANNOT] <*>
+        D> 7 SETQUOTA user/eve (STORAGE 100)
+        D< * QUOTA user/eve (STORAGE 0 100)
+        D< 7 OK <*>
+        D> 8 RENAME user/new user/newer
+        D< 8 OK <*>
+        D> 9 DELETE user/newer
+        D< 9 OK <*>
+        E> 1 LIST "" "Shared/%"
+        E< * LIST (\HasNoChildren) "/" Shared/team
+        E< 1 OK <*>
+        R> 1 LIST "" "*@b.test"
+        R< * LIST (\HasNoChildren) "/" team@b.test
+        R< * LIST (\HasNoChildren) "/" user/eve@b.test
+        R< 1 OK <*>
+        "#,
+    )
+    .await;
+}

@@ -11,17 +11,20 @@ use rookery_auth::{
     HasherOptions, LookUp, Sessions,
 };
 use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
-use rookery_imap::{HeaderTexts, ImapConfig, Services, SortTables, serve_connection};
+use rookery_imap::{HeaderTexts, ImapConfig, Services, SortTables, serve_connection, serve_pipe};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_kv::{Batch, Bytes, Engine, EngineError, Read, Space};
-use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, ServerTls, Stream};
-use rookery_route::{Administrators, Publications, Registrar, Router};
+use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Pipe, ServerTls, Stream};
+use rookery_route::{
+    Administrators, NoPeers, PeerError, Peers, PipeService, Publications, Reaching, Registrar, Router,
+    SessionHead,
+};
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
 use rookery_types::{
-    AccountName, Acl, Epoch, InternalDate, Keyword, MailboxPath, Rights, SharedName, SpecialUse, Style,
-    SystemFlags, UserName,
+    AccountName, Acl, Epoch, InternalDate, Keyword, MailboxPath, NodeId, Rights, SharedName, SpecialUse,
+    Style, SystemFlags, UserName,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -41,7 +44,29 @@ pub(crate) struct Site {
     pub(crate) drain: Drain,
     /// Records that were read from the engine.
     pub(crate) reads: Arc<AtomicU64>,
+    /// Another node, without mail, that takes the clients.
+    edge: Option<Arc<Services>>,
     gate: Gate,
+}
+
+/// A link from the edge to the node with the mail.
+struct OneHome {
+    home: Arc<Services>,
+    drain: Drain,
+}
+
+impl Peers for OneHome {
+    fn open(&self, node: NodeId, service: PipeService, head: Bytes) -> Reaching<'_> {
+        Box::pin(async move {
+            if (node, service) != (self.home.store.node(), PipeService::Imap) {
+                return Err(PeerError { node, why: "there is no such node".to_string() });
+            }
+            let (near, far) = rookery_net::pipe::in_memory(1 << 16);
+            let head = SessionHead::decode(&head).unwrap();
+            tokio::spawn(serve_pipe(Box::new(far), head, self.home.clone(), self.drain.guard()));
+            Ok::<Box<dyn Pipe>, PeerError>(Box::new(near))
+        })
+    }
 }
 
 /// An engine that counts the records that are read.
@@ -171,23 +196,48 @@ impl Site {
         let options = AuthenticatorOptions::new("example.org");
         let authenticator = Authenticator::new(Arc::new(EverySecret(verifier)), Arc::new(hasher), options);
         let user = |name| UserName::parse(name, "example.org").unwrap();
-        let services = Services {
-            registrar: Arc::new(Registrar::new(directory.clone(), store.clone(), vec![])),
-            administrators: Administrators::new(vec![user("root"), user("max")], vec![user("adm@b.test")]),
-            router: Router::new(directory.clone(), store.node(), Style::Rookery),
-            store,
-            directory,
-            authenticator: Arc::new(authenticator),
-            tls,
-            config,
-            hostname: "mail.example.org".to_string(),
-            trusted: Networks::none(),
-            sessions: Sessions::new(),
-            header_texts: HeaderTexts::new(1 << 20),
-            sort_tables: SortTables::new(1 << 20),
+        let authenticator = Arc::new(authenticator);
+        let services = |store: Store, peers: Arc<dyn Peers>| {
+            Arc::new(Services {
+                registrar: Arc::new(Registrar::new(directory.clone(), store.clone(), vec![])),
+                administrators: Administrators::new(
+                    vec![user("root"), user("max")],
+                    vec![user("adm@b.test")],
+                ),
+                router: Router::new(directory.clone(), store.node(), Style::Rookery),
+                store,
+                directory: directory.clone(),
+                peers,
+                authenticator: authenticator.clone(),
+                tls: tls.clone(),
+                config: config.clone(),
+                hostname: "mail.example.org".to_string(),
+                trusted: Networks::none(),
+                sessions: Sessions::new(),
+                header_texts: HeaderTexts::new(1 << 20),
+                sort_tables: SortTables::new(1 << 20),
+            })
         };
-        let gate = Gate::new(ConnectionLimits::default());
-        Site { services: Arc::new(services), drain: Drain::new(), reads, gate }
+        let home = services(store, Arc::new(NoPeers));
+        let edge = crate::THROUGH_AN_EDGE.then(|| {
+            let disk = SimDisk::new(2);
+            let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(disk.clone()));
+            let options = StoreOptions { background: None, ..StoreOptions::default() };
+            let store = Store::open(options, engine, Arc::new(disk.files())).unwrap();
+            services(store, Arc::new(OneHome { home: home.clone(), drain: Drain::new() }))
+        });
+        Site {
+            services: home,
+            edge,
+            drain: Drain::new(),
+            reads,
+            gate: Gate::new(ConnectionLimits::default()),
+        }
+    }
+
+    /// The node that takes the clients.
+    fn front(&self) -> Arc<Services> {
+        self.edge.as_ref().unwrap_or(&self.services).clone()
     }
 
     pub(crate) async fn account(&self, user: &str) -> Account {
@@ -227,7 +277,7 @@ impl Site {
         }
         let permit = self.gate.admit_peer(stream.peer()).unwrap();
         let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
-        tokio::spawn(serve_connection(accepted, self.services.clone(), false));
+        tokio::spawn(serve_connection(accepted, self.front(), false));
         let mut client = Client::new(ours);
         let greeting = client.line().await;
         assert!(greeting.starts_with("* OK [CAPABILITY IMAP4rev1 "), "{greeting}");
@@ -239,7 +289,7 @@ impl Site {
         let stream = Stream::from(tokio::io::duplex(1).1);
         let permit = self.gate.admit_peer(stream.peer()).unwrap();
         let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
-        serve_connection(accepted, self.services.clone(), false)
+        serve_connection(accepted, self.front(), false)
     }
 
     /// A client of a user who has logged in.

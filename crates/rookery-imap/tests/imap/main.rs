@@ -21,3 +21,6 @@ mod searching;
 mod sharing;
 mod sorting;
 mod wire;
+
+/// Whether clients come in at another node than the one that has the mail.
+const THROUGH_AN_EDGE: bool = false;

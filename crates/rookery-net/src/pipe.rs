@@ -1,0 +1,410 @@
+//! Streams between two halves of one session: the node that holds the client's socket, and the node where the
+//! session runs.
+//!
+//! A pipe carries octets and, between them, notes: what the halves have to say to each other and the client is not to
+//! see. A note arrives at its place in the stream.
+//!
+//! Invariants:
+//! - Reading stops at a note: it gives 0 octets, [`Pipe::take_note`] gives the note, and reading goes on behind it. 0
+//!   octets without a note are the end.
+//! - A relay that waits owns no buffer.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+
+use crate::connection::give_back;
+use crate::stream::Stream;
+
+/// A stream to the other half of a session.
+pub trait Pipe: AsyncRead + AsyncWrite + Unpin + Send + Sync {
+    /// The note at which reading has stopped.
+    fn take_note(&mut self) -> Option<Bytes>;
+
+    /// Puts a note behind all that was written. It leaves with the next flush or shutdown.
+    fn put_note(&mut self, note: Bytes);
+}
+
+/// Octets taken from a stream at once. Lives on the stack, and only while a read is polled.
+const READ_OCTETS: usize = 16 * 1024;
+
+/// Why a relay has stopped.
+#[derive(Debug)]
+pub enum Stopped {
+    /// The client has closed its side, or is lost.
+    Client,
+    /// The far half has ended the session; what it said was sent.
+    Ended,
+    /// A note of the far half. What the client sent was passed on, and what the far half said before the note was
+    /// sent.
+    Note(Bytes),
+    /// The far half is lost.
+    Lost(io::Error),
+}
+
+/// What is under way in a relay: the octets of either side that the other has not taken yet. It is kept from one
+/// [`Relay::run`] to the next.
+#[derive(Debug, Default)]
+pub struct Relay {
+    /// From the client.
+    inward: BytesMut,
+    /// To the client.
+    outward: BytesMut,
+    /// Octets were written and not yet flushed.
+    unflushed: (bool, bool),
+    client_ended: bool,
+    /// Octets from the client so far.
+    pub octets_in: u64,
+    /// Octets to the client so far.
+    pub octets_out: u64,
+}
+
+impl Relay {
+    /// A relay for which the client has sent some octets already.
+    pub fn new(arrived: BytesMut) -> Relay {
+        Relay { octets_in: arrived.len() as u64, inward: arrived, ..Relay::default() }
+    }
+
+    /// Makes the next run flush towards the far half: a note was put there.
+    pub fn touch(&mut self) {
+        self.unflushed.0 = true;
+    }
+
+    /// What the client has sent and was not passed on.
+    pub fn take_unsent(&mut self) -> BytesMut {
+        std::mem::take(&mut self.inward)
+    }
+
+    /// Passes octets both ways until something ends it. Safe to cancel.
+    pub async fn run(&mut self, client: &mut Stream, far: &mut dyn Pipe) -> Stopped {
+        poll_fn(|cx| {
+            // Both directions are polled each time, so that both leave their wakers.
+            let inward = self.poll_inward(client, far, cx);
+            match self.poll_outward(client, far, cx) {
+                Poll::Ready(stopped) => Poll::Ready(stopped),
+                Poll::Pending => inward,
+            }
+        })
+        .await
+    }
+
+    fn poll_inward(
+        &mut self,
+        client: &mut Stream,
+        far: &mut dyn Pipe,
+        cx: &mut Context<'_>,
+    ) -> Poll<Stopped> {
+        loop {
+            while !self.inward.is_empty() {
+                match ready!(Pin::new(&mut *far).poll_write(cx, &self.inward)) {
+                    Ok(0) => return Poll::Ready(Stopped::Lost(io::ErrorKind::WriteZero.into())),
+                    Ok(written) => self.inward.advance(written.min(self.inward.len())),
+                    Err(error) => return Poll::Ready(Stopped::Lost(error)),
+                }
+                self.unflushed.0 = true;
+            }
+            give_back(&mut self.inward);
+            if self.client_ended {
+                return Poll::Ready(Stopped::Client);
+            }
+            match poll_into(client, &mut self.inward, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => self.client_ended = true,
+                Poll::Ready(Ok(octets)) => self.octets_in += octets as u64,
+                Poll::Pending => {
+                    if self.unflushed.0 {
+                        match ready!(Pin::new(&mut *far).poll_flush(cx)) {
+                            Ok(()) => self.unflushed.0 = false,
+                            Err(error) => return Poll::Ready(Stopped::Lost(error)),
+                        }
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn poll_outward(
+        &mut self,
+        client: &mut Stream,
+        far: &mut dyn Pipe,
+        cx: &mut Context<'_>,
+    ) -> Poll<Stopped> {
+        loop {
+            while !self.outward.is_empty() {
+                match ready!(Pin::new(&mut *client).poll_write(cx, &self.outward)) {
+                    Ok(0) | Err(_) => return Poll::Ready(Stopped::Client),
+                    Ok(written) => self.outward.advance(written.min(self.outward.len())),
+                }
+                self.unflushed.1 = true;
+            }
+            give_back(&mut self.outward);
+            let stopped = match poll_into(far, &mut self.outward, cx) {
+                Poll::Ready(Ok(0)) => Some(far.take_note().map_or(Stopped::Ended, Stopped::Note)),
+                Poll::Ready(Err(error)) => Some(Stopped::Lost(error)),
+                Poll::Ready(Ok(octets)) => {
+                    self.octets_out += octets as u64;
+                    continue;
+                }
+                Poll::Pending => None,
+            };
+            if self.unflushed.1 {
+                match Pin::new(&mut *client).poll_flush(cx) {
+                    Poll::Ready(Ok(())) => self.unflushed.1 = false,
+                    Poll::Ready(Err(_)) => return Poll::Ready(Stopped::Client),
+                    // What has stopped the far half is lost to this poll; the client is slow, and the flush of its
+                    // stream goes on with whatever is written next.
+                    Poll::Pending => {}
+                }
+            }
+            return stopped.map_or(Poll::Pending, Poll::Ready);
+        }
+    }
+}
+
+/// Reads once through a buffer on the stack, so that a stream with nothing to give costs no allocation.
+fn poll_into<S: AsyncRead + Unpin + ?Sized>(
+    stream: &mut S,
+    input: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut scratch = [const { MaybeUninit::<u8>::uninit() }; READ_OCTETS];
+    let mut read = ReadBuf::uninit(&mut scratch);
+    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+    input.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
+}
+
+/// Octets of one frame at most.
+const FRAME_OCTETS_MAX: usize = 16 * 1024;
+/// Octets that wait to be sent before writing waits.
+const WAITING_MAX: usize = 64 * 1024;
+const OCTETS: u8 = 0;
+const NOTE: u8 = 1;
+
+/// A pipe over any stream of octets, in frames of a kind, a length and as many octets. For tests, and for what runs
+/// inside one process.
+pub struct FramedPipe<S> {
+    stream: S,
+    /// What was read and not taken yet.
+    arrived: BytesMut,
+    /// How much of the frame at its front is left; `None`: a header comes next.
+    left: Option<(u8, usize)>,
+    note: Option<Bytes>,
+    waiting: BytesMut,
+}
+
+/// Two ends of a pipe inside this process. `octets`: how much either end takes before the other has read.
+pub fn in_memory(octets: usize) -> (FramedPipe<DuplexStream>, FramedPipe<DuplexStream>) {
+    let (one, other) = tokio::io::duplex(octets);
+    (FramedPipe::new(one), FramedPipe::new(other))
+}
+
+impl<S> FramedPipe<S> {
+    /// A pipe over a stream that nothing was read from.
+    pub fn new(stream: S) -> FramedPipe<S> {
+        FramedPipe { stream, arrived: BytesMut::new(), left: None, note: None, waiting: BytesMut::new() }
+    }
+
+    /// The next header, if all of it is there.
+    fn header(&mut self) -> Option<(u8, usize)> {
+        if self.left.is_none() && self.arrived.len() >= 3 {
+            let (kind, octets) = (self.arrived.get_u8(), self.arrived.get_u16());
+            self.left = Some((kind, usize::from(octets)));
+        }
+        self.left
+    }
+
+    fn frame(&mut self, kind: u8, octets: &[u8]) {
+        for octets in octets.chunks(FRAME_OCTETS_MAX) {
+            self.waiting.put_u8(kind);
+            // Frames are below 64 KiB.
+            self.waiting.put_u16(u16::try_from(octets.len()).unwrap_or(u16::MAX));
+            self.waiting.extend_from_slice(octets);
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> FramedPipe<S> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.waiting.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.waiting))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.waiting.advance(written.min(self.waiting.len())),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Pipe for FramedPipe<S> {
+    fn take_note(&mut self) -> Option<Bytes> {
+        self.note.take()
+    }
+
+    /// Notes are at most [`FRAME_OCTETS_MAX`] octets long; what is longer comes as several.
+    fn put_note(&mut self, note: Bytes) {
+        self.frame(NOTE, &note);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for FramedPipe<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.note.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            match this.header() {
+                Some((OCTETS, 0)) => {
+                    this.left = None;
+                    continue;
+                }
+                Some((OCTETS, left)) if !this.arrived.is_empty() => {
+                    let octets = left.min(this.arrived.len()).min(buf.remaining());
+                    buf.put_slice(&this.arrived.split_to(octets));
+                    this.left = Some((OCTETS, left - octets));
+                    return Poll::Ready(Ok(()));
+                }
+                Some((OCTETS, _)) | None => {}
+                Some((NOTE, octets)) => {
+                    if this.arrived.len() >= octets {
+                        this.note = Some(this.arrived.split_to(octets).freeze());
+                        this.left = None;
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Some(_) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+            }
+            give_back(&mut this.arrived);
+            if ready!(poll_into(&mut this.stream, &mut this.arrived, cx))? == 0 {
+                return match this.left.is_none() && this.arrived.is_empty() {
+                    true => Poll::Ready(Ok(())),
+                    false => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                };
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for FramedPipe<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.waiting.len() >= WAITING_MAX {
+            ready!(this.poll_send(cx))?;
+        }
+        let octets = octets.get(..FRAME_OCTETS_MAX).unwrap_or(octets);
+        this.frame(OCTETS, octets);
+        Poll::Ready(Ok(octets.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_send(cx))?;
+        give_back(&mut this.waiting);
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn notes_come_where_they_were_put() {
+        let (mut one, mut other) = in_memory(7);
+        let sender = tokio::spawn(async move {
+            one.write_all(b"before").await.unwrap();
+            one.put_note(Bytes::from_static(b"note"));
+            one.write_all(b"behind").await.unwrap();
+            one.shutdown().await.unwrap();
+        });
+        let mut before = Vec::new();
+        other.read_to_end(&mut before).await.unwrap();
+        assert_eq!(before, b"before");
+        assert_eq!(other.take_note().unwrap(), &b"note"[..]);
+        let mut behind = Vec::new();
+        other.read_to_end(&mut behind).await.unwrap();
+        assert_eq!((behind.as_slice(), other.take_note()), (&b"behind"[..], None));
+        sender.await.unwrap();
+    }
+
+    /// A far half that repeats what it hears, and ends after a note at a full stop.
+    async fn echo(mut far: FramedPipe<DuplexStream>) {
+        let mut heard = [0; 1000];
+        loop {
+            let octets = far.read(&mut heard).await.unwrap();
+            let heard = &heard[..octets];
+            far.write_all(heard).await.unwrap();
+            if octets == 0 || heard.contains(&b'.') {
+                far.put_note(Bytes::from_static(b"stop"));
+                far.flush().await.unwrap();
+                return;
+            }
+            far.flush().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_relay_passes_everything_and_stops_at_notes() {
+        let (near, far) = in_memory(1000);
+        let far = tokio::spawn(echo(far));
+        let (mut client, socket) = tokio::io::duplex(64);
+        let relaying = tokio::spawn(async move {
+            let (mut stream, mut near) = (Stream::from(socket), near);
+            let mut relay = Relay::new(BytesMut::from("early "));
+            let first = relay.run(&mut stream, &mut near).await;
+            assert!(matches!(&first, Stopped::Note(note) if note == "stop"), "{first:?}");
+            assert!(matches!(relay.run(&mut stream, &mut near).await, Stopped::Ended));
+            (relay.octets_in, relay.octets_out)
+        });
+        let sent = [b"x".repeat(100_000), b".".to_vec()].concat();
+        let (mut reader, mut writer) = tokio::io::split(client);
+        let writing = tokio::spawn(async move {
+            writer.write_all(&sent).await.unwrap();
+            writer
+        });
+        let mut heard = vec![0; 100_007];
+        reader.read_exact(&mut heard).await.unwrap();
+        assert!(heard.starts_with(b"early xx") && heard.ends_with(b"x."));
+        far.await.unwrap();
+        assert_eq!(relaying.await.unwrap(), (100_007, 100_007));
+        client = reader.unsplit(writing.await.unwrap());
+        drop(client);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_stops_the_relay_behind_its_last_octet() {
+        let (mut near, mut far) = in_memory(1000);
+        let (mut client, socket) = tokio::io::duplex(64);
+        client.write_all(b"last words").await.unwrap();
+        client.shutdown().await.unwrap();
+        let stopped = Relay::default().run(&mut Stream::from(socket), &mut near).await;
+        assert!(matches!(stopped, Stopped::Client));
+        near.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        far.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"last words");
+    }
+
+    #[tokio::test]
+    async fn a_far_half_that_is_cut_off_is_no_end() {
+        let (one, mut other) = tokio::io::duplex(64);
+        other.write_all(&[OCTETS, 0, 9, b'x']).await.unwrap();
+        drop(other);
+        let (_client, socket) = tokio::io::duplex(64);
+        let stopped = Relay::default().run(&mut Stream::from(socket), &mut FramedPipe::new(one)).await;
+        assert!(matches!(stopped, Stopped::Lost(_)), "{stopped:?}");
+    }
+}
