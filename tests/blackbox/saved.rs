@@ -84,9 +84,18 @@ fn an_export_restores_everything_on_an_empty_machine() -> Result<()> {
         let mut lines = imap.ok("LIST \"\" * RETURN (SUBSCRIBED SPECIAL-USE)")?.lines();
         lines.extend(imap.ok("GETACL \"A/B c\"")?.lines());
         lines.extend(imap.ok("GETMETADATA \"A/B c\" (/shared/comment /private/comment)")?.lines());
+        // What another user has seen of it.
+        let mut ann = server.login("ann")?;
+        ann.ok("EXAMINE \"Other Users/joe/A/B c\"")?;
+        lines.extend(ann.ok("UID SEARCH SEEN")?.lines());
         Ok(lines)
     };
+    let mut ann = old.login("ann")?;
+    ann.ok("SELECT \"Other Users/joe/A/B c\"")?;
+    ann.ok("UID STORE 2 +FLAGS (\\Seen)")?;
     let before = (listing(&old)?, contents(&old, "joe", "INBOX")?, contents(&old, "joe", "\"A/B c\"")?);
+    ensure!(before.0.contains(&"SEARCH 2".to_string()), "{before:#?}");
+    drop(ann);
     drop(imap);
     let folder = tempfile::tempdir()?;
     let place = folder.path().join("backup");

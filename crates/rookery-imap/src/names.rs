@@ -144,14 +144,18 @@ impl User {
         self.place(name).await.is_ok()
     }
 
-    /// The account of that name, if there is one and it is here.
+    /// The account of that name, if there is one and it is here; as the user sees it, so with \Seen of their own if
+    /// it is another's.
     pub(crate) async fn account_of(&self, name: &AccountName) -> Result<Option<Account>, Failure> {
         if let Some(own) = self.own.as_ref().filter(|_| name.user() == Some(&self.name)) {
             return Ok(Some(own.clone()));
         }
         // Decided before anything is looked up: what is out of reach is answered alike whether or not it exists.
         match self.reaches(name.domain()) {
-            true => account_of(&self.services, name).await,
+            true => {
+                let account = account_of(&self.services, name).await?;
+                Ok(account.map(|account| account.seen_by(&self.name)))
+            }
             false => Ok(None),
         }
     }

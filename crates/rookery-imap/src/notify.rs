@@ -323,7 +323,8 @@ pub(crate) async fn begin(
                 let attributes = vec![ListAttribute::Other("\\NoAccess".into())];
                 wire.put(&listed(name, attributes, None));
             } else if status {
-                put_status(wire, name, &state, wanted.flags, wanted.flags || user.enabled.condstore);
+                let modseq = wanted.flags || user.enabled.condstore;
+                put_status(wire, name, &watched.account, &state, wanted.flags, modseq).await?;
             }
             wire.flush_if_full().await?;
         }
@@ -331,8 +332,15 @@ pub(crate) async fn begin(
     Ok(())
 }
 
-fn put_status(wire: &mut Wire, mailbox: WireName, state: &MailboxState, unseen: bool, modseq: bool) {
-    let summary = &state.summary;
+async fn put_status(
+    wire: &mut Wire,
+    mailbox: WireName,
+    account: &Account,
+    state: &MailboxState,
+    unseen: bool,
+    modseq: bool,
+) -> Result<(), Failure> {
+    let summary = account.summary_of(state).await?;
     let mut items = vec![StatusValue::Messages(summary.exists)];
     items.extend(Uid::new(summary.uid_next).map(StatusValue::UidNext));
     items.push(StatusValue::UidValidity(state.settings.uid_validity));
@@ -343,6 +351,7 @@ fn put_status(wire: &mut Wire, mailbox: WireName, state: &MailboxState, unseen: 
         items.push(StatusValue::HighestModSeq(Some(summary.highest_modseq)));
     }
     wire.put(&Response::MailboxStatus { mailbox, items });
+    Ok(())
 }
 
 fn listed(mailbox: WireName, attributes: Vec<ListAttribute>, old_name: Option<WireName>) -> Response {
@@ -419,10 +428,13 @@ struct Happened {
 fn by_mailbox(entries: Vec<LogEntry>, user: &UserName) -> BTreeMap<u32, Happened> {
     let mut all: BTreeMap<u32, Happened> = BTreeMap::new();
     for (number, change) in entries.into_iter().flat_map(|entry| entry.changes) {
+        if matches!(&change, Change::Seen(who, _) if who != user) {
+            continue;
+        }
         let happened = all.entry(number).or_default();
         match change {
             Change::Arrived(_) | Change::Expunged(_) => happened.messages = true,
-            Change::Flags(_) => happened.flags = true,
+            Change::Flags(_) | Change::Seen(..) => happened.flags = true,
             Change::Created => happened.created = true,
             Change::Renamed(old) => {
                 happened.old.get_or_insert(old);
@@ -526,7 +538,8 @@ impl Notify {
             }
             let unselected = Some(id) != selected && rights.contains(Rights::READ);
             if unselected && ((happened.messages && wanted.messages) || (happened.flags && wanted.flags)) {
-                put_status(wire, name.clone(), &state, wanted.flags, user.enabled.condstore);
+                let modseq = user.enabled.condstore;
+                put_status(wire, name.clone(), &account, &state, wanted.flags, modseq).await?;
             }
             if wanted.metadata && rights.contains(Rights::READ) {
                 put_metadata(wire, name, happened.annotations);

@@ -57,7 +57,7 @@ pub(crate) async fn checkpoint(
         return Ok(());
     }
     let uid_next = state.summary.uid_next;
-    let news = selected.view.catch_up(&state, &messages, expunges)?;
+    let news = selected.view.catch_up(&state, &messages, expunges, user.enabled.condstore)?;
     if (user.enabled.qresync || user.enabled.uid_only) && !news.gone.is_empty() {
         let uids = news.gone.iter().map(|(_, uid)| *uid).collect();
         wire.put(&Response::Vanished { earlier: false, uids });

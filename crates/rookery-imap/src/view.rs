@@ -145,12 +145,14 @@ impl View {
     }
 
     /// Moves the view forward to `messages`. Without `expunges` a version that has lost messages moves only
-    /// what was told of flags, and numbers stay; new messages are then told later as well.
+    /// what was told of flags, and numbers stay; new messages are then told later as well. `modseqs`: the client
+    /// hears of them.
     pub(crate) fn catch_up(
         &mut self,
         state: &MailboxState,
         messages: &Messages,
         expunges: bool,
+        modseqs: bool,
     ) -> Result<News, StoreError> {
         let mut news = News::default();
         let told_now = std::mem::take(&mut self.told_now);
@@ -159,6 +161,16 @@ impl View {
             told_now.iter().filter(tells).any(|told| message.modseq.get() <= told.modseq)
         };
         let Difference { gone, changed, arrived } = self.base.difference(messages)?;
+        let mut untold = Vec::with_capacity(changed.len());
+        for message in changed.iter().filter(|message| !told(message)) {
+            // Where \Seen is each user's own, the owner's moves modseqs and nothing else.
+            let is_same =
+                |known: &Message| (known.flags, &known.keywords) == (message.flags, &message.keywords);
+            let hidden = messages.is_personal() && !modseqs;
+            if !(hidden && self.known(message.uid)?.as_ref().is_some_and(is_same)) {
+                untold.push(message.clone());
+            }
+        }
         if expunges || gone.is_empty() {
             self.base = messages.clone();
             self.held_back = false;
@@ -180,9 +192,9 @@ impl View {
                 }
             }
             let known: Vec<_> = known.into_iter().map(|(uid, message)| (uid, Some(message))).collect();
-            self.base = self.base.with(&known)?;
+            self.base = self.base.with(&known)?.seen_like(messages);
         }
-        for message in changed.into_iter().filter(|message| !told(message)) {
+        for message in untold {
             if let Some((seq, _)) = self.base.by_uid(message.uid)? {
                 news.changed.push((seq, message));
             }

@@ -60,7 +60,7 @@ async fn main() -> Result<(), Failure> {
         let opening = begin.elapsed();
         let messages_now = mailbox.now().messages.clone().ok_or("it is not open")?;
         let begin = Instant::now();
-        let first_unseen = messages_now.first_unseen();
+        let first_unseen = messages_now.first_unseen()?;
         let selecting = begin.elapsed();
         let begin = Instant::now();
         let mut octets = 0_u64;

@@ -5,6 +5,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::Mailbox;
 use crate::quota::{self, Before};
+use crate::readers::{Readers, Viewer};
 use crate::records::{self, AccountState, Change, ContentRecord, Facts, Held, LogEntry, Settings, Summary};
 use crate::sequencer::{AccountCell, MailboxState, Transaction, Tree};
 use crate::store::{Store, now_unix};
@@ -23,6 +24,8 @@ use tokio::sync::watch;
 pub struct Account {
     pub(crate) store: Store,
     pub(crate) cell: Arc<AccountCell>,
+    /// Whose \Seen it is about; `None`: that of the records, which is the owner's.
+    pub(crate) viewer: Option<Viewer>,
 }
 
 impl std::fmt::Debug for Account {
@@ -223,9 +226,11 @@ impl Account {
             let target = self.create(to, Vec::new()).await?;
             // INBOX keeps its annotations, and the other gets them too (RFC 5464 §4.1).
             self.transact(|t| annotations::copy(t, self, inbox, target)).await?;
-            let mailbox = self.open(inbox).await?;
+            // Whoever renames it, the owner's \Seen stays with the messages.
+            let kept = self.as_kept();
+            let mailbox = kept.open(inbox).await?;
             let all = rookery_types::UidSet::range(1, u32::MAX);
-            if let Err(error) = mailbox.r#move(&all, self, target).await {
+            if let Err(error) = mailbox.r#move(&all, &kept, target).await {
                 if matches!(error, StoreError::OverQuota) {
                     self.delete(target).await?;
                 }
@@ -433,6 +438,7 @@ pub(crate) fn create_mailbox(
         summary: empty_summary(t.modseq),
         held: Held::default(),
         messages: None,
+        readers: Readers::default(),
     });
     before.check(t)?;
     Ok(id)

@@ -13,6 +13,7 @@ use crate::keys;
 use crate::mailbox::{expunge_messages, numbers_for, put_messages};
 use crate::messages::{KeywordNumbers, Message};
 use crate::quota;
+use crate::readers::Coming;
 use crate::records::{self, Change, ContentRecord, Facts, Held, Summary};
 use crate::sequencer::Transaction;
 use crate::store::{Store, now_unix};
@@ -352,6 +353,7 @@ fn append_messages(
     quota::add(t, to, more);
     let now = now_unix();
     let modseq = t.modseq;
+    let mut coming = Coming::new(account.viewer.as_ref());
     let mut changes = Vec::with_capacity(messages.len());
     let mut uids = Vec::with_capacity(messages.len());
     for (at, (message, placed)) in messages.iter().zip(placed).enumerate() {
@@ -366,16 +368,18 @@ fn append_messages(
             mailbox.summary.uid_next = numbered.uid.get();
         }
         let uid = next_uid(&mut mailbox.summary)?;
-        mailbox.summary.add(message.body.size(), message.flags);
+        let flags = coming.flags(uid, message.flags);
+        mailbox.summary.add(message.body.size(), flags);
         refer(t, account, to, uid, &message.body, placed.as_ref())?;
         uids.push(uid);
         let content = message.body.content();
-        let (size, flags, date) = (message.body.size(), message.flags, message.date);
+        let (size, date) = (message.body.size(), message.date);
         let message = Message { uid, size, modseq, date, saved_unix_seconds, flags, keywords, content };
         changes.push((uid, Some(message)));
     }
     put_messages(t, to, &changes)?;
     t.note(to, Change::Arrived(uids.iter().copied().collect::<UidSet>()));
+    coming.finish(t, to)?;
     Ok(Appended { uid_validity, uids })
 }
 

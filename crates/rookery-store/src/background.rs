@@ -8,6 +8,7 @@ use crate::compaction::{self, When};
 use crate::error::StoreError;
 use crate::fold;
 use crate::keys;
+use crate::readers;
 use crate::records::{self, AccountState};
 use crate::recover::release;
 use crate::sequencer::Transaction;
@@ -177,7 +178,10 @@ fn forget_account(t: &mut Transaction<'_>, account: &Account, before: u32) -> Re
         left = left.saturating_sub(doomed.len());
         doomed.into_iter().for_each(|(key, _)| t.delete(space, key));
     }
-    if left == 0 || !t.scan(Space::Content, &prefix, end.as_deref(), 1)?.is_empty() {
+    if left == 0
+        || !t.scan(Space::Content, &prefix, end.as_deref(), 1)?.is_empty()
+        || readers::forget(t, &keys::seen_of_account(account.id()), STEP_RECORDS)?
+    {
         return Ok(true);
     }
     for space in [Space::Queue, Space::Account] {
@@ -222,7 +226,10 @@ fn forget_mailbox(t: &mut Transaction<'_>, account: &Account, id: MailboxId) -> 
     for message in messages {
         release(t, account, message.content)?;
     }
-    if more || annotations::forget(t, account, id, STEP_RECORDS)? {
+    if more
+        || annotations::forget(t, account, id, STEP_RECORDS)?
+        || readers::forget(t, &keys::seen_of_mailbox(id), STEP_RECORDS)?
+    {
         return Ok(true);
     }
     let prefix = keys::mailbox(id);

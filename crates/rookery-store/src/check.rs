@@ -12,6 +12,7 @@
 mod account;
 mod analysis;
 mod mend;
+mod private;
 mod rebuild;
 mod repair;
 mod volumes;

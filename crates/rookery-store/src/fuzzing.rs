@@ -4,6 +4,7 @@ use crate::encoding::{Encoder, seal};
 use crate::records::{
     self, AccountRecord, Annotations, ContentRecord, Facts, Held, LogEntry, Settings, Summary,
 };
+use crate::seen::{Block, Head};
 use crate::volume::{RecordHeader, decode_file_header, encode_file_header, number};
 use rookery_kv::Space;
 
@@ -33,6 +34,10 @@ pub fn record(space: Space, key: &[u8], fields: &[u8]) {
     }
     let _ = records::decode_annotation(key, &value);
     let _ = records::decode_server_annotations(&value);
+    let _ = Head::decode(key, &value);
+    if let Ok(block) = Block::decode(key, &value) {
+        assert_eq!(Block::decode(key, &block.encode(key)), Ok(block));
+    }
     let _ = records::decode_thread(key, &value);
     let _ = records::decode_expunged(key, &value);
     let _ = records::decode_deleted_mailbox(key, &value);

@@ -86,6 +86,46 @@ pub(crate) fn annotation_parts(key: &[u8]) -> Option<(u32, Option<UserName>, &st
     (!entry.is_empty()).then_some((number, owner, entry))
 }
 
+/// Before all that users have seen of the account's mailboxes.
+pub(crate) fn seen_of_account(id: AccountId) -> [u8; 9] {
+    with(id, &[5])
+}
+
+/// Before what users have seen of one mailbox.
+pub(crate) fn seen_of_mailbox(id: MailboxId) -> [u8; 13] {
+    let mut rest = [5; 5];
+    rest[1..].copy_from_slice(&id.number.to_be_bytes());
+    with(id.account, &rest)
+}
+
+/// What is counted of all that a user has seen of a mailbox, and before the blocks of it.
+pub(crate) fn seen(id: MailboxId, user: &UserName) -> Vec<u8> {
+    [&seen_of_mailbox(id)[..], user.as_str().as_bytes(), &[0]].concat()
+}
+
+/// What a user has seen of some UIDs of a mailbox.
+pub(crate) fn seen_block(id: MailboxId, user: &UserName, block: u32) -> Vec<u8> {
+    [&seen(id, user)[..], &block.to_be_bytes()].concat()
+}
+
+/// The mailbox's number, the user and, if it is one's, the number of the block.
+pub(crate) fn seen_parts(key: &[u8]) -> Option<(u32, UserName, Option<u32>)> {
+    let number = u32::from_be_bytes(*key.get(9..13)?.first_chunk::<4>()?);
+    let rest = key.get(13..)?;
+    let end = rest.iter().position(|octet| *octet == 0)?;
+    let user = UserName::parse(std::str::from_utf8(rest.get(..end)?).ok()?, "").ok()?;
+    let block = match rest.get(end.checked_add(1)?..)? {
+        [] => None,
+        block => Some(u32::from_be_bytes(block.try_into().ok()?)),
+    };
+    Some((number, user, block))
+}
+
+/// The number at the end of a block's key.
+pub(crate) fn seen_block_of(key: &[u8]) -> Option<u32> {
+    seen_parts(key)?.2
+}
+
 /// The annotations of the server, in [`rookery_kv::engine::Space::Meta`].
 pub(crate) const SERVER_ANNOTATIONS: &[u8] = b"annotations";
 

@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(messages.len(), model.len());
         assert_eq!(messages.last_uid(), model.keys().last().copied().unwrap_or(0));
         let unseen = model.values().position(|(flags, _)| !flags.contains(SystemFlags::SEEN));
-        assert_eq!(messages.first_unseen().map(SeqNum::get), unseen.map(|at| at as u32 + 1));
+        assert_eq!(messages.first_unseen().unwrap().map(SeqNum::get), unseen.map(|at| at as u32 + 1));
         let deleted: UidSet = model
             .iter()
             .filter(|(_, (flags, _))| flags.contains(SystemFlags::DELETED))
@@ -342,7 +342,7 @@ mod tests {
         let mailbox = inbox(&store).await;
         let now = mailbox.now().messages.clone().expect("it is open");
         assert_eq!(now.iter().map(|found| found.expect("it is read")).collect::<Vec<_>>(), wanted);
-        assert_eq!(now.first_unseen().map(SeqNum::get), Some(701));
+        assert_eq!(now.first_unseen().unwrap().map(SeqNum::get), Some(701));
         drop(mailbox);
         store.close().await;
         drop(store);

@@ -10,10 +10,11 @@ use crate::leaf::ChunkSummary;
 use crate::load;
 use crate::messages::{KeywordNumbers, Message, Messages};
 use crate::quota;
+use crate::readers::{self, Coming, Viewer};
 use crate::records::{self, Change, Held, Settings};
-use crate::sequencer::{MailboxCell, MailboxState, Transaction};
+use crate::sequencer::{MailboxCell, MailboxState, ReaderCell, Transaction};
 use crate::store::now_unix;
-use rookery_kv::engine::{Space, prefix_end};
+use rookery_kv::engine::Space;
 use rookery_types::{Keyword, MailboxId, SystemFlags, Uid, UidSet, UidValidity};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,17 +71,21 @@ pub struct Copied {
 pub struct Mailbox {
     account: Account,
     cell: Arc<MailboxCell>,
+    /// The user of the handle, where \Seen is their own.
+    reader: Option<Arc<ReaderCell>>,
 }
 
 impl Clone for Mailbox {
     fn clone(&self) -> Mailbox {
-        self.cell.openers.fetch_add(1, Ordering::AcqRel);
-        Mailbox { account: self.account.clone(), cell: self.cell.clone() }
+        Mailbox::new(&self.account, self.cell.clone())
     }
 }
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
+        if let Some(reader) = &self.reader {
+            self.cell.remove_reader(reader);
+        }
         if self.cell.openers.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.account.store.closed(&self.account.cell, self.cell.id);
         }
@@ -94,19 +99,27 @@ impl std::fmt::Debug for Mailbox {
 }
 
 impl Mailbox {
+    /// Counts the handle; dropping it counts it off again.
+    fn new(account: &Account, cell: Arc<MailboxCell>) -> Mailbox {
+        cell.openers.fetch_add(1, Ordering::AcqRel);
+        let reader = account.viewer.as_ref().map(|viewer| cell.add_reader(&viewer.user));
+        Mailbox { account: account.clone(), cell, reader }
+    }
+
     pub(crate) async fn open(account: &Account, id: MailboxId) -> Result<Mailbox, StoreError> {
         let cell = account.tree().by_number.get(&id.number).filter(|cell| cell.id == id).cloned();
-        let cell = cell.ok_or(StoreError::NoMailbox)?;
-        cell.openers.fetch_add(1, Ordering::AcqRel);
-        // From here on dropping the handle closes it again.
-        let mailbox = Mailbox { account: account.clone(), cell };
-        if mailbox.cell.published.load().messages.is_none() {
+        let mailbox = Mailbox::new(account, cell.ok_or(StoreError::NoMailbox)?);
+        // What a reader has seen may be on its way out of memory, which the published state does not tell.
+        if mailbox.reader.is_some() || mailbox.cell.published.load().messages.is_none() {
             let account = account.clone();
             let load = move || -> Result<_, StoreError> {
                 let mut t = account.begin()?;
                 let mut kept = Vec::new();
                 if t.mailbox(id).ok_or(StoreError::NoMailbox)?.messages.is_none() {
                     kept = load::messages(&mut t, account.store.source(), id)?;
+                }
+                if let Some(viewer) = &account.viewer {
+                    readers::load(&mut t, id, &viewer.user)?;
                 }
                 Ok((kept, t.finish(account.store.committer())))
             };
@@ -129,9 +142,17 @@ impl Mailbox {
         &self.account
     }
 
-    /// Its newest durable state, messages included.
+    /// Its newest durable state, messages included, as the user of the account's handle sees it.
     pub fn now(&self) -> Arc<MailboxState> {
-        self.cell.published.load_full()
+        let state = self.cell.published.load_full();
+        match &self.reader {
+            Some(reader) => reader.show(state),
+            None => state,
+        }
+    }
+
+    fn viewer(&self) -> Option<&Viewer> {
+        self.account.viewer.as_ref()
     }
 
     /// Whether it has not been deleted.
@@ -141,7 +162,10 @@ impl Mailbox {
 
     /// Woken after each durable change of the mailbox, with its HIGHESTMODSEQ.
     pub fn changed(&self) -> watch::Receiver<u64> {
-        self.cell.changed.subscribe()
+        match &self.reader {
+            Some(reader) => reader.changed.subscribe(),
+            None => self.cell.changed.subscribe(),
+        }
     }
 
     /// The first UID that is \Recent for the caller alone (RFC 3501 §2.3.2), below `uid_next`: that of the state
@@ -155,7 +179,8 @@ impl Mailbox {
         self.cell.recent_from.load(Ordering::Acquire)
     }
 
-    /// Changes flags. A message that has the flags already keeps its modseq.
+    /// Changes flags. A message that has the flags already keeps its modseq. Where \Seen is the user's own, it is
+    /// changed for them alone.
     pub async fn store_flags(
         &self,
         uids: &UidSet,
@@ -168,10 +193,12 @@ impl Mailbox {
         self.in_slices(uids, |t, slice| {
             let keywords = keyword_numbers(t, self.cell.id, &change)?;
             let modseq = t.modseq;
+            let shown = readers::shown(t, self.cell.id, self.viewer(), &slice)?;
             let mailbox = t.change(self.cell.id).ok_or(StoreError::NoMailbox)?;
             let mut changes = Vec::new();
             let mut touched = UidSet::new();
-            for old in &slice {
+            let (mut seen, mut unseen) = (UidSet::new(), UidSet::new());
+            for (kept, old) in slice.iter().zip(shown.iter()) {
                 stored.missing.remove(old.uid.get());
                 if unchanged_since.is_some_and(|since| old.modseq.get() > since) {
                     stored.failed.insert_uid(old.uid);
@@ -181,18 +208,35 @@ impl Mailbox {
                 if flags == old.flags && keywords == old.keywords {
                     continue;
                 }
-                let new = Message { flags, keywords, modseq, ..old.clone() };
-                mailbox.summary.subtract(old.size, old.flags);
+                stored.changed.insert_uid(old.uid);
+                let mut flags = flags;
+                if self.reader.is_some() {
+                    match (old.flags.contains(SystemFlags::SEEN), flags.contains(SystemFlags::SEEN)) {
+                        (false, true) => seen.insert_uid(old.uid),
+                        (true, false) => unseen.insert_uid(old.uid),
+                        _ => {}
+                    }
+                    // The record has the owner's.
+                    let owners = kept.flags.without(kept.flags.without(SystemFlags::SEEN));
+                    flags = flags.without(SystemFlags::SEEN) | owners;
+                    if flags == kept.flags && keywords == kept.keywords {
+                        continue;
+                    }
+                }
+                let new = Message { flags, keywords, modseq, ..kept.clone() };
+                mailbox.summary.subtract(kept.size, kept.flags);
                 mailbox.summary.add(new.size, new.flags);
                 touched.insert_uid(new.uid);
                 changes.push((new.uid, Some(new)));
             }
-            stored.changed.extend(&touched);
             if !changes.is_empty() {
                 put_messages(t, self.cell.id, &changes)?;
                 t.note(self.cell.id, Change::Flags(touched));
             }
-            Ok(())
+            match self.viewer() {
+                Some(viewer) => readers::mark(t, self.cell.id, &viewer.user, &seen, &unseen),
+                None => Ok(()),
+            }
         })
         .await?;
         Ok(stored)
@@ -234,7 +278,8 @@ impl Mailbox {
         Ok(gone)
     }
 
-    /// Copies messages, with flags, keywords and dates. UIDs without a message are left out.
+    /// Copies messages, with flags, keywords and dates. UIDs without a message are left out. \Seen is as the user of
+    /// this handle sees it, and stays that of the user of the target's handle.
     pub async fn copy(&self, uids: &UidSet, to: &Account, mailbox: MailboxId) -> Result<Copied, StoreError> {
         self.transfer(uids, to, mailbox, false).await
     }
@@ -282,7 +327,8 @@ impl Mailbox {
                 return Ok(());
             }
             copied.from.extend(messages.iter().map(|m| m.uid));
-            copied.to.extend(copy_messages(t, source, target, &messages, leave)?);
+            let shown = readers::shown(t, source, self.viewer(), &messages)?;
+            copied.to.extend(copy_messages(t, source, target, &shown, to.viewer.as_ref(), leave)?);
             match leave {
                 true => expunge_messages(t, source, &messages, false),
                 false => Ok(()),
@@ -367,34 +413,8 @@ impl Mailbox {
 
     /// Which UIDs have gone since a modseq; `None` if that is longer ago than the store remembers. Reads the disk.
     pub fn vanished_since(&self, modseq: u64) -> Result<Option<UidSet>, StoreError> {
-        if modseq < self.account.cell.record.load().log_floor {
-            return Ok(None);
-        }
-        let now = self.now().summary.highest_modseq;
-        let mut vanished = UidSet::new();
-        let prefix = keys::mailbox(self.cell.id);
-        let start = [&prefix[..], &modseq.saturating_add(1).to_be_bytes()].concat();
-        let mut failure = None;
-        self.account.store.engine().scan(
-            Space::Tombstone,
-            &start,
-            prefix_end(&prefix).as_deref(),
-            false,
-            &mut |key, value| {
-                if keys::modseq_of(key).is_some_and(|modseq| modseq > now) {
-                    return false;
-                }
-                match records::decode_tombstone(key, value) {
-                    Ok(uids) => vanished.extend(&uids),
-                    Err(damaged) => failure = Some(damaged),
-                }
-                failure.is_none()
-            },
-        )?;
-        match failure {
-            Some(damaged) => Err(StoreError::Damaged(damaged)),
-            None => Ok(Some(vanished)),
-        }
+        let now = self.cell.published.load().summary.highest_modseq;
+        self.account.vanished(self.cell.id, modseq, now)
     }
 }
 
@@ -549,17 +569,19 @@ pub(crate) fn expunge_messages(
     let key = keys::tombstone(id, t.modseq);
     let value = records::encode_tombstone(&key, &gone);
     t.put(Space::Tombstone, key, value);
+    readers::expunged(t, id, &gone)?;
     t.note(id, Change::Expunged(gone));
     Ok(())
 }
 
-/// Puts copies of messages into another mailbox of the account, and tells their UIDs. `moving`: the copies take
-/// over the references and the quota of the originals.
+/// Puts copies of messages into another mailbox of the account, and tells their UIDs. They have \Seen as they are
+/// given, for the target's viewer. `moving`: the copies take over the references and the quota of the originals.
 fn copy_messages(
     t: &mut Transaction<'_>,
     source: MailboxId,
     target: MailboxId,
     messages: &[Message],
+    viewer: Option<&Viewer>,
     moving: bool,
 ) -> Result<Vec<Uid>, StoreError> {
     t.mailbox(target).ok_or(StoreError::NoMailbox)?;
@@ -573,6 +595,7 @@ fn copy_messages(
     quota::add(t, target, more);
     let now = now_unix();
     let modseq = t.modseq;
+    let mut coming = Coming::new(viewer);
     let mut changes = Vec::with_capacity(messages.len());
     let mut uids = Vec::with_capacity(messages.len());
     for message in messages {
@@ -587,13 +610,15 @@ fn copy_messages(
         }
         let mailbox = t.change(target).ok_or(StoreError::NoMailbox)?;
         let uid = crate::append::next_uid(&mut mailbox.summary)?;
-        mailbox.summary.add(message.size, message.flags);
+        let flags = coming.flags(uid, message.flags);
+        mailbox.summary.add(message.size, flags);
         let keywords = KeywordNumbers::new(numbers);
-        let copy = Message { uid, modseq, keywords, saved_unix_seconds: now, ..message.clone() };
+        let copy = Message { uid, modseq, flags, keywords, saved_unix_seconds: now, ..message.clone() };
         uids.push(uid);
         changes.push((uid, Some(copy)));
     }
     put_messages(t, target, &changes)?;
     t.note(target, Change::Arrived(uids.iter().copied().collect()));
+    coming.finish(t, target)?;
     Ok(uids)
 }

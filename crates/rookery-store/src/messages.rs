@@ -11,6 +11,7 @@
 use crate::encoding::Damaged;
 use crate::error::StoreError;
 use crate::leaf::{Counts, Home, Leaf, Over, Packed, Run, over_chunk};
+use crate::seen::{SeenBy, shown};
 use rookery_kv::engine::Space;
 use rookery_types::{ContentId, InternalDate, ModSeq, SeqNum, SystemFlags, Uid, UidSet};
 use std::collections::{HashMap, HashSet};
@@ -95,8 +96,10 @@ impl Branch {
 ///
 /// What looks at messages reads the disk where they are not in memory: [`Messages::load`] does so beforehand, where
 /// blocking is allowed.
+///
+/// With the second part it is one user's: \Seen and the modseqs are those that this user is shown.
 #[derive(Clone, Default)]
-pub struct Messages(Arc<Root>);
+pub struct Messages(Arc<Root>, Option<SeenBy>);
 
 #[derive(Default)]
 struct Root {
@@ -184,7 +187,28 @@ impl Messages {
 
     fn from_branches(home: Option<Home>, branches: Vec<Arc<Branch>>) -> Messages {
         let count = branches.iter().map(|branch| branch.count).sum();
-        Messages(Arc::new(Root { home, branches, count }))
+        Messages(Arc::new(Root { home, branches, count }), None)
+    }
+
+    /// The same messages as one user sees them.
+    pub(crate) fn seen_by(&self, seen: SeenBy) -> Messages {
+        Messages(self.0.clone(), Some(seen))
+    }
+
+    /// As the same user sees them who sees `other`.
+    pub fn seen_like(self, other: &Messages) -> Messages {
+        Messages(self.0, other.1.clone())
+    }
+
+    /// Whether \Seen is one user's own here, and not what the mailbox's records have.
+    pub fn is_personal(&self) -> bool {
+        self.1.is_some()
+    }
+
+    /// No message has a lower UID.
+    pub(crate) fn begin(&self) -> u32 {
+        let leaves = self.0.branches.iter().flat_map(|branch| &branch.leaves);
+        leaves.filter(|leaf| leaf.len() > 0).map(Leaf::first).next().unwrap_or(0)
     }
 
     fn home(&self) -> Option<&Home> {
@@ -209,7 +233,12 @@ impl Messages {
 
     /// Whether both are the very same version.
     pub fn same_as(&self, other: &Messages) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        let seen = match (&self.1, &other.1) {
+            (Some(a), Some(b)) => a.same_as(b),
+            (None, None) => true,
+            _ => false,
+        };
+        seen && Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The leaf in which a place is, and the place of its first message.
@@ -280,7 +309,9 @@ impl Messages {
     /// The message with a UID. Costs less than to learn its number as well.
     pub fn message(&self, uid: Uid) -> Result<Option<Message>, StoreError> {
         match self.leaf_of(uid.get()) {
-            Some((_, leaf)) if leaf.first() <= uid.get() => leaf.message(uid, self.home()),
+            Some((_, leaf)) if leaf.first() <= uid.get() => {
+                Ok(leaf.message(uid, self.home())?.map(|message| shown(self.1.as_ref(), message)))
+            }
             _ => Ok(None),
         }
     }
@@ -291,8 +322,21 @@ impl Messages {
         Ok(seq_at(self.place_of(uid.get())?).map(|seq| (seq, message)))
     }
 
-    /// The sequence number of the first message without \Seen. Reads nothing.
-    pub fn first_unseen(&self) -> Option<SeqNum> {
+    /// The sequence number of the first message without \Seen. Reads nothing, unless \Seen is a user's own.
+    pub fn first_unseen(&self) -> Result<Option<SeqNum>, StoreError> {
+        let Some(seen) = &self.1 else { return Ok(self.first_without_seen()) };
+        let mut place = 0;
+        while let Some(message) = self.get(place)? {
+            match seen.seen_up_to(message.uid.get()) {
+                Some(last) => place = self.place_of(last.saturating_add(1))?.max(place + 1),
+                None => return Ok(seq_at(place)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first whose record has no \Seen.
+    fn first_without_seen(&self) -> Option<SeqNum> {
         let mut place = 0;
         for branch in &self.0.branches {
             if branch.unseen == 0 {
@@ -506,14 +550,16 @@ impl Messages {
             match of_newer.get(&leaf.root()) {
                 Some(other) if leaf.same_as(other) => {}
                 Some(Leaf::Packed(_, newest)) => {
-                    self.compare_over(place, leaf, newest.as_deref(), &mut difference)?;
+                    self.compare_over(place, leaf, newer, newest.as_deref(), &mut difference)?;
                 }
                 _ if leaf.len() == 0 => {}
                 _ => {
                     for (i, old) in leaf.read(self.home())?.enumerate() {
                         while fresh.next_if(|m| m.uid < old.uid).is_some() {}
                         match fresh.next_if(|m| m.uid == old.uid) {
-                            Some(new) if new.modseq != old.modseq => difference.changed.push(new),
+                            Some(new) if new.modseq != old.modseq => {
+                                difference.changed.extend(self.differs(newer, old, new));
+                            }
                             Some(_) => {}
                             None => difference.gone.extend(seq_at(place + i).map(|seq| (seq, old.uid))),
                         }
@@ -521,7 +567,44 @@ impl Messages {
                 }
             }
         }
+        if let (Some(known), Some(newest)) = (&self.1, &newer.1)
+            && !known.same_as(newest)
+        {
+            self.compare_seen(newer, &newest.since(known.modseq()), &mut difference)?;
+        }
         Ok(difference)
+    }
+
+    /// A message of both as the user of the newer version sees it, if it differs from what that of the older sees.
+    fn differs(&self, newer: &Messages, old: Message, new: Message) -> Option<Message> {
+        let (old, new) = (shown(self.1.as_ref(), old), shown(newer.1.as_ref(), new));
+        (old.modseq != new.modseq).then_some(new)
+    }
+
+    /// Adds the messages of which only what their user has seen differs.
+    fn compare_seen(
+        &self,
+        newer: &Messages,
+        uids: &UidSet,
+        difference: &mut Difference,
+    ) -> Result<(), StoreError> {
+        let known: HashSet<Uid> = difference.changed.iter().map(|message| message.uid).collect();
+        for (first, last) in uids.ranges() {
+            for found in newer.iter_from(newer.place_of(first)?) {
+                let (_, new) = found?;
+                if new.uid.get() > last {
+                    break;
+                }
+                if known.contains(&new.uid) {
+                    continue;
+                }
+                if self.message(new.uid)?.is_some_and(|old| old.modseq != new.modseq) {
+                    difference.changed.push(new);
+                }
+            }
+        }
+        difference.changed.sort_unstable_by_key(|message| message.uid);
+        Ok(())
     }
 
     /// Compares what lies over one chunk in two versions.
@@ -529,6 +612,7 @@ impl Messages {
         &self,
         place: usize,
         leaf: &Leaf,
+        newer: &Messages,
         newest: Option<&Over>,
         difference: &mut Difference,
     ) -> Result<(), StoreError> {
@@ -555,7 +639,9 @@ impl Messages {
                 }
             };
             match (old, new) {
-                (Some(old), Some(new)) if old.modseq != new.modseq => difference.changed.push(new),
+                (Some(old), Some(new)) if old.modseq != new.modseq => {
+                    difference.changed.extend(self.differs(newer, old, new));
+                }
                 (Some(_), None) => {
                     let place = place + leaf.place_of(uid.get(), self.home())?;
                     difference.gone.extend(seq_at(place).map(|seq| (seq, uid)));
@@ -617,7 +703,7 @@ impl Iterator for Iter<'_> {
                 if self.place > self.end {
                     return self.fail(miscounted(message.uid.get()));
                 }
-                return Some(Ok((seq, message)));
+                return Some(Ok((seq, shown(self.messages.1.as_ref(), message))));
             }
             if self.place < self.end && self.run.is_some() {
                 let uid = u32::try_from(self.place).unwrap_or(u32::MAX);
@@ -636,7 +722,8 @@ impl Iterator for Iter<'_> {
             if self.place >= self.end {
                 continue;
             }
-            if leaf.counts().modseq <= self.since {
+            let newer = |seen: &SeenBy| seen.has_newer(leaf.first(), leaf.end(), self.since);
+            if leaf.counts().modseq <= self.since && !self.messages.1.as_ref().is_some_and(newer) {
                 self.place = self.end;
                 continue;
             }
@@ -800,7 +887,7 @@ mod tests {
         assert_eq!(all, wanted);
         assert_eq!(messages.len(), model.len());
         let unseen = model.values().position(|m| !m.flags.contains(SystemFlags::SEEN)).map(|i| i as u32 + 1);
-        assert_eq!(messages.first_unseen().map(SeqNum::get), unseen);
+        assert_eq!(messages.first_unseen().unwrap().map(SeqNum::get), unseen);
         for (i, (uid, m)) in model.iter().enumerate().step_by(97) {
             assert_eq!(messages.get(i).unwrap().as_ref(), Some(m));
             assert_eq!(
@@ -868,6 +955,6 @@ mod tests {
             newer.leaves(0..newer.0.branches.len()).filter(|(_, leaf)| !old.contains(&leaf.root())).count()
                 <= 1
         );
-        assert_eq!(newer.first_unseen().map(SeqNum::get), Some(1_000_001));
+        assert_eq!(newer.first_unseen().unwrap().map(SeqNum::get), Some(1_000_001));
     }
 }

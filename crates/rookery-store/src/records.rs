@@ -26,12 +26,14 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 19] = [
+pub const KINDS: [Kind; 21] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "subscription list", space: Space::Account, derived: true },
     Kind { name: "annotation", space: Space::Account, derived: false },
     Kind { name: "annotation usage", space: Space::Account, derived: true },
+    Kind { name: "private seen", space: Space::Account, derived: false },
+    Kind { name: "private seen summary", space: Space::Account, derived: true },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
     Kind { name: "mailbox summary", space: Space::Mailbox, derived: true },
     Kind { name: "quota usage", space: Space::Mailbox, derived: true },
@@ -621,6 +623,8 @@ pub enum Change {
     Annotations(Vec<AnnotationName>),
     /// It was called so before.
     Renamed(MailboxPath),
+    /// A user has seen these messages, or not any more, and \Seen is the user's own there.
+    Seen(UserName, UidSet),
 }
 
 /// All that one modseq changed: an entry of the account's change log.
@@ -652,6 +656,7 @@ impl LogEntry {
                     }
                 }
                 Change::Renamed(path) => drop(e.u8(7).text(path.as_str())),
+                Change::Seen(user, uids) => encode_uids(e.u8(8).text(user.as_str()), uids),
             }
         }
         seal(Space::Log, key, e)
@@ -682,6 +687,7 @@ impl LogEntry {
                         Change::Annotations((0..d.count()?).map(|_| name(d)).collect::<Option<_>>()?)
                     }
                     7 => Change::Renamed(MailboxPath::new(d.text()?).ok()?),
+                    8 => Change::Seen(UserName::parse(d.text()?, "").ok()?, decode_uids(d)?),
                     _ => return None,
                 };
                 changes.push((mailbox, change));

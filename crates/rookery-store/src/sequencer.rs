@@ -15,16 +15,17 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::messages::Messages;
 use crate::publish::Publisher;
+use crate::readers::{self, Readers};
 use crate::records::{
     self, AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Held, LogEntry, Settings,
     Summary,
 };
 use crate::volume::Placed;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use rookery_kv::engine::{Batch, Engine, Space, prefix_end};
-use rookery_types::{AccountId, ContentId, MailboxId, MailboxPath, ModSeq};
+use rookery_types::{AccountId, ContentId, MailboxId, MailboxPath, ModSeq, UserName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -43,6 +44,8 @@ pub struct MailboxState {
     pub held: Held,
     /// Its messages, if somebody has the mailbox open.
     pub messages: Option<Messages>,
+    /// What those who have it open have seen, but for the owner.
+    pub(crate) readers: Readers,
 }
 
 /// What all users of a mailbox share.
@@ -57,6 +60,32 @@ pub(crate) struct MailboxCell {
     pub(crate) recent_from: AtomicU32,
     /// How many handles there are; the messages of a mailbox that nobody has open may be forgotten.
     pub(crate) openers: AtomicUsize,
+    /// Those with \Seen of their own who have it open, and how many handles each has.
+    readers: Mutex<BTreeMap<UserName, (Arc<ReaderCell>, usize)>>,
+}
+
+/// What all handles of one user to a mailbox that is not theirs share.
+#[derive(Debug)]
+pub(crate) struct ReaderCell {
+    user: UserName,
+    /// The user's HIGHESTMODSEQ of the mailbox.
+    pub(crate) changed: watch::Sender<u64>,
+    /// The last state that was shown, and how.
+    shown: ArcSwapOption<(Arc<MailboxState>, Arc<MailboxState>)>,
+}
+
+impl ReaderCell {
+    /// A state as the user sees it.
+    pub(crate) fn show(&self, state: Arc<MailboxState>) -> Arc<MailboxState> {
+        if let Some(last) = &*self.shown.load()
+            && Arc::ptr_eq(&last.0, &state)
+        {
+            return last.1.clone();
+        }
+        let own = Arc::new(readers::personal(&state, &self.user));
+        self.shown.store(Some(Arc::new((state, own.clone()))));
+        own
+    }
 }
 
 impl MailboxCell {
@@ -67,7 +96,40 @@ impl MailboxCell {
             changed: watch::Sender::new(state.summary.highest_modseq.get()),
             published: ArcSwap::from_pointee(state),
             openers: AtomicUsize::new(0),
+            readers: Mutex::default(),
         })
+    }
+
+    /// One more handle of a user who has \Seen of their own here.
+    pub(crate) fn add_reader(&self, user: &UserName) -> Arc<ReaderCell> {
+        let mut readers = self.readers.lock();
+        let fresh = || {
+            let modseq = self.published.load().summary.highest_modseq.get();
+            let (changed, shown) = (watch::Sender::new(modseq), ArcSwapOption::empty());
+            (Arc::new(ReaderCell { user: user.clone(), changed, shown }), 0)
+        };
+        let (cell, handles) = readers.entry(user.clone()).or_insert_with(fresh);
+        *handles += 1;
+        cell.clone()
+    }
+
+    /// One less.
+    pub(crate) fn remove_reader(&self, reader: &ReaderCell) {
+        let mut readers = self.readers.lock();
+        if let Some((_, handles)) = readers.get_mut(&reader.user) {
+            *handles -= 1;
+            if *handles == 0 {
+                readers.remove(&reader.user);
+            }
+        }
+    }
+
+    /// Lets go of what those have seen who have closed the mailbox.
+    fn forget_readers(&self, readers: &mut Readers) {
+        let open = self.readers.lock();
+        if readers.keys().any(|user| !open.contains_key(user)) {
+            Arc::make_mut(readers).retain(|user, _| open.contains_key(user));
+        }
     }
 
     fn publish(&self, state: Arc<MailboxState>) {
@@ -78,6 +140,11 @@ impl MailboxCell {
             (Some(before), Some(now)) => !before.same_as(now),
             _ => false,
         };
+        for (user, (reader, _)) in &*self.readers.lock() {
+            let own = state.readers.get(user).map_or(0, |seen| seen.modseq());
+            let modseq = modseq.max(own);
+            reader.changed.send_if_modified(|told| std::mem::replace(told, modseq) != modseq || folded);
+        }
         self.changed.send_if_modified(|told| std::mem::replace(told, modseq) != modseq || folded);
     }
 }
@@ -241,7 +308,8 @@ impl AccountCell {
                 let key = crate::encoding::hex(&keys::mailbox(id));
                 return Err(StoreError::Damaged(Damaged { space: Space::Mailbox, key, what }));
             };
-            let state = MailboxState { id, settings: Arc::new(settings), summary, held, messages: None };
+            let (settings, readers) = (Arc::new(settings), Readers::default());
+            let state = MailboxState { id, settings, summary, held, messages: None, readers };
             mailboxes.insert(number, (MailboxCell::new(state.clone()), Arc::new(state)));
         }
         Ok(Some(AccountCell::new(id, record, subscriptions, mailboxes)))
@@ -660,7 +728,7 @@ impl Transaction<'_> {
         }
         let removed: BTreeSet<u32> = self.removed.iter().copied().collect();
         let mut publish = Vec::new();
-        for (number, state) in std::mem::take(&mut self.staged) {
+        for (number, mut state) in std::mem::take(&mut self.staged) {
             if removed.contains(&number) {
                 continue;
             }
@@ -683,6 +751,11 @@ impl Transaction<'_> {
             if was_root && !is_root {
                 self.delete(Space::Mailbox, keys::held(state.id));
                 self.sequencer.roots.remove(&number);
+            }
+            if !state.readers.is_empty()
+                && let Some((cell, _)) = self.sequencer.mailboxes.get(&number)
+            {
+                cell.forget_readers(&mut state.readers);
             }
             let state = Arc::new(state);
             let cell = match self.sequencer.mailboxes.get(&number) {

@@ -387,7 +387,7 @@ impl Store {
                 limits: crate::records::Limits::default(),
             },
         );
-        let account = Account { store: self.clone(), cell: cell.clone() };
+        let account = Account { store: self.clone(), cell: cell.clone(), viewer: None };
         account
             .transact(|t| {
                 // Written even if it has no mailbox to speak of.
@@ -421,14 +421,14 @@ impl Store {
         // Loading under the lock: two callers must not get two cells for one account.
         let mut accounts = self.0.accounts.lock();
         if let Some(cell) = accounts.get(&id) {
-            return Ok(Some(Account { store: self.clone(), cell: cell.clone() }));
+            return Ok(Some(Account { store: self.clone(), cell: cell.clone(), viewer: None }));
         }
         let Some(cell) = AccountCell::load(&*self.0.engine, id)? else { return Ok(None) };
         if accounts.len() >= IDLE_ACCOUNTS_MAX {
             accounts.retain(|_, cell| Arc::strong_count(cell) > 1 || !cell.is_quiet());
         }
         accounts.insert(id, cell.clone());
-        Ok(Some(Account { store: self.clone(), cell }))
+        Ok(Some(Account { store: self.clone(), cell, viewer: None }))
     }
 
     /// Deletes an account: from now on it does not exist. What it held goes in the background.
@@ -576,7 +576,10 @@ impl Store {
     /// The accounts that are in memory.
     pub(crate) fn loaded(&self) -> Vec<Account> {
         let accounts = self.0.accounts.lock();
-        accounts.values().map(|cell| Account { store: self.clone(), cell: cell.clone() }).collect()
+        accounts
+            .values()
+            .map(|cell| Account { store: self.clone(), cell: cell.clone(), viewer: None })
+            .collect()
     }
 }
 
@@ -631,7 +634,8 @@ fn format(engine: &dyn Engine) -> Result<Identity, OpenError> {
     Ok(identity)
 }
 
-/// Makes a store of a lower format one of this. Chunk summaries come when a mailbox is first opened.
+/// Makes a store of a lower format one of this. Chunk summaries come when a mailbox is first opened; that users' own
+/// \Seen may stand there takes no more than the number, so that older programs refuse it.
 fn upgrade(engine: &dyn Engine, identity: &Identity) -> Result<(), OpenError> {
     let mut batch = Batch::new();
     if identity.format < FORMAT_WITH_SUMMARIES {

@@ -143,6 +143,13 @@ async fn build() -> (Image, Mail) {
             store.tend_now().await.expect("it folds");
             assert!(open.now().summary.chunks >= 3 && open.now().summary.deltas == 0);
         }
+        let reader = UserName::parse("carl@mail.example", "").expect("a name");
+        let read = account.clone().seen_by(&reader).open(inbox).await.expect("it opens");
+        for (uids, seen) in [(set(1, 1090), true), (set(7, 7), false), (set(1030, 1032), false)] {
+            let list = FlagList { flags: SystemFlags::SEEN, keywords: Vec::new() };
+            let change = if seen { FlagChange::Add(list) } else { FlagChange::Remove(list) };
+            read.store_flags(&uids, change, None).await.expect("it stores");
+        }
         // Over what is folded: new flags, expunged messages, copies, moves and new mail.
         open.store_flags(&set(3, 4), flagged(SystemFlags::FLAGGED, "$three"), None).await.expect("it stores");
         open.store_flags(&set(9, 10), flagged(SystemFlags::DELETED, "$four"), None).await.expect("it stores");
@@ -179,7 +186,7 @@ const DAMAGES: [Damage; 4] = [Damage::Flip, Damage::Drop, Damage::Duplicate, Dam
 
 /// Each kind of record in the engine, its space, and how to know its keys.
 type Known = fn(&[u8]) -> bool;
-const RECORDS: [(&str, Space, Known); 23] = [
+const RECORDS: [(&str, Space, Known); 25] = [
     ("store identity", Space::Meta, |key| key == b"store"),
     ("group", Space::Meta, |key| key == b"group"),
     ("tail", Space::Meta, |key| key == b"tail"),
@@ -189,6 +196,8 @@ const RECORDS: [(&str, Space, Known); 23] = [
     ("subscription list", Space::Account, |key| key[8] == 2),
     ("annotation", Space::Account, |key| key[8] == 3),
     ("annotation usage", Space::Account, |key| key[8] == 4),
+    ("private seen", Space::Account, |key| key[8] == 5 && key[key.len() - 5] == 0),
+    ("private seen summary", Space::Account, |key| key[8] == 5 && key[key.len() - 5] != 0),
     ("server annotations", Space::Meta, |key| key == b"annotations"),
     ("mailbox settings", Space::Mailbox, |key| key[12] == 0),
     ("mailbox summary", Space::Mailbox, |key| key[12] == 1),
@@ -213,9 +222,13 @@ fn other_key(kind: &str, key: &[u8]) -> Vec<u8> {
             other.push(b'2')
         }
         "volume counter" | "account" | "subscription list" | "annotation usage" => other[7] ^= 0x40,
-        "mailbox settings" | "mailbox summary" | "quota usage" | "expunged message" | "deleted mailbox" => {
-            other[11] ^= 0x40
-        }
+        "mailbox settings"
+        | "mailbox summary"
+        | "quota usage"
+        | "expunged message"
+        | "deleted mailbox"
+        | "private seen"
+        | "private seen summary" => other[11] ^= 0x40,
         "message chunk" | "chunk summary" | "message delta" | "tombstone" => other[13] ^= 0x40,
         _ => other[10] ^= 0x40,
     }

@@ -7,13 +7,13 @@
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_store::{
-    Annotation, AnnotationName, FlagChange, FlagList, Held, Limits, NewAccount, NewMessage, Store,
+    Account, Annotation, AnnotationName, FlagChange, FlagList, Held, Limits, NewAccount, NewMessage, Store,
     StoreError, StoreOptions,
 };
 use rookery_types::{
     AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, Uid, UidSet, UserName,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +22,46 @@ struct ModelMessage {
     body: Vec<u8>,
     flags: u8,
     keywords: Vec<String>,
+    /// Who has seen it, of those who are not the owner.
+    seen_by: BTreeSet<&'static str>,
+}
+
+/// Users who read what is not theirs.
+const READERS: [&str; 2] = ["kim@example.org", "lee@example.org"];
+
+const SEEN: u8 = SystemFlags::SEEN.bits();
+
+impl ModelMessage {
+    /// Its flags as a user sees them; `None`: the owner.
+    fn flags_for(&self, user: Option<&'static str>) -> u8 {
+        match user {
+            Some(user) => self.flags & !SEEN | if self.seen_by.contains(user) { SEEN } else { 0 },
+            None => self.flags,
+        }
+    }
+
+    /// The same message with other flags, as that user has set them.
+    fn set_flags(&mut self, user: Option<&'static str>, flags: u8) {
+        let Some(user) = user else { return self.flags = flags };
+        self.flags = flags & !SEEN | self.flags & SEEN;
+        match flags & SEEN != 0 {
+            true => self.seen_by.insert(user),
+            false => self.seen_by.remove(user),
+        };
+    }
+
+    /// As it comes to a mailbox by that user, who sees it with these flags.
+    fn coming(&self, user: Option<&'static str>, flags: u8) -> ModelMessage {
+        let mut new = ModelMessage { flags: 0, seen_by: BTreeSet::new(), ..self.clone() };
+        new.set_flags(user, flags);
+        new
+    }
 }
 
 impl std::fmt::Debug for ModelMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} octets, flags {:05b} {:?}", self.body.len(), self.flags, self.keywords)
+        let (octets, flags) = (self.body.len(), self.flags);
+        write!(f, "{octets} octets, flags {flags:05b} {:?}, seen by {:?}", self.keywords, self.seen_by)
     }
 }
 
@@ -36,6 +71,8 @@ struct ModelMailbox {
     uid_next: u32,
     messages: BTreeMap<u32, ModelMessage>,
     highest_modseq: u64,
+    /// The readers' own.
+    own_modseqs: [u64; 2],
     /// It is a quota root; INBOX's limits are the account's.
     quota: Option<Limits>,
     annotations: BTreeMap<String, Vec<u8>>,
@@ -122,6 +159,41 @@ fn account_id() -> AccountId {
     AccountId::new(ACCOUNT).unwrap()
 }
 
+/// What a reader has seen of a mailbox goes into the messages; tells the reader's HIGHESTMODSEQ. Whatever else the
+/// store says of it must agree.
+async fn seen_of(
+    account: &Account,
+    path: &MailboxPath,
+    reader: &'static str,
+    messages: &mut BTreeMap<u32, ModelMessage>,
+) -> u64 {
+    let account = account.clone().seen_by(&UserName::parse(reader, "").unwrap());
+    let state = account.tree().state(account.tree().get(path).unwrap()).unwrap();
+    let quick = account.summary_of(&state).await.expect("it is counted");
+    let mailbox = account.open(state.id).await.expect("it opens");
+    let (state, shared) = (mailbox.now(), state);
+    assert_eq!((quick.unseen, quick.highest_modseq), (state.summary.unseen, state.summary.highest_modseq));
+    let theirs = state.messages.as_ref().expect("an open mailbox has its messages");
+    let mut first_unseen = None;
+    let mut unseen = 0;
+    for found in theirs.iter() {
+        let (seq, message) = found.expect("it is read");
+        assert!(message.modseq <= state.summary.highest_modseq, "{path}: a modseq above the highest");
+        let known = messages.get_mut(&message.uid.get()).expect("all see the same messages");
+        assert_eq!(message.flags.bits() & !SEEN, known.flags & !SEEN);
+        if message.flags.contains(SystemFlags::SEEN) {
+            known.seen_by.insert(reader);
+        } else {
+            unseen += 1;
+            first_unseen = first_unseen.or(Some(seq));
+        }
+    }
+    assert_eq!(state.summary.unseen, unseen, "{path}: what {reader} has not seen is counted");
+    assert_eq!(theirs.first_unseen().expect("it is read"), first_unseen);
+    assert!(state.summary.highest_modseq >= shared.summary.highest_modseq);
+    state.summary.highest_modseq.get()
+}
+
 /// What the store says now, read back octet by octet.
 async fn observed(store: &Store) -> Model {
     let account = store.account(account_id()).await.expect("the account is there");
@@ -146,7 +218,12 @@ async fn observed(store: &Store) -> Model {
             let keywords = names.map(|n| state.settings.keywords[usize::from(*n)].to_string()).collect();
             unseen += u32::from(!message.flags.contains(SystemFlags::SEEN));
             octets += u64::from(message.size);
-            messages.insert(message.uid.get(), ModelMessage { body, flags: message.flags.bits(), keywords });
+            let (flags, seen_by) = (message.flags.bits(), BTreeSet::new());
+            messages.insert(message.uid.get(), ModelMessage { body, flags, keywords, seen_by });
+        }
+        let mut own_modseqs = [0; 2];
+        for (reader, own) in READERS.into_iter().zip(&mut own_modseqs) {
+            *own = seen_of(&account, path, reader, &mut messages).await;
         }
         assert_eq!(state.summary.exists as usize, messages.len(), "{path}: the summary counts the messages");
         assert_eq!((state.summary.unseen, state.summary.octets), (unseen, octets), "{path}");
@@ -160,6 +237,7 @@ async fn observed(store: &Store) -> Model {
                 uid_next: state.summary.uid_next,
                 messages,
                 highest_modseq: state.summary.highest_modseq.get(),
+                own_modseqs,
                 quota,
                 annotations,
             },
@@ -178,7 +256,7 @@ async fn observed(store: &Store) -> Model {
 
 fn without_modseq(model: &Model) -> Model {
     let mut model = model.clone();
-    model.values_mut().for_each(|mailbox| mailbox.highest_modseq = 0);
+    model.values_mut().for_each(|mailbox| (mailbox.highest_modseq, mailbox.own_modseqs) = (0, [0; 2]));
     model
 }
 
@@ -190,6 +268,12 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
     let name = names[rng.below(names.len() as u64) as usize].clone();
     let path = MailboxPath::new(&name).unwrap();
     let id = account.tree().get(&path).expect("the model's mailboxes exist");
+    // By the owner, or by somebody else.
+    let user = READERS.get(rng.below(4) as usize).copied();
+    let account = match user {
+        Some(user) => account.seen_by(&UserName::parse(user, "").unwrap()),
+        None => account,
+    };
     let mut next = model.clone();
     let pick = |rng: &mut Rng, mailbox: &ModelMailbox| -> UidSet {
         let mut set = UidSet::new();
@@ -217,10 +301,10 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                 let flags = SystemFlags::from_bits(rng.below(32) as u8).unwrap();
                 let keyword = format!("$k{}", rng.below(5));
                 let mailbox = next.get_mut(&name).unwrap();
-                mailbox.messages.insert(
-                    mailbox.uid_next,
-                    ModelMessage { body, flags: flags.bits(), keywords: vec![keyword.clone()] },
-                );
+                let (keywords, seen_by) = (vec![keyword.clone()], BTreeSet::new());
+                let mut message = ModelMessage { body, flags: 0, keywords, seen_by };
+                message.set_flags(user, flags.bits());
+                mailbox.messages.insert(mailbox.uid_next, message);
                 mailbox.uid_next += 1;
                 let body = spool.finish().map_err(|_| Box::new(model.clone()))?;
                 let keywords = vec![Keyword::new(&keyword).unwrap()];
@@ -245,10 +329,8 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
             let add = rng.below(2) == 0;
             for uid in uids.iter() {
                 if let Some(message) = next.get_mut(&name).unwrap().messages.get_mut(&uid) {
-                    match add {
-                        true => message.flags |= flags.bits(),
-                        false => message.flags &= !flags.bits(),
-                    }
+                    let old = message.flags_for(user);
+                    message.set_flags(user, if add { old | flags.bits() } else { old & !flags.bits() });
                 }
             }
             let Ok(mailbox) = account.open(id).await else { return failed(model.clone()) };
@@ -279,7 +361,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                     next.get_mut(&name).unwrap().messages.remove(&uid);
                 }
                 let to = next.get_mut(&target).unwrap();
-                to.messages.insert(to.uid_next, message);
+                to.messages.insert(to.uid_next, message.coming(user, message.flags_for(user)));
                 to.uid_next += 1;
             }
             let Ok(mailbox) = account.open(id).await else { return failed(model.clone()) };
@@ -305,7 +387,8 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
             let old = next.get_mut(&name).unwrap().messages.remove(&uid);
             if old.is_some() {
                 let to = next.get_mut(&target).unwrap();
-                let message = ModelMessage { body: body.clone(), flags: 0, keywords: Vec::new() };
+                let (flags, keywords, seen_by) = (0, Vec::new(), BTreeSet::new());
+                let message = ModelMessage { body: body.clone(), flags, keywords, seen_by };
                 to.messages.insert(to.uid_next, message);
                 to.uid_next += 1;
             }
@@ -333,6 +416,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                         uid_next: 1,
                         messages: BTreeMap::new(),
                         highest_modseq: 1,
+                        own_modseqs: [1; 2],
                         quota: None,
                         annotations: BTreeMap::new(),
                     };
@@ -349,6 +433,7 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
                     uid_next: 1,
                     messages: BTreeMap::new(),
                     highest_modseq: 1,
+                    own_modseqs: [1; 2],
                     quota: None,
                     annotations: BTreeMap::new(),
                 };
@@ -461,6 +546,8 @@ fn assert_forward(before: &Model, after: &Model, seed: u64) {
         let Some(new) = after.get(name).filter(|new| new.uid_validity == old.uid_validity) else { continue };
         assert!(new.uid_next >= old.uid_next, "seed {seed}: {name}: UIDNEXT went back");
         assert!(new.highest_modseq >= old.highest_modseq, "seed {seed}: {name}: HIGHESTMODSEQ went back");
+        let own = old.own_modseqs.iter().zip(&new.own_modseqs);
+        assert!(own.clone().all(|(old, new)| new >= old), "seed {seed}: {name}: a reader's went back");
     }
 }
 

@@ -51,6 +51,9 @@ pub(crate) struct MailboxFile {
     pub(crate) annotations: Vec<AnnotationLine>,
     /// The file with its messages.
     pub(crate) messages: String,
+    /// What others than the owner have seen of it: users, and the first and last of UIDs that follow one another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) seen: Vec<(String, Vec<(u32, u32)>)>,
 }
 
 /// A named value (RFC 5464).

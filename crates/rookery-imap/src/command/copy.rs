@@ -77,10 +77,13 @@ pub(super) async fn target(user: &User, name: &WireName) -> Result<Found, Failur
         }
         found => found?,
     };
-    match found.rights.contains(Rights::INSERT) {
-        true => Ok(found),
-        false => Err(no_permission().into()),
+    if !found.rights.contains(Rights::INSERT) {
+        return Err(no_permission().into());
     }
+    Ok(match found.rights.contains(Rights::SEEN) {
+        true => found,
+        false => Found { account: found.account.without_keeping_seen(), ..found },
+    })
 }
 
 fn copy_uid(copied: &Copied) -> Option<Code> {

@@ -67,7 +67,7 @@ async fn open(
     view.add_recent(first_recent, state.summary.uid_next);
     let selected = Selected { mailbox, read_only, view, saved: UidSet::new() };
     let name = user.names.wire(&user.names.show(&address));
-    describe(wire, user, &selected, &state, name)?;
+    describe(wire, user, &selected, &state, name).await?;
     if let Some(known) = parameters.qresync {
         resynchronise(wire, user, &selected, &state, known).await?;
     }
@@ -80,7 +80,7 @@ async fn open(
 }
 
 /// The untagged responses that a client needs to begin with.
-fn describe(
+async fn describe(
     wire: &mut Wire,
     user: &User,
     selected: &Selected,
@@ -91,7 +91,12 @@ fn describe(
     wire.put(&Response::Exists(selected.view.exists()));
     if !user.enabled.rev2 {
         wire.put(&Response::Recent(selected.view.recent_count()?));
-        if let Some(seq) = selected.view.messages().first_unseen().filter(|_| !user.enabled.uid_only) {
+        let messages = selected.view.messages().clone();
+        let first = match messages.is_personal() {
+            true => blocking(move || messages.first_unseen()).await??,
+            false => messages.first_unseen()?,
+        };
+        if let Some(seq) = first.filter(|_| !user.enabled.uid_only) {
             wire.put(&Response::ok_code(Code::Unseen(seq), "The first message that is not seen"));
         }
     }

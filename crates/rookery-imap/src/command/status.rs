@@ -1,4 +1,4 @@
-//! STATUS (RFC 9051 §6.3.11). Answered from summaries: no message is looked at.
+//! STATUS (RFC 9051 §6.3.11). Answered from summaries: no message is looked at, if the store has counted them.
 
 use super::Outcome;
 use crate::answer::{Answer, Failure, no_permission};
@@ -7,7 +7,7 @@ use crate::session::User;
 use crate::wire::Wire;
 use rookery_codec::imap::response::StatusValue;
 use rookery_codec::imap::{Response, StatusItem, WireName};
-use rookery_store::{Account, MailboxState};
+use rookery_store::{Account, MailboxState, Summary};
 use rookery_types::{Rights, Uid};
 
 /// Tells what is asked of a mailbox.
@@ -42,11 +42,19 @@ pub(super) async fn values(
         }
         false => 0,
     };
-    Ok(items.iter().filter_map(|item| value(user, state, *item, recent)).collect())
+    // Only these two can be the user's own.
+    let own = items.contains(&StatusItem::Unseen) || items.contains(&StatusItem::HighestModSeq);
+    let summary = if own { account.summary_of(state).await? } else { state.summary };
+    Ok(items.iter().filter_map(|item| value(user, state, &summary, *item, recent)).collect())
 }
 
-fn value(user: &User, state: &MailboxState, item: StatusItem, recent: usize) -> Option<StatusValue> {
-    let summary = &state.summary;
+fn value(
+    user: &User,
+    state: &MailboxState,
+    summary: &Summary,
+    item: StatusItem,
+    recent: usize,
+) -> Option<StatusValue> {
     Some(match item {
         StatusItem::Messages => StatusValue::Messages(summary.exists),
         StatusItem::Recent => StatusValue::Recent(u32::try_from(recent).unwrap_or(u32::MAX)),

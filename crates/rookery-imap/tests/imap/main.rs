@@ -18,6 +18,7 @@ mod quota;
 mod replacing;
 mod replay;
 mod searching;
+mod seen;
 mod sharing;
 mod sorting;
 mod wire;

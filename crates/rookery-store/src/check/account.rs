@@ -2,6 +2,7 @@
 
 use super::Findings;
 use super::analysis::History;
+use super::private::{self, Private};
 use super::volumes::Body;
 use crate::fold::{overlaid, summary_of};
 use crate::keys;
@@ -13,7 +14,7 @@ use crate::records::{
 use bytes::Bytes;
 use rookery_kv::engine::{Engine, EngineError, Space, prefix_end};
 use rookery_types::{
-    AccountId, ContentId, InternalDate, MailboxId, MailboxPath, ModSeq, ThreadId, Uid, UidSet,
+    AccountId, ContentId, InternalDate, MailboxId, MailboxPath, ModSeq, ThreadId, Uid, UidSet, UserName,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -34,6 +35,8 @@ pub(super) struct Seen {
     pub(super) annotation_usage: Option<Annotations>,
     /// Their keys, by the numbers of their mailboxes.
     pub(super) annotated: BTreeMap<u32, Vec<Bytes>>,
+    /// What users have seen of mailboxes that are not theirs.
+    pub(super) private: BTreeMap<(u32, UserName), Private>,
     pub(super) settings: BTreeMap<u32, Settings>,
     pub(super) summaries: BTreeMap<u32, Summary>,
     /// What the quota roots that begin at mailboxes hold.
@@ -94,6 +97,7 @@ impl Seen {
                 }
             }
             Some(4) => seen.annotation_usage = Annotations::decode(key, value).ok(),
+            Some(5) => Private::take(&mut seen.private, key, value),
             _ => seen.list = records::decode_subscription_list(key, value).ok(),
         })?;
         entries(engine, Space::Mailbox, &prefix, &mut |key, value| {
@@ -191,6 +195,7 @@ impl Seen {
             && self.list.is_none()
             && self.annotated.is_empty()
             && self.annotation_usage.is_none()
+            && self.private.is_empty()
             && self.subscriptions.is_empty()
             && self.summaries.is_empty()
             && self.held.is_empty()
@@ -291,6 +296,7 @@ pub(super) fn check(id: AccountId, seen: &Seen, summarised: bool, findings: &mut
     }
     contents(id, findings, seen, &history);
     quotas(id, findings, seen, &history);
+    private::check(id, findings, seen, &history);
     if let Some(record) = &seen.record {
         sums(id, findings, seen, record, &history);
     }

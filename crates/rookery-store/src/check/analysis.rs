@@ -5,6 +5,7 @@
 
 use super::Findings;
 use super::account::Seen;
+use super::private::Private;
 use crate::keys;
 use crate::records::Change;
 use rookery_types::{AccountId, MailboxId, ModSeq, Uid, UidSet};
@@ -40,7 +41,8 @@ impl Seen {
         let summaries = self.summaries.values().map(|s| s.highest_modseq.get());
         let tombstones = self.tombstones.keys().map(|(_, modseq)| *modseq);
         let log = self.log.keys().copied();
-        messages.chain(summaries).chain(tombstones).chain(log).max().unwrap_or(1)
+        let private = self.private.values().map(Private::modseq);
+        messages.chain(summaries).chain(tombstones).chain(log).chain(private).max().unwrap_or(1)
     }
 }
 
@@ -68,7 +70,8 @@ impl History {
                     | Change::Settings
                     | Change::Deleted
                     | Change::Annotations(_)
-                    | Change::Renamed(_) => {}
+                    | Change::Renamed(_)
+                    | Change::Seen(..) => {}
                 }
             }
         }

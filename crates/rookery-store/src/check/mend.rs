@@ -10,6 +10,7 @@ mod contents;
 
 use super::account::{Seen, chunk_summary_faults, counted, held, usage};
 use super::analysis::History;
+use super::private::{self, FaultKind};
 use super::rebuild::{Index, Stored};
 use super::repair::{JUMP, Repair};
 use super::{CheckError, Outcome};
@@ -59,6 +60,8 @@ struct Mend<'r, 'a> {
     settings_changed: BTreeSet<u32>,
     /// UIDNEXTs below these may have been given.
     uid_floors: BTreeMap<u32, u32>,
+    /// Users for whom messages are not seen any more, or who have to look again.
+    looked_again: Vec<(u32, UserName, UidSet)>,
 }
 
 const ARRIVED: u8 = 0;
@@ -109,6 +112,7 @@ pub(super) fn account(repair: &mut Repair<'_>, index: &mut Index, case: Case) ->
         deltas: BTreeMap::new(),
         settings_changed: BTreeSet::new(),
         uid_floors: BTreeMap::new(),
+        looked_again: Vec::new(),
     };
     mend.uid_floors();
     mend.settings()?;
@@ -227,12 +231,16 @@ impl Mend<'_, '_> {
                 Change::Arrived(uids) | Change::Flags(uids) | Change::Expunged(uids) => {
                     raise(*number, uids.last());
                 }
+                Change::Seen(_, uids) => raise(*number, uids.last()),
                 Change::Created
                 | Change::Settings
                 | Change::Deleted
                 | Change::Annotations(_)
                 | Change::Renamed(_) => {}
             }
+        }
+        for (number, uid) in private::last_uids(&self.seen) {
+            raise(number, Some(uid.get()));
         }
         self.uid_floors = floors;
     }
@@ -509,7 +517,8 @@ impl Mend<'_, '_> {
             self.seen.deltas.entry(*number).or_default().insert_uid(*uid);
         }
         self.repair.pace()?;
-        if !self.entry.is_empty() || !self.touched.is_empty() {
+        self.private(history)?;
+        if !self.entry.is_empty() || !self.touched.is_empty() || !self.looked_again.is_empty() {
             self.write_entry();
         }
         for number in self.seen.settings.keys().copied().collect::<Vec<_>>() {
@@ -551,6 +560,44 @@ impl Mend<'_, '_> {
         }
     }
 
+    /// Puts aside what users have seen of mailboxes that are gone, and counts the rest anew where it is wrong: as a
+    /// change of that user, now, so that clients look again. A lost record means that its messages are not seen.
+    fn private(&mut self, history: &History) -> Result<(), CheckError> {
+        for fault in private::faults(&self.seen, history) {
+            let mailbox = self.mailbox(fault.number);
+            let at = (fault.number, fault.user.clone());
+            let private = self.seen.private.remove(&at).unwrap_or_default();
+            if fault.kind == FaultKind::Stray {
+                for key in private.keys(mailbox, &fault.user) {
+                    let value = self.repair.engine.get(Space::Account, &key)?.unwrap_or_default();
+                    let name = self.repair.put_aside(Space::Account, &key, &value)?;
+                    let text = format!("its mailbox is gone; it is under {name}");
+                    self.repair.note(private::kind_of(&key), &key, Outcome::Quarantined(text));
+                }
+                continue;
+            }
+            // What no record speaks of may have been seen: now it is not, which the user's clients have to hear.
+            let unknown = match fault.kind {
+                FaultKind::Lost => private.unknown(&self.seen, fault.number),
+                _ => UidSet::new(),
+            };
+            let (now, touched) = private.looked_again(&self.seen, fault.number, &unknown, self.modseq);
+            for number in touched {
+                if let Some(block) = now.block(number) {
+                    let key = keys::seen_block(mailbox, &fault.user, number);
+                    let value = block.encode(&key);
+                    self.repair.put(Space::Account, key, value);
+                }
+            }
+            let (kind, key) = fault.record(self.case.id);
+            self.repair.put(Space::Account, key.clone(), now.head().encode(&key));
+            let text = format!("counted anew: the user has seen {} messages", now.head().count.unwrap_or(0));
+            self.repair.note(kind, &key, fixed(text));
+            self.looked_again.push((fault.number, fault.user, unknown));
+        }
+        Ok(())
+    }
+
     /// Counts anew what each quota root holds.
     fn quotas(&mut self) {
         let held = held(&self.seen);
@@ -587,6 +634,9 @@ impl Mend<'_, '_> {
                 }
             };
             entry.changes.push((number, change));
+        }
+        for (number, user, uids) in std::mem::take(&mut self.looked_again) {
+            entry.changes.push((number, Change::Seen(user, uids)));
         }
         self.record.modseq = self.modseq;
         let key = keys::log(self.case.id, self.modseq);

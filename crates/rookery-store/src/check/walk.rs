@@ -3,6 +3,7 @@
 use crate::encoding::Damaged;
 use crate::keys;
 use crate::records::{self, AccountRecord, ContentRecord, Facts, LogEntry, Settings, Summary};
+use crate::seen::{Block, Head};
 use crate::store::{decode_group, decode_live};
 use bytes::Bytes;
 use rookery_kv::engine::{Engine, EngineError, Space};
@@ -30,6 +31,7 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
         (Space::Account, Some(2), 9) => Some("subscription list"),
         (Space::Account, Some(3), _) => keys::annotation_parts(key).map(|_| "annotation"),
         (Space::Account, Some(4), 9) => Some("annotation usage"),
+        (Space::Account, Some(5), _) => keys::seen_parts(key).map(|_| super::private::kind_of(key)),
         (Space::Mailbox, _, 13) => match key.last() {
             Some(0) => Some("mailbox settings"),
             Some(1) => Some("mailbox summary"),
@@ -86,6 +88,8 @@ fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
         "server annotations" => records::decode_server_annotations(value).map(drop),
         "annotation" => records::decode_annotation(key, value).map(drop),
         "annotation usage" => records::Annotations::decode(key, value).map(drop),
+        "private seen" => Block::decode(key, value).map(drop),
+        "private seen summary" => Head::decode(key, value).map(drop),
         "account" => AccountRecord::decode(key, value).map(drop),
         "subscription" => records::decode_subscription(key, value).map(drop),
         "subscription list" => records::decode_subscription_list(key, value).map(drop),

@@ -137,6 +137,7 @@ async fn one(
             quota: limits,
             annotations: annotations(&account, Some(state.id), &entry.name).await?,
             messages: lines.clone(),
+            seen: seen_by_others(&account, state.id).await?,
         });
         let (reader, place) = (account.clone(), place.clone());
         let counts = blocking(move || mailbox_file(&reader, &state, &place, &lines)).await?;
@@ -198,6 +199,16 @@ async fn annotations(
         Ok(lines)
     })
     .await
+}
+
+/// What others than the owner have seen of a mailbox.
+async fn seen_by_others(
+    account: &Account,
+    mailbox: MailboxId,
+) -> Result<Vec<(String, Vec<(u32, u32)>)>, Failed> {
+    let account = account.clone();
+    let seen = blocking(move || Ok(account.seen_by_others(mailbox)?)).await?;
+    Ok(seen.into_iter().map(|(user, uids)| (user.as_str().to_owned(), uids.ranges().collect())).collect())
 }
 
 /// Writes the messages of a mailbox.

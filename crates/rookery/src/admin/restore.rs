@@ -14,12 +14,13 @@ use rookery_admin::socket::{Failed, Replies};
 use rookery_directory::{AccountState, Verifier};
 use rookery_route::RegistrarError;
 use rookery_store::{
-    Account, Annotation, AnnotationName, Limits, NewMessage, RestoredMailbox, RestoredMessage, Store,
+    Account, Annotation, AnnotationName, FlagChange, FlagList, Limits, NewMessage, RestoredMailbox,
+    RestoredMessage, Store,
 };
 use rookery_types::acl::Acl;
 use rookery_types::namespace::parse_identifier;
 use rookery_types::{
-    AccountName, Flag, InternalDate, MailboxId, MailboxPath, Rights, SpecialUse, SystemFlags, Uid,
+    AccountName, Flag, InternalDate, MailboxId, MailboxPath, Rights, SpecialUse, SystemFlags, Uid, UidSet,
     UidValidity, UserName,
 };
 use serde::Deserialize;
@@ -141,6 +142,7 @@ async fn fill(
         }
         account.restored_mailbox(id, was.uid_next).await.map_err(store)?;
         annotate(account, Some(id), &was.annotations, name).await?;
+        see(account, id, place, &was.seen).await?;
     }
     annotate(account, None, &file.annotations, name).await?;
     // What a new account has and this one had not.
@@ -208,6 +210,25 @@ async fn annotate(
         return Ok(());
     }
     account.annotate(of, &changes, None).await.map_err(|error| failed(&error))
+}
+
+/// Gives users back what they had seen.
+async fn see(
+    account: &Account,
+    id: MailboxId,
+    place: &Path,
+    seen: &[(String, Vec<(u32, u32)>)],
+) -> Result<(), Failed> {
+    for (user, ranges) in seen {
+        let user = UserName::parse(user, "").map_err(|error| broken(place, format!("{user}: {error}")))?;
+        let mut uids = UidSet::new();
+        ranges.iter().for_each(|(first, last)| uids.insert_range(*first, *last));
+        let mailbox = account.clone().seen_by(&user).open(id).await.map_err(|error| failed(&error))?;
+        let list = FlagList { flags: SystemFlags::SEEN, keywords: Vec::new() };
+        let stored = mailbox.store_flags(&uids, FlagChange::Add(list), None).await;
+        stored.map_err(|error| failed(&error))?;
+    }
+    Ok(())
 }
 
 /// The messages of one mailbox, read batch by batch.
