@@ -2,6 +2,7 @@
 #![no_main]
 
 mod codecs;
+mod link;
 mod mail;
 mod names;
 mod records;
@@ -29,6 +30,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("store_records", records::store),
     ("volume_records", records::volumes),
     ("directory_records", records::directory),
+    ("link", link::link),
 ];
 
 fn target() -> Target {
