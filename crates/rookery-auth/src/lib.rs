@@ -31,5 +31,5 @@ pub use passwd::PasswdFile;
 pub use password::{HashError, HashParams, Hasher, HasherOptions, Lane, Password};
 pub use sasl::{Credentials, MECHANISMS, Mechanism, Step};
 pub use scram::{ChannelBinding, ScramKeys};
-pub use sessions::{SessionSlot, Sessions};
+pub use sessions::{EnterError, SessionSlot, Sessions};
 pub use throttle::{Source, Throttle};

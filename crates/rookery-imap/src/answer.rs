@@ -141,6 +141,9 @@ impl From<StoreError> for Answer {
                 Answer::no(Code::Limit, "The mailbox has as many keywords as it may have")
             }
             StoreError::TooLarge(_) => Answer::no(Code::TooBig, "The message is larger than is taken"),
+            StoreError::Nul(_) => {
+                Answer::no(Code::UnknownCte, "NUL stands where no transfer encoding can be put over it")
+            }
             StoreError::NoSpace => Answer::no(Code::Unavailable, "The disk is full; the operator was told"),
             StoreError::CutOff => Answer::no(Code::Unavailable, "The server is ending"),
             _ => Answer::server_fault(),

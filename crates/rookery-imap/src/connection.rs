@@ -16,14 +16,16 @@ use crate::command::{self, Context};
 use crate::measure;
 use crate::notify;
 use crate::services::Services;
-use crate::session::State;
+use crate::session::{State, User};
 use crate::tell;
 use crate::wire::Wire;
+use rookery_auth::SessionSlot;
 use rookery_codec::imap::command::{Replaced, Tagged};
 use rookery_codec::imap::server::{Bad, Decoded, Limits};
 use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
 use rookery_route::SessionHead;
+use rookery_store::Noted;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -164,6 +166,9 @@ impl Driver {
             self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
             return Ok(Next::Close);
         }
+        if self.state.is_ended() {
+            return Ok(account_closed(&mut self.wire));
+        }
         match self.wire.decoder.next() {
             Decoded::NeedMore => self.wait().await,
             Decoded::Continue => {
@@ -182,9 +187,10 @@ impl Driver {
                     Some(Replaced { uid: true, .. }) => "UID REPLACE",
                 };
                 let timing = Timing::start(&measure::NAMES, verb, tag.as_str());
+                let own = self.state.notes();
                 let append =
                     command::append::append(&mut self.wire, &mut self.state, replaced, mailbox, message);
-                let outcome = Box::pin(append).await;
+                let outcome = Box::pin(noting(own, append)).await;
                 self.answered(tag, timing, true, outcome).await
             }
             Decoded::Fatal { text } => {
@@ -204,20 +210,21 @@ impl Driver {
         }
     }
 
-    /// Sends what is waiting and waits for the client, or for the server's end.
+    /// Sends what is waiting and waits for the client, or for the server's or the account's end.
     async fn wait(&mut self) -> Result<Next, Failure> {
         self.wire.flush().await?;
         let limit = self.wire.silence_max;
-        // Few ask for it, and what they wait with is large.
-        let mut notified = match &mut self.state {
-            State::Authenticated(user) if user.notify.is_some() => {
-                Some(Box::pin(notify::changed(user, None)))
-            }
-            State::Selected(user, selected) if user.notify.is_some() => {
-                Some(Box::pin(notify::changed(user, Some(selected))))
-            }
-            _ => None,
+        let (user, selected) = match &mut self.state {
+            State::Authenticated(user) => (Some(&mut **user), None),
+            State::Selected(user, selected) => (Some(&mut **user), Some(&**selected)),
+            State::NotAuthenticated | State::Away(_) | State::Logout => (None, None),
         };
+        let (slot, notify) = match user {
+            Some(User { slot, notify, .. }) => (slot.as_ref(), notify.as_deref_mut()),
+            None => (None, None),
+        };
+        // Few ask for it, and what they wait with is large.
+        let mut notified = notify.map(|notify| Box::pin(notify::changed(notify, selected)));
         let changed = async {
             match &mut notified {
                 Some(changed) => changed.await,
@@ -234,6 +241,7 @@ impl Driver {
                 true => return Ok(Next::Go),
                 false => return Ok(Next::Close),
             },
+            () = ended(slot) => return Ok(account_closed(&mut self.wire)),
             () = changed => {}
         }
         drop(notified);
@@ -281,9 +289,10 @@ impl Driver {
         }
         let expunges = command::may_expunge(&command);
         let before = matches!(self.state, State::NotAuthenticated);
+        let own = self.state.notes();
         let state = std::mem::replace(&mut self.state, State::Logout);
         let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
-        let (state, outcome) = command::step(state, command, context).await;
+        let (state, outcome) = noting(own, command::step(state, command, context)).await;
         self.state = state;
         if before && matches!(self.state, State::Authenticated(_)) {
             self.logged_in();
@@ -387,6 +396,9 @@ impl Driver {
             }
         };
         if matches!(&outcome, Ok(answer) if answer.condition == Condition::Bye) {
+            if self.state.is_ended() {
+                return Ok(account_closed(&mut self.wire));
+            }
             self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
             return Ok(Next::Close);
         }
@@ -466,6 +478,28 @@ impl Driver {
                 None
             }
         }
+    }
+}
+
+/// The account was closed to its user while the session was open.
+fn account_closed(wire: &mut Wire) -> Next {
+    wire.put(&bye(Some(Code::Unavailable), "The account was closed"));
+    Next::Close
+}
+
+/// Does what a command asks for, and notes its changes if the client hears of changes.
+async fn noting<T>(own: Option<Noted>, work: impl Future<Output = T>) -> T {
+    match own {
+        Some(own) => own.during(work).await,
+        None => work.await,
+    }
+}
+
+/// Returns when the account of a session is closed.
+pub(crate) async fn ended(slot: Option<&SessionSlot>) {
+    match slot {
+        Some(slot) => slot.ended().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -5,6 +5,7 @@
 //! - Nothing is queued: what has happened is read from the accounts' change logs when it is told, and told as it is
 //!   then. Of an account only a modseq is kept, and which of its mailboxes the client knows of.
 //! - A mailbox is told of only to those who may look it up; its messages, only to those who may read it.
+//! - What the client's own commands have done is not told, as far as RFC 5465 §5 lets that be left out.
 //! - What would be too much to tell ends with NOTIFICATIONOVERFLOW, as if the client had asked for nothing.
 
 use crate::answer::{Answer, Failure, blocking};
@@ -15,8 +16,10 @@ use bytes::Bytes;
 use rookery_codec::imap::command::{Event, EventGroup, MailboxFilter};
 use rookery_codec::imap::response::{ListAttribute, ListEntry, MetadataEntries, StatusValue};
 use rookery_codec::imap::{Code, Response, WireName};
-use rookery_store::{Account, AnnotationName, Change, LogEntry, MailboxState, Tree};
-use rookery_types::{AccountName, Address, MailboxId, MailboxPath, Rights, Uid, UidSet, UserName};
+use rookery_store::{Account, AnnotationName, Change, LogEntry, MailboxState, Noted, Tree};
+use rookery_types::{
+    AccountId, AccountName, Address, MailboxId, MailboxPath, ModSeq, Rights, Uid, UidSet, UserName,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -88,10 +91,15 @@ type ServerAnnotations = Arc<BTreeMap<String, Bytes>>;
 /// What a client has asked for.
 pub(crate) struct Notify {
     pub(crate) selected: OfSelected,
+    /// What the client's own commands have changed since that was told last.
+    pub(crate) own: Noted,
     groups: Vec<(Filter, Events)>,
     watched: Vec<Watched>,
-    /// What the user was subscribed to when that was told last.
+    /// What the user was subscribed to when that was looked at last, and when it was told last.
     subscriptions: Arc<BTreeMap<String, Option<MailboxId>>>,
+    told_subscriptions: Arc<BTreeMap<String, Option<MailboxId>>>,
+    /// Somebody else has changed them since.
+    others_subscribed: bool,
     /// The server's annotations when they were told last.
     server: Option<(watch::Receiver<u64>, ServerAnnotations)>,
 }
@@ -112,9 +120,12 @@ impl Notify {
     pub(crate) fn none(user: &User) -> Notify {
         Notify {
             selected: OfSelected::default(),
+            own: Noted::default(),
             groups: Vec::new(),
             watched: Vec::new(),
             subscriptions: subscriptions(user),
+            told_subscriptions: subscriptions(user),
+            others_subscribed: false,
             server: None,
         }
     }
@@ -287,6 +298,10 @@ fn subscriptions(user: &User) -> Arc<BTreeMap<String, Option<MailboxId>>> {
     user.own.as_ref().map(|own| own.tree().subscriptions_now()).unwrap_or_default()
 }
 
+fn is_own_change(own: &Noted, account: AccountId, modseq: u64) -> bool {
+    ModSeq::new(modseq).is_some_and(|modseq| own.has(account, modseq))
+}
+
 fn is_own(user: &User, account: &Account) -> bool {
     user.own.as_ref().is_some_and(|own| own.id() == account.id())
 }
@@ -360,8 +375,7 @@ fn listed(mailbox: WireName, attributes: Vec<ListAttribute>, old_name: Option<Wi
 }
 
 /// Returns when there may be something to tell. Safe to cancel.
-pub(crate) async fn changed(user: &mut User, selected: Option<&Selected>) {
-    let Some(notify) = user.notify.as_deref_mut() else { return std::future::pending().await };
+pub(crate) async fn changed(notify: &mut Notify, selected: Option<&Selected>) {
     let mut waits: Vec<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = Vec::new();
     for watched in &mut notify.watched {
         waits.push(Box::pin(heard(&mut watched.changed)));
@@ -405,6 +419,7 @@ pub(crate) async fn catch_up(
     if matches!(&told, Err(Failure::Gone(_))) {
         return told;
     }
+    notify.own.clear();
     if told.is_err() {
         let text = "More has happened than can be told; nothing more will be";
         wire.put(&Response::ok_code(Code::NotificationOverflow, text));
@@ -417,6 +432,8 @@ pub(crate) async fn catch_up(
 /// What has happened to one mailbox.
 #[derive(Default)]
 struct Happened {
+    /// Somebody else did some of it.
+    is_news: bool,
     messages: bool,
     flags: bool,
     created: bool,
@@ -424,14 +441,20 @@ struct Happened {
     annotations: BTreeSet<String>,
 }
 
-/// The changes, by the number of the mailbox.
-fn by_mailbox(entries: Vec<LogEntry>, user: &UserName) -> BTreeMap<u32, Happened> {
+/// The changes, by the number of the mailbox. Of a mailbox that others have changed too, only their changes.
+fn by_mailbox(entries: Vec<(LogEntry, bool)>, user: &UserName) -> BTreeMap<u32, Happened> {
     let mut all: BTreeMap<u32, Happened> = BTreeMap::new();
-    for (number, change) in entries.into_iter().flat_map(|entry| entry.changes) {
+    let changes =
+        entries.into_iter().flat_map(|(entry, own)| entry.changes.into_iter().map(move |one| (one, own)));
+    for ((number, change), own) in changes {
         if matches!(&change, Change::Seen(who, _) if who != user) {
             continue;
         }
         let happened = all.entry(number).or_default();
+        if own {
+            continue;
+        }
+        happened.is_news = true;
         match change {
             Change::Arrived(_) | Change::Expunged(_) => happened.messages = true,
             Change::Flags(_) | Change::Seen(..) => happened.flags = true,
@@ -491,6 +514,13 @@ impl Notify {
         let reader = account.clone();
         let entries = blocking(move || reader.changes(since, until, CHANGES_MAX)).await??;
         let entries = entries.ok_or_else(overflow)?;
+        // Every modseq has its entry.
+        let entries = (since.saturating_add(1)..).zip(entries);
+        let own = |modseq| is_own_change(&self.own, account.id(), modseq);
+        let entries: Vec<(LogEntry, bool)> = entries.map(|(modseq, entry)| (entry, own(modseq))).collect();
+        if entries.iter().any(|(entry, own)| entry.subscriptions && !own) && is_own(user, &account) {
+            self.others_subscribed = true;
+        }
         let happened = by_mailbox(entries, &user.name);
         let owner = watched.name.clone();
         let mut visible = std::mem::take(&mut watched.visible);
@@ -510,7 +540,7 @@ impl Notify {
             let rights = state.as_ref().map_or(Rights::NONE, |state| user.rights(&account, state));
             let Some(state) = state.filter(|_| rights.contains(Rights::LOOKUP)) else {
                 visible.remove(number);
-                if knew {
+                if knew && happened.is_news {
                     let reader = account.clone();
                     let path = blocking(move || reader.last_path(id)).await??;
                     self.tell_gone(wire, user, &account, &owner, path, &mut parents);
@@ -518,6 +548,9 @@ impl Notify {
                 continue;
             };
             visible.insert(number);
+            if !happened.is_news {
+                continue;
+            }
             let path = &state.settings.path;
             let Ok(address) = Address::new(owner.clone(), path.clone()) else { continue };
             let wanted = self.wanted(user, &account, &address);
@@ -605,10 +638,15 @@ impl Notify {
 
     async fn tell_subscriptions(&mut self, wire: &mut Wire, user: &User) -> Result<(), Failure> {
         let now = subscriptions(user);
-        if Arc::ptr_eq(&now, &self.subscriptions) {
+        let others = std::mem::take(&mut self.others_subscribed);
+        if !others && Arc::ptr_eq(&now, &self.subscriptions) {
             return Ok(());
         }
-        let before = self.subscriptions.clone();
+        // The client's own changes are told with the next of somebody else, so that none of those is missed.
+        let before = match others {
+            true => std::mem::replace(&mut self.told_subscriptions, now.clone()),
+            false => now.clone(),
+        };
         let names = now.keys().chain(before.keys());
         let differ: BTreeSet<&String> =
             names.filter(|name| now.contains_key(*name) != before.contains_key(*name)).collect();

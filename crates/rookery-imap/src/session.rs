@@ -12,7 +12,7 @@ use crate::view::View;
 use rookery_auth::SessionSlot;
 use rookery_codec::imap::{Code, MessageSet};
 use rookery_route::Authority;
-use rookery_store::{Account, Mailbox, MailboxState, Messages, StoreError};
+use rookery_store::{Account, Mailbox, MailboxState, Messages, Noted, StoreError};
 use rookery_types::acl::Asker;
 use rookery_types::{MailboxPath, NodeId, Rights, SetEnd, UidSet, UserName};
 use std::ops::Range;
@@ -70,8 +70,8 @@ pub(crate) struct User {
     pub(crate) enabled: Enabled,
     /// What NOTIFY asks for; `None`: it was never used.
     pub(crate) notify: Option<Box<Notify>>,
-    /// Held so that the session counts.
-    pub(crate) _slot: Option<SessionSlot>,
+    /// Held so that the session counts; tells when the account is closed.
+    pub(crate) slot: Option<SessionSlot>,
 }
 
 /// The selected mailbox.
@@ -161,6 +161,26 @@ impl State {
         match self {
             State::Authenticated(user) | State::Selected(user, _) => Some(user),
             State::NotAuthenticated | State::Away(_) | State::Logout => None,
+        }
+    }
+
+    /// Where the changes of the client's own commands are noted, if it hears of changes.
+    pub(crate) fn notes(&self) -> Option<Noted> {
+        match self {
+            State::Authenticated(user) | State::Selected(user, _) => {
+                user.notify.as_ref().map(|notify| notify.own.clone())
+            }
+            State::NotAuthenticated | State::Away(_) | State::Logout => None,
+        }
+    }
+
+    /// Whether the account that was logged in to is closed.
+    pub(crate) fn is_ended(&self) -> bool {
+        match self {
+            State::Authenticated(user) | State::Selected(user, _) => {
+                user.slot.as_ref().is_some_and(SessionSlot::is_ended)
+            }
+            State::NotAuthenticated | State::Away(_) | State::Logout => false,
         }
     }
 

@@ -11,6 +11,7 @@ use rookery_codec::imap::print::FetchWriter;
 use rookery_codec::imap::{Code, FlagList, Response};
 use rookery_store::{MailboxState, Message, StoreError};
 use rookery_types::{Keyword, Rights, SeqNum, SystemFlags, UidSet};
+use std::ops::Range;
 
 /// Tells what a client wants to hear: of its selected mailbox, and of others if NOTIFY asks for them.
 pub(crate) async fn all(
@@ -84,8 +85,8 @@ pub(crate) async fn checkpoint(
         && let Some(plan) = user.of_selected().and_then(|of| of.attributes.clone())
     {
         let last = selected.view.everywhere().end;
-        let places = last.saturating_sub(news.arrived)..last;
-        Box::pin(fetch::announce(wire, user, selected, plan, places)).await?;
+        let places = others_places(user, selected, last.saturating_sub(news.arrived)..last)?;
+        Box::pin(fetch::announce(wire, user, selected, plan, &places)).await?;
     }
     if user.of_selected().is_some_and(|of| !of.flags) {
         return Ok(());
@@ -97,6 +98,28 @@ pub(crate) async fn checkpoint(
         wire.flush_if_full().await?;
     }
     Ok(())
+}
+
+/// Which of some new messages are not the work of the client's own commands (RFC 5465 §5.2).
+fn others_places(
+    user: &User,
+    selected: &Selected,
+    places: Range<usize>,
+) -> Result<Vec<Range<usize>>, StoreError> {
+    let Some(notify) = &user.notify else { return Ok(vec![places]) };
+    let account = selected.mailbox.account().id();
+    let mut others: Vec<Range<usize>> = Vec::new();
+    for place in places {
+        let message = selected.view.messages().get(place)?;
+        if message.is_some_and(|message| notify.own.has(account, message.modseq)) {
+            continue;
+        }
+        match others.last_mut().filter(|range| range.end == place) {
+            Some(range) => range.end = place + 1,
+            None => others.push(place..place + 1),
+        }
+    }
+    Ok(others)
 }
 
 /// Tells FLAGS if the mailbox has keywords that the client has not heard of. To be called before a FETCH that

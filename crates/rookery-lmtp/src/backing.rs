@@ -1,6 +1,7 @@
 //! What a session needs of the house below it, as one trait, so that sessions can be tested without a disk.
 
 use std::future::Future;
+use std::time::Duration;
 
 use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, UserName};
 
@@ -29,19 +30,36 @@ pub trait Backing: Send + Sync + 'static {
     /// Takes more octets of it.
     fn push(&self, spool: &mut Self::Spool, octets: &[u8]) -> Result<(), DeliverError>;
 
-    /// Ends it. May take a while for a large message; may block.
+    /// Ends it. NUL, which only BINARYMIME brings, is put under a transfer encoding. May take a while for a large message; may block.
     fn finish(&self, spool: Self::Spool) -> Result<Self::Message, DeliverError>;
 
-    /// Its Message-ID, if it has one.
-    fn message_id(&self, message: &Self::Message) -> Option<String>;
-
-    /// Appends it. Returns when the message is durable and visible.
+    /// Appends it. Returns when the message is durable and visible. `once`: not if one with its Message-ID, if it has
+    /// one, was appended to the mailbox before.
     fn append(
         &self,
         mailbox: MailboxId,
         message: Self::Message,
         date: InternalDate,
-    ) -> impl Future<Output = Result<(), DeliverError>> + Send;
+        once: Option<&Once>,
+    ) -> impl Future<Output = Result<Delivered, DeliverError>> + Send;
+}
+
+/// Which messages are not stored a second time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Once {
+    /// The envelope's sender; empty for `<>`.
+    pub sender: String,
+    /// For how long a delivery is remembered.
+    pub window: Duration,
+}
+
+/// What became of a message that a mailbox has now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// It was stored.
+    Stored,
+    /// It was there already.
+    Before,
 }
 
 /// Why a user's account is not there.
@@ -67,6 +85,9 @@ pub enum DeliverError {
     /// Larger than the store takes.
     #[error("the message is too large")]
     TooLarge,
+    /// It has NUL where no transfer encoding can be put over it.
+    #[error("a NUL octet")]
+    Nul,
     /// The account or mailbox is gone since RCPT.
     #[error("the mailbox is gone")]
     Gone,

@@ -16,6 +16,8 @@ pub(crate) struct Incoming<B: Backing> {
     pub(crate) began: jiff::ZonedDateTime,
     octets: u64,
     octets_max: u64,
+    /// It was announced as BINARYMIME.
+    is_binary: bool,
     failed: Option<BodyError>,
 }
 
@@ -24,13 +26,14 @@ impl<B: Backing> Incoming<B> {
     pub(crate) fn new(
         backing: Arc<B>,
         octets_max: u64,
+        is_binary: bool,
         id: String,
         began: jiff::ZonedDateTime,
         trace: &str,
     ) -> Incoming<B> {
         let mut spool = backing.spool();
         let failed = backing.push(&mut spool, trace.as_bytes()).err().map(BodyError::from);
-        Incoming { backing, spool, id, began, octets: 0, octets_max, failed }
+        Incoming { backing, spool, id, began, octets: 0, octets_max, is_binary, failed }
     }
 
     /// Takes more of it. What has failed goes on failing: the rest is thrown away.
@@ -41,8 +44,8 @@ impl<B: Backing> Incoming<B> {
         }
         self.failed = if self.octets > self.octets_max {
             Some(BodyError::TooLarge)
-        } else if memchr::memchr(0, piece).is_some() {
-            // No IMAP client could ever fetch it (RFC 9051 §4.3).
+        } else if !self.is_binary && memchr::memchr(0, piece).is_some() {
+            // Neither 7BIT nor 8BITMIME has it (RFC 2045 §2.7, §2.8).
             Some(BodyError::Nul)
         } else {
             self.backing.push(&mut self.spool, piece).err().map(BodyError::from)
@@ -100,6 +103,7 @@ impl From<DeliverError> for BodyError {
         match error {
             DeliverError::OverQuota => BodyError::OverQuota,
             DeliverError::TooLarge => BodyError::TooLarge,
+            DeliverError::Nul => BodyError::Nul,
             DeliverError::Gone => BodyError::Gone,
             DeliverError::NoSpace => BodyError::NoSpace,
             DeliverError::Failed(reason) => BodyError::Failed(reason),

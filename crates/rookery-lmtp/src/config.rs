@@ -19,7 +19,8 @@ rookery_types::settings! {
         /// no business here.
         pub deliverers: Vec<String>,
         /// Seconds that a message's sender and Message-ID are remembered for each mailbox: a second one with both is
-        /// answered with 250 and not stored. 0: every message is stored. A restart forgets.
+        /// answered with 250 and not stored. 0: every message is stored. Of an account at most some
+        /// 4,000 are remembered.
         pub duplicate_window_s: u64,
         /// Recipients one transaction may have; `452 4.5.3` to those above. At least 100 (RFC 5321 §4.5.3.1.8).
         pub recipients_max: usize,

@@ -14,9 +14,8 @@ use std::time::Instant;
 use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, UserName};
 use tokio::task::JoinSet;
 
-use crate::backing::{Backing, DeliverError};
+use crate::backing::{Backing, DeliverError, Delivered, Once};
 use crate::body::BodyError;
-use crate::duplicates::Duplicates;
 
 /// One recipient.
 pub(crate) struct Job {
@@ -28,8 +27,8 @@ pub(crate) struct Job {
 pub(crate) struct Letter<M> {
     pub(crate) message: M,
     pub(crate) date: InternalDate,
-    /// The envelope's sender; empty for `<>`.
-    pub(crate) sender: String,
+    /// Whether a second one of it is not stored, and for how long.
+    pub(crate) once: Option<Once>,
     /// Who posts, as far as rights are concerned.
     pub(crate) author: Option<UserName>,
 }
@@ -43,9 +42,13 @@ pub(crate) enum Outcome {
     Failed(BodyError),
 }
 
-impl From<Result<(), DeliverError>> for Outcome {
-    fn from(result: Result<(), DeliverError>) -> Outcome {
-        result.map_or_else(|error| Outcome::Failed(error.into()), |()| Outcome::Delivered)
+impl From<Result<Delivered, DeliverError>> for Outcome {
+    fn from(result: Result<Delivered, DeliverError>) -> Outcome {
+        match result {
+            Ok(Delivered::Stored) => Outcome::Delivered,
+            Ok(Delivered::Before) => Outcome::Duplicate,
+            Err(error) => Outcome::Failed(error.into()),
+        }
     }
 }
 
@@ -53,13 +56,13 @@ impl From<Result<(), DeliverError>> for Outcome {
 /// commits.
 pub(crate) async fn deliver<B: Backing>(
     backing: Arc<B>,
-    duplicates: &Duplicates,
     jobs: Vec<Job>,
     letter: Letter<B::Message>,
     parallel_max: usize,
 ) -> Vec<Outcome> {
     let began = Instant::now();
-    let Letter { message, date, sender, author } = letter;
+    let Letter { message, date, once, author } = letter;
+    let once = once.map(Arc::new);
     let mut targets: Vec<Vec<Result<MailboxId, BodyError>>> = Vec::with_capacity(jobs.len());
     for job in &jobs {
         let mut of_job = Vec::with_capacity(job.accounts.len());
@@ -69,17 +72,11 @@ pub(crate) async fn deliver<B: Backing>(
         }
         targets.push(of_job);
     }
-    let message_id = backing.message_id(&message);
-    let key_of = |mailbox: MailboxId| duplicates.key(mailbox, &sender, message_id.as_deref()?);
     let mut done: HashMap<MailboxId, Outcome> = HashMap::new();
     let mut waiting: Vec<Vec<MailboxId>> = Vec::new();
     let mut place_of: HashMap<AccountId, usize> = HashMap::new();
     for mailbox in targets.iter().flatten().flatten() {
         if done.contains_key(mailbox) {
-            continue;
-        }
-        if key_of(*mailbox).is_some_and(|key| duplicates.knows(key)) {
-            done.insert(*mailbox, Outcome::Duplicate);
             continue;
         }
         // Until its append says otherwise.
@@ -99,11 +96,12 @@ pub(crate) async fn deliver<B: Backing>(
         while running.len() < parallel_max.max(1)
             && let Some(mailboxes) = waiting.next()
         {
-            let (backing, message) = (Arc::clone(&backing), message.clone());
+            let (backing, message, once) = (Arc::clone(&backing), message.clone(), once.clone());
             running.spawn(async move {
                 let mut outcomes = Vec::with_capacity(mailboxes.len());
                 for mailbox in mailboxes {
-                    outcomes.push((mailbox, backing.append(mailbox, message.clone(), date).await));
+                    let appended = backing.append(mailbox, message.clone(), date, once.as_deref()).await;
+                    outcomes.push((mailbox, appended));
                 }
                 outcomes
             });
@@ -111,9 +109,6 @@ pub(crate) async fn deliver<B: Backing>(
         match running.join_next().await {
             Some(Ok(outcomes)) => {
                 for (mailbox, result) in outcomes {
-                    if let (Ok(()), Some(key)) = (&result, key_of(mailbox)) {
-                        duplicates.remember(key);
-                    }
                     done.insert(mailbox, result.into());
                 }
             }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use rookery_route::{Route, RouteError, Router, Target};
-use rookery_store::{NewMessage, Spool, Spooled, Store, StoreError};
+use rookery_store::{Account, NewMessage, Spool, Spooled, Store, StoreError};
 use rookery_types::acl::Asker;
 use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, Rights, SystemFlags, UserName};
 
-use crate::backing::{Backing, DeliverError, LookUpError};
+use crate::backing::{Backing, DeliverError, Delivered, LookUpError, Once};
 
 /// Directory and store of this node.
 #[derive(Clone)]
@@ -23,11 +23,17 @@ impl House {
     }
 }
 
+/// The directory is away: the MTA tries again, rather than that the message ends in another mailbox.
+fn failed(error: RouteError) -> DeliverError {
+    DeliverError::Failed(error.to_string())
+}
+
 impl From<StoreError> for DeliverError {
     fn from(error: StoreError) -> DeliverError {
         match error {
             StoreError::OverQuota => DeliverError::OverQuota,
             StoreError::TooLarge(_) => DeliverError::TooLarge,
+            StoreError::Nul(_) => DeliverError::Nul,
             StoreError::NoAccount | StoreError::NoMailbox => DeliverError::Gone,
             StoreError::NoSpace => DeliverError::NoSpace,
             other => {
@@ -73,7 +79,16 @@ impl Backing for House {
         let account = self.store.account(account).await?;
         let tree = account.tree();
         let owner = author.is_some() && account.owner().as_ref() == author;
-        let asker = Asker { user: author, groups: &[], owner, administrator: false };
+        // They count for a detail's mailbox alone: INBOX takes what comes. Another domain's groups are others, whatever
+        // their names.
+        let is_neighbour = |author: &&UserName| {
+            account.owner().as_ref().is_some_and(|owner| owner.domain() == author.domain())
+        };
+        let groups = match author.filter(is_neighbour) {
+            Some(author) if detail.is_some() => self.router.groups_of(author).await.map_err(failed)?,
+            _ => Vec::new(),
+        };
+        let asker = Asker { user: author, groups: &groups, owner, administrator: false };
         let may_post = |id: &MailboxId| {
             tree.state(*id).is_some_and(|state| state.settings.acl.rights_of(&asker).contains(Rights::POST))
         };
@@ -93,11 +108,7 @@ impl Backing for House {
     }
 
     fn finish(&self, spool: Spool) -> Result<Spooled, DeliverError> {
-        Ok(spool.finish()?)
-    }
-
-    fn message_id(&self, message: &Spooled) -> Option<String> {
-        message.message_id().map(str::to_owned)
+        Ok(spool.finish_without_nul()?)
     }
 
     async fn append(
@@ -105,19 +116,35 @@ impl Backing for House {
         mailbox: MailboxId,
         message: Spooled,
         date: InternalDate,
-    ) -> Result<(), DeliverError> {
+        once: Option<&Once>,
+    ) -> Result<Delivered, DeliverError> {
         let account = self.store.account(mailbox.account).await?;
+        let once = once.zip(message.message_id()).map(|(once, message_id)| rookery_store::Once {
+            sender: once.sender.clone(),
+            message_id: message_id.to_owned(),
+            window: once.window,
+        });
         let message = NewMessage { body: message, flags: SystemFlags::NONE, keywords: Vec::new(), date };
-        match account.append(mailbox, vec![message.clone()]).await {
+        match append(&account, mailbox, message.clone(), once.as_ref()).await {
             Err(StoreError::NoMailbox) => {
                 // The mailbox of a detail went away since it was looked up; INBOX never does.
                 let inbox = account.tree().get(&MailboxPath::inbox()).ok_or(DeliverError::Gone)?;
-                account.append(inbox, vec![message]).await?;
+                Ok(append(&account, inbox, message, once.as_ref()).await?)
             }
-            other => {
-                other?;
-            }
+            other => Ok(other?),
         }
-        Ok(())
     }
+}
+
+async fn append(
+    account: &Account,
+    mailbox: MailboxId,
+    message: NewMessage,
+    once: Option<&rookery_store::Once>,
+) -> Result<Delivered, StoreError> {
+    let stored = match once {
+        Some(once) => account.append_once(mailbox, message, once).await?.is_some(),
+        None => account.append(mailbox, vec![message]).await.map(|_| true)?,
+    };
+    Ok(if stored { Delivered::Stored } else { Delivered::Before })
 }

@@ -11,11 +11,10 @@ mod backing;
 mod body;
 mod config;
 mod deliver;
-mod duplicates;
 mod house;
 mod session;
 
-pub use backing::{Backing, DeliverError, LookUpError};
+pub use backing::{Backing, DeliverError, Delivered, LookUpError, Once};
 pub use config::LmtpConfig;
 pub use house::House;
 pub use session::{Services, Site, serve_connection};

@@ -23,11 +23,10 @@ use rookery_route::RECIPIENTS_MAX;
 use rookery_types::{AccountId, InternalDate, MailboxPath, UserName};
 
 use crate::authenticate::{self, Authenticated};
-use crate::backing::{Backing, LookUpError};
+use crate::backing::{Backing, LookUpError, Once};
 use crate::body::{BodyError, Incoming};
 use crate::config::LmtpConfig;
 use crate::deliver::{self, Job, Letter, Outcome};
-use crate::duplicates::Duplicates;
 
 /// Commands in a row that are none before the connection is closed.
 const BAD_COMMANDS_MAX: u32 = 50;
@@ -55,7 +54,6 @@ pub struct Services<B> {
     config: LmtpConfig,
     trusted: Networks,
     deliverers: Vec<UserName>,
-    duplicates: Duplicates,
     site: Site,
     backing: Arc<B>,
 }
@@ -69,8 +67,7 @@ impl<B: Backing> Services<B> {
     ) -> Result<Services<B>, rookery_net::networks::BadNetwork> {
         let trusted = Networks::parse(&config.trusted)?;
         let deliverers = config.deliverers(&site.default_domain).chain(site.admins.iter().cloned()).collect();
-        let duplicates = Duplicates::new(config.duplicate_window());
-        Ok(Services { config, trusted, deliverers, duplicates, site, backing })
+        Ok(Services { config, trusted, deliverers, site, backing })
     }
 }
 
@@ -329,6 +326,7 @@ impl<B: Backing> Session<B> {
             size.into(),
             "ENHANCEDSTATUSCODES".into(),
             "CHUNKING".into(),
+            "BINARYMIME".into(),
         ];
         if self.services.site.tls.is_some() && !self.connection.is_tls() {
             extensions.push("STARTTLS".into());
@@ -422,8 +420,7 @@ impl<B: Backing> Session<B> {
         if !self.may_deliver {
             return Reply::new(530, (5, 7, 0), "Authentication required");
         }
-        // Binary parts would need NUL, which no IMAP client could fetch: BINARYMIME is not announced.
-        if mail.ret.is_some() || mail.envid.is_some() || mail.body == Some(Body::BinaryMime) {
+        if mail.ret.is_some() || mail.envid.is_some() {
             return not_announced();
         }
         if self.transaction.is_some() {
@@ -487,10 +484,14 @@ impl<B: Backing> Session<B> {
     }
 
     async fn data(&mut self) -> Result<Obeyed, IoError> {
-        let whole = |t: &mut Transaction<B>| !t.recipients.is_empty() && t.incoming.is_none();
+        // RFC 3030 §3: lines mean nothing in a binary message, so DATA cannot carry one.
+        let is_binary = |t: &Transaction<B>| t.mail.body == Some(Body::BinaryMime);
+        let whole =
+            |t: &mut Transaction<B>| !t.recipients.is_empty() && t.incoming.is_none() && !is_binary(t);
         let Some(transaction) = self.transaction.take_if(whole) else {
             let text = match &self.transaction {
                 Some(transaction) if transaction.incoming.is_some() => "The message comes by BDAT",
+                Some(transaction) if is_binary(transaction) => "A binary message comes by BDAT",
                 Some(_) => "No valid recipients",
                 None => "Say MAIL first",
             };
@@ -548,7 +549,8 @@ impl<B: Backing> Session<B> {
         let now = jiff::ZonedDateTime::now();
         let trace = self.trace(mail, &id, &now);
         let octets_max = self.services.site.message_octets_max;
-        Incoming::new(Arc::clone(&self.services.backing), octets_max, id, now, &trace)
+        let is_binary = mail.body == Some(Body::BinaryMime);
+        Incoming::new(Arc::clone(&self.services.backing), octets_max, is_binary, id, now, &trace)
     }
 
     /// Takes octets until the message of DATA, or the chunk of BDAT, has come whole. False: the client is gone.
@@ -583,7 +585,9 @@ impl<B: Backing> Session<B> {
         let outcomes = match incoming.finish().await {
             Ok(message) => {
                 let sender = mail.from.as_ref().map(Address::to_string).unwrap_or_default();
-                let letter = Letter { message, date, sender, author };
+                let window = self.services.config.duplicate_window();
+                let once = (!window.is_zero()).then_some(Once { sender, window });
+                let letter = Letter { message, date, once, author };
                 let jobs = recipients
                     .into_iter()
                     .map(|recipient| Job { accounts: recipient.accounts, detail: recipient.detail })
@@ -591,7 +595,7 @@ impl<B: Backing> Session<B> {
                 let services = Arc::clone(&self.services);
                 let backing = Arc::clone(&services.backing);
                 let parallel_max = services.config.parallel_max;
-                deliver::deliver(backing, &services.duplicates, jobs, letter, parallel_max).await
+                deliver::deliver(backing, jobs, letter, parallel_max).await
             }
             Err(error) => vec![Outcome::Failed(error); recipients.len()],
         };

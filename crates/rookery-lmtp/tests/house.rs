@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop here
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rookery_directory::{AliasName, DirectCommit, Directory, EmbeddedDirectory, Home};
 use rookery_kv::{Engine, RealFiles, memory::MemoryEngine};
-use rookery_lmtp::{Backing, DeliverError, House, LookUpError};
+use rookery_lmtp::{Backing, DeliverError, Delivered, House, LookUpError, Once};
 use rookery_route::Router;
 use rookery_store::{NewAccount, Store, StoreOptions};
 use rookery_types::{
@@ -56,6 +57,14 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     acl.set(Identifier::User(ann.clone()), false, Rights::POST);
     account.set_acl(id, acl.clone()).await.unwrap();
     assert_eq!((target(Some(&ann)).await, target(None).await), (id, inbox));
+    // A group's members may what the group may.
+    acl.set(Identifier::User(ann.clone()), false, Rights::NONE);
+    acl.set(Identifier::Group("team".into()), false, Rights::POST);
+    account.set_acl(id, acl.clone()).await.unwrap();
+    assert_eq!(target(Some(&ann)).await, inbox);
+    directory.add_group("example.org".to_owned(), "team".to_owned()).await.unwrap();
+    directory.set_member("team".to_owned(), ann.clone(), true).await.unwrap();
+    assert_eq!((target(Some(&ann)).await, target(None).await), (id, inbox));
     acl.set(Identifier::Anyone, false, Rights::POST);
     account.set_acl(id, acl).await.unwrap();
     assert_eq!(target(None).await, id);
@@ -64,21 +73,50 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     house.push(&mut spool, b"Subject: x\r\n\r\nbody\r\n").unwrap();
     let message = house.finish(spool).unwrap();
     for mailbox in [id, inbox] {
-        house.append(mailbox, message.clone(), InternalDate::from_unix(1_000_000_000)).await.unwrap();
+        house.append(mailbox, message.clone(), InternalDate::from_unix(1_000_000_000), None).await.unwrap();
     }
     let opened = account.open(id).await.unwrap();
     let messages = opened.now().messages.clone().unwrap();
     let content = messages.get(0).unwrap().unwrap().content;
     assert_eq!(&account.read(content).unwrap()[..], b"Subject: x\r\n\r\nbody\r\n");
 
+    // A part with NUL is kept so that every client can fetch it; NUL elsewhere cannot be kept.
+    let mut spool = house.spool();
+    house.push(&mut spool, b"Content-Transfer-Encoding: binary\r\n\r\na\0b").unwrap();
+    let binary = house.finish(spool).unwrap();
+    assert_eq!(house.append(id, binary, InternalDate::from_unix(1), None).await, Ok(Delivered::Stored));
+    let content = opened.now().messages.as_ref().unwrap().get(1).unwrap().unwrap().content;
+    assert_eq!(
+        &account.read(content).unwrap()[..],
+        b"Content-Transfer-Encoding: base64\r\nMIME-Version: 1.0\r\n\r\nYQBi\r\n"
+    );
+    let mut spool = house.spool();
+    house.push(&mut spool, b"Subject: \0\r\n\r\n").unwrap();
+    assert_eq!(house.finish(spool).unwrap_err(), DeliverError::Nul);
+
+    // What has a Message-ID is stored once for each sender.
+    let mut spool = house.spool();
+    house.push(&mut spool, b"Message-ID: <1@b.test>\r\n\r\n").unwrap();
+    let known = house.finish(spool).unwrap();
+    for (sender, expected) in
+        [("a@b.test", Delivered::Stored), ("a@b.test", Delivered::Before), ("", Delivered::Stored)]
+    {
+        let once = Once { sender: sender.to_owned(), window: Duration::from_secs(60) };
+        let date = InternalDate::from_unix(1);
+        assert_eq!(house.append(id, known.clone(), date, Some(&once)).await, Ok(expected));
+    }
+
     // The detail's mailbox goes away between RCPT and the end of DATA: INBOX gets the message.
     account.delete(id).await.unwrap();
-    house.append(id, message.clone(), InternalDate::from_unix(1_000_000_000)).await.unwrap();
+    house.append(id, message.clone(), InternalDate::from_unix(1_000_000_000), None).await.unwrap();
     assert_eq!(account.tree().state(inbox).unwrap().summary.exists, 2);
     // Its quota is full: nothing is stored.
     let limits = rookery_store::Limits { octets: Some(50), ..Default::default() };
     account.set_quota(&MailboxPath::inbox(), limits).await.unwrap();
-    assert_eq!(house.append(inbox, message, InternalDate::from_unix(0)).await, Err(DeliverError::OverQuota));
+    assert_eq!(
+        house.append(inbox, message, InternalDate::from_unix(0), None).await,
+        Err(DeliverError::OverQuota)
+    );
     assert_eq!(account.tree().state(inbox).unwrap().summary.exists, 2);
     let mut spool = house.spool();
     let large = house.push(&mut spool, &[b'x'; 2000]).and_then(|()| house.finish(spool).map(drop));

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop here
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +11,9 @@ use rookery_auth::{
     AccountState, Accounts, Authenticator, AuthenticatorOptions, Credential, HashParams, Hasher,
     HasherOptions, LookUp,
 };
-use rookery_lmtp::{Backing, DeliverError, LmtpConfig, LookUpError, Services, Site, serve_connection};
+use rookery_lmtp::{
+    Backing, DeliverError, Delivered, LmtpConfig, LookUpError, Once, Services, Site, serve_connection,
+};
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Peer, ServerTls, Stream};
 use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, UserName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -25,6 +27,8 @@ const OCTETS_MAX: u64 = 100_000;
 #[derive(Default)]
 struct Memory {
     stored: Mutex<HashMap<MailboxId, Vec<Vec<u8>>>>,
+    /// Mailbox, sender and Message-ID of what is not to be stored again.
+    once: Mutex<HashSet<(MailboxId, String, String)>>,
 }
 
 const NAMES: [&str; 6] = ["joe", "ann", "full", "broken", "moving", "away"];
@@ -82,17 +86,13 @@ impl Backing for Memory {
         Ok(Arc::new(spool))
     }
 
-    fn message_id(&self, message: &Arc<Vec<u8>>) -> Option<String> {
-        let text = String::from_utf8_lossy(message).into_owned();
-        text.lines().find_map(|line| line.strip_prefix("Message-ID: ").map(str::to_owned))
-    }
-
     async fn append(
         &self,
         mailbox: MailboxId,
         message: Arc<Vec<u8>>,
         _date: InternalDate,
-    ) -> Result<(), DeliverError> {
+        once: Option<&Once>,
+    ) -> Result<Delivered, DeliverError> {
         tokio::task::yield_now().await;
         if Some(mailbox.account) == account("full") {
             return Err(DeliverError::OverQuota);
@@ -100,8 +100,15 @@ impl Backing for Memory {
         if Some(mailbox.account) == account("broken") {
             return Err(DeliverError::Failed("the disk is on fire".to_owned()));
         }
+        let text = String::from_utf8_lossy(&message).into_owned();
+        let message_id = text.lines().find_map(|line| line.strip_prefix("Message-ID: ").map(str::to_owned));
+        if let Some((once, message_id)) = once.zip(message_id)
+            && !self.once.lock().unwrap().insert((mailbox, once.sender.clone(), message_id))
+        {
+            return Ok(Delivered::Before);
+        }
         self.stored.lock().unwrap().entry(mailbox).or_default().push(message.to_vec());
-        Ok(())
+        Ok(Delivered::Stored)
     }
 }
 
@@ -271,7 +278,7 @@ async fn what_is_offered_is_what_is_done() {
     client.send("LHLO x\r\n").await;
     assert_eq!(
         client.reply().await,
-        "250-mail.example.org\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-SIZE 100000\r\n250-ENHANCEDSTATUSCODES\r\n250 CHUNKING"
+        "250-mail.example.org\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-SIZE 100000\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250 BINARYMIME"
     );
 }
 
@@ -432,7 +439,6 @@ async fn what_is_not_announced_is_refused_and_the_stream_stays_in_step() {
         .talk(&[
             ("AUTH PLAIN", "502 5.5.1"),
             ("STARTTLS", "502 5.5.1"),
-            ("MAIL FROM:<a@b.test> BODY=BINARYMIME", "555 5.5.4"),
             ("MAIL FROM:<a@b.test> RET=HDRS", "555 5.5.4"),
             ("LHLO a b", "501 5.5.4"),
             ("LHLO a)(b", "501 5.5.4"),
@@ -553,6 +559,27 @@ async fn addresses_and_headers_in_utf8() {
     let text = &stored[0];
     assert!(text.starts_with("Return-Path: <j\u{fc}rgen@b\u{fc}cher.test>\r\n"), "{text}");
     assert!(text.contains(" with UTF8LMTP id ") && text.contains("Subject: gr\u{fc}\u{df}e\r\n"), "{text}");
+}
+
+/// RFC 3030 §3.
+#[tokio::test]
+async fn binary_messages_come_in_chunks() {
+    let mut client = connect();
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<a@b.test> BODY=BINARYMIME", "250"),
+            ("RCPT TO:<joe>", "250"),
+            ("DATA", "503 5.5.1 A binary message comes by BDAT"),
+        ])
+        .await;
+    client.send("BDAT 6\r\nX: 1\n\nBDAT 5 LAST\r\na\0\n\rb").await;
+    client.talk(&[("", "250 2.0.0"), ("", "250 2.1.5")]).await;
+    // The next one is no binary message.
+    client.talk(&[("MAIL FROM:<a@b.test> BODY=8BITMIME", "250"), ("RCPT TO:<joe>", "250")]).await;
+    client.talk(&[("BDAT 3 LAST\r\na\0b", "554 5.6.0"), ("", "500")]).await;
+    let stored = client.backing.of("joe", INBOX);
+    assert!(stored.len() == 1 && stored[0].ends_with("X: 1\n\na\0\n\rb"), "{stored:?}");
 }
 
 /// What could put a line into a message's header, or end a message early, does neither.

@@ -16,6 +16,7 @@ mod decode;
 mod facts;
 pub mod header;
 mod media;
+mod nul;
 mod preview;
 mod render;
 mod scanner;
@@ -29,6 +30,7 @@ pub use date::parse_date;
 pub use decode::{TransferDecoder, TransferEncoding};
 pub use facts::{MessageFacts, sent_date};
 pub use header::filter_header;
+pub use nul::{NulOutside, without_nul};
 pub use preview::preview;
 pub use scanner::{Limits, Scanned, Scanner};
 pub use search::{

@@ -153,6 +153,11 @@ impl Driver {
         if self.drain.is_draining() || self.wire.leaving {
             return Ok(self.drained());
         }
+        if let State::Transaction(maildrop) = &self.state
+            && maildrop.slot().is_ended()
+        {
+            return Ok(self.closed());
+        }
         match self.wire.decoder.next() {
             Decoded::NeedMore => self.wait().await,
             Decoded::Command(command) => Box::pin(self.command(command)).await,
@@ -178,12 +183,26 @@ impl Driver {
         Next::Close("drained")
     }
 
-    /// Sends what is waiting and waits for the client, or for the server's end.
+    /// The account was closed to its user while the session was open.
+    fn closed(&mut self) -> Next {
+        self.wire.put(&Reply::refused(Code::SysPerm, "The account was closed; nothing was removed"));
+        Next::Close("account closed")
+    }
+
+    /// Sends what is waiting and waits for the client, or for the server's or the account's end.
     async fn wait(&mut self) -> Result<Next, IoError> {
         self.wire.connection.flush().await?;
+        let state = &self.state;
+        let ended = async {
+            match state {
+                State::Transaction(maildrop) => maildrop.slot().ended().await,
+                State::Authorization(_) => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.drain.draining() => Ok(self.drained()),
+            () = ended => Ok(self.closed()),
             read = self.wire.read() => match read? {
                 true => Ok(Next::Go),
                 false => Ok(Next::Close("closed")),

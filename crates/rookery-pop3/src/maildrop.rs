@@ -5,7 +5,7 @@
 //! - A unique-id is UIDVALIDITY and UID, as in IMAP: it is never given to another message.
 //! - Marking changes nothing but this value. [`Maildrop::update`] alone changes the mailbox.
 
-use rookery_auth::SessionSlot;
+use rookery_auth::{EnterError, SessionSlot};
 use rookery_codec::pop3::{Code, Reply};
 use rookery_route::AccountError;
 use rookery_store::{Mailbox, Message, Messages, StoreError};
@@ -26,7 +26,7 @@ pub(crate) struct Maildrop {
     marked_count: usize,
     marked_octets: u64,
     /// Held so that the session counts.
-    _slot: SessionSlot,
+    slot: SessionSlot,
 }
 
 /// A message's unique-id (RFC 1939 §7), of 3 to 21 characters.
@@ -59,9 +59,11 @@ impl Maildrop {
             Err(AccountError::Store(error)) => return Err(failed(&error)),
         };
         let slot = services.sessions.enter(account.id(), services.config.sessions_per_account_max);
-        let Some(slot) = slot else {
-            return Err(Reply::refused(Code::InUse, "This account has too many sessions"));
-        };
+        let slot = slot.map_err(|error| match error {
+            EnterError::TooMany => Reply::refused(Code::InUse, "This account has too many sessions"),
+            // While the password was being checked.
+            EnterError::Closed => Reply::refused(Code::SysPerm, "The account is closed at the moment"),
+        })?;
         let Some(inbox) = account.tree().get(&MailboxPath::inbox()) else { return Err(away()) };
         let mailbox = account.open(inbox).await.map_err(|error| failed(&error))?;
         let state = mailbox.now();
@@ -74,12 +76,17 @@ impl Maildrop {
             marked: UidSet::new(),
             marked_count: 0,
             marked_octets: 0,
-            _slot: slot,
+            slot,
         };
         match maildrop.may(Rights::READ) {
             true => Ok(Opened::Here(Box::new(maildrop))),
             false => Err(Reply::refused(Code::SysPerm, "You may not read the maildrop")),
         }
+    }
+
+    /// The session, as it counts, and as it is ended when the account is closed.
+    pub(crate) fn slot(&self) -> &SessionSlot {
+        &self.slot
     }
 
     /// Whose it is.

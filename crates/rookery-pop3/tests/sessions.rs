@@ -255,6 +255,19 @@ async fn without_quit_nothing_is_removed() {
 }
 
 #[tokio::test]
+async fn a_closed_account_loses_its_sessions() {
+    let site = Site::new().await;
+    site.append(FIRST).await;
+    let mut client = site.login().await;
+    client.talk(&[("DELE 1", "+OK")]).await;
+    site.services.sessions.close(site.account.id());
+    assert_eq!(client.rest().await, "-ERR [SYS/PERM] The account was closed; nothing was removed\r\n");
+    assert_eq!(site.uids().await, [1]);
+    let mut client = site.connect();
+    client.talk(&[("", "+OK"), ("USER joe", "+OK"), ("PASS secret", "-ERR [SYS/PERM]")]).await;
+}
+
+#[tokio::test]
 async fn sessions_lock_nobody_out_and_see_what_they_began_with() {
     let site = Site::new().await;
     for n in 1..=4 {

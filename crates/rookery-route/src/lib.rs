@@ -222,6 +222,11 @@ impl Router {
         Ok(targets)
     }
 
+    /// The groups that a user is in, for ACLs.
+    pub async fn groups_of(&self, user: &UserName) -> Result<Vec<Box<str>>, RouteError> {
+        self.directory.groups_of(user).await.map_err(RouteError::Unavailable)
+    }
+
     /// Whether this domain (in lower case) is one of the directory's.
     pub async fn has_domain(&self, name: &str) -> Result<bool, RouteError> {
         let domain = self.directory.domain(name).await.map_err(RouteError::Unavailable)?;

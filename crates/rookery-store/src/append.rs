@@ -8,6 +8,7 @@
 
 use crate::account::Account;
 use crate::committer::TailEntry;
+use crate::deliveries::{self, Once};
 use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::{expunge_messages, numbers_for, put_messages};
@@ -24,6 +25,7 @@ use rookery_mime::{Limits, Scanned, Scanner};
 use rookery_types::{
     AccountId, ContentId, InternalDate, Keyword, MailboxId, SystemFlags, ThreadId, Uid, UidSet, UidValidity,
 };
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Octets of a message that wait in memory.
@@ -42,6 +44,7 @@ pub struct Spool {
     memory: Vec<u8>,
     large: Option<LargeBody>,
     size: u64,
+    has_nul: bool,
 }
 
 enum Body {
@@ -99,6 +102,7 @@ impl Spool {
             memory: Vec::new(),
             large: None,
             size: 0,
+            has_nul: false,
             store: store.clone(),
         }
     }
@@ -110,6 +114,7 @@ impl Spool {
         if self.size > max {
             return Err(StoreError::TooLarge(max));
         }
+        self.has_nul = self.has_nul || memchr::memchr(0, octets).is_some();
         self.scanner.push(octets);
         self.hasher.update(octets);
         if self.large.is_none() && self.store.is_full() {
@@ -132,7 +137,28 @@ impl Spool {
         self.size
     }
 
-    /// The message is whole.
+    /// The message is whole. What has NUL becomes one that IMAP and POP3 can carry: parts with NUL are in base64 from
+    /// now on (RFC 3516 §4.4). May read and write the disk.
+    ///
+    /// `Nul` if it stands where no encoding can be put over it.
+    pub fn finish_without_nul(self) -> Result<Spooled, StoreError> {
+        if !self.has_nul {
+            return self.finish();
+        }
+        let Spool { store, scanner, memory, large, .. } = self;
+        let mut made = store.spool();
+        let read = |range: Range<u64>| -> Result<Vec<u8>, StoreError> {
+            if let Some(large) = &large {
+                return Ok(large.read(range)?);
+            }
+            let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(memory.len());
+            Ok(memory.get(at(range.start)..at(range.end)).unwrap_or_default().to_vec())
+        };
+        rookery_mime::without_nul(scanner.finish().structure(), read, |octets| made.push(octets))??;
+        made.finish()
+    }
+
+    /// The message is whole, as it came.
     pub fn finish(self) -> Result<Spooled, StoreError> {
         let size = u32::try_from(self.size).map_err(|_| StoreError::TooLarge(u32::MAX.into()))?;
         let mut content = [0; 16];
@@ -202,7 +228,7 @@ pub struct Appended {
 impl Account {
     /// Puts messages into a mailbox, all or none of them. When it returns they are on stable storage.
     pub async fn append(&self, to: MailboxId, messages: Vec<NewMessage>) -> Result<Appended, StoreError> {
-        let appended = self.append_in_place_of(to, messages, Vec::new(), None).await?;
+        let appended = self.append_in_place_of(to, messages, Vec::new(), None, None).await?;
         appended.ok_or(StoreError::NoContent)
     }
 
@@ -215,7 +241,7 @@ impl Account {
         message: NewMessage,
         (from, old): (MailboxId, Uid),
     ) -> Result<Option<Appended>, StoreError> {
-        self.append_in_place_of(to, vec![message], Vec::new(), Some((from, old))).await
+        self.append_in_place_of(to, vec![message], Vec::new(), Some((from, old)), None).await
     }
 
     /// Puts messages into a mailbox under UIDs that they had before.
@@ -225,15 +251,17 @@ impl Account {
         messages: Vec<NewMessage>,
         numbers: Vec<Numbered>,
     ) -> Result<(), StoreError> {
-        self.append_in_place_of(to, messages, numbers, None).await.map(drop)
+        self.append_in_place_of(to, messages, numbers, None, None).await.map(drop)
     }
 
-    async fn append_in_place_of(
+    /// `None`: what is to be replaced is not there, or what is to come once has come.
+    pub(crate) async fn append_in_place_of(
         &self,
         to: MailboxId,
         messages: Vec<NewMessage>,
         numbers: Vec<Numbered>,
         replaced: Option<(MailboxId, Uid)>,
+        once: Option<&Once>,
     ) -> Result<Option<Appended>, StoreError> {
         if self.store.is_full() {
             return Err(StoreError::NoSpace);
@@ -260,12 +288,21 @@ impl Account {
             let (mut missing, mut is_pending) = (None, false);
             let outcome = self
                 .transact(|t| {
+                    if let Some(once) = once
+                        && deliveries::is_known(t, self, to, once)?
+                    {
+                        return Ok(None);
+                    }
                     missing = first_missing(t, &messages, &placed)?;
                     if missing.is_some() {
                         return Err(StoreError::NoContent);
                     }
                     let Some((from, old)) = replaced else {
-                        return append_messages(t, self, to, &messages, &numbers, &placed).map(Some);
+                        let appended = append_messages(t, self, to, &messages, &numbers, &placed)?;
+                        if let Some(once) = once {
+                            deliveries::remember(t, self, to, once)?;
+                        }
+                        return Ok(Some(appended));
                     };
                     // Somebody else's change that brings the same octets is still on its way.
                     is_pending = messages.iter().any(|message| t.is_on_its_way(message.body.content()));

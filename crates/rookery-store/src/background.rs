@@ -15,6 +15,7 @@ use crate::sequencer::Transaction;
 use crate::store::{Store, WeakStore, now_unix};
 use rookery_kv::engine::{Space, prefix_end};
 use rookery_types::{AccountId, MailboxId, ModSeq};
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// Records forgotten in one step.
@@ -24,16 +25,33 @@ const ROUND_ACCOUNTS: usize = 200;
 /// Change log entries beyond the limit that trigger trimming.
 const LOG_SLACK: u64 = 10_000;
 
+/// With so many delta records a mailbox is folded once it is quiet, and when the store closes: whoever opens it first
+/// reads them all.
+const QUIET_DELTAS: u32 = 512;
+/// Rounds without a change of a mailbox after which it is quiet.
+const QUIET_ROUNDS: u32 = 5;
+/// How long folding may take when the store closes.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// What one round leaves for the next.
+#[derive(Default)]
+pub(crate) struct Rounds {
+    /// The account after which forgetting goes on.
+    cursor: Option<AccountId>,
+    /// Mailboxes that wait to be quiet: their HIGHESTMODSEQ, and the rounds that it has stood.
+    waiting: HashMap<MailboxId, (ModSeq, u32)>,
+}
+
 /// Looks around every `pause` until the store is gone.
 pub(crate) async fn run(store: WeakStore, pause: Duration) {
-    let mut cursor = None;
+    let mut rounds = Rounds::default();
     loop {
         tokio::time::sleep(pause).await;
         let Some(store) = store.upgrade() else { return };
         if store.read_only_because().is_some() {
             return;
         }
-        if let Err(error) = round(&store, &mut cursor, When::Idle).await {
+        if let Err(error) = round(&store, &mut rounds, When::Idle).await {
             tracing::error!(error = crate::committer::describe(&error), "background work failed");
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
@@ -41,25 +59,56 @@ pub(crate) async fn run(store: WeakStore, pause: Duration) {
 }
 
 /// One look around.
-pub(crate) async fn round(
-    store: &Store,
-    cursor: &mut Option<AccountId>,
-    when: When,
-) -> Result<(), StoreError> {
+pub(crate) async fn round(store: &Store, rounds: &mut Rounds, when: When) -> Result<(), StoreError> {
     store.look_at_the_disk();
+    let before = std::mem::take(&mut rounds.waiting);
     for account in store.loaded() {
-        tend(&account).await?;
+        tend(&account, &before, &mut rounds.waiting).await?;
     }
     store.shrink();
-    forget_due(store, cursor).await?;
+    forget_due(store, &mut rounds.cursor).await?;
     compaction::compact(store, when).await
 }
 
-/// Folds what has many deltas, and trims the change log.
-async fn tend(account: &Account) -> Result<(), StoreError> {
+/// Folds as much as there is time for, of the mailboxes with the most delta records first.
+pub(crate) async fn settle(store: &Store) {
+    let folding = async {
+        let mut waiting = Vec::new();
+        for account in store.loaded() {
+            let tree = account.tree();
+            let many = tree.iter().map(|(_, state)| state).filter(|s| s.summary.deltas >= QUIET_DELTAS);
+            waiting.extend(many.map(|state| (state.summary.deltas, account.clone(), state.id)));
+        }
+        waiting.sort_unstable_by_key(|(deltas, ..)| std::cmp::Reverse(*deltas));
+        for (_, account, id) in waiting {
+            fold::fold(&account, id).await?;
+        }
+        Ok::<(), StoreError>(())
+    };
+    // What is cut off has been folded so far, and the rest is read when its mailbox is opened.
+    if let Ok(Err(error)) = tokio::time::timeout(SETTLE_TIME_MAX, folding).await {
+        tracing::warn!(error = crate::committer::describe(&error), "not all was folded at the end");
+    }
+}
+
+/// Folds what has many deltas, or quite a few and is quiet, and trims the change log.
+async fn tend(
+    account: &Account,
+    before: &HashMap<MailboxId, (ModSeq, u32)>,
+    waiting: &mut HashMap<MailboxId, (ModSeq, u32)>,
+) -> Result<(), StoreError> {
     let tree = account.tree();
-    for (_, state) in tree.iter().filter(|(_, state)| fold::is_due(&state.summary)) {
-        fold::fold(account, state.id).await?;
+    for (_, state) in tree.iter().filter(|(_, state)| state.summary.deltas >= QUIET_DELTAS) {
+        let modseq = state.summary.highest_modseq;
+        let rounds = match before.get(&state.id) {
+            Some((known, rounds)) if *known == modseq => rounds + 1,
+            _ => 0,
+        };
+        if fold::is_due(&state.summary) || rounds >= QUIET_ROUNDS {
+            fold::fold(account, state.id).await?;
+        } else {
+            waiting.insert(state.id, (modseq, rounds));
+        }
     }
     let record = account.cell.record.load_full();
     let kept = account.store.options().log_entries;
@@ -242,4 +291,49 @@ fn forget_mailbox(t: &mut Transaction<'_>, account: &Account, id: MailboxId) -> 
         t.remove_mailbox(id);
     }
     Ok(more)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::append::NewMessage;
+    use crate::store::{NewAccount, StoreOptions};
+    use rookery_kv::memory::MemoryEngine;
+    use rookery_kv::sim::SimDisk;
+    use rookery_types::{InternalDate, MailboxPath, SystemFlags};
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_quiet_mailbox_is_folded() {
+        let disk = SimDisk::new(2);
+        let options = StoreOptions { background: None, ..StoreOptions::default() };
+        let engine = Arc::new(MemoryEngine::new(disk.clone()));
+        let store = Store::open(options, engine, Arc::new(disk.files())).expect("it opens");
+        let new = NewAccount { mailboxes: vec![(MailboxPath::inbox(), vec![])], ..NewAccount::default() };
+        let id = AccountId::new(1).expect("it is not zero");
+        let account = store.create_account(id, new).await.expect("it is made");
+        let inbox = account.tree().get(&MailboxPath::inbox()).expect("it is there");
+        let append = async |count: usize| {
+            let mut spool = store.spool();
+            spool.push(b"Subject: x\r\n\r\n").expect("it takes octets");
+            let (body, date) = (spool.finish().expect("it is whole"), InternalDate::from_unix(1));
+            let message = NewMessage { body, flags: SystemFlags::NONE, keywords: vec![], date };
+            account.append(inbox, vec![message; count]).await.expect("it appends");
+        };
+        let summary = || account.tree().state(inbox).expect("it is there").summary;
+        let mut rounds = Rounds::default();
+        append(700).await;
+        for _ in 0..9 {
+            append(1).await;
+            round(&store, &mut rounds, When::Idle).await.expect("it looks around");
+        }
+        for _ in 1..QUIET_ROUNDS {
+            round(&store, &mut rounds, When::Idle).await.expect("it looks around");
+            assert_eq!(summary().deltas, 709, "it is not quiet yet");
+        }
+        round(&store, &mut rounds, When::Idle).await.expect("it looks around");
+        assert_eq!((summary().deltas, summary().chunks, summary().exists), (0, 2, 709));
+        assert!(rounds.waiting.is_empty());
+        store.close().await;
+    }
 }

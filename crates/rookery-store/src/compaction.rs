@@ -30,6 +30,8 @@ use std::io::ErrorKind;
 const COMPACT_BELOW_PERCENT: u64 = 50;
 /// Octets of messages that are copied in one round: the budget that keeps compaction from disturbing others.
 const ROUND_OCTETS: u64 = 32 << 20;
+/// Compaction leaves this part of the reserve alone, one in so many.
+const COMPACT_RESERVE_PART: u64 = 4;
 /// Messages, and octets of them, that are copied for one sync.
 const STEP_RECORDS: usize = 1000;
 const STEP_OCTETS: u64 = 4 << 20;
@@ -78,11 +80,11 @@ pub(crate) async fn compact(store: &Store, when: When) -> Result<(), StoreError>
     let worker = store.clone();
     let found = tokio::task::spawn_blocking(move || candidates(&worker, is_idle));
     let mut budget = ROUND_OCTETS;
-    for number in found.await.map_err(|_| StoreError::CutOff)?? {
+    for (number, live) in found.await.map_err(|_| StoreError::CutOff)?? {
         if budget == 0 {
             return Ok(());
         }
-        if pace.stuck.contains(&number) {
+        if pace.stuck.contains(&number) || !has_room_for(store, live)? {
             continue;
         }
         match compact_volume(store, number, &mut budget).await {
@@ -96,8 +98,16 @@ pub(crate) async fn compact(store: &Store, when: When) -> Result<(), StoreError>
     Ok(())
 }
 
-/// The volumes to be compacted: those that are mostly dead, and those whose messages are to be packed.
-fn candidates(store: &Store, is_idle: bool) -> Result<Vec<u32>, StoreError> {
+/// Whether so many octets can be copied and still leave room for the records of changes, without which nothing could be
+/// deleted any more.
+fn has_room_for(store: &Store, octets: u64) -> Result<bool, StoreError> {
+    let io = |source| StoreError::Volume(VolumeError::Io { volume: 0, source });
+    let free = store.volumes().free_octets().map_err(io)?;
+    Ok(octets == 0 || free.saturating_sub(octets) >= store.options().reserve_octets / COMPACT_RESERVE_PART)
+}
+
+/// The volumes to be compacted, with the octets that live in each: those that are mostly dead, and those whose messages are to be packed.
+fn candidates(store: &Store, is_idle: bool) -> Result<Vec<(u32, u64)>, StoreError> {
     let live = read_live(store.engine()).map_err(|error| match error {
         OpenError::Damaged(damaged) => StoreError::Damaged(damaged),
         OpenError::Engine(error) => StoreError::Engine(error),
@@ -126,9 +136,9 @@ fn candidates(store: &Store, is_idle: bool) -> Result<Vec<u32>, StoreError> {
         }
         let live = live.get(&number).copied().unwrap_or(0);
         if live == 0 || live.saturating_mul(100) < octets.saturating_mul(COMPACT_BELOW_PERCENT) {
-            dead.push(number);
+            dead.push((number, live));
         } else if compresses && purpose.is_some_and(|purpose| !purpose.is_packed()) {
-            unpacked.push(number);
+            unpacked.push((number, live));
             backlog = backlog.saturating_add(octets);
         }
     }

@@ -4,6 +4,7 @@ use crate::committer::CommitError;
 use crate::encoding::Damaged;
 use crate::volume::VolumeError;
 use rookery_kv::engine::EngineError;
+use rookery_mime::NulOutside;
 use rookery_types::MailboxId;
 
 /// Why a request to the store failed. Its text is for the operator; sessions have their own words for clients.
@@ -39,6 +40,9 @@ pub enum StoreError {
     /// The message is larger than the store takes.
     #[error("the message has more than {0} octets")]
     TooLarge(u64),
+    /// The message has NUL where no transfer encoding can be put over it (RFC 3516 §4.4).
+    #[error(transparent)]
+    Nul(#[from] NulOutside),
     /// The disk is nearly full: nothing new is taken, deletions are.
     #[error("the disk is nearly full")]
     NoSpace,

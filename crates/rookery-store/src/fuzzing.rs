@@ -1,5 +1,6 @@
 //! The decoders of what is on disk, for `fuzz/`, which alone is built with `cfg(fuzzing)`.
 
+use crate::deliveries::Deliveries;
 use crate::encoding::{Encoder, seal};
 use crate::records::{
     self, AccountRecord, Annotations, ContentRecord, Facts, Held, LogEntry, Settings, Summary,
@@ -18,6 +19,7 @@ pub fn record(space: Space, key: &[u8], fields: &[u8]) {
     let _ = Settings::decode(key, &value);
     let _ = Summary::decode(key, &value);
     let _ = Annotations::decode(key, &value);
+    let _ = Deliveries::decode(key, &value);
     let _ = ContentRecord::decode(key, &value);
     let _ = LogEntry::decode(key, &value);
     let _ = Facts::decode(key, &value);

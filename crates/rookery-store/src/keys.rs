@@ -74,6 +74,16 @@ pub(crate) fn annotation_usage(id: AccountId) -> [u8; 9] {
     with(id, &[4])
 }
 
+/// Before what was delivered into the account a short while ago.
+pub(crate) fn all_deliveries(id: AccountId) -> [u8; 9] {
+    with(id, &[6])
+}
+
+/// The deliveries whose hashes begin with an octet.
+pub(crate) fn deliveries(id: AccountId, slot: u8) -> [u8; 10] {
+    with(id, &[6, slot])
+}
+
 /// The mailbox's number, the owner and the entry in an annotation's key.
 pub(crate) fn annotation_parts(key: &[u8]) -> Option<(u32, Option<UserName>, &str)> {
     let number = u32::from_be_bytes(*key.get(9..13)?.first_chunk::<4>()?);

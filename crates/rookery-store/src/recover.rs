@@ -2,6 +2,7 @@
 
 use crate::account::Account;
 use crate::committer::TailEntry;
+use crate::deliveries;
 use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::expunge_messages;
@@ -13,7 +14,8 @@ use rookery_kv::engine::Space;
 use rookery_types::{AccountId, ContentId, MailboxId};
 use std::collections::BTreeMap;
 
-/// Expunges messages whose octets never reached the disk. Their UIDs are not given again.
+/// Expunges messages whose octets never reached the disk. Their UIDs are not given again, and that they were delivered is
+/// forgotten: their sender tries again.
 pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> Result<(), StoreError> {
     let Some(account) = store.load_account(id)? else { return Ok(()) };
     let ticket = {
@@ -32,6 +34,7 @@ pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> 
                 release(&mut t, &account, message.content)?;
             }
         }
+        deliveries::forget(&mut t, id)?;
         t.finish(store.committer())
     };
     ticket.wait_blocking()?;

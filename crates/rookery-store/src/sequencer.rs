@@ -715,6 +715,7 @@ impl Transaction<'_> {
     pub(crate) fn finish(mut self, committer: &Committer) -> Ticket {
         if self.log != LogEntry::default() {
             self.record.modseq = self.modseq;
+            crate::noted::note(self.cell.id, self.modseq);
             let key = keys::log(self.cell.id, self.modseq);
             let value = self.log.encode(&key);
             self.put(Space::Log, Bytes::copy_from_slice(&key), value);

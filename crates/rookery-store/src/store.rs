@@ -2,6 +2,7 @@
 
 use crate::account::Account;
 use crate::append::Spool;
+use crate::background::Rounds;
 use crate::committer::{CommitError, Committer, Pending, TailEntry, decode_tail};
 use crate::compaction::{Pace, When};
 use crate::encoding::{Damaged, Encoder, open, seal};
@@ -304,7 +305,7 @@ impl Store {
 
     /// Does the background work that is due, now.
     pub async fn tend_now(&self) -> Result<(), StoreError> {
-        crate::background::round(self, &mut None, When::Now).await
+        crate::background::round(self, &mut Rounds::default(), When::Now).await
     }
 
     /// How compaction goes on.
@@ -494,10 +495,17 @@ impl Store {
         Ok(())
     }
 
-    /// Commits what is queued; nothing can be written afterwards.
+    /// Commits what is queued, and folds what there is time for, so that the next opening has less to read; nothing can
+    /// be written afterwards.
     pub async fn close(&self) {
-        if let Some(task) = self.0.background.lock().take() {
+        let background = self.0.background.lock().take();
+        if let Some(task) = background {
             task.abort();
+            // Aborted, or at an end of its own.
+            let _ = task.await;
+            if self.read_only_because().is_none() && !self.is_full() {
+                crate::background::settle(self).await;
+            }
         }
         let inner = self.0.clone();
         if tokio::task::spawn_blocking(move || inner.committer.close()).await.is_err() {
@@ -634,8 +642,8 @@ fn format(engine: &dyn Engine) -> Result<Identity, OpenError> {
     Ok(identity)
 }
 
-/// Makes a store of a lower format one of this. Chunk summaries come when a mailbox is first opened; that users' own
-/// \Seen may stand there takes no more than the number, so that older programs refuse it.
+/// Makes a store of a lower format one of this. Chunk summaries come when a mailbox is first opened; kinds of records
+/// that lower formats do not have begin empty.
 fn upgrade(engine: &dyn Engine, identity: &Identity) -> Result<(), OpenError> {
     let mut batch = Batch::new();
     if identity.format < FORMAT_WITH_SUMMARIES {

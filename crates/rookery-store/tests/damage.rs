@@ -11,7 +11,7 @@ use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_store::check::{Outcome, Report, check, repair};
 use rookery_store::{
-    Account, Annotation, AnnotationName, FlagChange, FlagList, Limits, NewAccount, NewMessage, Store,
+    Account, Annotation, AnnotationName, FlagChange, FlagList, Limits, NewAccount, NewMessage, Once, Store,
     StoreOptions,
 };
 use rookery_types::{
@@ -156,6 +156,17 @@ async fn build() -> (Image, Mail) {
         open.expunge(None).await.expect("it expunges");
         open.copy(&set(2, 4), &account, id("Sent")).await.expect("it copies");
         open.r#move(&set(5, 6), &account, id("Archive")).await.expect("it moves");
+        let once = Once {
+            sender: "cat@mail.example".into(),
+            message_id: "<once@mail.example>".into(),
+            window: std::time::Duration::from_secs(3600),
+        };
+        let delivered = message(&store, &text(9_700 + n as u32, None), SystemFlags::NONE, &[]);
+        account
+            .append_once(id("Sent"), delivered, &once)
+            .await
+            .expect("it delivers")
+            .expect("it is the first");
         let late = message(&store, &text(9_000 + n as u32, Some(1)), SystemFlags::DRAFT, &["$late"]);
         account.append(inbox, vec![late]).await.expect("it appends");
         let old = message(&store, &text(9_500 + n as u32, None), SystemFlags::SEEN, &[]);
@@ -186,7 +197,7 @@ const DAMAGES: [Damage; 4] = [Damage::Flip, Damage::Drop, Damage::Duplicate, Dam
 
 /// Each kind of record in the engine, its space, and how to know its keys.
 type Known = fn(&[u8]) -> bool;
-const RECORDS: [(&str, Space, Known); 25] = [
+const RECORDS: [(&str, Space, Known); 26] = [
     ("store identity", Space::Meta, |key| key == b"store"),
     ("group", Space::Meta, |key| key == b"group"),
     ("tail", Space::Meta, |key| key == b"tail"),
@@ -198,6 +209,7 @@ const RECORDS: [(&str, Space, Known); 25] = [
     ("annotation usage", Space::Account, |key| key[8] == 4),
     ("private seen", Space::Account, |key| key[8] == 5 && key[key.len() - 5] == 0),
     ("private seen summary", Space::Account, |key| key[8] == 5 && key[key.len() - 5] != 0),
+    ("deliveries", Space::Account, |key| key[8] == 6),
     ("server annotations", Space::Meta, |key| key == b"annotations"),
     ("mailbox settings", Space::Mailbox, |key| key[12] == 0),
     ("mailbox summary", Space::Mailbox, |key| key[12] == 1),
@@ -221,7 +233,9 @@ fn other_key(kind: &str, key: &[u8]) -> Vec<u8> {
         "store identity" | "group" | "tail" | "subscription" | "annotation" | "server annotations" => {
             other.push(b'2')
         }
-        "volume counter" | "account" | "subscription list" | "annotation usage" => other[7] ^= 0x40,
+        "volume counter" | "account" | "subscription list" | "annotation usage" | "deliveries" => {
+            other[7] ^= 0x40
+        }
         "mailbox settings"
         | "mailbox summary"
         | "quota usage"
@@ -406,8 +420,8 @@ async fn every_kind_of_record_and_every_damage() {
         assert!(!keys.is_empty(), "the store has no {kind}");
         let targets: BTreeSet<usize> = [0, keys.len() / 2, keys.len() - 1].into_iter().collect();
         for how in DAMAGES {
-            // No other record knows that the server has annotations.
-            if (kind, how) == ("server annotations", Damage::Drop) {
+            // No other record knows that the server has annotations, or what was delivered when.
+            if how == Damage::Drop && matches!(kind, "server annotations" | "deliveries") {
                 continue;
             }
             for at in &targets {

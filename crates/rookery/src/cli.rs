@@ -132,7 +132,7 @@ pub(crate) enum User {
         #[command(flatten)]
         password: NewPassword,
     },
-    /// Close an account to its user. Mail still comes in; sessions that are open go on.
+    /// Close an account to its user. Mail still comes in; sessions that are open end.
     Suspend {
         /// Whose.
         name: String,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rookery_auth::{
-    AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError, Welcome,
+    AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError, Sessions, Welcome,
 };
 use rookery_directory::{
     AccountFilter, AccountState, Alias, AliasName, Commit, CommitError, Directory, DirectoryError,
@@ -23,6 +23,8 @@ pub(crate) struct Node {
     pub(crate) store: Store,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) authenticator: Arc<Authenticator>,
+    /// The sessions of all protocols.
+    pub(crate) sessions: Sessions,
     pub(crate) newcomers: Arc<Newcomers>,
     /// One newcomer's account is made at a time.
     pub(crate) making: tokio::sync::Mutex<()>,
@@ -222,7 +224,7 @@ impl Node {
         Ok(())
     }
 
-    /// Closes an account to its user, or opens it again. Mail comes in all the same.
+    /// Closes an account to its user, whose sessions end, or opens it again. Mail comes in all the same.
     pub(crate) async fn suspend(&self, user: &UserName, suspended: bool) -> Result<(), NodeError> {
         let entry = self.entry(user).await?;
         if entry.state == AccountState::LoginOnly {
@@ -231,6 +233,10 @@ impl Node {
         let state = if suspended { AccountState::Suspended } else { AccountState::Active };
         self.directory.set_state(entry.id, state).await?;
         self.authenticator.forget(user);
+        match suspended {
+            true => self.sessions.close(entry.id),
+            false => self.sessions.open(entry.id),
+        }
         Ok(())
     }
 

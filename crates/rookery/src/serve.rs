@@ -162,6 +162,7 @@ impl Data {
             store,
             directory,
             authenticator,
+            sessions: Sessions::new(),
             newcomers,
             making: Default::default(),
             registrar,
@@ -320,7 +321,7 @@ pub(crate) async fn run(
         peers: Arc::new(NoPeers),
         hostname: hostname.clone(),
         tls: tls.clone(),
-        sessions: Sessions::new(),
+        sessions: node.sessions.clone(),
     };
     let (imap, imap_again) = Live::new(&config, &parts, crate::imap::services)?;
     let (pop3, pop3_again) = Live::new(&config, &parts, crate::pop3::services)?;

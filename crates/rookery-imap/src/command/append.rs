@@ -4,14 +4,16 @@
 //! Invariants:
 //! - A message is never whole in memory: its octets go to the store's spool as they come.
 //! - What can be refused is refused before the client sends the message.
-//! - A message's octets are kept as they came, NUL in a literal8 and 8-bit octets in headers included.
+//! - A message's octets are kept as they came, 8-bit octets in headers included. But parts with NUL, which only a literal8
+//!   brings, are in base64 from then on: BODY[..] could not be sent else, and BODYSTRUCTURE must say how it is sent
+//!   (RFC 3516 §4.4, §6).
 //!
 //! DEVIATION: RFC 6855 §4, because old mail with raw 8-bit octets in its headers exists, and comes by LMTP as well:
 //! such a message is taken also from a client that has not said ENABLE UTF8=ACCEPT. Else it could not be moved
 //! between servers.
 
 use super::{Outcome, catenate, copy, quota, select};
-use crate::answer::{Answer, Failure, no_permission};
+use crate::answer::{Answer, Failure, blocking, no_permission};
 use crate::names::Found;
 use crate::session::{Selected, State, User};
 use crate::tell;
@@ -22,6 +24,9 @@ use rookery_codec::imap::{Code, MessageSet, Response, WireName};
 use rookery_store::{Appended, Held, NewMessage, Spool, Spooled};
 use rookery_types::{Flag, InternalDate, Keyword, Rights, SequenceSet, SystemFlags, Uid, UidSet};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Messages of more octets are finished on a thread that may block.
+const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 
 /// Takes the messages that follow and adds them to a mailbox, all or none. `replaced`: a message of the selected
 /// mailbox goes with the same step.
@@ -264,10 +269,14 @@ async fn receive(
                 }
             }
             Decoded::AppendEnd { more } => {
-                let body = spool.and_then(|spool| match spool.size() {
-                    0 => Err(empty().into()),
-                    _ => spool.finish().map_err(Failure::from),
-                });
+                let body = match spool {
+                    Err(failure) => Err(failure),
+                    Ok(spool) => match spool.size() {
+                        0 => Err(empty().into()),
+                        1..=FINISH_INLINE_OCTETS => spool.finish_without_nul().map_err(Failure::from),
+                        _ => blocking(move || spool.finish_without_nul()).await?.map_err(Failure::from),
+                    },
+                };
                 return match body {
                     Ok(body) => Ok(Received::Message { body, more }),
                     Err(failure) => {

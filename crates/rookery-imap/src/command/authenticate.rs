@@ -14,7 +14,7 @@ use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use rookery_auth::{Attempt, AuthError, Login, Progress};
+use rookery_auth::{Attempt, AuthError, EnterError, Login, Progress};
 use rookery_codec::imap::server::Decoded;
 use rookery_codec::imap::{Code, Response, Secret};
 use rookery_route::{AccountError, Authority};
@@ -131,10 +131,14 @@ pub(crate) async fn enter(services: &Arc<Services>, name: UserName) -> Result<En
         // A renaming may have been broken off.
         services.registrar.settle(own, &account_name).await?;
         let max = services.config.sessions_per_account_max;
-        slot = services.sessions.enter(own.id(), max);
-        if slot.is_none() {
-            return Err(Answer::no(Code::Limit, "This account has too many sessions").into());
-        }
+        slot = match services.sessions.enter(own.id(), max) {
+            Ok(slot) => Some(slot),
+            Err(EnterError::TooMany) => {
+                return Err(Answer::no(Code::Limit, "This account has too many sessions").into());
+            }
+            // While the password was being checked.
+            Err(EnterError::Closed) => return Err(refused(AuthError::Suspended).into()),
+        };
     } else if authority == Authority::User {
         return Err(unavailable().into());
     }
@@ -154,6 +158,6 @@ pub(crate) async fn enter(services: &Arc<Services>, name: UserName) -> Result<En
         names,
         enabled: Enabled::default(),
         notify: None,
-        _slot: slot,
+        slot,
     })))
 }

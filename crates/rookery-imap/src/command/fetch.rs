@@ -101,12 +101,12 @@ pub(crate) async fn announce(
     user: &User,
     selected: &mut Selected,
     plan: Arc<Plan>,
-    places: Range<usize>,
+    places: &[Range<usize>],
 ) -> Result<(), Failure> {
     let (state, newest) = selected.now();
     tell::new_keywords(wire, user, selected, &state);
     let mut fetching = Fetching { wire, user, selected, plan, failed: 0, unknown_cte: false };
-    fetching.all(&[places], &newest, &state, 0, false).await.map(drop)
+    fetching.all(places, &newest, &state, 0, false).await.map(drop)
 }
 
 /// The places that PARTIAL names among these (RFC 9394 §3.3). It comes before CHANGEDSINCE (§3.4).

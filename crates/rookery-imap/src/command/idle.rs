@@ -4,6 +4,7 @@
 
 use super::Outcome;
 use crate::answer::{Answer, Failure};
+use crate::connection::ended;
 use crate::measure::Idling;
 use crate::notify;
 use crate::session::{Selected, User};
@@ -20,10 +21,10 @@ enum Woken {
     Client(bool),
     Changed,
     Still,
-    Draining,
+    Ending,
 }
 
-/// Tells changes as they come, until the client says DONE. An answer with `Bye` means that the server ends.
+/// Tells changes as they come, until the client says DONE. An answer with `Bye` means that the server ends, or the account.
 pub(crate) async fn idle(
     wire: &mut Wire,
     user: &mut User,
@@ -55,11 +56,19 @@ pub(crate) async fn idle(
             return Ok(ending());
         }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
-        let woken = match user.notify.is_some() {
-            false => wait(wire, of_mailbox(&mut changed), drain, still_here, silence_max).await?,
-            true => {
-                let change = notify::changed(user, selected.as_deref());
-                Box::pin(wait(wire, change, drain, still_here, silence_max)).await?
+        let User { slot, notify, .. } = &mut *user;
+        let end = async {
+            tokio::select! {
+                biased;
+                () = drain.draining() => {}
+                () = ended(slot.as_ref()) => {}
+            }
+        };
+        let woken = match notify.as_deref_mut() {
+            None => wait(wire, of_mailbox(&mut changed), end, still_here, silence_max).await?,
+            Some(notify) => {
+                let change = notify::changed(notify, selected.as_deref());
+                Box::pin(wait(wire, change, end, still_here, silence_max)).await?
             }
         };
         match woken {
@@ -70,7 +79,7 @@ pub(crate) async fn idle(
                 return Err(Failure::Gone(IoError::Idle));
             }
             Woken::Still => wire.put(&Response::untagged(Condition::Ok, "Still here")),
-            Woken::Draining => return Ok(ending()),
+            Woken::Ending => return Ok(ending()),
         }
     }
 }
@@ -96,13 +105,13 @@ async fn of_mailbox(changed: &mut Option<watch::Receiver<u64>>) {
 async fn wait(
     wire: &mut Wire,
     change: impl Future<Output = ()>,
-    drain: &DrainGuard,
+    ending: impl Future<Output = ()>,
     still_here: std::time::Duration,
     silence_max: std::time::Duration,
 ) -> Result<Woken, Failure> {
     tokio::select! {
         biased;
-        () = drain.draining() => Ok(Woken::Draining),
+        () = ending => Ok(Woken::Ending),
         () = change => Ok(Woken::Changed),
         () = tokio::time::sleep(still_here) => Ok(Woken::Still),
         read = wire.read(silence_max) => Ok(Woken::Client(read?)),

@@ -182,6 +182,31 @@ async fn an_administrator_acts_as_a_user_and_is_one_then() {
 }
 
 #[tokio::test]
+async fn a_closed_account_loses_its_sessions() {
+    let site = Site::new().await;
+    let (mut waiting, mut idling, mut watching) =
+        (site.login("ann").await, site.login("ann").await, site.login("ann").await);
+    idling.send("1 IDLE").await;
+    assert_eq!(idling.line().await, "+ idling");
+    watching.command("1 NOTIFY SET (personal (MessageNew MessageExpunge))").await;
+    watching.send("2 IDLE").await;
+    assert_eq!(watching.line().await, "+ idling");
+    let mut other = site.login("joe").await;
+    let ann = site.account("ann").await.id();
+    site.services.sessions.close(ann);
+    for client in [&mut waiting, &mut idling, &mut watching] {
+        assert_eq!(client.line().await, "* BYE [UNAVAILABLE] The account was closed");
+        assert_eq!(client.next_line().await, None);
+    }
+    assert!(other.command("1 NOOP").await[0].starts_with("1 OK"));
+    // A login whose password was being checked meanwhile.
+    let mut late = site.connect().await;
+    assert!(late.command("1 LOGIN ann secret").await[0].starts_with("1 NO [AUTHORIZATIONFAILED]"));
+    site.services.sessions.open(ann);
+    site.login("ann").await;
+}
+
+#[tokio::test]
 async fn an_administrator_of_a_domain_administers_it() {
     let site = Site::new().await;
     let mut root = site.login("root").await;

@@ -22,15 +22,23 @@ async fn append(client: &mut Client, tag: &str, how: &str, message: &str) -> Str
 async fn parts_are_sent_decoded() {
     let site = Site::new().await;
     let mut client = site.login("ann").await;
-    // NUL stands in a literal8 alone, and what came in one comes back as it was.
+    // NUL stands in a literal8 alone. The part with it is in base64 from then on, so that BODY[] is a literal
+    // (RFC 3516 §6).
     let answer = append(&mut client, "a", "", MIXED).await;
     assert_eq!(answer, "a NO Message holds NUL");
     assert!(append(&mut client, "b", "(\\Seen) ~", MIXED).await.starts_with("b OK [APPENDUID "));
     client.command("c SELECT INBOX").await;
-    client.send(&format!("d FETCH 1 BODY.PEEK[]<0.{}>", MIXED.len())).await;
+    let stored = MIXED.replace(": binary\r\n\r\na\0b\r\n", ": base64\r\n\r\nYQBi\r\n\r\n");
+    client.send("d FETCH 1 (RFC822.SIZE BODY.PEEK[])").await;
     let heard = client.until("d ").await;
-    assert_eq!(heard[0], format!("* 1 FETCH (BODY[]<0> {{{}}}", MIXED.len()));
-    assert_eq!(heard[1..heard.len() - 1].join("\r\n"), format!("{MIXED})"));
+    let octets = stored.len();
+    assert_eq!(heard[0], format!("* 1 FETCH (RFC822.SIZE {octets} BODY[] {{{octets}}}"));
+    assert_eq!(heard[1..heard.len() - 1].join("\r\n"), format!("{stored})"));
+    let heard = client.command("e FETCH 1 BODYSTRUCTURE").await;
+    assert!(heard[0].contains("(\"APPLICATION\" \"X\" NIL NIL NIL \"BASE64\" 6 "), "{heard:?}");
+    let outside = "a: \0\r\n\r\nx\r\n";
+    let answer = append(&mut client, "f", "~", outside).await;
+    assert_eq!(answer, "f NO [UNKNOWN-CTE] NUL stands where no transfer encoding can be put over it");
     for (command, heard) in [
         (
             "1 FETCH 1 (BINARY.SIZE[1] BINARY.PEEK[1])",

@@ -285,3 +285,52 @@ async fn idle_tells_the_same() {
     )
     .await;
 }
+
+/// RFC 5465 §5: what the client itself has done is not told, what others do at the same time is.
+#[tokio::test]
+async fn own_changes_are_not_told() {
+    let site = Site::new().await;
+    site.fill(".").await;
+    site.play(
+        r#"
+        A> 1 NOTIFY SET (selected (MessageNew (uid) MessageExpunge)) (personal (MessageNew MessageExpunge MailboxName SubscriptionChange MailboxMetadataChange))
+        A< 1 OK <*>
+        A> 2 SELECT INBOX
+        A< ...
+        A< 2 OK <*>
+        A> 3 CREATE a/b
+        A< 3 OK <*>
+        A> 4 SUBSCRIBE a/b
+        A< 4 OK <*>
+        A> 5 COPY 1 Sent
+        A< 5 OK <*>
+        A> 6 SETMETADATA a/b (/private/comment "x")
+        A< 6 OK <*>
+        A> 7 RENAME a/b c
+        A< 7 OK <*>
+        A> 8 DELETE c
+        A< 8 OK <*>
+        -- New messages are told, but not what they are.
+        A> 9 APPEND INBOX {3+}\na\n
+        A< * 2 EXISTS
+        A< * <*> RECENT
+        A< 9 OK <*>
+        B> 1 APPEND INBOX {3+}\nb\n
+        B< 1 OK <*>
+        A< * 3 EXISTS
+        A< * <*> RECENT
+        A< * 3 FETCH (UID 3)
+        B> 2 APPEND Sent {3+}\na\n
+        B< 2 OK <*>
+        A< * STATUS Sent (MESSAGES 2 <*>)
+        B> 3 CREATE d
+        B< 3 OK <*>
+        A< * LIST (\HasNoChildren) "/" d
+        B> 4 SUBSCRIBE d
+        B< 4 OK <*>
+        A< * LIST <*>
+        A< * LIST (\Subscribed \HasNoChildren) "/" d
+        "#,
+    )
+    .await;
+}

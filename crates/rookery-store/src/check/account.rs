@@ -98,6 +98,7 @@ impl Seen {
             }
             Some(4) => seen.annotation_usage = Annotations::decode(key, value).ok(),
             Some(5) => Private::take(&mut seen.private, key, value),
+            Some(6) => {}
             _ => seen.list = records::decode_subscription_list(key, value).ok(),
         })?;
         entries(engine, Space::Mailbox, &prefix, &mut |key, value| {

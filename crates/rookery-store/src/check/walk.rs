@@ -1,5 +1,6 @@
 //! Each record by itself: whether its key is one the store makes, and its value what was written there.
 
+use crate::deliveries::Deliveries;
 use crate::encoding::Damaged;
 use crate::keys;
 use crate::records::{self, AccountRecord, ContentRecord, Facts, LogEntry, Settings, Summary};
@@ -32,6 +33,7 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
         (Space::Account, Some(3), _) => keys::annotation_parts(key).map(|_| "annotation"),
         (Space::Account, Some(4), 9) => Some("annotation usage"),
         (Space::Account, Some(5), _) => keys::seen_parts(key).map(|_| super::private::kind_of(key)),
+        (Space::Account, Some(6), 10) => Some("deliveries"),
         (Space::Mailbox, _, 13) => match key.last() {
             Some(0) => Some("mailbox settings"),
             Some(1) => Some("mailbox summary"),
@@ -90,6 +92,7 @@ fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
         "annotation usage" => records::Annotations::decode(key, value).map(drop),
         "private seen" => Block::decode(key, value).map(drop),
         "private seen summary" => Head::decode(key, value).map(drop),
+        "deliveries" => Deliveries::decode(key, value).map(drop),
         "account" => AccountRecord::decode(key, value).map(drop),
         "subscription" => records::decode_subscription(key, value).map(drop),
         "subscription list" => records::decode_subscription_list(key, value).map(drop),

@@ -5,11 +5,12 @@ use super::packing::{FRAME_OCTETS, Packer, Table};
 use super::{Placed, Volume, VolumeError, Volumes, placed};
 use rookery_types::{AccountId, ContentId};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The octets of a message by which it is decided whether packing it is worth the while.
-const SAMPLE: std::ops::Range<u64> = 64 << 10..128 << 10;
+const SAMPLE: Range<u64> = 64 << 10..128 << 10;
 
 /// A message too large for memory, in a volume of its own whose record header is still missing.
 ///
@@ -71,6 +72,17 @@ impl LargeBody {
             .extend_from_slice(octets.get(inside(SAMPLE.start)..inside(SAMPLE.end)).unwrap_or_default());
         self.size += octets.len() as u64;
         Ok(())
+    }
+
+    /// Octets of what was added as it is.
+    pub(crate) fn read(&self, range: Range<u64>) -> Result<Vec<u8>, VolumeError> {
+        let end = range.end.min(self.size);
+        let start = range.start.min(end);
+        let mut octets = vec![0; usize::try_from(end - start).unwrap_or(usize::MAX)];
+        if !self.volume.read_exact(&mut octets, FILE_HEADER + RECORD_HEADER + start)? {
+            return Err(self.volume.io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(octets)
     }
 
     fn end_frame(&mut self) {

@@ -286,11 +286,7 @@ where
 fn spool(store: &Store, found: Found) -> Result<NewMessage, String> {
     let Found { octets, flags, keywords, date } = found;
     let mut spool = store.spool();
-    // IMAP cannot carry NUL in a message that is fetched (RFC 9051 §4.3).
-    if memchr::memchr(0, &octets).is_some() {
-        return Err(format!("the message of {date} has NUL octets"));
-    }
     spool.push(&octets).map_err(|error| error.to_string())?;
-    let body = spool.finish().map_err(|error| error.to_string())?;
+    let body = spool.finish_without_nul().map_err(|error| format!("the message of {date}: {error}"))?;
     Ok(NewMessage { body, flags, keywords, date })
 }
