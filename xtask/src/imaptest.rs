@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -23,8 +24,7 @@ const MESSAGE_OCTETS_MAX: usize = 32 << 10;
 /// Users of the runs with several.
 const MANY: usize = 5;
 
-/// Times that a run is begun: imaptest sometimes breaks off by a check of itself, since it notes a STORE for messages
-/// that it knows of by EXISTS alone.
+/// Times that a run is begun: imaptest sometimes breaks off by a check of itself.
 const ATTEMPTS: usize = 3;
 
 /// The stress runs: what each is about, and imaptest's arguments. Each has an account of its own, which is empty: only
@@ -124,21 +124,34 @@ impl Imaptest {
             let user =
                 if *about == SEVERAL { "user=many%d".to_owned() } else { format!("user=alone{number}") };
             let arguments = [*arguments, &[secs.as_str(), user.as_str()]].concat();
-            let mut output = start(&arguments)?;
-            for _ in 1..ATTEMPTS {
-                if output.text().contains("Panic:") {
-                    println!("{about}: imaptest broke off; once more");
-                    output = start(&arguments)?;
+            make_keywords(&server, &format!("alone{number}"))?;
+            for attempt in 1.. {
+                let begun = Instant::now();
+                let output = start(&arguments)?;
+                println!("{about}:\n{}", last_lines(&String::from_utf8_lossy(&output.stdout), 3));
+                verdict.judge(about, &output);
+                if begun.elapsed().as_secs() >= u64::from(self.secs) {
+                    break;
                 }
+                ensure!(attempt < ATTEMPTS, "imaptest broke off:\n{}", output.text());
             }
-            println!("{about}:\n{}", last_lines(&String::from_utf8_lossy(&output.stdout), 3));
-            ensure!(output.text().contains("Totals:"), "imaptest broke off:\n{}", output.text());
-            verdict.judge(about, &output);
         }
         server.stop()?;
         server.check()?;
         verdict.tell()
     }
+}
+
+/// Makes imaptest's keywords known in an INBOX that stays empty: imaptest takes it that STORE makes a keyword, also one
+/// that takes it away, and gives each an owner when it is first seen, which two clients can do at once.
+fn make_keywords(server: &Server, user: &str) -> Result<()> {
+    let mut client = server.login(user)?;
+    let message = "Subject: keywords\r\n\r\n";
+    client.append_ok("INBOX", "($Label1 $Label2 $Label3 $Label4 $Label5 \\Deleted)", message.as_bytes())?;
+    client.ok("SELECT INBOX")?;
+    client.ok("EXPUNGE")?;
+    client.ok("LOGOUT")?;
+    Ok(())
 }
 
 impl Verdict {
@@ -182,7 +195,9 @@ fn complaints(said: &str) -> Vec<String> {
                 whole = format!("{whole} {}", more.trim());
             }
             all.push(whole);
-        } else if ["Error:", "Panic:", "Fatal:"].iter().any(|mark| line.contains(mark)) {
+        } else if ["Error:", "Panic:", "Fatal:"].iter().any(|mark| line.contains(mark))
+            && !line.contains("backtrace:")
+        {
             all.push(line.to_owned());
         }
     }

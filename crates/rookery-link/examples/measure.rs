@@ -29,12 +29,14 @@ async fn main() {
     println!("echo of 64 octets, idle connection: {}", shown(rounds(&mut stream, ROUNDS).await));
     for class in [Class::Bulk, Class::Interactive] {
         let mut flood = open(&edge, class, "flood").await;
-        let (began, mut octets) = (Instant::now(), 0);
+        let (began, cpu_before, mut octets) = (Instant::now(), cpu_s(), 0);
         while octets < 2_000_000_000 {
             let Some(Message::Data(piece)) = flood.recv().await.unwrap() else { panic!("ended early") };
             octets += piece.len();
         }
-        println!("one stream, {class:?}: {:.0} MB/s", octets as f64 / 1e6 / began.elapsed().as_secs_f64());
+        let (gigabytes, seconds) = (octets as f64 / 1e9, began.elapsed().as_secs_f64());
+        let cpu = (cpu_s() - cpu_before) / gigabytes;
+        println!("one stream, {class:?}: {:.0} MB/s, {cpu:.2} s of CPU a GB", gigabytes * 1e3 / seconds);
         let flooded = tokio::spawn(async move { while let Ok(Some(_)) = flood.recv().await {} });
         // Twice, as two connections take turns.
         for _ in 0..2 {
@@ -170,6 +172,13 @@ async fn noops(address: String) -> Vec<Duration> {
 fn shown(mut times: Vec<Duration>) -> String {
     times.sort();
     format!("p50 {:?}, p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100])
+}
+
+/// What this process has computed, in seconds.
+fn cpu_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+    fields.map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
 }
 
 fn pss() -> usize {

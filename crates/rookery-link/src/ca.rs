@@ -352,6 +352,16 @@ impl Credentials {
         self.key.clone_key()
     }
 
+    /// Asks for another certificate for the same key; see [`Ca::issue`] and [`Credentials::renewed`].
+    pub fn renewal(&self) -> Result<CertificateSigningRequestDer<'static>, CaError> {
+        NodeKey { key: KeyPair::try_from(&self.key)? }.request()
+    }
+
+    /// The same with the certificate that came of it.
+    pub fn renewed(&self, certificate: CertificateDer<'static>) -> Result<Credentials, CaError> {
+        Credentials::of_parts(self.key(), certificate, self.authorities.clone())
+    }
+
     /// Until when the certificate is good.
     pub fn valid_until(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.valid.1)

@@ -36,6 +36,8 @@ const REQUEST_OCTETS_MAX: usize = 64 << 10;
 const ANSWER_OCTETS_MAX: usize = 4 << 20;
 /// The whole exchange takes so long at most; a cluster may have to write down the new node meanwhile.
 const WITHIN: Duration = Duration::from_secs(30);
+/// A new node says all it has to say within this.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-rookery-join";
 
 /// Why a node did not join.
@@ -169,7 +171,8 @@ impl JoinDesk {
         stream: &mut T,
         session: &[u8],
     ) -> Result<Answer, JoinError> {
-        let request: Request = read(stream, REQUEST_OCTETS_MAX).await?;
+        let request = timeout(REQUEST_WITHIN, read(stream, REQUEST_OCTETS_MAX)).await;
+        let request: Request = request.map_err(|_| JoinError::Slow)??;
         let wish: Wish = serde_json::from_str(&request.wish).map_err(malformed)?;
         let proof = octets(&request.proof)?;
         let node = NewNode {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rookery_types::NodeId;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
@@ -28,7 +28,7 @@ use crate::hello::{ConnectError, HELLO_WITHIN, Myself, PROTOCOL};
 use crate::identity::{Duties, Identity};
 use crate::join::JoinDesk;
 use crate::metrics::{Counters, LinkCounters, count};
-use crate::mux::{Accept, Incoming, LinkStream, Mux, PeerFacts, Serve, Shared, StreamLimits};
+use crate::mux::{Accept, Health, Incoming, LinkStream, Mux, PeerFacts, Serve, Shared, StreamLimits};
 use crate::peer::{Class, Peer as PeerEntry, PeerState, SLOTS};
 use crate::tls::{ALPN_JOIN, TlsConfigs};
 use crate::trace::TraceId;
@@ -87,6 +87,8 @@ const BACKOFF_MAX: Duration = Duration::from_millis(900);
 const PROVEN_AFTER: Duration = Duration::from_secs(1);
 /// Connections that have not said hello yet.
 const HANDSHAKES_MAX: usize = 256;
+/// Nodes that join at the same time. Apart from the others, since whoever reaches the port can begin one.
+const JOINS_MAX: usize = 16;
 
 type Handler = Arc<dyn Fn(Incoming) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
@@ -131,6 +133,7 @@ struct Inner {
     /// Those of the last [`Links::set_peers`].
     wanted: Mutex<HashSet<NodeId>>,
     desk: RwLock<Option<Arc<JoinDesk>>>,
+    joins: Semaphore,
     leaving: AtomicBool,
     closed: watch::Sender<bool>,
 }
@@ -189,6 +192,7 @@ impl Links {
             peers: Mutex::default(),
             wanted: Mutex::default(),
             desk: RwLock::default(),
+            joins: Semaphore::new(JOINS_MAX),
             leaving: AtomicBool::new(false),
             closed: watch::Sender::new(false),
         };
@@ -423,16 +427,19 @@ impl Inner {
             let inner = Arc::clone(&self);
             tokio::spawn(async move {
                 let from = tcp.peer_addr().map_or_else(|_| String::new(), |address| address.to_string());
-                if let Err(error) = inner.shake_hands(tcp).await {
+                if let Err(error) = inner.shake_hands(tcp, permit).await {
                     count(&inner.counters.connections_refused);
                     tracing::warn!(%from, %error, "a link connection is refused");
                 }
-                drop(permit);
             });
         }
     }
 
-    async fn shake_hands(self: &Arc<Inner>, tcp: TcpStream) -> Result<(), ConnectError> {
+    async fn shake_hands(
+        self: &Arc<Inner>,
+        tcp: TcpStream,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), ConnectError> {
         let tls = self.tls.load_full();
         let secure = async {
             let start =
@@ -445,12 +452,18 @@ impl Inner {
         let secured = timeout(HELLO_WITHIN, secure).await;
         let (join, stream) = secured.map_err(|_| ConnectError::Slow(HELLO_WITHIN))??;
         if join {
+            drop(permit);
+            let refused = |why: String| ConnectError::Refused(why);
             let desk = self.desk.read().clone();
-            let desk = desk.ok_or_else(|| ConnectError::Refused("nodes cannot join here".to_owned()))?;
-            return desk.serve(stream).await.map_err(|error| ConnectError::Refused(error.to_string()));
+            let desk = desk.ok_or_else(|| refused("nodes cannot join here".to_owned()))?;
+            let _join =
+                self.joins.try_acquire().map_err(|_| refused("too many nodes join at once".to_owned()))?;
+            return desk.serve(stream).await.map_err(|error| refused(error.to_string()));
         }
         let identity = identity_of(stream.get_ref().1)?;
-        self.accepted(Box::new(stream), identity).await
+        let accepted = self.accepted(Box::new(stream), identity).await;
+        drop(permit);
+        accepted
     }
 
     async fn accepted(
@@ -539,7 +552,10 @@ async fn keep_dialled(
                 Ok(mux) => {
                     drop(inner);
                     let mut health = mux.health();
-                    let _ = health.wait_for(|_| mux.has_ended() || mux.retired().is_some()).await;
+                    // Not `Mux::has_ended`: it would borrow again what is borrowed here.
+                    let over =
+                        |health: &Health| matches!(health, Health::Ended(_)) || mux.retired().is_some();
+                    let _ = health.wait_for(over).await;
                 }
                 Err(error) => {
                     count(&inner.counters.dials_failed);

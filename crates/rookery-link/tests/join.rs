@@ -1,5 +1,7 @@
 //! Certificates, tokens, and how a node joins.
 
+#![allow(clippy::unwrap_used, reason = "a failure shows where")]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
@@ -179,6 +181,31 @@ async fn a_node_without_the_duty_lets_nobody_join() {
 }
 
 #[tokio::test]
+async fn who_begins_to_join_and_says_nothing_keeps_nobody_out() {
+    let desk = desk(Duties::ALL).await;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(desk.ca.certificate().clone()).unwrap();
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"rookery-join".to_vec()];
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(tls));
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        let tcp = tokio::net::TcpStream::connect(desk.node.address).await.unwrap();
+        let name = Identity::server_name(desk.node.id).try_into().unwrap();
+        silent.push(tls.connect(name, tcp).await.unwrap());
+    }
+    let other = Node::start(&desk.ca, 2).await;
+    other.links.set_peers(vec![desk.node.as_peer()]);
+    other.sees(desk.node.id, is_up).await;
+    other.echo(desk.node.id).await.unwrap();
+}
+
+#[tokio::test]
 async fn without_a_desk_nobody_joins() {
     let desk = desk(Duties::ALL).await;
     let token = desk.token();
@@ -273,6 +300,12 @@ fn a_certificate_says_who_and_for_how_long() {
     assert!(credentials.valid_until() > now + year - HOUR && credentials.valid_until() < now + year + HOUR);
     assert!(!credentials.needs_renewal(now) && !credentials.needs_renewal(now + year / 2));
     assert!(credentials.needs_renewal(now + year / 3 * 2));
+    let later = now + year / 4 * 3;
+    let renewed = ca.issue(&credentials.renewal().unwrap(), credentials.identity(), later, 365).unwrap();
+    let renewed = credentials.renewed(renewed).unwrap();
+    assert_eq!(renewed.identity(), credentials.identity());
+    assert!(!renewed.needs_renewal(later) && credentials.needs_renewal(later));
+    Links::new(&renewed, config(1)).expect("the certificate is of the key");
     assert!(ca.credentials(&Identity { name: String::new(), ..identity(1, Duties::ALL) }, now).is_err());
 }
 

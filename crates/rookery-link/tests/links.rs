@@ -1,5 +1,7 @@
 //! Links over TCP and mutual TLS on loopback.
 
+#![allow(clippy::unwrap_used, reason = "a failure shows where")]
+
 mod common;
 
 use std::net::SocketAddr;
