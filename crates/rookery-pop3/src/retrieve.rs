@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rookery_codec::dot::{DotStuffer, LineEnds};
 use rookery_codec::pop3::Reply;
 use rookery_net::IoError;
-use rookery_store::{Mailbox, Message, StoreError};
+use rookery_store::{BodyReader, Mailbox, Message, StoreError};
 
 use crate::connection::Outcome;
 use crate::maildrop::failed;
@@ -35,11 +35,14 @@ pub(crate) async fn retrieve(
         Some(_) => (WHOLE_OCTETS_MAX_OF_TOP, WHOLE_OCTETS_MAX_OF_TOP as usize),
     };
     let first = match message.size <= whole_max {
-        true => read(mailbox, message, None).await,
-        false => read(mailbox, message, Some((0, piece_octets))).await,
+        true => whole(mailbox, message).await.map(|octets| (octets, None)),
+        false => match reader(mailbox, message).await {
+            Ok(reader) => read_part(&reader, 0, piece_octets).await.map(|octets| (octets, Some(reader))),
+            Err(error) => Err(error),
+        },
     };
-    let mut piece = match first {
-        Ok(octets) => octets,
+    let (mut piece, reader) = match first {
+        Ok(first) => first,
         Err(StoreError::NoContent)
             if mailbox
                 .now()
@@ -74,7 +77,12 @@ pub(crate) async fn retrieve(
         if ended || sent >= size {
             break;
         }
-        let next = read(mailbox, message, Some((sent, piece_octets)));
+        let next = async {
+            match &reader {
+                Some(reader) => read_part(reader, sent, piece_octets).await,
+                None => Ok(Bytes::new()),
+            }
+        };
         let (flushed, next) = tokio::join!(wire.connection.flush(), next);
         flushed?;
         piece = match next {
@@ -94,17 +102,27 @@ pub(crate) async fn retrieve(
     Ok(Outcome::Sent)
 }
 
-/// Reads a message on a thread that may block: all of it, or some octets from one on.
-async fn read(mailbox: &Mailbox, message: &Message, part: Option<(u64, usize)>) -> Result<Bytes, StoreError> {
+/// Reads a message on a thread that may block.
+async fn whole(mailbox: &Mailbox, message: &Message) -> Result<Bytes, StoreError> {
     let (account, content) = (mailbox.account().clone(), message.content);
+    blocking(move || account.read(content)).await
+}
+
+async fn reader(mailbox: &Mailbox, message: &Message) -> Result<BodyReader, StoreError> {
+    let (account, content) = (mailbox.account().clone(), message.content);
+    blocking(move || account.reader(content)).await
+}
+
+async fn read_part(reader: &BodyReader, from: u64, octets: usize) -> Result<Bytes, StoreError> {
+    let reader = reader.clone();
+    blocking(move || reader.read(from, octets)).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
     let span = tracing::Span::current();
-    let work = move || {
-        span.in_scope(|| match part {
-            None => account.read(content),
-            Some((from, octets)) => account.read_part(content, from, octets),
-        })
-    };
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(StoreError::CutOff))
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.unwrap_or(Err(StoreError::CutOff))
 }
 
 /// Finds the end of what TOP asks for: the header, the empty line behind it, and some lines.

@@ -349,20 +349,17 @@ impl Account {
 
     /// A whole message, checked. Reads the disk, and takes as much memory as the message has octets.
     pub fn read(&self, content: ContentId) -> Result<Bytes, StoreError> {
-        self.relocating(content, |record| {
-            self.store.volumes().read(record.locator, record.size, self.cell.id, content)
-        })
+        self.relocating(content, |record| self.store.volumes().read(&record, self.cell.id, content))
     }
 
-    /// Some octets of a message, beginning with octet `from`; fewer at its end. Reads the disk.
+    /// Some octets of a message, beginning with octet `from`; fewer at its end. Reads the disk. Whoever reads more than
+    /// one part has it cheaper with [`Account::reader`].
     pub fn read_part(&self, content: ContentId, from: u64, octets: usize) -> Result<Bytes, StoreError> {
-        self.relocating(content, |record| {
-            self.store.volumes().read_part(record.locator, self.cell.id, content, from, octets)
-        })
+        self.reader(content)?.read(from, octets)
     }
 
     /// Reads where the content is now: compaction may move it between the look-up and the reading.
-    fn relocating<T>(
+    pub(crate) fn relocating<T>(
         &self,
         content: ContentId,
         read: impl Fn(ContentRecord) -> Result<T, crate::volume::VolumeError>,

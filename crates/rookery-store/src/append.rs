@@ -167,7 +167,10 @@ impl Spool {
         let message_id = scanned.facts().message_id.map(String::into_boxed_str);
         let facts = facts_of(&scanned);
         let body = match self.large {
-            Some(large) => Body::Large(large),
+            Some(mut large) => {
+                large.end()?;
+                Body::Large(large)
+            }
             None => Body::Memory(self.memory.into()),
         };
         Ok(Spooled(Arc::new(Taken { content: ContentId(content), size, message_id, facts, body })))
@@ -328,9 +331,10 @@ impl Account {
     /// The octets of a message here as a new message for elsewhere. Reads the disk.
     pub(crate) fn respool(&self, content: ContentId, size: u32) -> Result<Spooled, StoreError> {
         let mut spool = self.store.spool();
+        let reader = self.reader(content)?;
         let mut at = 0;
         while at < u64::from(size) {
-            let piece = self.read_part(content, at, 256 * 1024)?;
+            let piece = reader.read(at, 256 * 1024)?;
             if piece.is_empty() {
                 return Err(StoreError::NoContent);
             }

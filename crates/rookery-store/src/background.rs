@@ -4,6 +4,7 @@
 
 use crate::account::Account;
 use crate::annotations;
+use crate::compaction::{self, When};
 use crate::error::StoreError;
 use crate::fold;
 use crate::keys;
@@ -11,8 +12,7 @@ use crate::readers;
 use crate::records::{self, AccountState};
 use crate::recover::release;
 use crate::sequencer::Transaction;
-use crate::store::{OpenError, Store, WeakStore, now_unix, read_live};
-use crate::volume::RecordKind;
+use crate::store::{Store, WeakStore, now_unix};
 use rookery_kv::engine::{Space, prefix_end};
 use rookery_types::{AccountId, MailboxId, ModSeq};
 use std::collections::HashMap;
@@ -24,13 +24,6 @@ const STEP_RECORDS: usize = 500;
 const ROUND_ACCOUNTS: usize = 200;
 /// Change log entries beyond the limit that trigger trimming.
 const LOG_SLACK: u64 = 10_000;
-/// A volume is compacted when less than this part of it, in percent, is in use.
-const COMPACT_BELOW_PERCENT: u64 = 50;
-/// Octets copied by compaction in one round: the budget that keeps it from disturbing others.
-const COMPACT_ROUND_OCTETS: u64 = 32 << 20;
-
-/// Compaction leaves this part of the reserve alone, one in so many.
-const COMPACT_RESERVE_PART: u64 = 4;
 
 /// With so many delta records a mailbox is folded once it is quiet, and when the store closes: whoever opens it first
 /// reads them all.
@@ -58,7 +51,7 @@ pub(crate) async fn run(store: WeakStore, pause: Duration) {
         if store.read_only_because().is_some() {
             return;
         }
-        if let Err(error) = round(&store, &mut rounds).await {
+        if let Err(error) = round(&store, &mut rounds, When::Idle).await {
             tracing::error!(error = crate::committer::describe(&error), "background work failed");
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
@@ -66,7 +59,7 @@ pub(crate) async fn run(store: WeakStore, pause: Duration) {
 }
 
 /// One look around.
-pub(crate) async fn round(store: &Store, rounds: &mut Rounds) -> Result<(), StoreError> {
+pub(crate) async fn round(store: &Store, rounds: &mut Rounds, when: When) -> Result<(), StoreError> {
     store.look_at_the_disk();
     let before = std::mem::take(&mut rounds.waiting);
     for account in store.loaded() {
@@ -74,7 +67,7 @@ pub(crate) async fn round(store: &Store, rounds: &mut Rounds) -> Result<(), Stor
     }
     store.shrink();
     forget_due(store, &mut rounds.cursor).await?;
-    compact(store).await
+    compaction::compact(store, when).await
 }
 
 /// Folds as much as there is time for, of the mailboxes with the most delta records first.
@@ -300,122 +293,6 @@ fn forget_mailbox(t: &mut Transaction<'_>, account: &Account, id: MailboxId) -> 
     Ok(more)
 }
 
-/// Writes what lives in mostly dead volumes elsewhere, and removes the volumes.
-async fn compact(store: &Store) -> Result<(), StoreError> {
-    let worker = store.clone();
-    let candidates =
-        tokio::task::spawn_blocking(move || candidates(&worker)).await.map_err(|_| StoreError::CutOff)??;
-    let mut budget = COMPACT_ROUND_OCTETS;
-    for (number, live) in candidates {
-        if budget == 0 {
-            return Ok(());
-        }
-        if has_room_for(store, live)? {
-            compact_volume(store, number, &mut budget).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether so many octets can be copied and still leave room for the records of changes, without which nothing could be
-/// deleted any more.
-fn has_room_for(store: &Store, octets: u64) -> Result<bool, StoreError> {
-    let io = |source| StoreError::Volume(crate::volume::VolumeError::Io { volume: 0, source });
-    let free = store.volumes().free_octets().map_err(io)?;
-    Ok(octets == 0 || free.saturating_sub(octets) >= store.options().reserve_octets / COMPACT_RESERVE_PART)
-}
-
-/// Volumes that are mostly dead, with the octets that live in each.
-fn candidates(store: &Store) -> Result<Vec<(u32, u64)>, StoreError> {
-    let live = read_live(store.engine()).map_err(|error| match error {
-        OpenError::Damaged(damaged) => StoreError::Damaged(damaged),
-        OpenError::Engine(error) => StoreError::Engine(error),
-        OpenError::Store(error) => *error,
-        _ => StoreError::CutOff,
-    })?;
-    let io = |source| StoreError::Volume(crate::volume::VolumeError::Io { volume: 0, source });
-    let mut found = Vec::new();
-    for number in store.volumes().numbers().map_err(io)? {
-        if store.volumes().is_in_use(number) {
-            continue;
-        }
-        let octets = store.volumes().octets(number)?;
-        let live = live.get(&number).copied().unwrap_or(0);
-        if live.saturating_mul(100) < octets.saturating_mul(COMPACT_BELOW_PERCENT) {
-            found.push((number, live));
-        }
-    }
-    Ok(found)
-}
-
-async fn compact_volume(store: &Store, number: u32, budget: &mut u64) -> Result<(), StoreError> {
-    let mut records = Vec::new();
-    store.volumes().scan(number, |offset, header| {
-        if header.kind == RecordKind::Content {
-            records.push((offset, *header));
-        }
-    })?;
-    for (offset, header) in records {
-        let Some(id) = AccountId::new(header.account) else { continue };
-        let Some(account) = store.load_account(id)? else { continue };
-        let from = records::Locator { volume: number, offset };
-        match account.content(header.content) {
-            Ok(record) if record.locator == from => {
-                let octets = header.stored;
-                relocate(&account, header.content, record).await?;
-                *budget = budget.saturating_sub(octets);
-                if *budget == 0 {
-                    return Ok(());
-                }
-            }
-            Ok(_) | Err(StoreError::NoContent) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    // All that lived here has gone elsewhere durably, and nobody is about to refer to it.
-    if !store.volumes().is_in_use(number) {
-        let mut batch = rookery_kv::engine::Batch::new();
-        batch.delete(Space::Meta, keys::volume(number));
-        store.commit_foreign(batch).await?;
-        store.volumes().remove(number)?;
-        tracing::debug!(volume = number, "a volume was compacted away");
-    }
-    Ok(())
-}
-
-/// Writes a content's octets to the end of the current volume and points its record there.
-async fn relocate(
-    account: &Account,
-    content: rookery_types::ContentId,
-    from: records::ContentRecord,
-) -> Result<(), StoreError> {
-    let reader = account.clone();
-    let placed = tokio::task::spawn_blocking(move || -> Result<_, StoreError> {
-        let body = reader.read(content)?;
-        let placed = reader.store.volumes().append(reader.id(), content, &body)?;
-        // Before its record points there: nobody looks after a crash whether a copy was synced with the record, and
-        // the old place is still good until then.
-        placed.volume.sync(reader.store.volumes().files())?;
-        Ok(placed)
-    })
-    .await
-    .map_err(|_| StoreError::CutOff)??;
-    account
-        .transact(|t| {
-            // The record may have gone, or been moved, meanwhile: then the copy is garbage.
-            let Some(mut record) = t.content(content)?.filter(|record| record.locator == from.locator) else {
-                return Ok(());
-            };
-            record.locator = placed.locator;
-            record.stored = placed.stored;
-            t.put_content(content, &record);
-            t.live(from.locator.volume, -i64::from(from.stored));
-            t.sync_with(&placed);
-            Ok(())
-        })
-        .await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,13 +325,13 @@ mod tests {
         append(700).await;
         for _ in 0..9 {
             append(1).await;
-            round(&store, &mut rounds).await.expect("it looks around");
+            round(&store, &mut rounds, When::Idle).await.expect("it looks around");
         }
         for _ in 1..QUIET_ROUNDS {
-            round(&store, &mut rounds).await.expect("it looks around");
+            round(&store, &mut rounds, When::Idle).await.expect("it looks around");
             assert_eq!(summary().deltas, 709, "it is not quiet yet");
         }
-        round(&store, &mut rounds).await.expect("it looks around");
+        round(&store, &mut rounds, When::Idle).await.expect("it looks around");
         assert_eq!((summary().deltas, summary().chunks, summary().exists), (0, 2, 709));
         assert!(rounds.waiting.is_empty());
         store.close().await;

@@ -115,6 +115,18 @@ struct Shared {
     poison: Mutex<Option<String>>,
 }
 
+impl Shared {
+    /// From now on nothing is acknowledged; the first reason stays.
+    fn fail(&self, reason: &str) {
+        let mut poison = self.poison.lock();
+        if poison.is_none() {
+            tracing::error!(reason, "a write failed; the store is read-only until it is started again");
+            *poison = Some(reason.to_string());
+        }
+        self.poisoned.store(true, Ordering::Release);
+    }
+}
+
 /// The handle by which batches are queued.
 pub(crate) struct Committer {
     pub(crate) publisher: OnceLock<Arc<dyn Publisher>>,
@@ -144,6 +156,8 @@ impl Committer {
             move || {
                 for request in requests {
                     let result = request.iter().try_for_each(|volume| volume.sync(volumes.files()));
+                    // Whoever hears of it finds the volumes out of use.
+                    drop(request);
                     if answers.send(result).is_err() {
                         return;
                     }
@@ -184,6 +198,12 @@ impl Committer {
             return None;
         }
         Some(CommitError::Poisoned(self.shared.poison.lock().clone().unwrap_or_default()))
+    }
+
+    /// A sync failed elsewhere: what it was for may be lost even if a later one succeeds, so nothing is acknowledged
+    /// any more.
+    pub(crate) fn fail(&self, error: &dyn std::error::Error) {
+        self.shared.fail(&describe(error));
     }
 
     /// Commits what is queued and ends the threads.
@@ -247,7 +267,14 @@ impl Worker {
         for pending in fenced {
             answer(pending.done, Err(CommitError::Fenced));
         }
-        match self.write(&mut group) {
+        // A sync outside of this thread may have failed, also while this group was written.
+        let poison = |shared: &Shared| match shared.poisoned.load(Ordering::Acquire) {
+            true => Err(shared.poison.lock().clone().unwrap_or_default()),
+            false => Ok(()),
+        };
+        let written =
+            poison(&self.shared).and_then(|()| self.write(&mut group)).and_then(|()| poison(&self.shared));
+        match written {
             Ok(()) => {
                 for mut pending in group {
                     if let Some(publish) = pending.publish.take() {
@@ -257,9 +284,7 @@ impl Worker {
                 }
             }
             Err(reason) => {
-                tracing::error!(reason, "a write failed; the store is read-only until it is started again");
-                *self.shared.poison.lock() = Some(reason.clone());
-                self.shared.poisoned.store(true, Ordering::Release);
+                self.shared.fail(&reason);
                 let waiting = std::mem::take(&mut self.shared.queue.lock().waiting);
                 for pending in group.into_iter().chain(waiting) {
                     answer(pending.done, Err(CommitError::Poisoned(reason.clone())));
@@ -289,9 +314,8 @@ impl Worker {
             return Ok(());
         }
         if !volumes.is_empty() {
-            let current = self.volumes.current_number();
-            if volumes.iter().any(|volume| Some(volume.number) == current) {
-                self.volumes.mark(self.group).map_err(|e| describe(&e))?;
+            for volume in &volumes {
+                self.volumes.mark(self.group, volume.number).map_err(|e| describe(&e))?;
             }
             self.to_syncer.send(volumes.clone()).map_err(|_| "the volume sync thread is gone".to_string())?;
         }

@@ -57,9 +57,11 @@ pub fn volume_header(octets: &[u8]) {
         let whole = [fields, &crc32c::crc32c(fields).to_le_bytes()].concat();
         let _ = RecordHeader::decode(&whole);
     }
-    if let Some((store, number)) = decode_file_header(octets) {
-        assert_eq!(decode_file_header(&encode_file_header(store, number)), Some((store, number)));
+    if let Some(header) = decode_file_header(octets) {
+        let (store, number, purpose) = header;
+        assert_eq!(decode_file_header(&encode_file_header(store, number, purpose)), Some(header));
     }
+    crate::volume::unpack_any(octets);
     if let Ok(name) = std::str::from_utf8(octets) {
         let _ = number(name);
     }

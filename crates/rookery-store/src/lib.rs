@@ -15,6 +15,7 @@ mod append;
 mod background;
 pub mod check;
 mod committer;
+mod compaction;
 mod deliveries;
 mod encoding;
 mod error;
@@ -52,7 +53,7 @@ pub use messages::{Difference, Iter, KeywordNumbers, Message, Messages};
 pub use noted::Noted;
 pub use publish::{Publisher, Seen};
 pub use quota::{QUOTA_ROOTS_MAX, Quota};
-pub use reading::Whole;
+pub use reading::{BodyReader, Whole};
 pub use records::{
     AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits,
     Locator, LogEntry, Settings, Summary,

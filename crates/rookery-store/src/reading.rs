@@ -9,10 +9,12 @@ use crate::account::Account;
 use crate::error::StoreError;
 use crate::keys;
 use crate::records::{ContentRecord, Facts, Locator};
-use crate::volume::Volumes;
+use crate::store::Store;
+use crate::volume::{Record, Wanted};
 use bytes::Bytes;
 use rookery_kv::engine::{Read, Space};
 use rookery_types::ContentId;
+use std::sync::Arc;
 
 /// Octets that are read from a volume at once.
 const SPAN_OCTETS_MAX: u64 = 512 << 10;
@@ -67,7 +69,7 @@ impl Account {
         }
         placed.sort_unstable_by_key(|one| one.record.locator);
         let mut rest = placed.as_slice();
-        let mut span = Vec::new();
+        let (mut span, mut scratch) = (Vec::new(), Vec::new());
         while let Some(first) = rest.first() {
             let start = first.record.locator;
             let mut end = end_of(first);
@@ -84,7 +86,7 @@ impl Account {
             }
             let (here, after) = rest.split_at(count);
             rest = after;
-            self.read_span(start, end, here, &mut span, &mut take);
+            self.read_span((start, end), here, (&mut span, &mut scratch), &mut take);
         }
     }
 
@@ -110,10 +112,9 @@ impl Account {
     /// moved it.
     fn read_span(
         &self,
-        start: Locator,
-        end: u64,
+        (start, end): (Locator, u64),
         placed: &[Placed],
-        span: &mut Vec<u8>,
+        (span, scratch): (&mut Vec<u8>, &mut Vec<u8>),
         take: &mut impl FnMut(usize, Result<Whole<'_>, StoreError>),
     ) {
         let octets = usize::try_from(end.saturating_sub(start.offset)).unwrap_or(usize::MAX);
@@ -123,9 +124,8 @@ impl Account {
             let within = one.record.locator.offset.saturating_sub(start.offset);
             let message = Some(within).filter(|_| is_read).and_then(|within| {
                 let within = usize::try_from(within).ok()?;
-                let (size, account) = (one.record.size, self.cell.id);
-                let body = Volumes::message_in(span, start, within, size, account, one.content).ok()?;
-                span.get(body)
+                let wanted = Wanted { account: self.cell.id, content: one.content, size: one.record.size };
+                volumes.message_in(span, start, within, wanted, scratch).ok()
             });
             let structure = &one.structure;
             match message {
@@ -136,6 +136,47 @@ impl Account {
                 },
             }
         }
+    }
+}
+
+/// A message that is read in parts: it is looked up once, and stays where it is until this is dropped. Cheap to clone.
+#[derive(Clone)]
+pub struct BodyReader {
+    store: Store,
+    record: Arc<Record>,
+}
+
+impl std::fmt::Debug for BodyReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BodyReader({} octets)", self.size())
+    }
+}
+
+impl BodyReader {
+    /// Octets of the message.
+    pub fn size(&self) -> u64 {
+        self.record.size()
+    }
+
+    /// Some octets, beginning with octet `from`; fewer at the end. Reads the disk.
+    ///
+    /// What is given out was checked, with one exception: a message that came before format 3, or has at most 512 KiB,
+    /// may be stored in one piece. It is checked when its last part is read, if it was read from its beginning on.
+    pub fn read(&self, from: u64, octets: usize) -> Result<Bytes, StoreError> {
+        let volumes = self.store.volumes();
+        let part = volumes.read_record(&self.record, from, octets)?;
+        volumes.used(part.len() as u64);
+        Ok(part)
+    }
+}
+
+impl Account {
+    /// Looks a message up, to read it in parts. Reads the disk.
+    pub fn reader(&self, content: ContentId) -> Result<BodyReader, StoreError> {
+        let record = self.relocating(content, |record| {
+            self.store.volumes().record(record.locator, self.cell.id, content)
+        })?;
+        Ok(BodyReader { store: self.store.clone(), record: Arc::new(record) })
     }
 }
 

@@ -4,6 +4,7 @@ use crate::account::Account;
 use crate::append::Spool;
 use crate::background::Rounds;
 use crate::committer::{CommitError, Committer, Pending, TailEntry, decode_tail};
+use crate::compaction::{Pace, When};
 use crate::encoding::{Damaged, Encoder, open, seal};
 use crate::error::StoreError;
 use crate::keys;
@@ -11,7 +12,7 @@ use crate::leaf::Source;
 use crate::publish::Publisher;
 use crate::records::{AccountRecord, AccountState};
 use crate::sequencer::AccountCell;
-use crate::volume::{RecordKind, Volumes};
+use crate::volume::{Purpose, RecordKind, Volumes};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -57,6 +58,11 @@ pub struct StoreOptions {
     pub account_annotation_octets_max: u64,
     /// With less room than this left on the disk no new messages are taken, in octets.
     pub reserve_octets: u64,
+    /// Whether compaction packs messages.
+    pub compress: bool,
+    /// The volume that is being filled is ended so that it can be packed when it has so many octets and the store is
+    /// idle.
+    pub pack_octets_min: u64,
 }
 
 impl Default for StoreOptions {
@@ -72,6 +78,8 @@ impl Default for StoreOptions {
             annotation_octets_max: 32 << 10,
             account_annotation_octets_max: 16 << 20,
             reserve_octets: 256 << 20,
+            compress: true,
+            pack_octets_min: 1 << 20,
         }
     }
 }
@@ -182,6 +190,8 @@ struct Inner {
     annotations_turn: tokio::sync::Mutex<()>,
     annotations_changed: watch::Sender<u64>,
     background: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// How compaction goes on; one at a time.
+    compacting: tokio::sync::Mutex<Pace>,
     /// The disk has less room left than the reserve.
     full: AtomicBool,
 }
@@ -254,6 +264,7 @@ impl Store {
             annotations_turn: tokio::sync::Mutex::default(),
             annotations_changed: watch::Sender::new(0),
             background: Mutex::new(None),
+            compacting: tokio::sync::Mutex::default(),
             full: AtomicBool::new(false),
         }));
         store.look_at_the_disk();
@@ -294,7 +305,12 @@ impl Store {
 
     /// Does the background work that is due, now.
     pub async fn tend_now(&self) -> Result<(), StoreError> {
-        crate::background::round(self, &mut Rounds::default()).await
+        crate::background::round(self, &mut Rounds::default(), When::Now).await
+    }
+
+    /// How compaction goes on.
+    pub(crate) fn compacting(&self) -> &tokio::sync::Mutex<Pace> {
+        &self.0.compacting
     }
 
     pub(crate) fn engine(&self) -> &dyn Engine {
@@ -699,7 +715,17 @@ pub(crate) fn read_live(engine: &dyn Engine) -> Result<BTreeMap<u32, u64>, OpenE
 /// The last group that a volume says was durable. Only the last volumes can say so.
 pub(crate) fn last_mark(volumes: &Volumes) -> Result<u64, OpenError> {
     let numbers: BTreeSet<u32> = volumes.numbers().map_err(OpenError::Volumes)?.into_iter().collect();
+    let mut marked = 0;
+    let mut packed_seen = false;
     for number in numbers.into_iter().rev() {
+        // Marks of arrivals come with nearly every group, those of what is packed beside them. A large message of its own
+        // has none, and of packed volumes only the newest can have one that counts.
+        match volumes.purpose(number).map_err(|error| OpenError::Store(Box::new(error.into())))? {
+            Some(purpose) if purpose.is_single() => continue,
+            Some(Purpose::Packed) if packed_seen => continue,
+            Some(Purpose::Packed) => packed_seen = true,
+            _ => {}
+        }
         let mut last = None;
         let scanned = volumes.scan(number, |_, header| {
             if header.kind == RecordKind::Mark {
@@ -707,10 +733,15 @@ pub(crate) fn last_mark(volumes: &Volumes) -> Result<u64, OpenError> {
             }
         });
         match (scanned, last) {
-            (Ok(()), Some(group)) => return Ok(group),
+            (Ok(()), Some(group)) => {
+                marked = marked.max(group);
+                if volumes.purpose(number).ok().flatten() != Some(Purpose::Packed) {
+                    return Ok(marked);
+                }
+            }
             (Ok(()), None) => {}
             (Err(error), _) => return Err(OpenError::Store(Box::new(error.into()))),
         }
     }
-    Ok(0)
+    Ok(marked)
 }

@@ -3,88 +3,45 @@
 //! Layout of a volume `v%08x.vol`: a file header of [`FILE_HEADER`] octets, then records, each at a multiple of 8:
 //! a record header of [`RECORD_HEADER`] octets and the stored octets. `docs/store-format.md` has every field.
 //!
+//! What arrives is written as it is into one volume, and compaction writes what it keeps, packed, into another.
+//!
 //! Invariants:
 //! - A record is never changed once it is referred to; space is won back by writing what lives elsewhere and
 //!   removing the whole volume.
 //! - What a crash leaves behind the last synced record is garbage that nothing refers to; scanning steps over it.
 //! - A new volume's name is made durable with the first sync that acknowledges a record in it.
+//! - A volume has in itself all that is needed to read its records.
+
+mod header;
+mod large;
+mod packing;
+mod record;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use header::{
+    Coding, FILE_HEADER, Purpose, RECORD_HEADER, RecordHeader, RecordKind, decode_file_header,
+    encode_file_header, name, number,
+};
+pub(crate) use large::LargeBody;
+pub(crate) use packing::{DICTIONARY_RECORD_MAX, FRAME_OCTETS, Packer, train};
+pub(crate) use record::{Record, Wanted};
 
 use crate::records::Locator;
-use bytes::Bytes;
 use parking_lot::Mutex;
+use record::{Buffers, Dictionary, dictionary_id};
 use rookery_kv::files::{FileLayer, VolumeFile};
 use rookery_types::{AccountId, ContentId, StoreId};
 use std::collections::HashMap;
 use std::io;
-use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use zstd_safe::CDict;
 
-/// Octets of a volume's own header.
-pub(crate) const FILE_HEADER: u64 = 64;
-/// Octets of a record's header.
-pub(crate) const RECORD_HEADER: u64 = 56;
-const FILE_MAGIC: &[u8; 8] = b"RookVol1";
-const RECORD_MAGIC: u32 = 0x6352_6b52;
 /// Volumes whose files are kept open.
 const OPEN_MAX: usize = 256;
-
-/// What a record of a volume is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum RecordKind {
-    /// The octets of a message.
-    Content,
-    /// Says that the engine had made group `content[..8]` durable when this was written.
-    Mark,
-}
-
-/// A record's header.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct RecordHeader {
-    pub(crate) kind: RecordKind,
-    pub(crate) account: u64,
-    pub(crate) content: ContentId,
-    /// Octets after the header.
-    pub(crate) stored: u64,
-    /// CRC-32C of the stored octets.
-    pub(crate) crc: u32,
-}
-
-impl RecordHeader {
-    pub(crate) fn encode(&self) -> [u8; RECORD_HEADER as usize] {
-        let mut h = [0; RECORD_HEADER as usize];
-        h[0..4].copy_from_slice(&RECORD_MAGIC.to_le_bytes());
-        h[4] = match self.kind {
-            RecordKind::Content => 1,
-            RecordKind::Mark => 2,
-        };
-        h[8..16].copy_from_slice(&self.account.to_le_bytes());
-        h[16..32].copy_from_slice(&self.content.0);
-        h[32..40].copy_from_slice(&self.stored.to_le_bytes());
-        // 40..48: octets before compression, which no volume has yet.
-        h[40..48].copy_from_slice(&self.stored.to_le_bytes());
-        h[48..52].copy_from_slice(&self.crc.to_le_bytes());
-        let crc = crc32c::crc32c(&h[..52]);
-        h[52..56].copy_from_slice(&crc.to_le_bytes());
-        h
-    }
-
-    pub(crate) fn decode(h: &[u8]) -> Option<RecordHeader> {
-        let h = h.first_chunk::<{ RECORD_HEADER as usize }>()?;
-        let u32_at = |at: usize| h.get(at..)?.first_chunk().map(|o| u32::from_le_bytes(*o));
-        let u64_at = |at: usize| h.get(at..)?.first_chunk().map(|o| u64::from_le_bytes(*o));
-        if u32_at(0)? != RECORD_MAGIC || u32_at(52)? != crc32c::crc32c(&h[..52]) {
-            return None;
-        }
-        let kind = match h[4] {
-            1 => RecordKind::Content,
-            2 => RecordKind::Mark,
-            _ => return None,
-        };
-        let content = ContentId(*h.get(16..)?.first_chunk()?);
-        Some(RecordHeader { kind, account: u64_at(8)?, content, stored: u64_at(32)?, crc: u32_at(48)? })
-    }
-}
+/// Headers that are read at the start to find the volumes that writing goes on in.
+const RESUME_LOOKS: usize = 64;
 
 /// Why octets cannot be had from a volume.
 #[derive(Debug, thiserror::Error)]
@@ -115,9 +72,17 @@ pub(crate) struct Volume {
     file: Arc<dyn VolumeFile>,
     /// The name is not yet durable.
     new: AtomicBool,
+    /// What its header says; `None` while nobody has looked.
+    purpose: Mutex<Option<Purpose>>,
+    dictionary: OnceLock<Option<Arc<Dictionary>>>,
 }
 
 impl Volume {
+    fn new(number: u32, file: Arc<dyn VolumeFile>, purpose: Option<Purpose>) -> Volume {
+        let new = AtomicBool::new(purpose.is_some());
+        Volume { number, file, new, purpose: Mutex::new(purpose), dictionary: OnceLock::new() }
+    }
+
     fn io(&self, source: io::Error) -> VolumeError {
         VolumeError::Io { volume: self.number, source }
     }
@@ -151,47 +116,47 @@ struct Current {
     end: u64,
 }
 
+/// A volume that is being written, or could be again.
+#[derive(Default)]
+struct Lane {
+    current: Option<Current>,
+    /// The last such volume of an earlier run, if it has room left.
+    resumable: Option<u32>,
+}
+
+impl Lane {
+    fn is(&self, number: u32) -> bool {
+        self.resumable == Some(number)
+            || self.current.as_ref().is_some_and(|current| current.volume.number == number)
+    }
+
+    fn forget(&mut self, number: u32) {
+        self.resumable = self.resumable.filter(|resumable| *resumable != number);
+    }
+}
+
+/// The volume that compaction writes, with what packs for it.
+#[derive(Default)]
+struct PackedLane {
+    lane: Lane,
+    /// The dictionary of the current volume.
+    dictionary: Option<(u16, CDict<'static>)>,
+}
+
 /// All volumes of a store.
 pub(crate) struct Volumes {
     files: Arc<dyn FileLayer>,
     store: StoreId,
-    current: Mutex<Option<Current>>,
+    arrivals: Mutex<Lane>,
+    packed: Mutex<PackedLane>,
     next: AtomicU32,
     open: Mutex<HashMap<u32, Arc<Volume>>>,
     /// At this size a volume is full.
     roll_octets: u64,
-    /// The last volume of an earlier run, if it has room left.
-    resumable: Mutex<Option<u32>>,
-}
-
-/// The name of a volume's file.
-pub(crate) fn name(number: u32) -> String {
-    format!("v{number:08x}.vol")
-}
-
-/// The number of a volume, from the name of its file.
-pub(crate) fn number(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix('v')?.strip_suffix(".vol")?;
-    (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
-}
-
-/// The first octets of a volume's file.
-pub(crate) fn encode_file_header(store: StoreId, number: u32) -> [u8; FILE_HEADER as usize] {
-    let mut header = [0; FILE_HEADER as usize];
-    header[..8].copy_from_slice(FILE_MAGIC);
-    header[8..24].copy_from_slice(&store.0);
-    header[24..28].copy_from_slice(&number.to_le_bytes());
-    let crc = crc32c::crc32c(&header[..60]);
-    header[60..].copy_from_slice(&crc.to_le_bytes());
-    header
-}
-
-/// Which store and which volume a file's first octets speak of; `None` if they are damaged.
-pub(crate) fn decode_file_header(header: &[u8]) -> Option<(StoreId, u32)> {
-    let header = header.first_chunk::<{ FILE_HEADER as usize }>()?;
-    let store = StoreId(*header.get(8..)?.first_chunk()?);
-    let number = u32::from_le_bytes(*header.get(24..)?.first_chunk()?);
-    (*header == encode_file_header(store, number)).then_some((store, number))
+    /// Octets that were read and written for users.
+    used: AtomicU64,
+    buffers: Arc<Buffers>,
+    unpackers: packing::Unpackers,
 }
 
 fn aligned(offset: u64) -> u64 {
@@ -201,16 +166,30 @@ fn aligned(offset: u64) -> u64 {
 impl Volumes {
     /// Looks which volumes there are. Writes nothing.
     pub(crate) fn open(files: Arc<dyn FileLayer>, store: StoreId, roll_octets: u64) -> io::Result<Volumes> {
-        let last = files.list()?.iter().filter_map(|name| number(name)).max().unwrap_or(0);
-        Ok(Volumes {
+        let mut numbers: Vec<u32> = files.list()?.iter().filter_map(|name| number(name)).collect();
+        numbers.sort_unstable();
+        let mut volumes = Volumes {
             files,
             store,
-            current: Mutex::new(None),
-            next: AtomicU32::new(last + 1),
+            arrivals: Mutex::default(),
+            packed: Mutex::default(),
+            next: AtomicU32::new(numbers.last().map_or(1, |last| last.saturating_add(1))),
             open: Mutex::new(HashMap::new()),
             roll_octets,
-            resumable: Mutex::new((last > 0).then_some(last)),
-        })
+            used: AtomicU64::new(0),
+            buffers: Arc::default(),
+            unpackers: packing::Unpackers::default(),
+        };
+        for number in numbers.into_iter().rev().take(RESUME_LOOKS) {
+            let lane = match volumes.purpose(number) {
+                Ok(Some(Purpose::Arrivals)) => &mut volumes.arrivals.get_mut().resumable,
+                Ok(Some(Purpose::Packed)) => &mut volumes.packed.get_mut().lane.resumable,
+                // One that cannot be read is not written either.
+                _ => continue,
+            };
+            lane.get_or_insert(number);
+        }
+        Ok(volumes)
     }
 
     /// What is left of the disk, in octets.
@@ -229,48 +208,77 @@ impl Volumes {
         Ok(numbers)
     }
 
-    /// The volume that is being written, if any.
-    pub(crate) fn current_number(&self) -> Option<u32> {
-        self.current.lock().as_ref().map(|current| current.volume.number)
+    /// Whether a volume is one of those that records are added to.
+    pub(crate) fn is_current(&self, number: u32) -> bool {
+        let arrives = self.arrivals.lock().is(number);
+        arrives || self.packed.lock().lane.is(number)
     }
 
     /// Whether somebody writes to a volume, or has written a record that no durable change refers to yet.
     pub(crate) fn is_in_use(&self, number: u32) -> bool {
         // Whoever has placed a record holds the volume until the change with it is durable; one is ours.
-        self.open.lock().get(&number).is_some_and(|volume| Arc::strong_count(volume) > 1)
-            || self.current_number() == Some(number)
+        let is_held = self.open.lock().get(&number).is_some_and(|volume| Arc::strong_count(volume) > 1);
+        is_held || self.is_current(number)
     }
 
-    fn create(&self) -> Result<Arc<Volume>, VolumeError> {
+    /// What a volume is for; `None` if its header is damaged.
+    pub(crate) fn purpose(&self, number: u32) -> Result<Option<Purpose>, VolumeError> {
+        let volume = self.volume(number)?;
+        let mut purpose = volume.purpose.lock();
+        if purpose.is_none() {
+            let mut header = [0; FILE_HEADER as usize];
+            if volume.read_exact(&mut header, 0)?
+                && let Some((store, of, found)) = decode_file_header(&header)
+                && (store, of) == (self.store, number)
+            {
+                *purpose = Some(found);
+            }
+        }
+        Ok(*purpose)
+    }
+
+    /// Counts octets that were read or written for somebody.
+    pub(crate) fn used(&self, octets: u64) {
+        self.used.fetch_add(octets, Ordering::Relaxed);
+    }
+
+    /// Octets that were read and written for users since the start.
+    pub(crate) fn used_octets(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn create(&self, purpose: Purpose) -> Result<Arc<Volume>, VolumeError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let io = |source| VolumeError::Io { volume: number, source };
-        let file = self.files.create(&name(number)).map_err(io)?;
-        file.write_at(&encode_file_header(self.store, number), 0).map_err(io)?;
-        let volume = Arc::new(Volume { number, file, new: AtomicBool::new(true) });
-        self.remember(&volume);
+        let volume = {
+            // From its first moment on it is known that it is in use.
+            let mut open = self.open.lock();
+            let file = self.files.create(&name(number)).map_err(io)?;
+            let volume = Arc::new(Volume::new(number, file, Some(purpose)));
+            remember(&mut open, &volume);
+            volume
+        };
+        self.write_file_header(&volume, purpose)?;
         Ok(volume)
+    }
+
+    fn write_file_header(&self, volume: &Volume, purpose: Purpose) -> Result<(), VolumeError> {
+        let header = encode_file_header(self.store, volume.number, purpose);
+        volume.file.write_at(&header, 0).map_err(|e| volume.io(e))?;
+        *volume.purpose.lock() = Some(purpose);
+        Ok(())
     }
 
     /// Writes a volume's header again if it is damaged: a crash may have lost it while records behind it are there.
     /// Says whether it was.
     pub(crate) fn mend_header(&self, number: u32) -> Result<bool, VolumeError> {
-        let volume = self.volume(number)?;
-        let mut header = [0; FILE_HEADER as usize];
-        if volume.read_exact(&mut header, 0)? && decode_file_header(&header).is_some() {
+        if self.purpose(number)?.is_some() {
             return Ok(false);
         }
-        volume.file.write_at(&encode_file_header(self.store, number), 0).map_err(|e| volume.io(e))?;
+        let volume = self.volume(number)?;
+        self.write_file_header(&volume, Purpose::Arrivals)?;
         volume.sync(&*self.files)?;
         Ok(true)
-    }
-
-    fn remember(&self, volume: &Arc<Volume>) {
-        let mut open = self.open.lock();
-        if open.len() >= OPEN_MAX {
-            // Whoever uses one holds it; the rest are opened again when needed.
-            open.retain(|_, volume| Arc::strong_count(volume) > 1);
-        }
-        open.insert(volume.number, volume.clone());
     }
 
     fn volume(&self, number: u32) -> Result<Arc<Volume>, VolumeError> {
@@ -279,44 +287,56 @@ impl Volumes {
         }
         let file =
             self.files.open(&name(number)).map_err(|source| VolumeError::Io { volume: number, source })?;
-        let volume = Arc::new(Volume { number, file, new: AtomicBool::new(false) });
-        self.remember(&volume);
+        let volume = Arc::new(Volume::new(number, file, None));
+        let mut open = self.open.lock();
+        if let Some(known) = open.get(&number) {
+            // Somebody else was faster; whether a volume is in use is known by the one that stands there.
+            return Ok(known.clone());
+        }
+        remember(&mut open, &volume);
         Ok(volume)
     }
 
     /// The last volume of an earlier run, from behind all that a crash may have left in it.
-    fn resume(&self) -> Result<Option<Current>, VolumeError> {
-        let Some(number) = self.resumable.lock().take() else { return Ok(None) };
+    fn resume(&self, lane: &mut Lane) -> Result<(), VolumeError> {
+        let Some(number) = lane.resumable.take() else { return Ok(()) };
         let volume = self.volume(number)?;
         let len = volume.file.len().map_err(|e| volume.io(e))?;
-        let sound = len >= FILE_HEADER && self.header_is_sound(&volume)?;
-        Ok((sound && len < self.roll_octets).then(|| Current { volume, end: aligned(len) }))
-    }
-
-    fn header_is_sound(&self, volume: &Volume) -> Result<bool, VolumeError> {
-        let mut header = [0; FILE_HEADER as usize];
-        let whole = volume.read_exact(&mut header, 0)?;
-        Ok(whole && header == encode_file_header(self.store, volume.number))
+        // A crash may have left a header whose octets were not written. What came behind it would be taken for these.
+        let mut is_torn = false;
+        if len < self.roll_octets {
+            self.scan_closely(number, |offset, header| {
+                is_torn |= offset.saturating_add(RECORD_HEADER).saturating_add(header.stored) > len;
+            })?;
+        }
+        if len < self.roll_octets && !is_torn {
+            lane.current = Some(Current { volume, end: aligned(len.max(FILE_HEADER)) });
+        }
+        Ok(())
     }
 
     /// Takes room for a record at the end of the current volume, beginning a new one when it is full.
     fn reserve(&self, octets: u64) -> Result<(Arc<Volume>, u64), VolumeError> {
-        let mut current = self.current.lock();
-        if current.is_none() {
-            *current = self.resume()?;
+        let mut lane = self.arrivals.lock();
+        if lane.current.is_none() {
+            self.resume(&mut lane)?;
         }
-        if current.as_ref().is_none_or(|current| current.end >= self.roll_octets) {
-            *current = Some(Current { volume: self.create()?, end: FILE_HEADER });
+        if lane.current.as_ref().is_none_or(|current| current.end >= self.roll_octets) {
+            lane.current = Some(Current { volume: self.create(Purpose::Arrivals)?, end: FILE_HEADER });
         }
-        match current.as_mut() {
-            Some(current) => {
-                let offset = current.end;
-                current.end = aligned(offset.saturating_add(octets));
-                Ok((current.volume.clone(), offset))
-            }
-            // The lines above have just put one there.
-            None => Err(VolumeError::Io { volume: 0, source: io::ErrorKind::NotFound.into() }),
+        take_room(lane.current.as_mut(), octets)
+    }
+
+    /// Ends the volume of arrivals, if it has as many octets, so that it can be packed.
+    pub(crate) fn end_arrivals(&self, octets_min: u64) -> Result<(), VolumeError> {
+        let mut lane = self.arrivals.lock();
+        if lane.current.is_none() {
+            self.resume(&mut lane)?;
         }
+        if lane.current.as_ref().is_some_and(|current| current.end >= octets_min.max(FILE_HEADER + 1)) {
+            lane.current = None;
+        }
+        Ok(())
     }
 
     /// Writes a message's octets; they are durable after a [`Volume::sync`].
@@ -326,169 +346,132 @@ impl Volumes {
         content: ContentId,
         body: &[u8],
     ) -> Result<Placed, VolumeError> {
-        let header = RecordHeader {
-            kind: RecordKind::Content,
-            account: account.get(),
-            content,
-            stored: body.len() as u64,
-            crc: crc32c::crc32c(body),
-        };
-        self.write(&header, body)
+        self.used(body.len() as u64);
+        let header = content_header(account, content, body);
+        let (volume, offset) = self.reserve(RECORD_HEADER + body.len() as u64)?;
+        write(volume, offset, &header, body)
     }
 
-    /// Writes that the engine had made `group` durable.
-    pub(crate) fn mark(&self, group: u64) -> Result<(), VolumeError> {
+    /// Writes into a volume that is being written that the engine had made `group` durable.
+    pub(crate) fn mark(&self, group: u64, number: u32) -> Result<(), VolumeError> {
         let mut content = [0; 16];
         content[..8].copy_from_slice(&group.to_le_bytes());
-        let content = ContentId(content);
-        self.write(&RecordHeader { kind: RecordKind::Mark, account: 0, content, stored: 0, crc: 0 }, &[])
-            .map(drop)
-    }
-
-    fn write(&self, header: &RecordHeader, body: &[u8]) -> Result<Placed, VolumeError> {
-        let octets = RECORD_HEADER + body.len() as u64;
-        let (volume, offset) = self.reserve(octets)?;
-        let mut record = Vec::with_capacity(octets as usize);
-        record.extend_from_slice(&header.encode());
-        record.extend_from_slice(body);
-        volume.file.write_at(&record, offset).map_err(|e| volume.io(e))?;
-        Ok(placed(volume, offset, octets))
-    }
-
-    /// A volume of its own for one large message, written as it comes.
-    pub(crate) fn begin_large(self: &Arc<Volumes>) -> Result<LargeBody, VolumeError> {
-        let volume = self.create()?;
-        Ok(LargeBody { volumes: self.clone(), volume, size: 0, crc: 0, kept: AtomicBool::new(false) })
-    }
-
-    fn header_at(&self, volume: &Volume, offset: u64) -> Result<RecordHeader, VolumeError> {
-        let damaged = |what| VolumeError::Damaged { volume: volume.number, offset, what };
-        let mut header = [0; RECORD_HEADER as usize];
-        if !volume.read_exact(&mut header, offset)? {
-            return Err(damaged("the volume ends before it"));
+        let header = RecordHeader {
+            kind: RecordKind::Mark,
+            account: 0,
+            content: ContentId(content),
+            coding: Coding::Raw,
+            stored: 0,
+            plain: 0,
+            crc: 0,
+        };
+        let room = |lane: &mut Lane| {
+            let current = lane.current.as_mut().filter(|current| current.volume.number == number);
+            current.map(|current| take_room(Some(current), RECORD_HEADER)).transpose()
+        };
+        let mut here = room(&mut self.arrivals.lock())?;
+        if here.is_none() {
+            here = room(&mut self.packed.lock().lane)?;
         }
-        RecordHeader::decode(&header).ok_or_else(|| damaged("its header does not fit its checksum"))
+        match here {
+            Some((volume, offset)) => write(volume, offset, &header, &[]).map(drop),
+            None => Ok(()),
+        }
     }
 
-    /// A whole message, checked. For sizes that fit in memory.
-    pub(crate) fn read(
-        &self,
-        locator: Locator,
-        size: u32,
-        account: AccountId,
-        content: ContentId,
-    ) -> Result<Bytes, VolumeError> {
-        let mut span = Vec::new();
-        self.read_span(locator, RECORD_HEADER as usize + size as usize, &mut span)?;
-        let body = Volumes::message_in(&span, locator, 0, size, account, content)?;
-        Ok(Bytes::from(span).slice(body))
-    }
-
-    /// Octets of a volume from a place on, as many as there are, in place of what is in `span`: for records that lie
-    /// close together.
-    pub(crate) fn read_span(
-        &self,
-        from: Locator,
-        octets: usize,
-        span: &mut Vec<u8>,
-    ) -> Result<(), VolumeError> {
-        let volume = self.volume(from.volume)?;
-        span.resize(octets, 0);
-        let got = volume.file.read_at(span, from.offset).map_err(|e| volume.io(e))?;
-        span.truncate(got);
+    /// Makes sure that there is a volume for what is packed. A new one gets the dictionary that `train` makes.
+    pub(crate) fn begin_packing(&self, train: impl FnOnce() -> Option<Vec<u8>>) -> Result<(), VolumeError> {
+        let mut packed = self.packed.lock();
+        if packed.lane.current.is_none() {
+            self.resume(&mut packed.lane)?;
+            if let Some(current) = &packed.lane.current {
+                let found = current.volume.dictionary()?;
+                packed.dictionary =
+                    found.and_then(|known| Some((known.id, packing::for_packing(&known.octets)?)));
+            }
+        }
+        if packed.lane.current.as_ref().is_some_and(|current| current.end < self.roll_octets) {
+            return Ok(());
+        }
+        let previous = match &packed.lane.current {
+            Some(current) => current.volume.dictionary()?,
+            None => None,
+        };
+        let dictionary = train().or_else(|| previous.map(|known| known.octets.clone()));
+        // It is a small part of what a volume holds.
+        let dictionary = dictionary.filter(|octets| octets.len() as u64 * 16 < self.roll_octets);
+        let volume = self.create(Purpose::Packed)?;
+        let mut end = FILE_HEADER;
+        packed.dictionary = None;
+        if let Some(octets) = dictionary
+            && let Some(pack) = packing::for_packing(&octets)
+        {
+            let crc = crc32c::crc32c(&octets);
+            let header = RecordHeader {
+                kind: RecordKind::Dictionary,
+                account: 0,
+                content: ContentId([0; 16]),
+                coding: Coding::Raw,
+                stored: octets.len() as u64,
+                plain: octets.len() as u64,
+                crc,
+            };
+            // Twice: without it nothing here could be read.
+            for _ in 0..2 {
+                write(volume.clone(), end, &header, &octets)?;
+                end = aligned(end + RECORD_HEADER + octets.len() as u64);
+            }
+            packed.dictionary = Some((dictionary_id(crc), pack));
+        }
+        packed.lane.current = Some(Current { volume, end });
         Ok(())
     }
 
-    /// Where the message lies of a record that begins so many octets into a span that begins at `from`, checked.
-    pub(crate) fn message_in(
-        span: &[u8],
-        from: Locator,
-        at: usize,
-        size: u32,
+    /// Writes a message's octets for good, packed if that makes them smaller and is wanted. After
+    /// [`Volumes::begin_packing`]; they are durable after a [`Volume::sync`].
+    pub(crate) fn append_packed(
+        &self,
         account: AccountId,
         content: ContentId,
-    ) -> Result<Range<usize>, VolumeError> {
-        let damaged = |what| VolumeError::Damaged {
-            volume: from.volume,
-            offset: from.offset.saturating_add(at as u64),
-            what,
-        };
-        let record = span.get(at..).unwrap_or_default();
-        let header =
-            RecordHeader::decode(record).ok_or_else(|| damaged("its header does not fit its checksum"))?;
-        if (header.account, header.content, header.stored) != (account.get(), content, u64::from(size)) {
-            return Err(damaged("it is another record"));
-        }
-        let start = at + RECORD_HEADER as usize;
-        let body = start..start + size as usize;
-        let octets = span.get(body.clone()).ok_or_else(|| damaged("the volume ends within it"))?;
-        if crc32c::crc32c(octets) != header.crc {
-            return Err(damaged("its octets do not fit their checksum"));
-        }
-        Ok(body)
-    }
-
-    /// Some octets of a message, beginning with octet `from` of it; unchecked but for the header.
-    pub(crate) fn read_part(
-        &self,
-        locator: Locator,
-        account: AccountId,
-        content: ContentId,
-        from: u64,
-        octets: usize,
-    ) -> Result<Bytes, VolumeError> {
-        let volume = self.volume(locator.volume)?;
-        let damaged = |what| VolumeError::Damaged { volume: locator.volume, offset: locator.offset, what };
-        let header = self.header_at(&volume, locator.offset)?;
-        if (header.account, header.content) != (account.get(), content) {
-            return Err(damaged("it is another record"));
-        }
-        let octets = octets.min(usize::try_from(header.stored.saturating_sub(from)).unwrap_or(usize::MAX));
-        let mut part = vec![0; octets];
-        if !volume.read_exact(&mut part, locator.offset + RECORD_HEADER + from)? {
-            return Err(damaged("the volume ends within it"));
-        }
-        Ok(part.into())
-    }
-
-    /// Whether a record is there with all its octets, reading in pieces.
-    pub(crate) fn verify(
-        &self,
-        locator: Locator,
-        account: AccountId,
-        content: ContentId,
-    ) -> Result<(), VolumeError> {
-        let volume = self.volume(locator.volume)?;
-        let header = self.header_at(&volume, locator.offset)?;
-        let damaged = |what| VolumeError::Damaged { volume: locator.volume, offset: locator.offset, what };
-        if (header.kind, header.account, header.content) != (RecordKind::Content, account.get(), content) {
-            return Err(damaged("it is another record"));
-        }
-        match self.body_is_whole(&volume, locator.offset, &header)? {
-            true => Ok(()),
-            false => Err(damaged("its octets do not fit their checksum")),
-        }
-    }
-
-    fn body_is_whole(
-        &self,
-        volume: &Volume,
-        offset: u64,
-        header: &RecordHeader,
-    ) -> Result<bool, VolumeError> {
-        let mut crc = 0;
-        let mut piece = vec![0; 256 * 1024];
-        let mut at = 0;
-        while at < header.stored {
-            let octets = (header.stored - at).min(piece.len() as u64) as usize;
-            let part = &mut piece[..octets];
-            if !volume.read_exact(part, offset + RECORD_HEADER + at)? {
-                return Ok(false);
+        body: &[u8],
+        packer: Option<&mut Packer>,
+    ) -> Result<Placed, VolumeError> {
+        let mut packed = self.packed.lock();
+        let mut header = content_header(account, content, body);
+        let mut framed = Vec::new();
+        let mut stored = body;
+        match packer {
+            None => {}
+            Some(packer) if body.len() > FRAME_OCTETS => {
+                let mut table = packing::Table::default();
+                for frame in body.chunks(FRAME_OCTETS) {
+                    let octets = packer.pack(frame, None);
+                    let is_packed = octets.is_some();
+                    let octets = octets.unwrap_or(frame);
+                    table.add(octets.len(), frame.len(), is_packed, crc32c::crc32c(octets));
+                    framed.extend_from_slice(octets);
+                }
+                if table.0.iter().any(|frame| frame.is_packed) {
+                    let table = table.encode();
+                    header.coding = Coding::Framed;
+                    header.crc = crc32c::crc32c(&table);
+                    framed.extend_from_slice(&table);
+                    stored = &framed;
+                }
             }
-            crc = crc32c::crc32c_append(crc, part);
-            at += octets as u64;
+            Some(packer) => {
+                let dictionary = packed.dictionary.as_ref();
+                if let Some(octets) = packer.pack(body, dictionary.map(|(_, dictionary)| dictionary)) {
+                    header.coding = dictionary.map_or(Coding::Zstd, |(id, _)| Coding::WithDictionary(*id));
+                    header.crc = crc32c::crc32c(octets);
+                    stored = octets;
+                }
+            }
         }
-        Ok(crc == header.crc)
+        header.stored = stored.len() as u64;
+        let (volume, offset) = take_room(packed.lane.current.as_mut(), RECORD_HEADER + stored.len() as u64)?;
+        drop(packed);
+        write(volume, offset, &header, stored)
     }
 
     /// Visits the headers of all records of a volume in order, with where they begin, stepping over garbage.
@@ -514,8 +497,35 @@ impl Volumes {
         Ok(())
     }
 
+    /// Visits all that looks like a record's header, wherever it stands: also behind a header that claims more octets
+    /// than were written, and within messages. For those who know which records there should be.
+    pub(crate) fn scan_closely(
+        &self,
+        number: u32,
+        mut visit: impl FnMut(u64, &RecordHeader),
+    ) -> Result<(), VolumeError> {
+        let volume = self.volume(number)?;
+        let mut piece = vec![0; (1 << 20) + RECORD_HEADER as usize];
+        let mut offset = FILE_HEADER;
+        loop {
+            let got = volume.file.read_at(&mut piece, offset).map_err(|e| volume.io(e))?;
+            let octets = piece.get(..got).unwrap_or_default();
+            for at in (0..1 << 20).step_by(8) {
+                let Some(here) = octets.get(at..at + RECORD_HEADER as usize) else { return Ok(()) };
+                if here.starts_with(&header::RECORD_MAGIC.to_le_bytes())
+                    && let Some(header) = RecordHeader::decode(here)
+                {
+                    visit(offset + at as u64, &header);
+                }
+            }
+            offset += 1 << 20;
+        }
+    }
+
     /// Removes a volume that nothing refers to any more. Readers that have it open go on.
     pub(crate) fn remove(&self, number: u32) -> Result<(), VolumeError> {
+        self.arrivals.lock().forget(number);
+        self.packed.lock().lane.forget(number);
         self.open.lock().remove(&number);
         self.files.remove(&name(number)).map_err(|source| VolumeError::Io { volume: number, source })
     }
@@ -527,87 +537,66 @@ impl Volumes {
     }
 }
 
+fn remember(open: &mut HashMap<u32, Arc<Volume>>, volume: &Arc<Volume>) {
+    if open.len() >= OPEN_MAX {
+        // Whoever uses one holds it; the rest are opened again when needed.
+        open.retain(|_, volume| Arc::strong_count(volume) > 1);
+    }
+    open.insert(volume.number, volume.clone());
+}
+
+fn content_header(account: AccountId, content: ContentId, body: &[u8]) -> RecordHeader {
+    RecordHeader {
+        kind: RecordKind::Content,
+        account: account.get(),
+        content,
+        coding: Coding::Raw,
+        stored: body.len() as u64,
+        plain: body.len() as u64,
+        crc: crc32c::crc32c(body),
+    }
+}
+
+fn take_room(current: Option<&mut Current>, octets: u64) -> Result<(Arc<Volume>, u64), VolumeError> {
+    // Every caller has put one there.
+    let missing = || VolumeError::Io { volume: 0, source: io::ErrorKind::NotFound.into() };
+    let current = current.ok_or_else(missing)?;
+    let offset = current.end;
+    current.end = aligned(offset.saturating_add(octets));
+    Ok((current.volume.clone(), offset))
+}
+
+fn write(
+    volume: Arc<Volume>,
+    offset: u64,
+    header: &RecordHeader,
+    body: &[u8],
+) -> Result<Placed, VolumeError> {
+    let mut record = Vec::with_capacity(RECORD_HEADER as usize + body.len());
+    record.extend_from_slice(&header.encode());
+    record.extend_from_slice(body);
+    volume.file.write_at(&record, offset).map_err(|e| volume.io(e))?;
+    Ok(placed(volume, offset, record.len() as u64))
+}
+
 fn placed(volume: Arc<Volume>, offset: u64, octets: u64) -> Placed {
     let locator = Locator { volume: volume.number, offset };
     Placed { volume, locator, stored: u32::try_from(octets).unwrap_or(u32::MAX) }
 }
 
-/// A message too large for memory, in a volume of its own whose record header is still missing.
-///
-/// Dropped before it is placed, it takes its file with it.
-pub(crate) struct LargeBody {
-    volumes: Arc<Volumes>,
-    volume: Arc<Volume>,
-    size: u64,
-    crc: u32,
-    kept: AtomicBool,
-}
-
-impl LargeBody {
-    /// Adds octets.
-    pub(crate) fn push(&mut self, octets: &[u8]) -> Result<(), VolumeError> {
-        let offset = FILE_HEADER + RECORD_HEADER + self.size;
-        self.volume.file.write_at(octets, offset).map_err(|e| self.volume.io(e))?;
-        self.crc = crc32c::crc32c_append(self.crc, octets);
-        self.size += octets.len() as u64;
-        Ok(())
+/// Reads octets as a packed message and as the table of one.
+#[cfg(fuzzing)]
+pub(crate) fn unpack_any(octets: &[u8]) {
+    let Some((plain, packed)) = octets.split_first_chunk::<4>() else { return };
+    let plain = u32::from_le_bytes(*plain);
+    let mut out = Vec::new();
+    let size = plain as usize % (FRAME_OCTETS + 1);
+    if packing::Unpackers::default().unpack(packed, size, None, &mut out) {
+        assert_eq!(out.len(), size);
     }
-
-    /// Octets of what was added.
-    pub(crate) fn read(&self, range: Range<u64>) -> Result<Vec<u8>, VolumeError> {
-        let end = range.end.min(self.size);
-        let start = range.start.min(end);
-        let mut octets = vec![0; usize::try_from(end - start).unwrap_or(usize::MAX)];
-        if !self.volume.read_exact(&mut octets, FILE_HEADER + RECORD_HEADER + start)? {
-            return Err(self.volume.io(io::ErrorKind::UnexpectedEof.into()));
-        }
-        Ok(octets)
-    }
-
-    /// Makes it a record of an account. The first account gets the file itself, each further one a copy.
-    pub(crate) fn place(&self, account: AccountId, content: ContentId) -> Result<Placed, VolumeError> {
-        if !self.kept.swap(true, Ordering::AcqRel) {
-            return self.seal(&self.volume, account, content);
-        }
-        let copy = self.volumes.create()?;
-        let mut at = 0;
-        let mut piece = vec![0; 256 * 1024];
-        while at < self.size {
-            let octets = (self.size - at).min(piece.len() as u64) as usize;
-            let part = &mut piece[..octets];
-            let offset = FILE_HEADER + RECORD_HEADER + at;
-            if !self.volume.read_exact(part, offset)? {
-                return Err(self.volume.io(io::ErrorKind::UnexpectedEof.into()));
-            }
-            copy.file.write_at(part, offset).map_err(|e| copy.io(e))?;
-            at += octets as u64;
-        }
-        self.seal(&copy, account, content)
-    }
-
-    fn seal(
-        &self,
-        volume: &Arc<Volume>,
-        account: AccountId,
-        content: ContentId,
-    ) -> Result<Placed, VolumeError> {
-        let header = RecordHeader {
-            kind: RecordKind::Content,
-            account: account.get(),
-            content,
-            stored: self.size,
-            crc: self.crc,
-        };
-        volume.file.write_at(&header.encode(), FILE_HEADER).map_err(|e| volume.io(e))?;
-        Ok(placed(volume.clone(), FILE_HEADER, RECORD_HEADER + self.size))
-    }
-}
-
-impl Drop for LargeBody {
-    fn drop(&mut self) {
-        if !self.kept.load(Ordering::Acquire) {
-            // Nothing refers to it; if it cannot be removed now, compaction will.
-            let _ = self.volumes.remove(self.volume.number);
+    for stored in [packed.len() as u64, u64::from(plain)] {
+        if let Some(table) = packing::Table::decode(packed, u64::from(plain), stored) {
+            assert_eq!(table.encode(), packed);
         }
     }
 }

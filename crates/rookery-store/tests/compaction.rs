@@ -106,6 +106,8 @@ async fn compaction_waits_for_room_and_goes_on() {
         retention: Duration::ZERO,
         volume_octets: 200_000,
         reserve_octets: RESERVE,
+        // What is packed would fit all the same.
+        compress: false,
         ..StoreOptions::default()
     };
     let engine = Arc::new(MemoryEngine::new(disk.clone()));

@@ -114,6 +114,7 @@ impl Data {
             annotations_max: config.store.annotations_max,
             annotation_octets_max: config.store.annotation_octets_max,
             account_annotation_octets_max: config.store.account_annotation_octets_max,
+            compress: config.store.compress,
             ..StoreOptions::default()
         };
         let store = Store::open(options, Arc::clone(&engine), files)

@@ -63,10 +63,12 @@ pub(super) async fn take(
             if end.saturating_sub(from) > room {
                 return Err(too_big().into());
             }
+            let account = account.clone();
+            let reader = blocking(move || account.reader(content)).await??;
             while from < end {
                 let octets = usize::try_from((end - from).min(PIECE_OCTETS)).unwrap_or(0);
-                let account = account.clone();
-                let piece = blocking(move || account.read_part(content, from, octets)).await??;
+                let reader = reader.clone();
+                let piece = blocking(move || reader.read(from, octets)).await??;
                 if piece.len() != octets {
                     tracing::error!("a message is shorter than its structure says");
                     return Err(Answer::server_fault().into());

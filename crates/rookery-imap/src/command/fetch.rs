@@ -12,7 +12,7 @@ use rookery_codec::imap::command::{Fetch, FetchItem};
 use rookery_codec::imap::types::PartialRange;
 use rookery_codec::imap::{Code, MessageSet, Response};
 use rookery_mime::TransferDecoder;
-use rookery_store::{FlagChange, FlagList, MailboxState, Message, Messages, StoreError};
+use rookery_store::{BodyReader, FlagChange, FlagList, MailboxState, Message, Messages, StoreError};
 use rookery_types::{ContentId, Rights, SeqNum, SystemFlags, UidSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,8 +24,9 @@ const BATCH_MESSAGES: usize = 512;
 /// PREVIEW (LAZY) is answered for so many messages of one FETCH, and NIL for the others (RFC 8970 §4.1): a
 /// screenful and more costs some milliseconds, all of a large mailbox would keep the client waiting.
 const LAZY_PREVIEWS: usize = 250;
-/// Octets of a large body that are read at once.
-const STREAM_OCTETS: u64 = 256 << 10;
+/// Octets of a large body that are read at once, and of its last piece.
+const STREAM_OCTETS: u64 = 1 << 20;
+const LAST_OCTETS_MAX: u64 = 1280 << 10;
 
 /// Answers with what is asked of messages.
 pub(crate) async fn fetch(
@@ -245,15 +246,22 @@ impl Fetching<'_> {
     ) -> Result<(), Failure> {
         let mut undo = encoded.map(Undo::new);
         let mut from = range.start;
+        let mut reader = None;
         while from < range.end {
-            let octets = (range.end - from).min(STREAM_OCTETS);
+            let left = range.end - from;
+            let octets = if left <= LAST_OCTETS_MAX { left } else { STREAM_OCTETS };
             let wanted = usize::try_from(octets).unwrap_or(0);
             let account = self.selected.mailbox.account().clone();
-            let read = blocking(move || account.read_part(content, from, wanted));
+            let known = reader.take();
+            let read = blocking(move || {
+                let reader: BodyReader = known.map_or_else(|| account.reader(content), Ok)?;
+                Ok::<_, StoreError>((reader.read(from, wanted)?, reader))
+            });
             let (sent, read) = tokio::join!(self.wire.flush(), read);
             sent?;
             match read? {
-                Ok(body) if body.len() == wanted => {
+                Ok((body, known)) if body.len() == wanted => {
+                    reader = Some(known);
                     let body = match &mut undo {
                         Some(undo) => undo.piece(&body, from + octets == range.end),
                         None => body,
@@ -261,7 +269,7 @@ impl Fetching<'_> {
                     self.wire.connection.push_body(body);
                 }
                 other => {
-                    tracing::error!(error = ?other.err(), "a message could not be read to its end");
+                    tracing::error!(error = ?other.map(drop).err(), "a message could not be read to its end");
                     return Err(crate::wire::closed());
                 }
             }

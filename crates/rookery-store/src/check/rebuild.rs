@@ -3,7 +3,7 @@
 use super::CheckError;
 use crate::append::facts_of;
 use crate::records::{Facts, Locator};
-use crate::volume::{RecordKind, VolumeError, Volumes};
+use crate::volume::{Purpose, RECORD_HEADER, RecordHeader, RecordKind, VolumeError, Volumes};
 use rookery_kv::files::FileLayer;
 use rookery_mime::{Limits, Scanner};
 use rookery_types::{AccountId, ContentId, StoreId};
@@ -20,6 +20,15 @@ pub(super) struct Stored {
     pub(super) locator: Locator,
     /// Octets of the message.
     pub(super) size: u64,
+    /// Octets of the record with its header.
+    pub(super) stored: u64,
+}
+
+impl Stored {
+    fn of(header: &RecordHeader, locator: Locator) -> Stored {
+        let stored = header.stored.saturating_add(RECORD_HEADER);
+        Stored { content: header.content, locator, size: header.plain, stored }
+    }
 }
 
 type ByContent = HashMap<(u64, ContentId), Vec<Stored>>;
@@ -54,10 +63,10 @@ impl Index {
         if self.known.is_none() {
             let mut known = ByContent::new();
             for number in self.volumes.numbers().map_err(CheckError::Volumes)? {
-                let visit = |offset, header: &crate::volume::RecordHeader| {
+                let visit = |offset, header: &RecordHeader| {
                     if header.kind == RecordKind::Content {
                         let locator = Locator { volume: number, offset };
-                        let stored = Stored { content: header.content, locator, size: header.stored };
+                        let stored = Stored::of(header, locator);
                         known.entry((header.account, header.content)).or_default().push(stored);
                     }
                 };
@@ -91,10 +100,10 @@ impl Index {
         stored: &Stored,
         mut visit: impl FnMut(&[u8]),
     ) -> Result<(), CheckError> {
+        let record = self.volumes.record(stored.locator, id, stored.content).map_err(volumes_error)?;
         let mut at = 0;
         while at < stored.size {
-            let piece = self.volumes.read_part(stored.locator, id, stored.content, at, PIECE);
-            let piece = piece.map_err(volumes_error)?;
+            let piece = self.volumes.read_record(&record, at, PIECE).map_err(volumes_error)?;
             if piece.is_empty() {
                 return Err(CheckError::Volumes(std::io::ErrorKind::UnexpectedEof.into()));
             }
@@ -117,7 +126,12 @@ impl Index {
         let mut start = Locator { volume: 0, offset: 0 };
         let mut found: Vec<(u64, Stored)> = Vec::new();
         for number in self.volumes.numbers().map_err(CheckError::Volumes)? {
-            let visit = |offset, header: &crate::volume::RecordHeader| {
+            // What is there came long before it was packed.
+            let purpose = self.volumes.purpose(number).map_err(volumes_error)?;
+            if purpose.is_some_and(Purpose::is_compacted) {
+                continue;
+            }
+            let visit = |offset, header: &RecordHeader| {
                 let locator = Locator { volume: number, offset };
                 match header.kind {
                     // Octets are written before their group begins, so the last but one mark is the safe one.
@@ -128,9 +142,10 @@ impl Index {
                         }
                     }
                     RecordKind::Content => {
-                        let stored = Stored { content: header.content, locator, size: header.stored };
+                        let stored = Stored::of(header, locator);
                         found.push((header.account, stored));
                     }
+                    RecordKind::Dictionary => {}
                 }
             };
             self.volumes.scan(number, visit).map_err(volumes_error)?;

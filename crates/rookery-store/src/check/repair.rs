@@ -15,7 +15,7 @@ use crate::encoding::hex;
 use crate::keys;
 use crate::records::AccountRecord;
 use crate::store::{FORMAT, Identity, encode_group, encode_live, random};
-use crate::volume::{self, FILE_HEADER, decode_file_header, encode_file_header};
+use crate::volume::{self, FILE_HEADER, Purpose, decode_file_header, encode_file_header};
 use rookery_kv::engine::{Batch, Bytes, Engine, Space};
 use rookery_kv::files::{FileLayer, VolumeFile};
 use rookery_types::{AccountId, ContentId, NodeId, StoreId};
@@ -252,7 +252,7 @@ impl Repair<'_> {
             let mut header = [0; FILE_HEADER as usize];
             let file = self.files.open(&name).map_err(CheckError::Volumes)?;
             file.read_at(&mut header, 0).map_err(CheckError::Volumes)?;
-            if let Some((store, _)) = decode_file_header(&header) {
+            if let Some((store, _, _)) = decode_file_header(&header) {
                 *stores.entry(store.0).or_default() += 1;
             }
         }
@@ -294,7 +294,7 @@ impl Repair<'_> {
                     let aside =
                         self.keep_aside(&format!("volume file/{name}"), header.get(..got).unwrap_or(&[]))?;
                     self.flush()?;
-                    file.write_at(&encode_file_header(store, *number), 0).map_err(io)?;
+                    file.write_at(&encode_file_header(store, *number, Purpose::Arrivals), 0).map_err(io)?;
                     file.sync().map_err(io)?;
                     Outcome::Repaired(format!(
                         "its header is written anew; what stood there is under {aside}"

@@ -112,7 +112,7 @@ impl Survey {
             let file = files.open(file).map_err(CheckError::Volumes)?;
             file.read_at(&mut header, 0).map_err(CheckError::Volumes)?;
             match decode_file_header(&header) {
-                Some((of, n)) if n == number && store.is_none_or(|store| store == of) => {}
+                Some((of, n, _)) if n == number && store.is_none_or(|store| store == of) => {}
                 _ if used(number) => drop(self.files.insert(number, FileFault::Header)),
                 Some(_) => drop(self.files.insert(number, FileFault::Stray)),
                 // A crash leaves such a file behind when it comes between making and syncing it.

@@ -168,9 +168,10 @@ fn is_gone(now: &Messages, uid: Uid) -> bool {
 }
 
 fn read_in_pieces(account: &Account, content: rookery_types::ContentId) -> Result<u64, StoreError> {
+    let reader = account.reader(content)?;
     let mut read = 0;
     loop {
-        let piece = account.read_part(content, read, PIECE_OCTETS)?;
+        let piece = reader.read(read, PIECE_OCTETS)?;
         if piece.is_empty() {
             return Ok(read);
         }

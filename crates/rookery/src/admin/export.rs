@@ -278,11 +278,12 @@ fn flags(state: &MailboxState, message: &Message) -> Vec<String> {
 
 /// The octets of a message, checked by their number; a damaged one ends the export with its name.
 fn copy_out(account: &Account, message: &Message, file: &Path) -> Result<(), Trouble> {
+    let reader = account.reader(message.content)?;
     let mut fault = None;
     let copied = export::write(file, |out| {
         let mut at = 0;
         while at < u64::from(message.size) {
-            match account.read_part(message.content, at, PIECE_OCTETS) {
+            match reader.read(at, PIECE_OCTETS) {
                 Ok(piece) if piece.is_empty() => return Err(std::io::ErrorKind::UnexpectedEof.into()),
                 Ok(piece) => {
                     out.write_all(&piece)?;

@@ -230,6 +230,8 @@ rookery_types::settings! {
         pub account_annotation_octets_max: u64,
         /// Octets that must be free on the data folder's disk for the server to start.
         pub free_octets_min: u64,
+        /// Whether messages are compressed, in the background while the server is idle. What is compressed stays so.
+        pub compress: bool,
     }
 }
 
@@ -348,6 +350,7 @@ impl Default for StoreSection {
             message_octets_max: 64 << 20,
             retention_days: 7,
             free_octets_min: 64 << 20,
+            compress: true,
             annotations_max: 100,
             annotation_octets_max: 32 << 10,
             account_annotation_octets_max: 16 << 20,

@@ -13,7 +13,6 @@ use crate::keys;
 use crate::messages::{KeywordNumbers, Message};
 use crate::records::{self, ContentRecord};
 use crate::store::now_unix;
-use crate::volume::RECORD_HEADER;
 use bytes::Bytes;
 use rookery_kv::engine::Space;
 use rookery_types::{ContentId, InternalDate, MailboxPath, SystemFlags, ThreadId, Uid};
@@ -79,7 +78,7 @@ impl Mend<'_, '_> {
         let record = ContentRecord {
             locator: stored.locator,
             size: u32::try_from(stored.size).map_err(too_large)?,
-            stored: u32::try_from(stored.size.saturating_add(RECORD_HEADER)).map_err(too_large)?,
+            stored: u32::try_from(stored.stored).map_err(too_large)?,
             references: 0,
             thread: self.thread_of(&stored)?,
         };
@@ -180,6 +179,7 @@ impl Mend<'_, '_> {
                 content: *content,
                 locator: record.locator,
                 size: record.size.into(),
+                stored: record.stored.into(),
             })
             .collect();
         for stored in without {
