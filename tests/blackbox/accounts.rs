@@ -75,7 +75,16 @@ fn users_in_a_file_log_in_and_get_accounts() -> Result<()> {
 fn a_suspended_user_gets_mail_and_does_not_get_in() -> Result<()> {
     let mut server = server_with_joe()?;
     ensure!(login(server.imap, "joe", PASSWORD)?.0 == Status::Ok);
+    // Sessions that are open end, each with a last word.
+    let (mut waiting, mut idling) = (server.login("joe")?, server.login("joe")?);
+    idling.idle()?;
     cli(&server, &["user", "suspend", "joe"])?;
+    let asked = std::time::Instant::now();
+    for imap in [&mut waiting, &mut idling] {
+        let last = String::from_utf8_lossy(&imap.response()?).into_owned();
+        ensure!(last.starts_with("* BYE [UNAVAILABLE]"), "{last}");
+    }
+    ensure!(asked.elapsed() < std::time::Duration::from_secs(1), "{:?}", asked.elapsed());
     let (status, text) = login(server.imap, "joe", PASSWORD)?;
     ensure!(status == Status::No && text.contains("AUTHORIZATIONFAILED"), "{text}");
     let (_, text) = login(server.imap, "joe", "wrong")?;

@@ -11,7 +11,7 @@ use rookery_tests::server::{PASSWORD, Server};
 use crate::message;
 
 /// A server whose data folder will be a file system of this size. Mounting needs root or a user namespace.
-fn on_small_disk(mebibytes: u32) -> Result<Server> {
+pub(crate) fn on_small_disk(mebibytes: u32) -> Result<Server> {
     command::require("unshare")?;
     let mut server = Server::unstarted()?;
     std::fs::create_dir(server.data())?;
@@ -26,7 +26,7 @@ fn on_small_disk(mebibytes: u32) -> Result<Server> {
 }
 
 /// The command line inside the server's mount namespace.
-fn inside(server: &Server, args: &[&str], stdin: &[u8]) -> Result<Output> {
+pub(crate) fn inside(server: &Server, args: &[&str], stdin: &[u8]) -> Result<Output> {
     command::require("nsenter")?;
     let (pid, binary) = (server.pid()?.to_string(), server.binary()?.display().to_string());
     let config = server.config().display().to_string();
@@ -49,7 +49,7 @@ fn too_little_space_at_the_start() -> Result<()> {
 }
 
 /// Runs a shell command in the server's mount namespace.
-fn shell(server: &Server, script: &str) -> Result<()> {
+pub(crate) fn shell(server: &Server, script: &str) -> Result<()> {
     let pid = server.pid()?.to_string();
     let mut words = vec!["--target", &pid, "--mount"];
     if !rustix::process::geteuid().is_root() {

@@ -1,6 +1,7 @@
 //! Black-box tests: the real binary, real clients, one file for each. A missing client is a failure.
 
 mod accounts;
+mod clock;
 mod command_line;
 mod corpus;
 mod crash;
@@ -8,6 +9,7 @@ mod curl;
 mod cyradm;
 mod dialogue;
 mod extremes;
+mod failing_disk;
 mod full_disk;
 mod hostile;
 mod idle;

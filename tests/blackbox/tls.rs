@@ -170,3 +170,22 @@ fn gsasl_binds_to_the_channel() -> Result<()> {
     ensure!(output.status.success() && bound, "{}", output.text());
     server.stop()
 }
+
+/// gsasl speaks neither POP3 nor LMTP: that they offer to bind to the channel where they can is what is seen here.
+#[test]
+fn pop3_and_lmtp_offer_to_bind_to_the_channel() -> Result<()> {
+    let mut server = server_with_joe()?;
+    let cert = server.certificate.cert.display().to_string();
+    for (protocol, place, hello) in [("pop3", server.pop3, "CAPA"), ("lmtp", server.lmtp, "LHLO client.test")]
+    {
+        for (version, binds) in [("-tls1_3", true), ("-tls1_2", false)] {
+            let place = place.to_string();
+            let args = ["s_client", "-quiet", "-ign_eof", "-CAfile", &cert, "-connect", &place];
+            let args = [&args[..], &["-starttls", protocol, version]].concat();
+            let said = command::run("openssl", &args, format!("{hello}\r\nQUIT\r\n").as_bytes())?.text();
+            let offers = said.contains(" SCRAM-SHA-256-PLUS");
+            ensure!(said.contains(" SCRAM-SHA-256") && offers == binds, "{protocol} {version}:\n{said}");
+        }
+    }
+    server.stop()
+}
