@@ -44,7 +44,9 @@ fn body(octets: usize, seed: u64, turns: usize) -> Vec<u8> {
         state.to_le_bytes()[3]
     };
     let text = mail(seed as usize % 1000);
-    (0..octets).map(|at| if at / turns % 2 == 0 { text[at % text.len()] } else { random() }).collect()
+    (0..octets)
+        .map(|at| if (at / turns).is_multiple_of(2) { text[at % text.len()] } else { random() })
+        .collect()
 }
 
 /// The ways a message can come to be stored.
