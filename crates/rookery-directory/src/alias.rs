@@ -6,7 +6,6 @@
 //!   been deleted since.
 
 use crate::DirectoryError;
-use crate::change::Change;
 use crate::encoding::{Damaged, Encoder, open};
 use crate::records::LAYOUT;
 use bytes::Bytes;
@@ -122,39 +121,18 @@ pub(crate) fn decode_alias(key: &[u8], value: &[u8]) -> Result<Alias, Damaged> {
     })
 }
 
-impl Change<'_> {
-    /// Makes an alias, or leads it elsewhere.
-    pub(crate) fn set_alias(
-        &mut self,
-        name: AliasName,
-        mut targets: Vec<UserName>,
-    ) -> Result<Alias, DirectoryError> {
-        targets.sort();
-        targets.dedup();
-        if !(1..=Alias::TARGETS_MAX).contains(&targets.len()) {
-            return Err(DirectoryError::Refused("an alias has 1 to 1000 targets"));
-        }
-        if let AliasName::Address(user) = &name {
-            if targets.contains(user) {
-                return Err(DirectoryError::Refused("an alias does not lead to itself"));
-            }
-            self.need_no_account(user)?;
-        }
-        self.need_domain(name.domain())?;
-        let alias = Alias { name, targets, revision: self.revision() };
-        let key = alias_key(&alias.name);
-        let value = encode_alias(&key, &alias);
-        self.put_record(key, value);
-        Ok(alias)
+/// The targets of an alias in the order in which they are kept. Refuses what no directory takes.
+pub(crate) fn checked(name: &AliasName, mut targets: Vec<UserName>) -> Result<Vec<UserName>, DirectoryError> {
+    targets.sort();
+    targets.dedup();
+    if !(1..=Alias::TARGETS_MAX).contains(&targets.len()) {
+        return Err(DirectoryError::Refused("an alias has 1 to 1000 targets"));
     }
-
-    pub(crate) fn remove_alias(&mut self, name: &AliasName) -> Result<(), DirectoryError> {
-        let key = alias_key(name);
-        if self.record(&key)?.is_none() {
-            return Err(DirectoryError::NotFound(format!("the alias {name}")));
+    match name {
+        AliasName::Address(user) if targets.contains(user) => {
+            Err(DirectoryError::Refused("an alias does not lead to itself"))
         }
-        self.delete(key);
-        Ok(())
+        _ => Ok(targets),
     }
 }
 

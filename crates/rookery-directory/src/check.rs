@@ -1,28 +1,35 @@
 //! The check of the whole directory: every record in itself, and that the records agree.
 
 use crate::DirectoryError;
-use crate::change::{account, by_id, domain, read_state, unavailable};
+use crate::change::{domain, read_position, read_state, unavailable};
+use crate::derive::derived;
 use crate::encoding::Damaged;
-use crate::entry::{AccountState, Entry};
+use crate::entry::Entry;
+use crate::published::{decode_published, published_key};
 use crate::records::{self, KINDS, State};
 use rookery_kv::{Read, Space, prefix_end};
+use rookery_types::UserName;
 
 /// Walks all records of `read`, which should be a snapshot, and tells `fault` of each that is damaged or does not
 /// agree with the others. Returns how many records there are. Errs only if the engine does.
 pub fn check(read: &dyn Read, fault: &mut dyn FnMut(Damaged)) -> Result<u64, DirectoryError> {
-    let state = match read_state(read) {
-        Ok(state) => Some(state),
+    let mut known = |found: Result<(), DirectoryError>| match found {
         Err(DirectoryError::Damaged(damaged)) => {
             fault(damaged);
-            None
+            Ok(())
         }
-        Err(error) => return Err(error),
+        found => found,
     };
+    let (mut state, mut revision) = (None, None);
+    known(read_state(read).map(|found| state = Some(found)))?;
+    known(read_position(read).map(|found| revision = found.map(|position| position.revision)))?;
+    known(check_position(read, revision))?;
+    let whole = Whole { read, state: state.as_ref(), revision };
     let mut records = 0;
     let mut failed = None;
     let scanned = read.scan(Space::Directory, b"", None, false, &mut |key, value| {
         records += 1;
-        match check_record(read, state.as_ref(), key, value) {
+        match whole.check_record(key, value) {
             Ok(()) => true,
             Err(DirectoryError::Damaged(damaged)) => {
                 fault(damaged);
@@ -38,63 +45,138 @@ pub fn check(read: &dyn Read, fault: &mut dyn FnMut(Damaged)) -> Result<u64, Dir
     failed.map_or(Ok(records), Err)
 }
 
-fn check_record(
-    read: &dyn Read,
-    state: Option<&State>,
-    key: &[u8],
-    value: &[u8],
-) -> Result<(), DirectoryError> {
-    let damaged = |what| DirectoryError::Damaged(Damaged::new(key, what));
-    let tag = key.first().copied().unwrap_or(0);
-    if tag == records::STATE && key == records::STATE_KEY {
-        return check_default_domain(read, state);
-    }
-    let kind =
-        KINDS.iter().find(|kind| kind.tag == tag).ok_or_else(|| damaged("no kind of record has this key"))?;
-    (kind.check)(key, value)?;
-    match tag {
-        records::ACCOUNT => {
-            let entry = records::decode_account(key, value)?;
-            check_account(read, state, &entry).map_err(|fault| fault.unwrap_or_else(damaged))
-        }
-        records::ID => by_id(read, records::decode_name_of_id(key, value)?.0).map(drop),
-        records::GROUP => {
-            let group = records::decode_group(key, value)?;
-            let mut members = 0;
-            let prefix = records::members_prefix(&group.domain, &group.name);
-            let scanned =
-                read.scan(Space::Directory, &prefix, prefix_end(&prefix).as_deref(), false, &mut |_, _| {
-                    members += 1;
-                    true
-                });
-            scanned.map_err(unavailable)?;
-            match members == group.members {
-                true => Ok(()),
-                false => Err(damaged("it counts other members than there are")),
-            }
-        }
-        records::MEMBER | records::MEMBERSHIP => {
-            let (group, user) = records::decode_member(key, value)?;
-            let other = match tag {
-                records::MEMBER => records::membership_key(&group, &user),
-                _ => records::member_key(&group, &user),
-            };
-            for needed in [other, records::group_key(user.domain(), &group)] {
-                if read.get(Space::Directory, &needed).map_err(unavailable)?.is_none() {
-                    return Err(damaged("the group and its members disagree"));
-                }
-            }
-            Ok(())
-        }
-        records::RESERVATION => {
-            let (_, name) = records::decode_name_of_id(key, value)?;
-            match account(read, &name)?.map(|entry| (entry.state, records::reservation_key(entry.id) == key))
-            {
-                Some((AccountState::Reserved { .. }, true)) => Ok(()),
-                _ => Err(damaged("no account is reserved by it")),
-            }
+/// Whatever has a state has a position, but for what programs without positions have written.
+fn check_position(read: &dyn Read, revision: Option<u64>) -> Result<(), DirectoryError> {
+    let state = read.get(Space::Directory, records::STATE_KEY).map_err(unavailable)?;
+    let old = state.and_then(|state| records::decode_state(records::STATE_KEY, &state).ok());
+    let damaged = read.get(Space::Directory, records::POSITION_KEY).map_err(unavailable)?.is_some();
+    match (revision, old) {
+        (None, Some((_, None))) if !damaged => {
+            Err(Damaged::new(records::POSITION_KEY, "it is missing").into())
         }
         _ => Ok(()),
+    }
+}
+
+/// What the records must agree with.
+struct Whole<'a> {
+    read: &'a dyn Read,
+    state: Option<&'a State>,
+    revision: Option<u64>,
+}
+
+impl Whole<'_> {
+    fn check_record(&self, key: &[u8], value: &[u8]) -> Result<(), DirectoryError> {
+        let damaged = |what| DirectoryError::Damaged(Damaged::new(key, what));
+        let tag = key.first().copied().unwrap_or(0);
+        if tag == records::STATE && key == records::STATE_KEY {
+            return self.check_default_domain();
+        }
+        if tag == records::POSITION && key == records::POSITION_KEY {
+            return Ok(());
+        }
+        let kind = KINDS.iter().find(|kind| kind.tag == tag);
+        let kind = kind.ok_or_else(|| damaged("no kind of record has this key"))?;
+        (kind.check)(key, value)?;
+        for (derived, expected) in derived(key, value)? {
+            match self.get(&derived)? {
+                Some(found) if found == expected => {}
+                Some(_) if tag == records::ACCOUNT => return Err(damaged("its id is another account's")),
+                Some(_) => return Err(damaged("what is derived of it is damaged")),
+                None if tag == records::ACCOUNT => {
+                    return Err(damaged("its id leads nowhere, or its reservation is missing"));
+                }
+                None => return Err(damaged("what is derived of it is missing")),
+            }
+        }
+        match tag {
+            records::ACCOUNT => {
+                self.check_account(&records::decode_account(key, value)?).map_err(damaged_or(key))
+            }
+            records::GROUP => {
+                let group = records::decode_group(key, value)?;
+                match self.count(&records::members_prefix(&group.domain, &group.name))? == group.members {
+                    true => Ok(()),
+                    false => Err(damaged("it counts other members than there are")),
+                }
+            }
+            records::MEMBER => {
+                let (group, user) = records::decode_member(key, value)?;
+                match self.get(&records::group_key(user.domain(), &group))? {
+                    Some(_) => Ok(()),
+                    None => Err(damaged("the group and its members disagree")),
+                }
+            }
+            records::LOGGED => {
+                let (revision, _) = crate::embedded::decode_logged(key, value)?;
+                let next = records::number_key(records::LOGGED, revision.saturating_add(1));
+                match self.revision == Some(revision) || self.get(&next)?.is_some() {
+                    true => Ok(()),
+                    false => Err(damaged("what came after it is missing")),
+                }
+            }
+            records::ID | records::RESERVATION | records::MEMBERSHIP | records::GRANT => {
+                match self.is_derived(tag, key, value)? {
+                    true => Ok(()),
+                    false => Err(damaged("no record gives it")),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, DirectoryError> {
+        self.read.get(Space::Directory, key).map_err(unavailable)
+    }
+
+    fn count(&self, prefix: &[u8]) -> Result<u64, DirectoryError> {
+        let mut count = 0;
+        let end = prefix_end(prefix);
+        let scanned = self.read.scan(Space::Directory, prefix, end.as_deref(), false, &mut |_, _| {
+            count += 1;
+            true
+        });
+        scanned.map_err(unavailable)?;
+        Ok(count)
+    }
+
+    /// Whether a sound derived record follows from the primary record it must come from.
+    fn is_derived(&self, tag: u8, key: &[u8], value: &[u8]) -> Result<bool, DirectoryError> {
+        let from = match tag {
+            records::MEMBERSHIP => {
+                let (group, user): (Box<str>, UserName) = records::decode_member(key, value)?;
+                records::member_key(&group, &user)
+            }
+            records::GRANT => published_key(records::decode_grant(key, value)?),
+            _ => records::account_key(&records::decode_name_of_id(key, value)?.1),
+        };
+        let Some(primary) = self.get(&from)? else { return Ok(false) };
+        if tag == records::GRANT {
+            return Ok(decode_published(&from, &primary)?.grants().contains(key));
+        }
+        Ok(derived(&from, &primary)?.iter().any(|(derived, expected)| derived == key && expected == value))
+    }
+
+    fn check_account(&self, entry: &Entry) -> Result<(), Fault> {
+        if self.state.is_some_and(|state| state.next_account <= entry.id) {
+            return Err(Fault::Here("its id was never given"));
+        }
+        if self.revision.is_some_and(|revision| revision < entry.revision) {
+            return Err(Fault::Here("its revision is yet to come"));
+        }
+        match domain(self.read, entry.name.domain()).map_err(Fault::Elsewhere)? {
+            Some(_) => Ok(()),
+            None => Err(Fault::Here("its domain does not exist")),
+        }
+    }
+
+    fn check_default_domain(&self) -> Result<(), DirectoryError> {
+        match self.state.and_then(|state| state.default_domain.as_deref()) {
+            Some(name) if domain(self.read, name)?.is_none() => {
+                Err(Damaged::new(records::STATE_KEY, "its default domain does not exist").into())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -104,44 +186,9 @@ enum Fault {
     Elsewhere(DirectoryError),
 }
 
-impl Fault {
-    fn unwrap_or_else(self, here: impl FnOnce(&'static str) -> DirectoryError) -> DirectoryError {
-        match self {
-            Fault::Here(what) => here(what),
-            Fault::Elsewhere(error) => error,
-        }
-    }
-}
-
-fn check_account(read: &dyn Read, state: Option<&State>, entry: &Entry) -> Result<(), Fault> {
-    if state.is_some_and(|state| state.next_account <= entry.id) {
-        return Err(Fault::Here("its id was never given"));
-    }
-    if state.is_some_and(|state| state.revision < entry.revision) {
-        return Err(Fault::Here("its revision is yet to come"));
-    }
-    if domain(read, entry.name.domain()).map_err(Fault::Elsewhere)?.is_none() {
-        return Err(Fault::Here("its domain does not exist"));
-    }
-    match by_id(read, entry.id) {
-        Ok(found) if found.name == entry.name => {}
-        Ok(_) => return Err(Fault::Here("its id is another account's")),
-        Err(DirectoryError::NotFound(_)) => return Err(Fault::Here("its id leads nowhere")),
-        Err(error) => return Err(Fault::Elsewhere(error)),
-    }
-    let reserved = read.get(Space::Directory, &records::reservation_key(entry.id));
-    let reserved = reserved.map_err(|error| Fault::Elsewhere(unavailable(error)))?.is_some();
-    match reserved == matches!(entry.state, AccountState::Reserved { .. }) {
-        true => Ok(()),
-        false => Err(Fault::Here("its state and its reservation disagree")),
-    }
-}
-
-fn check_default_domain(read: &dyn Read, state: Option<&State>) -> Result<(), DirectoryError> {
-    match state.and_then(|state| state.default_domain.as_deref()) {
-        Some(name) if domain(read, name)?.is_none() => {
-            Err(Damaged::new(records::STATE_KEY, "its default domain does not exist").into())
-        }
-        _ => Ok(()),
+fn damaged_or(key: &[u8]) -> impl FnOnce(Fault) -> DirectoryError {
+    move |fault| match fault {
+        Fault::Here(what) => Damaged::new(key, what).into(),
+        Fault::Elsewhere(error) => error,
     }
 }

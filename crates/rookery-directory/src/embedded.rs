@@ -1,463 +1,544 @@
-//! The directory in the node's own engine: for the single server, and for the directory node of a small site.
+//! The source in a node's own engine: for the single server, and for the directory node of a small site.
+//!
+//! The node's copy and the source are the same records. Changes are decided one after another, each on what all
+//! before it will leave; those that come while a group is being written are written together next.
 //!
 //! Invariants:
-//! - Changes are made one after another; each is read, decided and committed before the next begins, in a task of
-//!   its own, so that a caller who goes away leaves no change half known.
-//! - The cache forgets what a change touched before the change is acknowledged.
+//! - A change is answered after all that it was decided on is on the disk.
+//! - A decided change goes on when whoever asked has gone.
+//! - The change log holds the last changes without a gap, and never more than [`LOGGED_MAX`] of them.
 
-use crate::alias::{self, Alias, AliasName, alias_key, decode_alias};
-use crate::cache::Cache;
-use crate::change::{Change, account, read_state, unavailable};
-use crate::entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Node, Page, Verifier};
-use crate::records::{self, account_key, domain_key, domain_prefix, reservation_key};
-use crate::{Answer, Directory, DirectoryError, PAGE_MAX};
-use rookery_kv::{Batch, Engine, Read, Space, prefix_end};
-use rookery_types::{AccountId, AccountName, Identifier, MailboxId, NodeId, UserName};
-use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::Pin;
+use crate::change::{Change, read_state, unavailable};
+use crate::copy::{Copy, page_of};
+use crate::derive::Applier;
+use crate::encoding::{Damaged, Encoder, open};
+use crate::overlay::{Overlaid, Overlay};
+use crate::published::Writes;
+use crate::records::{
+    LAYOUT, LOGGED, POSITION_KEY, STATE_KEY, decode_state, is_primary, number_key, number_of_key,
+};
+use crate::source::{
+    Changes, ConditionalBatch, Event, GET_MAX, Position, RecordPage, Reply, Source, SourceError, Write,
+};
+use crate::{Commit, DirectoryError};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rookery_kv::{Engine, Read, Space, prefix_end};
+use rookery_types::AccountName;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{mpsc, oneshot};
 
-/// Records looked at for one page at most; a filter that admits few gives short pages.
-const SCAN_MAX: usize = 10_000;
+/// Changes that the log holds at most.
+pub const LOGGED_MAX: usize = 8192;
+/// Octets that the log holds at most, but for the last change.
+const LOGGED_OCTETS_MAX: usize = 16 << 20;
+/// Changes under way at most; further ones wait.
+const WAITING_MAX: usize = 4096;
+/// Keys and octets that a batch may have.
+const BATCH_KEYS_MAX: usize = 10_000;
+const BATCH_OCTETS_MAX: usize = 1 << 20;
+/// Octets of a page at most, but for its last record.
+const PAGE_OCTETS_MAX: usize = 1 << 20;
+/// Events of one follower that are held ready.
+const EVENTS_READY: usize = 64;
 
-/// How the directory writes. The store's committer, which alone writes to the engine, is one.
-pub trait Commit: Send + Sync {
-    /// Makes a batch durable and visible, then returns. It goes on when the future is dropped.
-    fn commit(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Result<(), CommitError>> + Send>>;
-}
-
-/// A batch may not have become durable.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct CommitError(pub String);
-
-/// Commits to an engine without a committer between. Only where nothing else writes to it: in tests and tools.
-pub struct DirectCommit(pub Arc<dyn Engine>);
-
-impl Commit for DirectCommit {
-    fn commit(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Result<(), CommitError>> + Send>> {
-        let engine = self.0.clone();
-        Box::pin(async move {
-            match tokio::task::spawn_blocking(move || engine.commit(batch)).await {
-                Ok(result) => result.map_err(|error| CommitError(error.to_string())),
-                Err(error) => Err(CommitError(error.to_string())),
-            }
-        })
-    }
-}
-
-/// See the module. Its methods run within a tokio runtime.
+/// The source in an engine. Cheap to clone.
 #[derive(Clone)]
-pub struct EmbeddedDirectory {
-    inner: Arc<Inner>,
-}
+pub struct EmbeddedSource(Arc<Inner>);
 
 struct Inner {
-    engine: Arc<dyn Engine>,
-    commit: Arc<dyn Commit>,
-    turn: Mutex<()>,
-    cache: Cache,
-    revisions: watch::Sender<u64>,
+    copy: Copy,
+    room: tokio::sync::Semaphore,
+    pipeline: Mutex<Pipeline>,
 }
 
-impl EmbeddedDirectory {
-    /// Opens the directory that the engine holds; an empty one if it holds none. Reads one record.
-    pub fn open(
-        engine: Arc<dyn Engine>,
-        commit: Arc<dyn Commit>,
-    ) -> Result<EmbeddedDirectory, DirectoryError> {
-        let state = read_state(&*engine)?;
-        let revisions = watch::Sender::new(state.revision);
-        let inner = Inner { engine, commit, turn: Mutex::new(()), cache: Cache::default(), revisions };
-        Ok(EmbeddedDirectory { inner: Arc::new(inner) })
-    }
-
-    fn change<T: Send + 'static>(
-        &self,
-        decide: impl FnOnce(&mut Change<'_>) -> Result<T, DirectoryError> + Send + 'static,
-    ) -> Answer<'_, T> {
-        let inner = self.inner.clone();
-        Box::pin(async move {
-            let task = tokio::spawn(async move { inner.change(decide).await });
-            task.await.unwrap_or_else(|error| Err(DirectoryError::Unavailable(error.to_string())))
-        })
-    }
-
-    fn change_entry(
-        &self,
-        id: AccountId,
-        edit: impl FnOnce(&mut Entry) -> Result<(), DirectoryError> + Send + 'static,
-    ) -> Answer<'_, Arc<Entry>> {
-        self.change(move |change| change.edit(id, edit))
-    }
-
-    /// Runs a read that may take long off the runtime's threads.
-    fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Inner) -> Result<T, DirectoryError> + Send + 'static,
-    ) -> Answer<'_, T> {
-        let inner = self.inner.clone();
-        Box::pin(async move {
-            let task = tokio::task::spawn_blocking(move || read(&inner));
-            task.await.unwrap_or_else(|error| Err(DirectoryError::Unavailable(error.to_string())))
-        })
-    }
+/// What is decided and not yet durable.
+struct Pipeline {
+    overlay: Overlay,
+    group: Group,
+    /// The number of the group that is being collected.
+    number: u64,
+    /// The last change that was decided.
+    position: Position,
+    /// The log's changes with their octets, oldest first.
+    logged: VecDeque<(u64, usize)>,
+    logged_octets: usize,
+    /// A task is writing, or about to.
+    is_writing: bool,
 }
 
-impl Inner {
-    async fn change<T>(
+/// What is written together.
+#[derive(Default)]
+struct Group {
+    writes: BTreeMap<Vec<u8>, Option<Bytes>>,
+    names: Vec<AccountName>,
+    waiting: Vec<oneshot::Sender<Result<(), String>>>,
+}
+
+impl EmbeddedSource {
+    /// Opens what the engine holds: an empty directory if there is none. Reads a few records and the log's keys.
+    pub fn open(engine: Arc<dyn Engine>, commit: Arc<dyn Commit>) -> Result<EmbeddedSource, DirectoryError> {
+        read_state(&*engine)?;
+        let copy = Copy::open(engine, commit)?;
+        let position = match copy.position() {
+            Some(position) => position,
+            None => {
+                let revision = old_revision(&*copy.engine)?.unwrap_or(0);
+                Position { cluster: rand::random(), term: 1, revision }
+            }
+        };
+        copy.position.send_replace(Some(position));
+        copy.revisions.send_replace(position.revision);
+        let logged = logged(&*copy.engine)?;
+        let logged_octets = logged.iter().map(|(_, octets)| octets).sum();
+        let pipeline = Pipeline {
+            overlay: Overlay::new(),
+            group: Group::default(),
+            number: 1,
+            position,
+            logged,
+            logged_octets,
+            is_writing: false,
+        };
+        let room = tokio::sync::Semaphore::new(WAITING_MAX);
+        Ok(EmbeddedSource(Arc::new(Inner { copy, room, pipeline: Mutex::new(pipeline) })))
+    }
+
+    pub(crate) fn copy(&self) -> &Copy {
+        &self.0.copy
+    }
+
+    /// Decides a change on what all before it leave, and answers when that is durable.
+    pub(crate) async fn change<T>(
         &self,
         decide: impl FnOnce(&mut Change<'_>) -> Result<T, DirectoryError>,
     ) -> Result<T, DirectoryError> {
-        let _turn = self.turn.lock().await;
-        let (answer, finished) = {
-            let mut change = Change::begin(&*self.engine)?;
-            let answer = decide(&mut change)?;
-            (answer, change.finish())
-        };
-        let Some(finished) = finished else { return Ok(answer) };
-        let committed = self.commit.commit(finished.batch).await;
-        // Also after an error: the change may have happened.
-        self.cache.forget(&finished.names);
-        match committed {
-            Ok(()) => {
-                self.revisions.send_replace(finished.revision);
-                Ok(answer)
+        let away = |why: String| DirectoryError::Unavailable(why);
+        let _room = self.0.room.acquire().await.map_err(|error| away(error.to_string()))?;
+        let (answer, waiting) = {
+            let mut pipeline = self.0.pipeline.lock();
+            let (answer, batch) = {
+                let read = Overlaid { below: &*self.0.copy.engine, overlay: &pipeline.overlay };
+                let mut change = Change::begin(&read, pipeline.position.revision);
+                match decide(&mut change) {
+                    Ok(answer) => (Ok(answer), change.finish()?),
+                    Err(error) => (Err(error), None),
+                }
+            };
+            match batch {
+                Some(batch) => drop(self.take(&mut pipeline, &batch.writes)?),
+                // It rests on changes that are not durable, so it waits for them.
+                None if pipeline.is_writing => {}
+                None => return answer,
             }
-            Err(error) => Err(DirectoryError::Unavailable(error.to_string())),
+            (answer, self.wait(&mut pipeline))
+        };
+        match waiting.await {
+            Ok(Ok(())) => answer,
+            Ok(Err(why)) => Err(away(why)),
+            Err(_) => Err(away("the directory has ended".to_owned())),
         }
     }
 
-    fn look_up(&self, name: &AccountName) -> Result<Arc<Entry>, DirectoryError> {
-        let before = match self.cache.get(name) {
-            Ok(entry) => return Ok(entry),
-            Err(before) => before,
+    /// Takes writes into the group that is being collected, as the next revision.
+    fn take(&self, pipeline: &mut Pipeline, writes: &[Write]) -> Result<Position, DirectoryError> {
+        let (names, applied) = {
+            let read = Overlaid { below: &*self.0.copy.engine, overlay: &pipeline.overlay };
+            let mut applier = Applier::new(&read);
+            applier.apply(writes)?;
+            applier.into_parts()
         };
-        let found = account(&*self.engine, name)?;
-        let entry = Arc::new(found.ok_or_else(|| DirectoryError::NotFound(name.to_string()))?);
-        self.cache.keep(before, &entry);
-        Ok(entry)
+        let revision = pipeline.position.revision.checked_add(1);
+        pipeline.position.revision = revision.ok_or(DirectoryError::Refused("no revision is left"))?;
+        for (key, value) in applied {
+            pipeline.overlay.insert(key.clone(), (pipeline.number, value.clone()));
+            pipeline.group.writes.insert(key, value);
+        }
+        pipeline.group.names.extend(names);
+        pipeline.log(writes);
+        Ok(pipeline.position)
     }
 
-    fn by_id(&self, id: AccountId) -> Result<Arc<Entry>, DirectoryError> {
-        // One snapshot, so that a rename cannot come between the two records.
-        let snapshot = self.engine.snapshot();
-        crate::change::by_id(&*snapshot, id).map(Arc::new)
+    /// Answers when all that was taken so far is durable.
+    fn wait(&self, pipeline: &mut Pipeline) -> oneshot::Receiver<Result<(), String>> {
+        let (done, waiting) = oneshot::channel();
+        pipeline.group.waiting.push(done);
+        if !std::mem::replace(&mut pipeline.is_writing, true) {
+            let source = self.clone();
+            tokio::spawn(async move { source.write_groups().await });
+        }
+        waiting
     }
 
-    fn list(
-        &self,
-        filter: &AccountFilter,
-        after: Option<AccountName>,
-        limit: usize,
-    ) -> Result<Page, DirectoryError> {
-        let limit = limit.clamp(1, PAGE_MAX);
-        let range = range_of(filter);
-        let after = after.map(|name| just_after(account_key(&name)));
-        let start = after.filter(|key| *key > range).unwrap_or_else(|| range.clone());
-        let mut page = Page::default();
-        let mut damaged = None;
-        let mut seen = 0;
-        let mut last = None;
-        let mut visit = |key: &[u8], value: &[u8]| {
-            if page.entries.len() >= limit || seen >= SCAN_MAX {
-                page.next = last.take();
-                return false;
+    /// Writes one group after another until there is none.
+    async fn write_groups(&self) {
+        loop {
+            let (group, number, position) = {
+                let mut pipeline = self.0.pipeline.lock();
+                if pipeline.group.waiting.is_empty() {
+                    pipeline.is_writing = false;
+                    return;
+                }
+                pipeline.number += 1;
+                (std::mem::take(&mut pipeline.group), pipeline.number - 1, pipeline.position)
+            };
+            let Group { writes, names, waiting } = group;
+            let written = match writes.is_empty() {
+                true => Ok(()),
+                false => {
+                    let writes: Writes = writes.into_iter().collect();
+                    self.0.copy.write(&names, writes, Some(position)).await
+                }
+            };
+            let result = written.map_err(|error| error.to_string());
+            let mut pipeline = self.0.pipeline.lock();
+            let mut waiting = waiting;
+            match &result {
+                Ok(()) => pipeline.overlay.retain(|_, (group, _)| *group > number),
+                Err(_) => waiting.extend(pipeline.start_again(&self.0.copy)),
             }
-            seen += 1;
-            match records::decode_account(key, value) {
-                Ok(entry) => {
-                    last = Some(entry.name.clone());
-                    if filter.admits(&entry.name) {
-                        page.entries.push(entry);
+            drop(pipeline);
+            for done in waiting {
+                // Whoever asked may have gone; the change stands all the same.
+                let _ = done.send(result.clone());
+            }
+        }
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Read) -> Result<T, DirectoryError> + Send + 'static,
+    ) -> Reply<'_, T> {
+        let snapshot = self.0.copy.engine.snapshot();
+        Box::pin(async move {
+            let task = tokio::task::spawn_blocking(move || read(&*snapshot));
+            let found = task.await.map_err(|error| SourceError::Unavailable(error.to_string()))?;
+            found.map_err(source_error)
+        })
+    }
+
+    /// Where a snapshot is. Before the first change nothing says so on the disk.
+    fn position_in(&self, read: &dyn Read) -> Result<Position, DirectoryError> {
+        let revision = old_revision(read)?.unwrap_or(0);
+        let first = Position { revision, ..self.0.pipeline.lock().position };
+        Ok(crate::change::read_position(read)?.unwrap_or(first))
+    }
+}
+
+impl Pipeline {
+    /// Adds to the log what the newest revision changed, and drops what is too old.
+    fn log(&mut self, writes: &[Write]) {
+        let (key, value) = encode_logged(self.position.revision, writes);
+        self.logged.push_back((self.position.revision, value.len()));
+        self.logged_octets += value.len();
+        self.group.writes.insert(key, Some(value));
+        while self.logged.len() > LOGGED_MAX
+            || self.logged_octets > LOGGED_OCTETS_MAX && self.logged.len() > 1
+        {
+            let Some((revision, octets)) = self.logged.pop_front() else { break };
+            self.logged_octets -= octets;
+            self.group.writes.insert(number_key(LOGGED, revision), None);
+        }
+    }
+
+    /// After a failure: what is on the disk counts, and whoever waits is told.
+    fn start_again(&mut self, copy: &Copy) -> Vec<oneshot::Sender<Result<(), String>>> {
+        self.overlay.clear();
+        match crate::change::read_position(&*copy.engine) {
+            Ok(Some(position)) => self.position = position,
+            Ok(None) => self.position = copy.position().unwrap_or(self.position),
+            // Nothing can be read, so nothing can be decided either.
+            Err(error) => tracing::error!(%error, "the directory cannot be read"),
+        }
+        if let Ok(logged) = logged(&*copy.engine) {
+            self.logged_octets = logged.iter().map(|(_, octets)| octets).sum();
+            self.logged = logged;
+        }
+        std::mem::take(&mut self.group).waiting
+    }
+}
+
+/// The revision of a directory without a position: `None` if there is none, or else that of a program which had no
+/// positions.
+fn old_revision(read: &dyn Read) -> Result<Option<u64>, DirectoryError> {
+    let Some(state) = read.get(Space::Directory, STATE_KEY).map_err(unavailable)? else { return Ok(None) };
+    match decode_state(STATE_KEY, &state)?.1 {
+        Some(revision) => Ok(Some(revision)),
+        None if crate::change::read_position(read)?.is_some() => Ok(None),
+        // To begin again at 0 would show followers revisions that they have seen with something else.
+        None => Err(Damaged::new(POSITION_KEY, "it is missing").into()),
+    }
+}
+
+/// The changes of the log with their octets.
+fn logged(read: &dyn Read) -> Result<VecDeque<(u64, usize)>, DirectoryError> {
+    let mut logged = VecDeque::new();
+    let end = prefix_end(&[LOGGED]);
+    let scanned = read.scan(Space::Directory, &[LOGGED], end.as_deref(), false, &mut |key, value| {
+        logged.extend(number_of_key(LOGGED, key).map(|revision| (revision, value.len())));
+        true
+    });
+    scanned.map_err(unavailable)?;
+    Ok(logged)
+}
+
+fn encode_logged(revision: u64, writes: &[Write]) -> (Vec<u8>, Bytes) {
+    let key = number_key(LOGGED, revision);
+    let mut e = Encoder::new(LAYOUT);
+    e.varint(writes.len() as u64);
+    for Write { key, value } in writes {
+        e.octets(key);
+        match value {
+            Some(value) => e.u8(1).octets(value),
+            None => e.u8(0),
+        };
+    }
+    let value = e.seal(&key);
+    (key, value)
+}
+
+/// A revision and what it changed.
+pub(crate) fn decode_logged(key: &[u8], value: &[u8]) -> Result<(u64, Vec<Write>), Damaged> {
+    let revision = number_of_key(LOGGED, key).ok_or_else(|| Damaged::new(key, "its key is no revision's"))?;
+    open(key, value, LAYOUT, |d| {
+        let mut writes = Vec::new();
+        for _ in 0..d.varint()? {
+            let key = Bytes::copy_from_slice(d.octets()?);
+            let value = match d.u8()? {
+                0 => None,
+                1 => Some(Bytes::copy_from_slice(d.octets()?)),
+                _ => return None,
+            };
+            writes.push(Write { key, value });
+        }
+        Some((revision, writes))
+    })
+}
+
+fn source_error(error: DirectoryError) -> SourceError {
+    match error {
+        DirectoryError::Damaged(damaged) => SourceError::Damaged(damaged.to_string()),
+        DirectoryError::WentBack(why) => SourceError::WentBack(why),
+        error => SourceError::Unavailable(error.to_string()),
+    }
+}
+
+impl Source for EmbeddedSource {
+    fn commit(&self, batch: ConditionalBatch) -> Reply<'_, Position> {
+        Box::pin(async move {
+            let away = |why: String| SourceError::Unavailable(why);
+            let keys = batch.conditions.len().max(batch.writes.len());
+            if keys > BATCH_KEYS_MAX || batch.octets() > BATCH_OCTETS_MAX {
+                return Err(SourceError::TooLarge);
+            }
+            if batch.writes.iter().any(|write| !is_primary(&write.key)) {
+                return Err(SourceError::Damaged("only primary records are written".to_owned()));
+            }
+            let _room = self.0.room.acquire().await.map_err(|error| away(error.to_string()))?;
+            let (answer, waiting) = {
+                let mut pipeline = self.0.pipeline.lock();
+                let holds = {
+                    let read = Overlaid { below: &*self.0.copy.engine, overlay: &pipeline.overlay };
+                    let mut holds = batch.conditions.iter().map(|condition| {
+                        let found = read.get(Space::Directory, &condition.key).map_err(unavailable)?;
+                        Ok::<_, DirectoryError>(found == condition.value)
+                    });
+                    holds
+                        .try_fold(true, |all, holds| holds.map(|holds| all && holds))
+                        .map_err(source_error)?
+                };
+                let answer = match holds {
+                    true if batch.writes.is_empty() => Ok(pipeline.position),
+                    true => Ok(self.take(&mut pipeline, &batch.writes).map_err(source_error)?),
+                    false => Err(SourceError::Conflict),
+                };
+                (answer, self.wait(&mut pipeline))
+            };
+            match waiting.await {
+                Ok(Ok(())) => answer,
+                // The write has failed, and may be found on the disk at the next start.
+                Ok(Err(why)) => Err(SourceError::Unknown(why)),
+                Err(_) => Err(SourceError::Unknown("the directory has ended".to_owned())),
+            }
+        })
+    }
+
+    fn head(&self) -> Reply<'_, Position> {
+        // What was acknowledged is durable.
+        Box::pin(async move { Ok(self.0.copy.position().unwrap_or_default()) })
+    }
+
+    fn get(&self, keys: Vec<Bytes>) -> Reply<'_, (Position, Vec<Option<Bytes>>)> {
+        let source = self.clone();
+        self.read(move |read| {
+            let values = keys.iter().take(GET_MAX).map(|key| match is_primary(key) {
+                true => read.get(Space::Directory, key).map_err(unavailable),
+                false => Ok(None),
+            });
+            let values = values.collect::<Result<Vec<_>, _>>()?;
+            Ok((source.position_in(read)?, values))
+        })
+    }
+
+    fn page(&self, start: Bytes, limit: usize) -> Reply<'_, RecordPage> {
+        let source = self.clone();
+        self.read(move |read| {
+            let (records, next) = page_of(read, &start, limit.max(1), PAGE_OCTETS_MAX)?;
+            Ok(RecordPage { records, next, position: source.position_in(read)? })
+        })
+    }
+
+    fn changes(&self, since: Position) -> Reply<'_, Changes> {
+        Box::pin(async move {
+            let head = self.head().await?;
+            if since.cluster != head.cluster || since > head {
+                return Err(SourceError::WentBack(format!(
+                    "{since:?} was asked for, and {head:?} is the end"
+                )));
+            }
+            if since.term != head.term {
+                return Err(SourceError::Compacted);
+            }
+            // Once now, so that whoever asks for too much is told at once.
+            let first = self.logged_after(since).await?;
+            let (events, changes) = mpsc::channel(EVENTS_READY);
+            let source = self.clone();
+            tokio::spawn(async move { source.tell(since, first, events).await });
+            Ok(Changes::new(changes))
+        })
+    }
+}
+
+impl EmbeddedSource {
+    /// The next changes after a position; none if it is the newest.
+    async fn logged_after(&self, since: Position) -> Result<Vec<Event>, SourceError> {
+        let head = self.0.copy.position().unwrap_or_default();
+        let events = self.read(move |read| {
+            let mut events: Vec<Event> = Vec::new();
+            let mut fault = None;
+            let mut next = since.revision.saturating_add(1);
+            let start = number_key(LOGGED, next);
+            let end = prefix_end(&[LOGGED]);
+            let scanned = read.scan(Space::Directory, &start, end.as_deref(), false, &mut |key, value| {
+                match decode_logged(key, value) {
+                    // A gap: what came between is forgotten.
+                    Ok((revision, _)) if revision != next => return false,
+                    Ok((revision, writes)) => {
+                        events.push(Event { position: Position { revision, ..since }, writes });
+                        next = next.saturating_add(1);
                     }
-                    true
+                    Err(damaged) => fault = Some(damaged),
                 }
-                Err(error) => {
-                    damaged = Some(error);
-                    false
-                }
+                fault.is_none() && events.len() < EVENTS_READY
+            });
+            scanned.map_err(unavailable)?;
+            match fault {
+                Some(damaged) => Err(damaged.into()),
+                None => Ok(events),
             }
-        };
-        let end = prefix_end(&range);
-        let scanned = self.engine.scan(Space::Directory, &start, end.as_deref(), false, &mut visit);
-        scanned.map_err(unavailable)?;
-        match damaged {
-            Some(error) => Err(error.into()),
-            None => Ok(page),
+        });
+        let events = events.await?;
+        match events.is_empty() && since.revision < head.revision {
+            true => Err(SourceError::Compacted),
+            false => Ok(events),
         }
     }
 
-    /// Up to `limit` records with the prefix, from `start`.
-    fn page<T>(
+    async fn tell(
         &self,
-        prefix: &[u8],
-        start: Vec<u8>,
-        limit: usize,
-        read: impl Fn(&dyn Read, &[u8], &[u8]) -> Result<T, DirectoryError>,
-    ) -> Result<Vec<T>, DirectoryError> {
-        let snapshot = self.engine.snapshot();
-        let mut found = Vec::new();
-        let mut fault = None;
-        let end = prefix_end(prefix);
-        let scanned = snapshot.scan(Space::Directory, &start, end.as_deref(), false, &mut |key, value| {
-            if found.len() >= limit.clamp(1, PAGE_MAX) {
-                return false;
+        mut at: Position,
+        mut events: Vec<Event>,
+        to: mpsc::Sender<Result<Event, SourceError>>,
+    ) {
+        let mut revisions = self.0.copy.revisions.subscribe();
+        loop {
+            if let Some(last) = events.last() {
+                at = last.position;
             }
-            match read(&*snapshot, key, value) {
-                Ok(record) => found.push(record),
-                Err(error) => fault = Some(error),
+            for event in events {
+                if to.send(Ok(event)).await.is_err() {
+                    return;
+                }
             }
-            fault.is_none()
-        });
-        scanned.map_err(unavailable)?;
-        fault.map_or(Ok(found), Err)
+            while *revisions.borrow_and_update() <= at.revision {
+                tokio::select! {
+                    () = to.closed() => return,
+                    changed = revisions.changed() => if changed.is_err() { return },
+                }
+            }
+            events = match self.logged_after(at).await {
+                Ok(events) => events,
+                Err(error) => {
+                    let _ = to.send(Err(error)).await;
+                    return;
+                }
+            };
+        }
     }
 }
 
-/// What the keys of everything that the filter admits begin with.
-fn range_of(filter: &AccountFilter) -> Vec<u8> {
-    let Some(domain) = &filter.domain else { return vec![records::ACCOUNT] };
-    let mut key = domain_prefix(domain);
-    if let Some(shared) = filter.shared {
-        key.push(if shared { b's' } else { b'u' });
-        key.extend_from_slice(filter.prefix.as_bytes());
-    }
-    key
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{PUBLISHED_KEY, account_key, domain_key, id_key};
+    use crate::{CopiedDirectory, DirectCommit, Directory, Home, published};
+    use rookery_kv::Batch;
+    use rookery_kv::memory::MemoryEngine;
+    use rookery_kv::sim::SimDisk;
+    use rookery_types::{AccountId, Epoch, NodeId, StoreId, UserName};
 
-fn just_after(mut key: Vec<u8>) -> Vec<u8> {
-    key.push(0);
-    key
-}
-
-impl Directory for EmbeddedDirectory {
-    fn look_up<'a>(&'a self, name: &'a AccountName) -> Answer<'a, Arc<Entry>> {
-        Box::pin(async move { self.inner.look_up(name) })
-    }
-
-    fn by_id(&self, id: AccountId) -> Answer<'_, Arc<Entry>> {
-        Box::pin(async move { self.inner.by_id(id) })
-    }
-
-    fn list(&self, filter: AccountFilter, after: Option<AccountName>, limit: usize) -> Answer<'_, Page> {
-        self.read(move |inner| inner.list(&filter, after, limit))
-    }
-
-    fn reserve(&self, name: AccountName, home: Home, intent: u64) -> Answer<'_, Arc<Entry>> {
-        self.change(move |change| change.reserve(name, home, intent))
-    }
-
-    fn reservations(&self, after: Option<AccountId>, limit: usize) -> Answer<'_, Vec<Arc<Entry>>> {
-        self.read(move |inner| {
-            let prefix = [records::RESERVATION];
-            let start = after.map_or(prefix.to_vec(), |id| just_after(reservation_key(id)));
-            inner.page(&prefix, start, limit, |read, key, value| {
-                let (id, _) = records::decode_name_of_id(key, value)?;
-                crate::change::by_id(read, id).map(Arc::new)
-            })
-        })
+    /// A directory as it was written before there were positions: one domain, one account, 41 changes.
+    fn old() -> Arc<dyn Engine> {
+        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(SimDisk::new(1)));
+        let name = AccountName::User(UserName::parse("joe", "x.test").unwrap());
+        let sealed = |key: &[u8], fields: &dyn Fn(&mut Encoder)| {
+            let mut e = Encoder::new(1);
+            fields(&mut e);
+            (key.to_vec(), e.seal(key))
+        };
+        let id = AccountId::new(3).unwrap();
+        let mut batch = Batch::new();
+        for (key, value) in [
+            sealed(STATE_KEY, &|e| {
+                e.varint(41).varint(4).text("x.test");
+            }),
+            sealed(&domain_key("x.test"), &|e| {
+                e.varint(1);
+            }),
+            sealed(&account_key(&name), &|e| {
+                e.varint(3).u64(7).raw(&[7; 16]).varint(1).u8(1).text("").varint(41);
+            }),
+            sealed(&id_key(id), &|e| {
+                e.text("user/joe@x.test");
+            }),
+            sealed(PUBLISHED_KEY, &|_| {}),
+        ] {
+            batch.put(Space::Directory, key, value);
+        }
+        engine.commit(batch).unwrap();
+        engine
     }
 
-    fn restore(&self, id: AccountId, name: AccountName, home: Home) -> Answer<'_, Arc<Entry>> {
-        self.change(move |change| change.restore(id, name, home))
-    }
-
-    fn activate(&self, id: AccountId) -> Answer<'_, Arc<Entry>> {
-        self.change(move |change| change.activate(id, AccountState::Active))
-    }
-
-    fn activate_login(&self, id: AccountId) -> Answer<'_, Arc<Entry>> {
-        self.change(move |change| change.activate(id, AccountState::LoginOnly))
-    }
-
-    fn set_verifier(&self, id: AccountId, verifier: Option<Verifier>) -> Answer<'_, Arc<Entry>> {
-        self.change_entry(id, |entry| {
-            entry.verifier = verifier;
-            Ok(())
-        })
-    }
-
-    fn set_state(&self, id: AccountId, state: AccountState) -> Answer<'_, Arc<Entry>> {
-        self.change_entry(id, move |entry| match (entry.state, state) {
-            (AccountState::Reserved { .. }, _) | (_, AccountState::Reserved { .. }) => {
-                Err(DirectoryError::Refused(
-                    "a reservation is activated or removed, and never made of an account",
-                ))
-            }
-            _ => {
-                entry.state = state;
-                Ok(())
-            }
-        })
-    }
-
-    fn rename(&self, id: AccountId, to: AccountName) -> Answer<'_, Arc<Entry>> {
-        self.change(move |change| change.rename(id, to))
-    }
-
-    fn remove(&self, id: AccountId) -> Answer<'_, ()> {
-        self.change(move |change| change.remove(id))
-    }
-
-    fn set_home(&self, id: AccountId, expected: Home, to: Home) -> Answer<'_, Arc<Entry>> {
-        self.change_entry(id, move |entry| {
-            if entry.home == to {
-                // Asked again after a lost answer.
-                return Ok(());
-            }
-            if entry.home != expected {
-                return Err(DirectoryError::HomeChanged(entry.home));
-            }
-            if to.epoch <= expected.epoch {
-                return Err(DirectoryError::Refused("the epoch of a home only rises"));
-            }
-            entry.home = to;
-            Ok(())
-        })
-    }
-
-    fn alias<'a>(&'a self, name: &'a AliasName) -> Answer<'a, Option<Alias>> {
-        Box::pin(async move {
-            let key = alias_key(name);
-            let found = self.inner.engine.get(Space::Directory, &key).map_err(unavailable)?;
-            Ok(found.map(|value| decode_alias(&key, &value)).transpose()?)
-        })
-    }
-
-    fn aliases(
-        &self,
-        domain: Option<String>,
-        after: Option<AliasName>,
-        limit: usize,
-    ) -> Answer<'_, Vec<Alias>> {
-        self.read(move |inner| {
-            let prefix = domain.map_or(vec![alias::ALIAS], |domain| alias::domain_prefix(&domain));
-            let start = after.map_or(prefix.clone(), |name| just_after(alias_key(&name)));
-            inner.page(&prefix, start, limit, |_, key, value| Ok(decode_alias(key, value)?))
-        })
-    }
-
-    fn set_alias(&self, name: AliasName, targets: Vec<UserName>) -> Answer<'_, Alias> {
-        self.change(move |change| change.set_alias(name, targets))
-    }
-
-    fn remove_alias(&self, name: AliasName) -> Answer<'_, ()> {
-        self.change(move |change| change.remove_alias(&name))
-    }
-
-    fn domains(&self, after: Option<String>, limit: usize) -> Answer<'_, Vec<Domain>> {
-        self.read(move |inner| {
-            let prefix = [records::DOMAIN];
-            let start = after.map_or(prefix.to_vec(), |name| just_after(domain_key(&name)));
-            inner.page(&prefix, start, limit, |_, key, value| Ok(records::decode_domain(key, value)?))
-        })
-    }
-
-    fn domain<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Domain>> {
-        Box::pin(async move { crate::change::domain(&*self.inner.engine, name) })
-    }
-
-    fn add_domain(&self, name: String) -> Answer<'_, Domain> {
-        self.change(move |change| change.add_domain(&name))
-    }
-
-    fn remove_domain(&self, name: String) -> Answer<'_, ()> {
-        self.change(move |change| change.remove_domain(&name))
-    }
-
-    fn default_domain(&self) -> Answer<'_, Option<Domain>> {
-        Box::pin(async move {
-            let snapshot = self.inner.engine.snapshot();
-            match read_state(&*snapshot)?.default_domain {
-                Some(name) => crate::change::domain(&*snapshot, &name),
-                None => Ok(None),
-            }
-        })
-    }
-
-    fn set_default_domain(&self, name: String) -> Answer<'_, ()> {
-        self.change(move |change| change.set_default_domain(&name))
-    }
-
-    fn groups(&self, domain: String, after: Option<String>, limit: usize) -> Answer<'_, Vec<Group>> {
-        self.read(move |inner| {
-            let prefix = records::groups_prefix(&domain);
-            let start = after.map_or(prefix.clone(), |name| just_after(records::group_key(&domain, &name)));
-            inner.page(&prefix, start, limit, |_, key, value| Ok(records::decode_group(key, value)?))
-        })
-    }
-
-    fn add_group(&self, domain: String, name: String) -> Answer<'_, Group> {
-        self.change(move |change| change.add_group(&domain, &name))
-    }
-
-    fn remove_group(&self, domain: String, name: String) -> Answer<'_, ()> {
-        self.change(move |change| change.remove_group(&domain, &name))
-    }
-
-    fn members(
-        &self,
-        domain: String,
-        group: String,
-        after: Option<UserName>,
-        limit: usize,
-    ) -> Answer<'_, Vec<UserName>> {
-        self.read(move |inner| {
-            let group = records::group_name(&group).unwrap_or_default();
-            let prefix = records::members_prefix(&domain, &group);
-            let start = after.map_or(prefix.clone(), |user| just_after(records::member_key(&group, &user)));
-            inner.page(&prefix, start, limit, |_, key, value| Ok(records::decode_member(key, value)?.1))
-        })
-    }
-
-    fn set_member(&self, group: String, user: UserName, is_member: bool) -> Answer<'_, ()> {
-        self.change(move |change| change.set_member(&group, &user, is_member))
-    }
-
-    fn groups_of<'a>(&'a self, user: &'a UserName) -> Answer<'a, Vec<Box<str>>> {
-        Box::pin(async move {
-            let prefix = records::memberships_prefix(user);
-            let group = |key: &[u8], value: &[u8]| Ok(records::decode_member(key, value)?.0);
-            self.inner.page(&prefix, prefix.clone(), PAGE_MAX, |_, key, value| group(key, value))
-        })
-    }
-
-    fn granted(
-        &self,
-        domain: String,
-        to: Vec<Identifier>,
-        shared: bool,
-        limit: usize,
-    ) -> Answer<'_, BTreeSet<MailboxId>> {
-        Box::pin(async move { crate::published::granted(&*self.inner.engine, &domain, &to, shared, limit) })
-    }
-
-    fn nodes(&self) -> Answer<'_, Vec<Node>> {
-        self.read(|inner| {
-            let prefix = [records::NODE];
-            inner.page(&prefix, prefix.to_vec(), PAGE_MAX, |_, key, value| {
-                Ok(records::decode_node(key, value)?)
-            })
-        })
-    }
-
-    fn put_node(&self, node: Node) -> Answer<'_, ()> {
-        self.change(move |change| change.put_node(&node))
-    }
-
-    fn remove_node(&self, id: NodeId) -> Answer<'_, ()> {
-        self.change(move |change| change.remove_node(id))
-    }
-
-    fn subscribe(&self) -> watch::Receiver<u64> {
-        self.inner.revisions.subscribe()
-    }
-
-    fn barrier(&self) -> Answer<'_, u64> {
-        // The engine is the source: what was acknowledged is in it, and nothing has to be waited for.
-        Box::pin(async move { Ok(read_state(&*self.inner.engine)?.revision) })
+    #[tokio::test]
+    async fn a_directory_without_positions_goes_on() {
+        let engine = old();
+        let sound = || crate::check::check(&*engine.snapshot(), &mut |fault| panic!("{fault}")).unwrap();
+        sound();
+        assert!(!published::is_complete(&*engine).unwrap(), "it has grants, and nothing published");
+        let open = || CopiedDirectory::open(engine.clone(), Arc::new(DirectCommit(engine.clone()))).unwrap();
+        let directory = open();
+        let before = directory.position().unwrap();
+        assert_eq!((before.revision, directory.barrier().await.unwrap()), (41, 41));
+        let joe = AccountName::parse("user/joe@x.test").unwrap();
+        assert_eq!(directory.look_up(&joe).await.unwrap().id.get(), 3);
+        assert_eq!(directory.domains(None, 9).await.unwrap().len(), 1);
+        let home = Home { node: NodeId(7), store: StoreId([7; 16]), epoch: Epoch(1) };
+        let ann = AccountName::parse("user/ann@x.test").unwrap();
+        assert_eq!(directory.reserve(ann, home, 1).await.unwrap().id.get(), 4);
+        sound();
+        let after = open().position().unwrap();
+        assert!(after.revision > 41 && after.cluster == before.cluster);
+        assert_eq!(&*open().default_domain().await.unwrap().unwrap().name, "x.test");
     }
 }

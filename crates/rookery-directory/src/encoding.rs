@@ -29,6 +29,11 @@ fn checksum(key: &[u8], fields: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc, key), fields)
 }
 
+/// The layout number that a value begins with, not yet checked.
+pub(crate) fn layout_of(value: &[u8]) -> Option<u8> {
+    value.first().copied()
+}
+
 /// Checks a value's checksum and layout number and gives its fields to `read`, which must use them up.
 pub(crate) fn open<T>(
     key: &[u8],
@@ -60,6 +65,15 @@ impl Encoder {
         Encoder(vec![layout])
     }
 
+    /// Fields without a layout number.
+    pub(crate) fn empty() -> Encoder {
+        Encoder(Vec::new())
+    }
+
+    pub(crate) fn into_octets(self) -> Vec<u8> {
+        self.0
+    }
+
     pub(crate) fn u8(&mut self, n: u8) -> &mut Encoder {
         self.0.push(n);
         self
@@ -86,6 +100,10 @@ impl Encoder {
         self.varint(text.len() as u64).raw(text.as_bytes())
     }
 
+    pub(crate) fn octets(&mut self, octets: &[u8]) -> &mut Encoder {
+        self.varint(octets.len() as u64).raw(octets)
+    }
+
     pub(crate) fn seal(mut self, key: &[u8]) -> Bytes {
         let crc = checksum(key, &self.0);
         self.raw(&crc.to_le_bytes());
@@ -97,6 +115,10 @@ impl Encoder {
 pub(crate) struct Decoder<'a>(&'a [u8]);
 
 impl<'a> Decoder<'a> {
+    pub(crate) fn new(octets: &'a [u8]) -> Decoder<'a> {
+        Decoder(octets)
+    }
+
     pub(crate) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|[octet]| octet)
     }
@@ -127,10 +149,18 @@ impl<'a> Decoder<'a> {
         None
     }
 
-    pub(crate) fn text(&mut self) -> Option<&'a str> {
+    pub(crate) fn octets(&mut self) -> Option<&'a [u8]> {
         let octets = usize::try_from(self.varint()?).ok()?;
         let (first, rest) = self.0.split_at_checked(octets)?;
         self.0 = rest;
-        std::str::from_utf8(first).ok()
+        Some(first)
+    }
+
+    pub(crate) fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.octets()?).ok()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }

@@ -88,6 +88,8 @@ pub struct Domain {
     pub name: Box<str>,
     /// The revision that made it.
     pub revision: u64,
+    /// It is being removed: nothing new is made in it.
+    pub closing: bool,
 }
 
 /// A group of users of one domain, which ACLs speak of as `group:NAME`.
@@ -101,22 +103,6 @@ pub struct Group {
     pub revision: u64,
     /// How many users are in it.
     pub members: u64,
-}
-
-/// A server of the site.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Node {
-    /// Its id.
-    pub id: NodeId,
-    /// Where other nodes reach it, as `host:port`; at most [`Node::TEXT_OCTETS_MAX`] octets.
-    pub address: Box<str>,
-    /// The version of the program it runs; at most [`Node::TEXT_OCTETS_MAX`] octets.
-    pub version: Box<str>,
-}
-
-impl Node {
-    /// Octets in the longest text of a node.
-    pub const TEXT_OCTETS_MAX: usize = 255;
 }
 
 /// Which accounts are listed. The default is all.

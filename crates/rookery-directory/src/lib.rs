@@ -1,10 +1,14 @@
 //! The directory: which accounts exist and where they are at home, their verifiers and states; domains and nodes.
 //!
+//! A [`Source`](source::Source) holds the primary records and orders their changes; each node has a copy of them with
+//! what is derived of them, and reads that. For a single server the source and the copy are the same records.
+//!
 //! Invariants:
 //! - An [`AccountId`] is given once and never again, also after the account is gone.
 //! - The epoch of an account's home only rises.
-//! - Every change is one batch and raises the revision by one; a change that was acknowledged is seen by every
-//!   later look-up.
+//! - A change is recorded only if all that was read to decide it is still so at the source.
+//! - A change that was acknowledged is seen by every later look-up at the same node, and at any node after
+//!   [`Directory::barrier`].
 //! - Nothing is loaded at the start, and memory does not grow with the number of accounts.
 //! - "Not found" and "cannot say" are different errors: mail is bounced for the one and kept for the other.
 
@@ -12,17 +16,41 @@ mod alias;
 mod cache;
 mod change;
 pub mod check;
+mod commit;
+mod copied;
+mod copy;
+mod derive;
 mod embedded;
 mod encoding;
 mod entry;
+#[cfg(feature = "etcd")]
+mod etcd;
+mod follow;
+mod memory;
+mod node;
+mod overlay;
 pub mod published;
 pub mod records;
+pub mod remote;
 pub mod repair;
+pub mod source;
 
 pub use alias::{Alias, AliasName};
-pub use embedded::{Commit, CommitError, DirectCommit, EmbeddedDirectory};
+pub use commit::{Commit, CommitError, DirectCommit};
+pub use copied::CopiedDirectory;
+pub use embedded::{EmbeddedSource, LOGGED_MAX};
 pub use encoding::Damaged;
-pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Node, Page, Verifier};
+pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Page, Verifier};
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdOptions, EtcdSource};
+pub use follow::Following;
+pub use memory::{Call, MemorySnapshot, MemorySource, Trouble};
+pub use node::{Duty, Load, Node};
+pub use published::Published;
+pub use source::{Position, Source, SourceError};
+
+/// The directory whose source is this node's own engine.
+pub type EmbeddedDirectory = CopiedDirectory;
 
 use rookery_types::{AccountId, AccountName, Identifier, MailboxId, NodeId, UserName};
 use std::collections::BTreeSet;
@@ -56,15 +84,22 @@ pub enum DirectoryError {
     /// The change makes no sense, whatever the entry says.
     #[error("{0}")]
     Refused(&'static str),
+    /// Another change came first, and this one has to be decided again. Not told to callers of [`Directory`].
+    #[error("another change of the directory came first")]
+    Conflict,
     /// The directory cannot be asked now.
     #[error("the directory is not available: {0}")]
     Unavailable(String),
+    /// What holds the directory is not what was followed, or has lost changes: nothing can be changed until an
+    /// operator decides.
+    #[error("the directory takes no changes: {0}")]
+    WentBack(String),
     /// What is stored is not what was written.
     #[error(transparent)]
     Damaged(#[from] Damaged),
 }
 
-/// A source of the directory. Changes are serialised by the source; look-ups see every acknowledged change.
+/// A directory as a node has it. Changes are ordered by its source; look-ups see every change acknowledged here.
 ///
 /// A change goes on when its future is dropped.
 pub trait Directory: Send + Sync {
@@ -191,6 +226,21 @@ pub trait Directory: Send + Sync {
 
     /// Forgets a node.
     fn remove_node(&self, id: NodeId) -> Answer<'_, ()>;
+
+    /// Publishes mailboxes, or takes them back, in the order given. One of an account that does not exist is taken back.
+    fn publish(&self, mailboxes: Vec<(MailboxId, Option<Published>)>) -> Answer<'_, ()>;
+
+    /// A published mailbox.
+    fn published(&self, mailbox: MailboxId) -> Answer<'_, Option<Published>>;
+
+    /// The published mailboxes of an account in the order of their numbers, after `after`, at most `limit` and
+    /// [`PAGE_MAX`].
+    fn published_of(
+        &self,
+        account: AccountId,
+        after: Option<MailboxId>,
+        limit: usize,
+    ) -> Answer<'_, Vec<Published>>;
 
     /// The newest revision, and a wake-up at each further one. Revisions may be skipped; the newest is always told.
     fn subscribe(&self) -> watch::Receiver<u64>;

@@ -1,53 +1,181 @@
-//! Grants: which mailboxes an identifier may look up, so that LIST costs what it answers and not what there is.
+//! Published mailboxes: those that others than their owner may look up. So LIST costs what it answers, not what
+//! there is.
 //!
-//! The truth is each mailbox's ACL in its account's store. A grant is written in the same batch as the ACL; what it
-//! decides is only which mailboxes are looked at.
+//! The truth is each mailbox's ACL in its account's store. What is published decides only what is looked at, and what
+//! is shown while the mailbox's home is away.
 //!
 //! Invariants:
-//! - For every positive entry of an ACL with `l` there is a grant, but for the owner's own and for `anonymous`.
+//! - A mailbox is published exactly if its ACL lets somebody but the owner and `anonymous` look it up.
+//! - For every positive entry of a published ACL with `l` there is a grant, but for the owner's own and for
+//!   `anonymous`. Grants are derived from the published record alone.
 //! - A group and `anyone` stand for users of the account's domain.
 
 use crate::DirectoryError;
 use crate::change::{by_id, unavailable};
-use crate::encoding::Damaged;
-use crate::records::{self, PUBLISHED_KEY, encode_empty, grant_key};
+use crate::derive::Applier;
+use crate::encoding::{Damaged, Encoder, open};
+use crate::records::{self, LAYOUT, MAILBOX, PUBLISHED_KEY, encode_empty, grant_key};
 use crate::repair::Mended;
+use crate::source::Write;
 use bytes::Bytes;
 use rookery_kv::{Batch, Read, Space, prefix_end};
-use rookery_types::{AccountName, Acl, Identifier, MailboxId, Rights};
-use std::collections::BTreeSet;
+use rookery_types::{
+    AccountId, AccountName, Acl, Identifier, MailboxId, MailboxPath, Rights, SharedName, UserName,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// The keys of a mailbox's grants.
-fn keys(name: &AccountName, mailbox: MailboxId, acl: &Acl) -> BTreeSet<Vec<u8>> {
-    let entries = acl.entries().iter();
-    let grants = entries.filter(|entry| !entry.negative && entry.rights.contains(Rights::LOOKUP));
-    let others = grants.filter(|entry| match &entry.identifier {
-        Identifier::User(user) => name.user() != Some(user),
-        _ => true,
-    });
-    others.filter_map(|entry| grant_key(&entry.identifier, name, mailbox)).collect()
+/// Entries of an ACL that are published at most; the home has all of them.
+pub const ENTRIES_MAX: usize = 1000;
+
+/// A mailbox that others may see, as the directory shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Published {
+    /// Which.
+    pub mailbox: MailboxId,
+    /// In whose tree it is: `None` in a shared one.
+    pub owner: Option<UserName>,
+    /// The account's domain.
+    pub domain: Box<str>,
+    /// Its name below the account's root.
+    pub path: MailboxPath,
+    /// Its rights.
+    pub acl: Acl,
+}
+
+impl Published {
+    /// What is published of a mailbox of the account of that name; `None`: nothing.
+    pub fn of(name: &AccountName, mailbox: MailboxId, path: &MailboxPath, acl: &Acl) -> Option<Published> {
+        let mut kept = Acl::new();
+        for entry in acl.entries().iter().take(ENTRIES_MAX) {
+            kept.set(entry.identifier.clone(), entry.negative, entry.rights);
+        }
+        let published = Published {
+            mailbox,
+            owner: name.user().cloned(),
+            domain: name.domain().into(),
+            path: path.clone(),
+            acl: kept,
+        };
+        (!published.grants().is_empty()).then_some(published)
+    }
+
+    /// The keys of its grants.
+    pub(crate) fn grants(&self) -> BTreeSet<Vec<u8>> {
+        let entries = self.acl.entries().iter();
+        let grants = entries.filter(|entry| !entry.negative && entry.rights.contains(Rights::LOOKUP));
+        let others = grants.filter(|entry| match &entry.identifier {
+            Identifier::User(user) => self.owner.as_ref() != Some(user),
+            _ => true,
+        });
+        let shared = self.owner.is_none();
+        let keys =
+            others.filter_map(|entry| grant_key(&entry.identifier, &self.domain, shared, self.mailbox));
+        keys.collect()
+    }
+
+    pub(crate) fn record(&self) -> (Vec<u8>, Bytes) {
+        let key = published_key(self.mailbox);
+        let value = encode_published(&key, self);
+        (key, value)
+    }
+}
+
+pub(crate) fn published_key(mailbox: MailboxId) -> Vec<u8> {
+    let mut key = published_prefix(mailbox.account);
+    key.extend_from_slice(&mailbox.number.to_be_bytes());
+    key
+}
+
+/// What the keys of an account's published mailboxes begin with.
+pub(crate) fn published_prefix(account: AccountId) -> Vec<u8> {
+    records::number_key(MAILBOX, account.get())
+}
+
+pub(crate) fn encode_published(key: &[u8], published: &Published) -> Bytes {
+    let mut e = Encoder::new(LAYOUT);
+    e.text(published.owner.as_ref().map_or("", UserName::local)).text(&published.domain);
+    e.text(published.path.as_str()).varint(published.acl.entries().len() as u64);
+    for entry in published.acl.entries() {
+        let (kind, text) = match &entry.identifier {
+            Identifier::Anyone => (0, ""),
+            Identifier::Anonymous => (1, ""),
+            Identifier::Group(name) => (2, &**name),
+            Identifier::User(user) => (3, user.as_str()),
+        };
+        let sign = if entry.negative { 4 } else { 0 };
+        e.u8(kind | sign).varint(entry.rights.bits().into()).text(text);
+    }
+    e.seal(key)
+}
+
+pub(crate) fn decode_published(key: &[u8], value: &[u8]) -> Result<Published, Damaged> {
+    let damaged = || Damaged::new(key, "its key is no mailbox's");
+    let (rest, number) = key.split_last_chunk::<4>().ok_or_else(damaged)?;
+    let account = records::number_of_key(MAILBOX, rest).and_then(AccountId::new).ok_or_else(damaged)?;
+    let mailbox = MailboxId { account, number: u32::from_be_bytes(*number) };
+    open(key, value, LAYOUT, |d| {
+        let (local, domain) = (d.text()?, d.text()?);
+        // A shared root's name is not known here; that there can be one says that the domain is one.
+        let name = match local {
+            "" => AccountName::Shared(SharedName::new("x", domain).ok()?),
+            local => AccountName::User(UserName::parse(local, domain).ok()?),
+        };
+        let is_same = name.domain() == domain && name.user().is_none_or(|user| user.local() == local);
+        let text = d.text()?;
+        let path = if text.is_empty() { MailboxPath::root() } else { MailboxPath::new(text).ok()? };
+        let count = usize::try_from(d.varint()?).ok().filter(|count| *count <= ENTRIES_MAX)?;
+        let mut acl = Acl::new();
+        for _ in 0..count {
+            let code = d.u8()?;
+            let rights = Rights::from_bits(u16::try_from(d.varint()?).ok()?)?;
+            let text = d.text()?;
+            let identifier = match code & !4 {
+                0 => Identifier::Anyone,
+                1 => Identifier::Anonymous,
+                2 => Identifier::Group(records::group_name(text).filter(|name| &**name == text)?),
+                3 => Identifier::User(UserName::parse(text, "").ok().filter(|user| user.as_str() == text)?),
+                _ => return None,
+            };
+            acl.set(identifier, code & 4 != 0, rights);
+        }
+        let whole = is_same && acl.entries().len() == count && path.as_str() == text;
+        let (owner, domain) = (name.user().cloned(), Box::from(domain));
+        whole.then_some(Published { mailbox, owner, domain, path, acl })
+    })
+}
+
+/// A mailbox of a store, with what others could see of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shared {
+    /// Which.
+    pub mailbox: MailboxId,
+    /// Its name below the account's root.
+    pub path: MailboxPath,
+    /// Its rights.
+    pub acl: Acl,
 }
 
 /// Keys with what is to be written to them; `None`: they are to be deleted.
 pub type Writes = Vec<(Vec<u8>, Option<Bytes>)>;
 
-/// What must be written where the ACL of a mailbox was `before` and will be `after`; `None`: it is not to be seen.
-/// `read` tells whose account it is. Nothing if no grant is another.
+/// What must be written where a mailbox becomes `after`; `None`: it is not to be seen. `read` tells whose account it
+/// is, and what is published of it now.
 pub fn changes(
     read: &dyn Read,
     mailbox: MailboxId,
-    before: Option<&Acl>,
-    after: Option<&Acl>,
+    after: Option<(&MailboxPath, &Acl)>,
 ) -> Result<Writes, DirectoryError> {
-    if before == after {
-        return Ok(Vec::new());
-    }
-    let name = by_id(read, mailbox.account)?.name;
-    let of = |acl: Option<&Acl>| acl.map(|acl| keys(&name, mailbox, acl)).unwrap_or_default();
-    let (before, after) = (of(before), of(after));
-    let gone = before.difference(&after).map(|key| (key.clone(), None));
-    let come = after.difference(&before).map(|key| (key.clone(), Some(encode_empty(key))));
-    Ok(gone.chain(come).collect())
+    let key = published_key(mailbox);
+    let after = match after {
+        Some((path, acl)) => {
+            let name = by_id(read, mailbox.account)?.name;
+            Published::of(&name, mailbox, path, acl).map(|published| published.record().1)
+        }
+        None => None,
+    };
+    let mut applier = Applier::new(read);
+    applier.apply(&[Write { key: key.into(), value: after }])?;
+    Ok(applier.into_writes())
 }
 
 pub(crate) fn granted(
@@ -78,12 +206,17 @@ pub(crate) fn granted(
     Ok(found)
 }
 
-/// The grants that there must be. `mailboxes`: all that are to be seen, with their ACLs.
-fn expected(read: &dyn Read, mailboxes: &[(MailboxId, Acl)]) -> Result<BTreeSet<Vec<u8>>, DirectoryError> {
-    let mut expected = BTreeSet::new();
-    for (mailbox, acl) in mailboxes {
-        match by_id(read, mailbox.account) {
-            Ok(entry) => expected.extend(keys(&entry.name, *mailbox, acl)),
+/// The records that there must be for the mailboxes of a store.
+fn expected(read: &dyn Read, mailboxes: &[Shared]) -> Result<BTreeMap<Vec<u8>, Bytes>, DirectoryError> {
+    let mut expected = BTreeMap::new();
+    for shared in mailboxes {
+        match by_id(read, shared.mailbox.account) {
+            Ok(entry) => {
+                expected.extend(
+                    Published::of(&entry.name, shared.mailbox, &shared.path, &shared.acl)
+                        .map(|published| published.record()),
+                );
+            }
             // The directory's own check tells of it.
             Err(DirectoryError::NotFound(_) | DirectoryError::Damaged(_)) => {}
             Err(error) => return Err(error),
@@ -92,62 +225,122 @@ fn expected(read: &dyn Read, mailboxes: &[(MailboxId, Acl)]) -> Result<BTreeSet<
     Ok(expected)
 }
 
-fn there(read: &dyn Read) -> Result<BTreeSet<Vec<u8>>, DirectoryError> {
-    let mut there = BTreeSet::new();
-    let prefix = [records::GRANT];
-    let scanned =
-        read.scan(Space::Directory, &prefix, prefix_end(&prefix).as_deref(), false, &mut |key, _| {
-            there.insert(key.to_vec());
-            true
-        });
+/// All records of a kind.
+fn there(read: &dyn Read, tag: u8) -> Result<BTreeMap<Vec<u8>, Bytes>, DirectoryError> {
+    let mut there = BTreeMap::new();
+    let end = prefix_end(&[tag]);
+    let scanned = read.scan(Space::Directory, &[tag], end.as_deref(), false, &mut |key, value| {
+        there.insert(key.to_vec(), Bytes::copy_from_slice(value));
+        true
+    });
     scanned.map_err(unavailable)?;
     Ok(there)
 }
 
-/// Whether grants were ever written for all mailboxes.
+/// Whether the mailboxes of this store were ever published.
 pub fn is_complete(read: &dyn Read) -> Result<bool, DirectoryError> {
-    Ok(read.get(Space::Directory, PUBLISHED_KEY).map_err(unavailable)?.is_some())
+    match read.get(Space::Directory, PUBLISHED_KEY).map_err(unavailable)? {
+        Some(value) => Ok(records::decode_complete(PUBLISHED_KEY, &value)?),
+        None => Ok(false),
+    }
 }
 
-/// Tells of every grant that is missing, and of those that no ACL gives.
+/// Tells of every published record that is missing or is another than a mailbox gives. `mailboxes`: all of the store
+/// that are shared.
 pub fn check(
     read: &dyn Read,
-    mailboxes: &[(MailboxId, Acl)],
+    mailboxes: &[Shared],
     fault: &mut dyn FnMut(Damaged),
 ) -> Result<(), DirectoryError> {
-    if !is_complete(read)? {
-        fault(Damaged::new(PUBLISHED_KEY, "it is missing, so grants are not complete"));
+    if !is_complete(read).unwrap_or(false) {
+        fault(Damaged::new(PUBLISHED_KEY, "it is missing, so not all that is shared is published"));
         return Ok(());
     }
-    let (expected, there) = (expected(read, mailboxes)?, there(read)?);
-    expected.difference(&there).for_each(|key| fault(Damaged::new(key, "it is missing")));
-    there.difference(&expected).for_each(|key| fault(Damaged::new(key, "no mailbox grants it")));
+    let (expected, there) = (expected(read, mailboxes)?, there(read, MAILBOX)?);
+    for (key, value) in &expected {
+        match there.get(key) {
+            Some(known) if known == value => {}
+            Some(_) => fault(Damaged::new(key, "it is not what the mailbox gives")),
+            None => fault(Damaged::new(key, "it is missing")),
+        }
+    }
+    let more = there.keys().filter(|key| !expected.contains_key(*key));
+    more.for_each(|key| fault(Damaged::new(key, "no mailbox gives it")));
     Ok(())
 }
 
-/// What makes the grants what the mailboxes' ACLs give, and what that mends. Nobody else changes them before it is
-/// committed.
-pub fn rebuild(
-    read: &dyn Read,
-    mailboxes: &[(MailboxId, Acl)],
-) -> Result<(Batch, Vec<Mended>), DirectoryError> {
-    let mut mended = Vec::new();
+/// What makes the published records, and the grants, what the mailboxes give, and what that mends. Nobody else changes
+/// them before it is committed.
+pub fn rebuild(read: &dyn Read, mailboxes: &[Shared]) -> Result<(Batch, Vec<Mended>), DirectoryError> {
     let mut faults = Vec::new();
     check(read, mailboxes, &mut |fault| faults.push(fault))?;
-    let (expected, there) = (expected(read, mailboxes)?, there(read)?);
+    let expected = expected(read, mailboxes)?;
     let mut batch = Batch::new();
-    for key in there.difference(&expected) {
-        batch.delete(Space::Directory, key.clone());
+    for key in there(read, MAILBOX)?.into_keys().filter(|key| !expected.contains_key(key)) {
+        batch.delete(Space::Directory, key);
     }
-    for key in expected.difference(&there) {
-        batch.put(Space::Directory, key.clone(), encode_empty(key));
+    // From scratch, whatever stands there: a grant may be left of a record that is gone.
+    let mut grants = there(read, records::GRANT)?;
+    for (key, value) in expected {
+        for grant in decode_published(&key, &value)?.grants() {
+            let empty = encode_empty(&grant);
+            if grants.remove(&grant).as_ref() != Some(&empty) {
+                batch.put(Space::Directory, grant, empty);
+            }
+        }
+        batch.put(Space::Directory, key, value);
     }
-    batch.put(Space::Directory, PUBLISHED_KEY.to_vec(), encode_empty(PUBLISHED_KEY));
-    for fault in faults {
-        mended.push(Mended {
-            finding: fault.to_string(),
-            outcome: "made anew from the mailboxes' rights".into(),
-        });
+    for key in grants.into_keys() {
+        batch.delete(Space::Directory, key);
     }
-    Ok((batch, mended))
+    batch.put(Space::Directory, PUBLISHED_KEY.to_vec(), records::encode_complete());
+    let mended = faults.into_iter().map(|fault| Mended {
+        finding: fault.to_string(),
+        outcome: "made anew from the mailboxes' rights".into(),
+    });
+    Ok((batch, mended.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::KINDS;
+
+    #[test]
+    fn what_is_published_reads_back_and_grants_follow_from_it() {
+        let user = |text: &str| UserName::parse(text, "x.test").unwrap();
+        let mut acl = Acl::new();
+        let lookup = Rights::parse("lr").unwrap();
+        acl.set(Identifier::User(user("joe")), false, Rights::ALL);
+        let mailbox = MailboxId { account: AccountId::new(300).unwrap(), number: 5 };
+        let name = AccountName::User(user("joe"));
+        let path = MailboxPath::new("Work/Ä").unwrap();
+        assert_eq!(Published::of(&name, mailbox, &path, &acl), None, "the owner's own is not published");
+        acl.set(Identifier::Anyone, false, Rights::parse("p").unwrap());
+        acl.set(Identifier::Anonymous, false, lookup);
+        acl.set(Identifier::User(user("ann")), true, lookup);
+        assert_eq!(Published::of(&name, mailbox, &path, &acl), None, "nobody may look it up");
+        acl.set(Identifier::Group("staff".into()), false, lookup);
+        acl.set(Identifier::User(user("ann")), false, lookup);
+        for (name, grants) in [
+            (name, [&b"vgx.test/staff\0u"[..], b"vuann@x.test\0u"].to_vec()),
+            (
+                AccountName::parse("team@x.test").unwrap(),
+                [&b"vgx.test/staff\0s"[..], b"vuann@x.test\0s", b"vujoe@x.test\0s"].to_vec(),
+            ),
+        ] {
+            let published = Published::of(&name, mailbox, &path, &acl).unwrap();
+            let heads: Vec<_> =
+                published.grants().into_iter().map(|key| key[..key.len() - 12].to_vec()).collect();
+            assert_eq!(heads, grants);
+            let (key, value) = published.record();
+            assert_eq!(decode_published(&key, &value), Ok(published));
+            let kind = KINDS.iter().find(|kind| kind.tag == MAILBOX).unwrap();
+            for at in 0..value.len() {
+                let mut changed = value.to_vec();
+                changed[at] ^= 1;
+                assert!((kind.check)(&key, &changed).is_err() && (kind.check)(&key, &value[..at]).is_err());
+            }
+        }
+    }
 }

@@ -1,26 +1,46 @@
 //! The records of the directory: their keys in [`Space::Directory`](rookery_kv::Space) and their values.
 //!
+//! **Primary** records are what the directory's source holds. Keys and values are the same octets in the source and
+//! in each node's copy.
+//!
 //! | kind | key | value, after the layout number |
 //! |---|---|---|
 //! | account | `a` domain 00 (`s` or `u`) name | id, node, store, epoch, state, verifier, revision |
-//! | id | `i` id, big-endian | canonical name |
-//! | reservation | `r` id, big-endian | canonical name |
-//! | domain | `d` domain | revision |
-//! | node | `n` id, big-endian | address, version |
+//! | domain | `d` domain | revision; in layout 2 also that it is being removed |
 //! | group | `g` domain 00 name | revision, members |
-//! | member | `m` domain 00 group 00 local part | |
-//! | membership | `o` domain 00 local part 00 group | |
-//! | grant | `v` whom 00 (`s` or `u`) account, mailbox, big-endian | |
-//! | published | `w` | |
-//! | state | `s` | revision, next account id, default domain |
 //! | alias | `l` domain 00 local part | revision, targets |
+//! | member | `m` domain 00 group 00 local part | |
+//! | node | `n` id, big-endian | name, addresses, duties, version, store, load |
+//! | published mailbox | `p` account, mailbox, big-endian | owner, domain, path, ACL |
+//! | state | `s` | next account id, mark, default domain |
+//!
+//! **Derived** records are computed from one primary record each, by [`crate::derive`]. Only copies have them.
+//!
+//! | kind | key | value, after the layout number |
+//! |---|---|---|
+//! | id | `i` id, big-endian | canonical name |
+//! | membership | `o` domain 00 local part 00 group | |
+//! | reservation | `r` id, big-endian | canonical name |
+//! | grant | `v` whom 00 (`s` or `u`) account, mailbox, big-endian | |
+//!
+//! **Local** records are a node's own.
+//!
+//! | kind | key | value, after the layout number |
+//! |---|---|---|
+//! | change log | `e` revision, big-endian | keys with what was written to them: of the embedded source |
+//! | position | `t` | how far the copy is: cluster, term, revision |
+//! | published | `w` | that the mailboxes of this node's store are published |
 //! | put aside | `q` and the key it had | what a repair took away, as it was |
 //!
 //! Every kind is in [`KINDS`], which whatever walks the whole directory goes by.
 
 use crate::alias::{ALIAS, decode_alias};
-use crate::encoding::{Damaged, Decoder, Encoder, open};
-use crate::entry::{AccountState, Domain, Entry, Group, Home, Node, Verifier};
+use crate::embedded::decode_logged;
+use crate::encoding::{Damaged, Decoder, Encoder, layout_of, open};
+use crate::entry::{AccountState, Domain, Entry, Group, Home, Verifier};
+use crate::node::decode_node;
+use crate::published::decode_published;
+use crate::source::Position;
 use bytes::Bytes;
 use rookery_types::{
     AccountId, AccountName, Address, Epoch, Identifier, MailboxId, NodeId, SharedName, StoreId, UserName,
@@ -41,14 +61,21 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 13] = [
+pub const KINDS: [Kind; 16] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
     Kind { tag: DOMAIN, name: "domain", check: |key, value| decode_domain(key, value).map(drop) },
+    Kind { tag: LOGGED, name: "change log", check: |key, value| decode_logged(key, value).map(drop) },
     Kind { tag: GROUP, name: "group", check: |key, value| decode_group(key, value).map(drop) },
     Kind { tag: GRANT, name: "grant", check: |key, value| decode_grant(key, value).map(drop) },
     Kind { tag: MEMBER, name: "member", check: |key, value| decode_member(key, value).map(drop) },
     Kind { tag: MEMBERSHIP, name: "membership", check: |key, value| decode_member(key, value).map(drop) },
-    Kind { tag: PUBLISHED, name: "published", check: |key, value| decode_empty(key, value, PUBLISHED_KEY) },
+    Kind { tag: PUBLISHED, name: "published", check: |key, value| decode_complete(key, value).map(drop) },
+    Kind {
+        tag: MAILBOX,
+        name: "published mailbox",
+        check: |key, value| decode_published(key, value).map(drop),
+    },
+    Kind { tag: POSITION, name: "position", check: |key, value| decode_position(key, value).map(drop) },
     Kind { tag: ID, name: "id", check: |key, value| decode_name_of_id(key, value).map(drop) },
     Kind { tag: ALIAS, name: "alias", check: |key, value| decode_alias(key, value).map(drop) },
     Kind { tag: NODE, name: "node", check: |key, value| decode_node(key, value).map(drop) },
@@ -61,11 +88,22 @@ pub const KINDS: [Kind; 13] = [
     Kind { tag: STATE, name: "state", check: |key, value| decode_state(key, value).map(drop) },
 ];
 
+/// The kinds that a source holds, by tag.
+pub(crate) const PRIMARY: [u8; 8] = [ACCOUNT, DOMAIN, GROUP, ALIAS, MEMBER, NODE, MAILBOX, STATE];
+
+/// Whether a source holds the record.
+pub(crate) fn is_primary(key: &[u8]) -> bool {
+    key.first().is_some_and(|tag| PRIMARY.contains(tag))
+}
+
 pub(crate) const ACCOUNT: u8 = b'a';
 pub(crate) const DOMAIN: u8 = b'd';
 pub(crate) const GROUP: u8 = b'g';
 pub(crate) const ID: u8 = b'i';
 pub(crate) const MEMBER: u8 = b'm';
+pub(crate) const LOGGED: u8 = b'e';
+pub(crate) const MAILBOX: u8 = b'p';
+pub(crate) const POSITION: u8 = b't';
 pub(crate) const MEMBERSHIP: u8 = b'o';
 pub(crate) const GRANT: u8 = b'v';
 pub(crate) const PUBLISHED: u8 = b'w';
@@ -77,16 +115,19 @@ pub(crate) const STATE: u8 = b's';
 /// The key of the one state record.
 pub(crate) const STATE_KEY: &[u8] = &[STATE];
 
-/// The key of the record that says that all grants are there.
+/// The key of the record that says that all of this store's mailboxes are published.
 pub(crate) const PUBLISHED_KEY: &[u8] = &[PUBLISHED];
+
+/// The key of the one record that says how far the copy is.
+pub(crate) const POSITION_KEY: &[u8] = &[POSITION];
 
 /// What is known of the directory as a whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct State {
-    /// Rises by one with every change.
-    pub(crate) revision: u64,
-    /// The next account's id.
+    /// The first id that no block has been taken of.
     pub(crate) next_account: AccountId,
+    /// A random number of whoever took ids or put an account back last, so that no two of these write the same.
+    pub(crate) mark: u64,
     pub(crate) default_domain: Option<Box<str>>,
 }
 
@@ -110,7 +151,7 @@ pub(crate) fn domain_prefix(domain: &str) -> Vec<u8> {
     key
 }
 
-fn name_of_key(key: &[u8]) -> Option<AccountName> {
+pub(crate) fn name_of_key(key: &[u8]) -> Option<AccountName> {
     let text = std::str::from_utf8(key).ok()?.strip_prefix(char::from(ACCOUNT))?;
     let (domain, name) = text.split_once('\0')?;
     let name = match (name.strip_prefix('u'), name.strip_prefix('s')) {
@@ -121,13 +162,13 @@ fn name_of_key(key: &[u8]) -> Option<AccountName> {
     (account_key(&name) == key).then_some(name)
 }
 
-fn number_key(tag: u8, n: u64) -> Vec<u8> {
+pub(crate) fn number_key(tag: u8, n: u64) -> Vec<u8> {
     let mut key = vec![tag];
     key.extend_from_slice(&n.to_be_bytes());
     key
 }
 
-fn number_of_key(tag: u8, key: &[u8]) -> Option<u64> {
+pub(crate) fn number_of_key(tag: u8, key: &[u8]) -> Option<u64> {
     let (first, rest) = key.split_first()?;
     let number = <[u8; 8]>::try_from(rest).ok()?;
     (*first == tag).then_some(u64::from_be_bytes(number))
@@ -212,7 +253,8 @@ pub(crate) fn decode_name_of_id(key: &[u8], value: &[u8]) -> Result<(AccountId, 
 }
 
 pub(crate) fn encode_domain(key: &[u8], domain: &Domain) -> Bytes {
-    let mut e = Encoder::new(LAYOUT);
+    // The usual case has the octets that it always had.
+    let mut e = Encoder::new(if domain.closing { 2 } else { LAYOUT });
     e.varint(domain.revision);
     e.seal(key)
 }
@@ -221,7 +263,10 @@ pub(crate) fn decode_domain(key: &[u8], value: &[u8]) -> Result<Domain, Damaged>
     let name = key.strip_prefix(&[DOMAIN]).and_then(|name| std::str::from_utf8(name).ok());
     let name = name.filter(|name| UserName::parse("x", name).is_ok_and(|user| user.domain() == *name));
     let name = name.ok_or_else(|| Damaged::new(key, "its key is no domain's"))?;
-    open(key, value, LAYOUT, |d| Some(Domain { name: name.into(), revision: d.varint()? }))
+    let closing = layout_of(value) == Some(2);
+    open(key, value, if closing { 2 } else { LAYOUT }, |d| {
+        Some(Domain { name: name.into(), revision: d.varint()?, closing })
+    })
 }
 
 /// Domain, or domain and name, each ended by a NUL: neither can have one.
@@ -342,9 +387,9 @@ pub(crate) fn grants_prefix(to: &Identifier, domain: &str, shared: bool) -> Opti
     Some(key)
 }
 
-/// A grant's key: that an identifier can look up a mailbox of an account in a domain.
-pub(crate) fn grant_key(to: &Identifier, name: &AccountName, mailbox: MailboxId) -> Option<Vec<u8>> {
-    let mut key = grants_prefix(to, name.domain(), name.user().is_none())?;
+/// A grant's key: that an identifier can look up a mailbox of a domain, in a shared tree or in a user's.
+pub(crate) fn grant_key(to: &Identifier, domain: &str, shared: bool, mailbox: MailboxId) -> Option<Vec<u8>> {
+    let mut key = grants_prefix(to, domain, shared)?;
     key.extend_from_slice(&mailbox.account.get().to_be_bytes());
     key.extend_from_slice(&mailbox.number.to_be_bytes());
     Some(key)
@@ -368,179 +413,58 @@ pub(crate) fn decode_grant(key: &[u8], value: &[u8]) -> Result<MailboxId, Damage
     Ok(MailboxId { account, number: u32::from_be_bytes(*number) })
 }
 
-pub(crate) fn encode_node(key: &[u8], node: &Node) -> Bytes {
-    let mut e = Encoder::new(LAYOUT);
-    e.text(&node.address).text(&node.version);
-    e.seal(key)
-}
-
-pub(crate) fn decode_node(key: &[u8], value: &[u8]) -> Result<Node, Damaged> {
-    let id = number_of_key(NODE, key).ok_or_else(|| Damaged::new(key, "its key is no node's"))?;
-    open(key, value, LAYOUT, |d| {
-        Some(Node { id: NodeId(id), address: d.text()?.into(), version: d.text()?.into() })
-    })
-}
-
 pub(crate) fn encode_state(state: &State) -> Bytes {
-    let mut e = Encoder::new(LAYOUT);
-    e.varint(state.revision)
-        .varint(state.next_account.get())
-        .text(state.default_domain.as_deref().unwrap_or(""));
+    let mut e = Encoder::new(2);
+    e.varint(state.next_account.get()).varint(state.mark).text(state.default_domain.as_deref().unwrap_or(""));
     e.seal(STATE_KEY)
 }
 
-pub(crate) fn decode_state(key: &[u8], value: &[u8]) -> Result<State, Damaged> {
+/// The state, and of layout 1 also the revision that stood in it.
+pub(crate) fn decode_state(key: &[u8], value: &[u8]) -> Result<(State, Option<u64>), Damaged> {
     if key != STATE_KEY {
         return Err(Damaged::new(key, "its key is not the state's"));
     }
-    open(key, value, LAYOUT, |d| {
-        Some(State {
-            revision: d.varint()?,
+    let old = layout_of(value) == Some(1);
+    open(key, value, if old { 1 } else { 2 }, |d| {
+        let revision = if old { Some(d.varint()?) } else { None };
+        let state = State {
             next_account: AccountId::new(d.varint()?)?,
+            mark: if old { 0 } else { d.varint()? },
             default_domain: Some(d.text()?).filter(|name| !name.is_empty()).map(Box::from),
-        })
+        };
+        Some((state, revision))
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn any_entry() -> impl Strategy<Value = Entry> {
-        let name = proptest::sample::select(vec![
-            "user/joe@example.org",
-            "team@example.org",
-            "user/a.b@c-d.test",
-            "überall@b.test",
-            "user/jürgen@b.test",
-        ]);
-        let state = prop_oneof![
-            any::<u64>().prop_map(|intent| AccountState::Reserved { intent }),
-            Just(AccountState::Active),
-            Just(AccountState::Suspended),
-            Just(AccountState::Deleted),
-            Just(AccountState::LoginOnly),
-        ];
-        let numbers = (1u64.., any::<u64>(), any::<[u8; 16]>(), any::<u64>(), any::<u64>());
-        (name, state, numbers, proptest::option::of(".{1,40}")).prop_map(
-            |(name, state, (id, node, store, epoch, revision), verifier)| Entry {
-                id: AccountId::new(id).unwrap(),
-                name: AccountName::parse(name).unwrap(),
-                home: Home { node: NodeId(node), store: StoreId(store), epoch: Epoch(epoch) },
-                state,
-                verifier: verifier.map(|text| Verifier::new(&text).unwrap()),
-                revision,
-            },
-        )
-    }
-
-    /// One record of every kind for an entry.
-    fn records(entry: &Entry) -> Vec<(Vec<u8>, Bytes)> {
-        let account = account_key(&entry.name);
-        let (id, reservation) = (id_key(entry.id), reservation_key(entry.id));
-        let domain = Domain { name: entry.name.domain().into(), revision: entry.revision };
-        let node = Node { id: entry.home.node, address: "[::1]:24".into(), version: "1.0".into() };
-        let state = State {
-            revision: entry.revision,
-            next_account: entry.id,
-            default_domain: entry.verifier.as_ref().map(|_| domain.name.clone()),
-        };
-        let user = UserName::parse("joe", entry.name.domain()).unwrap();
-        let group = Group {
-            domain: domain.name.clone(),
-            name: "domain users".into(),
-            revision: entry.revision,
-            members: 7,
-        };
-        let group_key = group_key(&group.domain, &group.name);
-        let mailbox = MailboxId { account: entry.id, number: 3 };
-        let grants = [Identifier::Anyone, Identifier::Group("staff".into()), Identifier::User(user.clone())];
-        let empty = grants.iter().map(|to| grant_key(to, &entry.name, mailbox).unwrap());
-        let empty =
-            empty.chain([member_key("staff", &user), membership_key("staff", &user), PUBLISHED_KEY.to_vec()]);
-        let empty: Vec<_> = empty.map(|key| (key.clone(), encode_empty(&key))).collect();
-        let (domain_key, node_key) = (domain_key(&domain.name), node_key(node.id));
-        let mut records = vec![
-            (group_key.clone(), encode_group(&group_key, &group)),
-            (account.clone(), encode_account(&account, entry)),
-            (domain_key.clone(), encode_domain(&domain_key, &domain)),
-            (id.clone(), encode_name(&id, &entry.name)),
-            (node_key.clone(), encode_node(&node_key, &node)),
-            (reservation.clone(), encode_name(&reservation, &entry.name)),
-            (STATE_KEY.to_vec(), encode_state(&state)),
-        ];
-        records.extend(empty);
-        records
-    }
-
-    fn check(key: &[u8], value: &[u8]) -> Result<(), Damaged> {
-        let kind = KINDS.iter().find(|kind| key.first() == Some(&kind.tag)).unwrap();
-        (kind.check)(key, value)
-    }
-
-    proptest! {
-        #[test]
-        fn an_entry_reads_back(entry in any_entry()) {
-            let key = account_key(&entry.name);
-            prop_assert_eq!(decode_account(&key, &encode_account(&key, &entry)), Ok(entry.clone()));
-            let key = id_key(entry.id);
-            let value = encode_name(&key, &entry.name);
-            prop_assert_eq!(decode_name_of_id(&key, &value), Ok((entry.id, entry.name)));
-        }
-
-        #[test]
-        fn every_changed_octet_and_every_cut_is_found(entry in any_entry(), flip in 1u8..) {
-            for (key, value) in records(&entry) {
-                prop_assert_eq!(check(&key, &value), Ok(()));
-                for at in 0..value.len() {
-                    let mut changed = value.to_vec();
-                    changed[at] ^= flip;
-                    prop_assert!(check(&key, &changed).is_err(), "{} at {at}", key.escape_ascii());
-                    prop_assert!(check(&key, &value[..at]).is_err());
-                }
-                for at in 1..key.len() {
-                    let mut elsewhere = key.clone();
-                    elsewhere[at] ^= flip;
-                    prop_assert!(check(&elsewhere, &value).is_err());
-                }
-            }
-        }
-
-        #[test]
-        fn octets_do_no_harm(
-            key in proptest::collection::vec(any::<u8>(), 0..20), value in proptest::collection::vec(any::<u8>(), 0..80)
-        ) {
-            for kind in KINDS.into_iter().filter(|kind| kind.tag != QUARANTINE) {
-                let mut key = key.clone();
-                prop_assert!((kind.check)(&key, &value).is_err());
-                key.insert(0, kind.tag);
-                // With a checksum that fits, so that the fields are looked at.
-                for fields in [&value[..], &[&[LAYOUT], &value[..]].concat()] {
-                    let mut sealed = Encoder::new(LAYOUT);
-                    sealed.raw(fields);
-                    let _ = (kind.check)(&key, &sealed.seal(&key));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_octets_of_a_record_stay_as_they_are() {
-        let name = AccountName::parse("user/joe@example.org").unwrap();
-        let key = account_key(&name);
-        assert_eq!(key, b"aexample.org\0ujoe");
-        let entry = Entry {
-            id: AccountId::new(300).unwrap(),
-            name,
-            home: Home { node: NodeId(7), store: StoreId([9; 16]), epoch: Epoch(1) },
-            state: AccountState::Active,
-            verifier: Some(Verifier::new("$x").unwrap()),
-            revision: 5,
-        };
-        let value = encode_account(&key, &entry);
-        let fields = b"\x01\xac\x02\x07\0\0\0\0\0\0\0\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x01\x01\x02$x\x05";
-        assert_eq!(value[..value.len() - 4], fields[..]);
-        assert!(!format!("{entry:?}").contains("$x"));
-    }
+pub(crate) fn encode_position(position: Position) -> Bytes {
+    let mut e = Encoder::new(LAYOUT);
+    e.u64(position.cluster).varint(position.term).varint(position.revision);
+    e.seal(POSITION_KEY)
 }
+
+pub(crate) fn decode_position(key: &[u8], value: &[u8]) -> Result<Position, Damaged> {
+    if key != POSITION_KEY {
+        return Err(Damaged::new(key, "its key is not the position's"));
+    }
+    open(key, value, LAYOUT, |d| {
+        Some(Position { cluster: d.u64()?, term: d.varint()?, revision: d.varint()? })
+    })
+}
+
+/// That the mailboxes of this store are published. Layout 1 said that there were grants, of which layout 2 knows
+/// nothing.
+pub(crate) fn encode_complete() -> Bytes {
+    Encoder::new(2).seal(PUBLISHED_KEY)
+}
+
+/// Whether they are.
+pub(crate) fn decode_complete(key: &[u8], value: &[u8]) -> Result<bool, Damaged> {
+    if key != PUBLISHED_KEY {
+        return Err(Damaged::new(key, "no such record is made"));
+    }
+    let old = layout_of(value) == Some(1);
+    open(key, value, if old { 1 } else { 2 }, |_| Some(!old))
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use crate::change::unavailable;
 use crate::encoding::Damaged;
 use crate::entry::{AccountState, Domain, Entry, Group, Home};
 use crate::records::{self, KINDS, QUARANTINE, State};
+use crate::source::Position;
 use rookery_kv::{Batch, Engine, Space};
 use rookery_types::{AccountId, AccountName, SharedName, UserName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,6 +68,13 @@ struct Found {
     members: BTreeSet<(Box<str>, UserName)>,
     memberships: BTreeSet<(Box<str>, UserName)>,
     state: Option<State>,
+    /// Of the position, or of a state that had one.
+    revision: Option<u64>,
+    position: Option<Position>,
+    /// The state is that of a program that had no positions.
+    has_old_state: bool,
+    /// The changes in the log.
+    logged: BTreeSet<u64>,
 }
 
 struct Repair {
@@ -192,28 +200,59 @@ impl Repair {
         for name in used {
             if found.domains.insert(name.clone()) {
                 let key = records::domain_key(&name);
-                self.put(&key, records::encode_domain(&key, &Domain { name, revision }));
+                self.put(&key, records::encode_domain(&key, &Domain { name, revision, closing: false }));
                 self.note(&key, "the domain is in use and has no record", "made anew");
             }
         }
         let ids =
             found.accounts.values().map(|entry| entry.id).chain(stored.iter().map(|account| account.id));
         let last = ids.map(AccountId::get).max().unwrap_or(0);
-        let counted = |state: &State| state.revision >= revision && state.next_account.get() > last;
-        if state.as_ref().is_some_and(|state| counted(state) && state.default_domain.is_some()) {
+        self.position(found, revision);
+        if state
+            .as_ref()
+            .is_some_and(|state| state.next_account.get() > last && state.default_domain.is_some())
+        {
             return;
         }
-        // Ids and revisions beyond what is seen may have been given: those of accounts that are gone.
-        let known =
-            state.unwrap_or(State { revision: 0, next_account: AccountId::FIRST, default_domain: None });
+        // Ids beyond what is seen may have been given: those of accounts that are gone.
+        let known = state.unwrap_or(State { next_account: AccountId::FIRST, mark: 0, default_domain: None });
         let next = known.next_account.get().max(last).saturating_add(JUMP);
         let state = State {
-            revision: known.revision.max(revision).saturating_add(JUMP),
             next_account: AccountId::new(next).unwrap_or(known.next_account),
+            mark: known.mark,
             default_domain: Some(default),
         };
         self.put(records::STATE_KEY, records::encode_state(&state));
         self.note(records::STATE_KEY, "it is missing or behind", "made anew, far beyond all numbers seen");
+    }
+
+    /// Revisions beyond what is seen may have been given, and seen by others.
+    fn position(&mut self, found: &Found, seen: u64) {
+        let newest = seen.max(found.logged.last().copied().unwrap_or(0));
+        let mut revision = found.revision;
+        if found.position.is_none() && !found.has_old_state
+            || revision.is_none_or(|revision| revision < newest)
+        {
+            let known = found.position.unwrap_or(Position { cluster: rand::random(), term: 1, revision: 0 });
+            let beyond = known.revision.max(newest).saturating_add(JUMP);
+            let key = records::POSITION_KEY;
+            self.put(key, records::encode_position(Position { revision: beyond, ..known }));
+            self.note(key, "it is missing or behind", "made anew, far beyond all numbers seen");
+            revision = Some(beyond);
+        }
+        // Followers read all of it again when the log does not lead up to the position.
+        let contiguous = found.logged.iter().zip(found.logged.iter().skip(1)).all(|(a, b)| a + 1 == *b);
+        if found.logged.is_empty() || contiguous && found.logged.last().copied() == revision {
+            return;
+        }
+        for revision in &found.logged {
+            self.batch.delete(Space::Directory, records::number_key(records::LOGGED, *revision));
+        }
+        self.note(
+            &[records::LOGGED],
+            "the change log has gaps",
+            "forgotten; whoever follows reads all again",
+        );
     }
 
     /// Whoever either record says is in a group is in it.
@@ -233,7 +272,7 @@ impl Repair {
             }
             *counts.entry((user.domain().into(), group.clone())).or_default() += 1;
         }
-        let revision = found.state.as_ref().map_or(0, |state| state.revision);
+        let revision = found.revision.unwrap_or(0);
         for ((domain, name), members) in counts {
             let known = found.groups.get(&(domain.clone(), name.clone()));
             if known.is_some_and(|group| group.members == members) {
@@ -277,7 +316,18 @@ fn take(found: &mut Found, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
         }
         records::MEMBER => drop(found.members.insert(records::decode_member(key, value)?)),
         records::MEMBERSHIP => drop(found.memberships.insert(records::decode_member(key, value)?)),
-        records::STATE => found.state = Some(records::decode_state(key, value)?),
+        records::STATE => {
+            let (state, revision) = records::decode_state(key, value)?;
+            found.state = Some(state);
+            found.revision = found.revision.or(revision);
+            found.has_old_state = revision.is_some();
+        }
+        records::POSITION => {
+            let position = records::decode_position(key, value)?;
+            found.position = Some(position);
+            found.revision = Some(position.revision);
+        }
+        records::LOGGED => drop(found.logged.insert(crate::embedded::decode_logged(key, value)?.0)),
         _ => match KINDS.iter().find(|kind| kind.tag == tag) {
             Some(kind) => (kind.check)(key, value)?,
             None => return Err(Damaged::new(key, "no kind of record has this key")),

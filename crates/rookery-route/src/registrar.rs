@@ -100,11 +100,20 @@ impl Registrar {
         self.or_undone(&entry, made.map_err(RegistrarError::Directory)).await
     }
 
-    async fn reserve(&self, name: &AccountName) -> Result<Arc<Entry>, RegistrarError> {
-        match self.directory.add_domain(name.domain().to_owned()).await {
-            Ok(_) | Err(DirectoryError::Exists(_)) => {}
-            Err(error) => return Err(RegistrarError::Directory(error)),
+    /// Makes a domain unless there is one.
+    async fn need_domain(&self, name: &str) -> Result<(), RegistrarError> {
+        let known = self.directory.domain(name).await.map_err(RegistrarError::Directory)?;
+        if known.is_some_and(|domain| !domain.closing) {
+            return Ok(());
         }
+        match self.directory.add_domain(name.to_owned()).await {
+            Ok(_) | Err(DirectoryError::Exists(_)) => Ok(()),
+            Err(error) => Err(RegistrarError::Directory(error)),
+        }
+    }
+
+    async fn reserve(&self, name: &AccountName) -> Result<Arc<Entry>, RegistrarError> {
+        self.need_domain(name.domain()).await?;
         let home = Home { node: self.store.node(), store: self.store.store_id(), epoch: Epoch(1) };
         self.directory.reserve(name.clone(), home, rand::random()).await.map_err(|error| match error {
             DirectoryError::Exists(_) => RegistrarError::Exists(name.clone()),
@@ -176,10 +185,7 @@ impl Registrar {
         if self.entry(name).await?.is_some() {
             return Err(RegistrarError::Exists(name.clone()));
         }
-        match self.directory.add_domain(name.domain().to_owned()).await {
-            Ok(_) | Err(DirectoryError::Exists(_)) => {}
-            Err(error) => return Err(RegistrarError::Directory(error)),
-        }
+        self.need_domain(name.domain()).await?;
         // The directory first: what the account shares is listed under its name.
         let home = Home { node: self.store.node(), store: self.store.store_id(), epoch: Epoch(1) };
         let restored = self.directory.restore(id, name.clone(), home).await;

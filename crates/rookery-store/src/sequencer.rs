@@ -14,7 +14,7 @@ use crate::encoding::Damaged;
 use crate::error::StoreError;
 use crate::keys;
 use crate::messages::Messages;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, Seen};
 use crate::readers::{self, Readers};
 use crate::records::{
     self, AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Held, LogEntry, Settings,
@@ -678,6 +678,9 @@ impl Transaction<'_> {
         let opens = was_open != is_open;
         let is_open = *is_open == AccountState::Home;
         let was_open = *was_open == AccountState::Home;
+        fn shown(settings: &Option<Arc<Settings>>) -> Option<Seen<'_>> {
+            settings.as_ref().map(|settings| Seen { path: &settings.path, acl: &settings.acl })
+        }
         let seen = |state: &MailboxState, open: bool| {
             (open && state.settings.deleted_unix_seconds.is_none()).then(|| state.settings.clone())
         };
@@ -694,15 +697,13 @@ impl Transaction<'_> {
             let before = before.and_then(|state| seen(state, was_open));
             let after =
                 after.filter(|_| !self.removed.contains(&number)).and_then(|state| seen(state, is_open));
-            let acl =
-                |settings: &Option<Arc<Settings>>| settings.as_ref().map(|settings| settings.acl.clone());
             let same = before.as_ref().zip(after.as_ref()).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
-            if !same && acl(&before) != acl(&after) {
-                changed.push((id, acl(&before), acl(&after)));
+            if !same && shown(&before) != shown(&after) {
+                changed.push((id, before, after));
             }
         }
         for (id, before, after) in changed {
-            for (key, value) in publisher.changes(id, before.as_ref(), after.as_ref()) {
+            for (key, value) in publisher.changes(id, shown(&before), shown(&after)) {
                 match value {
                     Some(value) => self.put(Space::Directory, key, value),
                     None => self.delete(Space::Directory, key),

@@ -1,8 +1,9 @@
 //! `rookery check`: through the running server, or offline under the data lock if none runs.
 
 use rookery_admin::socket::{CallError, Client};
+use rookery_directory::Home;
+use rookery_directory::published::{self, Shared};
 use rookery_directory::repair::Stored;
-use rookery_directory::{Home, published};
 use rookery_store::AccountRecord;
 use rookery_store::check::{check, homes, repair, shared_mailboxes};
 use rookery_types::{AccountId, AccountName};
@@ -86,7 +87,7 @@ fn look(folder: &Folder, mend: bool, default_domain: &str) -> Result<Found, Fail
             homes(engine).map_err(|error| failed(&error))?.into_iter().map(stored).collect();
         let mended = rookery_directory::repair::repair(engine, &stored, default_domain);
         let mut mended = mended.map_err(|error| failed(&error))?;
-        let shared = shared_mailboxes(engine).map_err(|error| failed(&error))?;
+        let shared = shared(engine)?;
         let (batch, grants) = published::rebuild(engine, &shared).map_err(|error| failed(&error))?;
         engine.commit(batch).map_err(|error| failed(&error))?;
         mended.extend(grants);
@@ -97,9 +98,16 @@ fn look(folder: &Folder, mend: bool, default_domain: &str) -> Result<Found, Fail
     }
     let mut fault = |damaged: rookery_directory::Damaged| found.left.push(damaged.to_string());
     rookery_directory::check::check(&*engine.snapshot(), &mut fault).map_err(|error| failed(&error))?;
-    let shared = shared_mailboxes(engine).map_err(|error| failed(&error))?;
+    let shared = shared(engine)?;
     published::check(engine, &shared, &mut fault).map_err(|error| failed(&error))?;
     Ok(found)
+}
+
+/// The store's mailboxes that others may see.
+fn shared(engine: &dyn rookery_kv::Engine) -> Result<Vec<Shared>, Failure> {
+    let shared = shared_mailboxes(engine);
+    let shared = shared.map_err(|error| Failure::failed(crate::serve::with_causes(&error)))?;
+    Ok(shared.into_iter().map(|(mailbox, path, acl)| Shared { mailbox, path, acl }).collect())
 }
 
 /// An account as the directory needs to know it.

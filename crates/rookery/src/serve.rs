@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
 use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
-use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory, published};
+use rookery_directory::published::{self, Shared};
+use rookery_directory::{Directory, DirectoryError, EmbeddedDirectory};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
@@ -190,6 +191,8 @@ async fn publish(store: &Store, engine: Arc<dyn Engine>) -> Result<(), Failure> 
     if !is_complete {
         let shared = rookery_store::check::shared_mailboxes(&*engine);
         let shared = shared.map_err(|error| failed("the mailboxes that are shared", &error))?;
+        let shared: Vec<Shared> =
+            shared.into_iter().map(|(mailbox, path, acl)| Shared { mailbox, path, acl }).collect();
         let built = published::rebuild(&*engine, &shared);
         let (batch, _) = built.map_err(|error| failed("the mailboxes that are shared", &error))?;
         let written = store.commit_foreign(batch).await;

@@ -1,0 +1,539 @@
+//! Following a source: how a copy in another place comes to hold the same records, and how changes are made from there.
+//!
+//! Invariants:
+//! - The copy holds what the source held at the copy's position, also after a crash: both are in one batch.
+//! - A copy that is too old for the source's changes keeps answering while it is read again page by page. It never
+//!   shows less meanwhile than before and after.
+//! - A source that is another one, or behind what was seen, changes nothing here and takes no changes from here.
+//! - An answer that was lost is not taken for a "no": the same batch is sent again, and applies once at most.
+
+use crate::DirectoryError;
+use crate::change::Change;
+use crate::copy::{Copy, scan_primary};
+use crate::derive::Applier;
+use crate::source::{
+    Changes, ConditionalBatch, Event, GET_MAX, Position, Record, Source, SourceError, Write,
+};
+use bytes::Bytes;
+use rand::Rng;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// How long a change may take; then it is told that its outcome is pending.
+const CHANGE_MAX: Duration = Duration::from_secs(10);
+/// How long the source may take to say how far it is; then it counts as away.
+const HEAD_MAX: Duration = Duration::from_millis(500);
+/// How long the copy may take to get there.
+const ARRIVE_MAX: Duration = Duration::from_secs(2);
+/// After so long the source is asked to tell its followers.
+const NUDGE_AFTER: Duration = Duration::from_millis(50);
+/// Events, and octets of them, that are applied together.
+const EVENTS_MAX: usize = 512;
+const EVENT_OCTETS_MAX: usize = 1 << 20;
+/// Records of a page.
+const PAGE: usize = 1000;
+/// Keys that are remembered as gone until all pages were read; further ones go at once.
+const GONE_MAX: usize = 50_000;
+/// The shortest and the longest pause before the source is tried again.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Callers that wait for one answer of the source.
+const BARRIERS_MAX: usize = 100_000;
+
+/// How a copy stands to its source.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Following {
+    /// It has not been told anything yet.
+    Starting,
+    /// It follows.
+    Following,
+    /// It is read again, since what it had was too old.
+    Reading,
+    /// The source cannot be asked, and why.
+    Away(String),
+    /// The source is not the one that was followed, or has gone back: nothing can be changed. What was found.
+    WentBack(String),
+}
+
+/// A source and the copy that follows it.
+#[derive(Clone)]
+pub(crate) struct Follower(Arc<Inner>);
+
+struct Inner {
+    copy: Copy,
+    source: Arc<dyn Source>,
+    following: watch::Sender<Following>,
+    barriers: mpsc::Sender<oneshot::Sender<Result<Position, DirectoryError>>>,
+}
+
+/// Ends what it began when it is dropped.
+pub(crate) struct Tasks(Vec<tokio::task::JoinHandle<()>>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|task| task.abort());
+    }
+}
+
+impl Follower {
+    /// Begins to follow.
+    pub(crate) fn start(copy: Copy, source: Arc<dyn Source>) -> (Follower, Tasks) {
+        let (barriers, asked) = mpsc::channel(BARRIERS_MAX);
+        let following = watch::Sender::new(Following::Starting);
+        let follower = Follower(Arc::new(Inner { copy, source, following, barriers }));
+        let (one, other) = (follower.clone(), follower.clone());
+        let tasks = vec![
+            tokio::spawn(async move { one.follow().await }),
+            tokio::spawn(async move { other.answer_barriers(asked).await }),
+        ];
+        (follower, Tasks(tasks))
+    }
+
+    pub(crate) fn copy(&self) -> &Copy {
+        &self.0.copy
+    }
+
+    pub(crate) fn following(&self) -> watch::Receiver<Following> {
+        self.0.following.subscribe()
+    }
+
+    fn told(&self, now: Following) {
+        self.0.following.send_if_modified(|before| {
+            let changed = *before != now;
+            if changed {
+                match &now {
+                    Following::WentBack(why) => tracing::error!(why, "the directory takes no changes"),
+                    Following::Away(why) => tracing::warn!(why, "the directory's source is away"),
+                    now => tracing::info!(?now, "the directory's copy"),
+                }
+                *before = now;
+            }
+            changed
+        });
+    }
+
+    /// Follows for ever.
+    async fn follow(&self) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let error = match self.follow_once(&mut pause).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            match error {
+                DirectoryError::WentBack(why) => self.told(Following::WentBack(why)),
+                error => self.told(Following::Away(error.to_string())),
+            }
+            sleep(jittered(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn follow_once(&self, pause: &mut Duration) -> Result<std::convert::Infallible, DirectoryError> {
+        let head = timeout(CHANGE_MAX, self.0.source.head()).await;
+        let head = head.map_err(|_| away("it does not answer"))?.map_err(source_error)?;
+        let mut at = self.0.copy.position();
+        if let Some(at) = at {
+            check_position(at, head)?;
+        }
+        // Up to here the copy may be ahead of the changes that come.
+        let mut ahead = 0;
+        if at.is_none_or(|at| at.term != head.term) {
+            (at, ahead) = self.read_again().await.map(|(at, ahead)| (Some(at), ahead))?;
+        }
+        loop {
+            let Some(since) = at else { return Err(away("it has no position")) };
+            let changes = timeout(CHANGE_MAX, self.0.source.changes(since)).await;
+            let changes = changes.map_err(|_| away("it does not answer"))?;
+            let ended = match changes {
+                Ok(mut changes) => {
+                    self.told(Following::Following);
+                    *pause = PAUSE_MIN;
+                    self.apply_all(&mut changes, since, ahead).await
+                }
+                Err(error) => source_error_or_compacted(error),
+            };
+            match ended {
+                Ended::Compacted => {
+                    (at, ahead) = self.read_again().await.map(|(at, ahead)| (Some(at), ahead))?;
+                }
+                Ended::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn apply_all(&self, changes: &mut Changes, mut at: Position, ahead: u64) -> Ended {
+        loop {
+            let mut next = Some(changes.next().await);
+            let (mut events, mut octets, mut ended) = (Vec::new(), 0, None);
+            while let Some(event) = next {
+                match event {
+                    Ok(event) => {
+                        octets += event.writes.iter().map(octets_of).sum::<usize>();
+                        events.push(event);
+                    }
+                    Err(error) => {
+                        ended = Some(source_error_or_compacted(error));
+                        break;
+                    }
+                }
+                next = (events.len() < EVENTS_MAX && octets < EVENT_OCTETS_MAX)
+                    .then(|| changes.try_next())
+                    .flatten();
+            }
+            match self.apply(events, at, ahead).await {
+                Ok(position) => at = position,
+                Err(error) => return Ended::Failed(error),
+            }
+            if let Some(ended) = ended {
+                return ended;
+            }
+        }
+    }
+
+    /// Writes what some events changed, with the position of the last.
+    async fn apply(&self, events: Vec<Event>, at: Position, ahead: u64) -> Result<Position, DirectoryError> {
+        let mut now = at;
+        let (names, writes) = {
+            let mut applier = Applier::new(&*self.0.copy.engine);
+            for event in &events {
+                let is_next = (event.position.cluster, event.position.term) == (at.cluster, at.term)
+                    && event.position.revision >= now.revision;
+                if !is_next {
+                    return Err(DirectoryError::WentBack(format!(
+                        "after {now:?} comes {:?}",
+                        event.position
+                    )));
+                }
+                now = event.position;
+                applier.set_lenient(now.revision <= ahead);
+                applier.apply(&event.writes)?;
+            }
+            applier.into_parts()
+        };
+        if now == at {
+            return Ok(at);
+        }
+        let written = self.0.copy.write(&names, writes, Some(now)).await;
+        written.map(|()| now).map_err(|error| DirectoryError::Unavailable(error.to_string()))
+    }
+
+    /// Reads all records, page by page. Gives the position from which changes are to be followed, and the revision up
+    /// to which the copy may already have them.
+    async fn read_again(&self) -> Result<(Position, u64), DirectoryError> {
+        self.told(Following::Reading);
+        let before = self.0.copy.position();
+        let (mut start, mut first, mut ahead) = (Some(Bytes::new()), None, 0);
+        let mut gone = BTreeSet::new();
+        while let Some(from) = start {
+            let page = timeout(CHANGE_MAX, self.0.source.page(from.clone(), PAGE)).await;
+            let page = page.map_err(|_| away("it does not answer"))?.map_err(source_error)?;
+            let position = *first.get_or_insert(page.position);
+            if let Some(before) = before {
+                check_position(before, page.position)?;
+            }
+            if (page.position.cluster, page.position.term) != (position.cluster, position.term) {
+                return Err(away("it became another one while it was read"));
+            }
+            if page.next.as_ref().is_some_and(|next| *next <= from) {
+                return Err(DirectoryError::Unavailable("the source's pages do not go on".to_owned()));
+            }
+            ahead = page.position.revision.max(ahead);
+            self.apply_page(&from, page.next.as_deref(), page.records, &mut gone).await?;
+            start = page.next;
+        }
+        let position = first.unwrap_or_default();
+        let gone: Vec<Bytes> = gone.into_iter().collect();
+        for keys in gone.chunks(PAGE) {
+            self.forget(keys, None).await?;
+        }
+        self.forget(&[], Some(position)).await?;
+        Ok((position, ahead))
+    }
+
+    /// Puts what a page has. What the copy has in the page's range beyond that is gone: it goes when all that came
+    /// in its place is there, a renamed account's new name, say.
+    async fn apply_page(
+        &self,
+        from: &[u8],
+        next: Option<&[u8]>,
+        records: Vec<Record>,
+        gone: &mut BTreeSet<Bytes>,
+    ) -> Result<(), DirectoryError> {
+        let (names, writes, at_once) = {
+            let there: BTreeSet<&Bytes> = records.iter().map(|record| &record.key).collect();
+            let mut at_once = Vec::new();
+            let snapshot = self.0.copy.engine.snapshot();
+            scan_primary(&*snapshot, from, &mut |key, _| {
+                if next.is_some_and(|next| key >= next) {
+                    return false;
+                }
+                let key = Bytes::copy_from_slice(key);
+                match there.contains(&key) {
+                    true => {}
+                    false if gone.len() < GONE_MAX => drop(gone.insert(key)),
+                    false => at_once.push(key),
+                }
+                true
+            })?;
+            let mut applier = Applier::new(&*snapshot);
+            let puts = records.into_iter().map(|record| Write { key: record.key, value: Some(record.value) });
+            applier.apply(&puts.collect::<Vec<_>>())?;
+            let (names, writes) = applier.into_parts();
+            (names, writes, at_once)
+        };
+        if !writes.is_empty() {
+            let written = self.0.copy.write(&names, writes, None).await;
+            written.map_err(|error| DirectoryError::Unavailable(error.to_string()))?;
+        }
+        self.forget(&at_once, None).await
+    }
+
+    async fn forget(&self, keys: &[Bytes], position: Option<Position>) -> Result<(), DirectoryError> {
+        let (names, writes) = {
+            let mut applier = Applier::new(&*self.0.copy.engine);
+            let deletes = keys.iter().map(|key| Write { key: key.clone(), value: None });
+            applier.apply(&deletes.collect::<Vec<_>>())?;
+            applier.into_parts()
+        };
+        if writes.is_empty() && position.is_none() {
+            return Ok(());
+        }
+        let written = self.0.copy.write(&names, writes, position).await;
+        written.map_err(|error| DirectoryError::Unavailable(error.to_string()))
+    }
+
+    /// Says whether the copy was ever whole: before that, what is not found may well exist.
+    pub(crate) fn check_whole(&self) -> Result<(), DirectoryError> {
+        match self.0.copy.position() {
+            Some(_) => Ok(()),
+            None => Err(DirectoryError::Unavailable("this node has not yet read the directory".to_owned())),
+        }
+    }
+
+    fn check_usable(&self) -> Result<(), DirectoryError> {
+        match &*self.0.following.borrow() {
+            Following::WentBack(why) => Err(DirectoryError::WentBack(why.clone())),
+            _ => self.check_whole(),
+        }
+    }
+
+    /// Returns when the copy has all that was acknowledged anywhere before the call.
+    pub(crate) async fn barrier(&self) -> Result<Position, DirectoryError> {
+        let (answer, waiting) = oneshot::channel();
+        self.0.barriers.try_send(answer).map_err(|_| away("too many ask for it"))?;
+        waiting.await.unwrap_or_else(|_| Err(away("the directory has ended")))
+    }
+
+    /// Asks the source once for all who asked meanwhile.
+    async fn answer_barriers(
+        &self,
+        mut asked: mpsc::Receiver<oneshot::Sender<Result<Position, DirectoryError>>>,
+    ) {
+        while let Some(first) = asked.recv().await {
+            let mut all = vec![first];
+            while let Ok(more) = asked.try_recv() {
+                all.push(more);
+            }
+            let reached = self.reach_head().await;
+            for answer in all {
+                // Whoever asked may have gone.
+                let _ = answer.send(reached.clone());
+            }
+        }
+    }
+
+    async fn reach_head(&self) -> Result<Position, DirectoryError> {
+        // Before the source is asked: the copy may be further than the answer when that comes.
+        let at = self.0.copy.position();
+        let head = timeout(HEAD_MAX, self.0.source.head()).await;
+        let head = head.map_err(|_| away("it does not answer"))?.map_err(source_error)?;
+        if let Some(at) = at {
+            check_position(at, head)?;
+        }
+        self.check_usable()?;
+        self.reach(head, Instant::now() + ARRIVE_MAX).await?;
+        Ok(head)
+    }
+
+    /// Returns when the copy is at a position.
+    async fn reach(&self, to: Position, until: Instant) -> Result<(), DirectoryError> {
+        let mut positions = self.0.copy.position.subscribe();
+        let arrived = async move {
+            let there = |at: &Option<Position>| at.is_some_and(|at| at.cluster == to.cluster && at >= to);
+            positions.wait_for(|at| there(at)).await.is_ok()
+        };
+        tokio::pin!(arrived);
+        let is_there = match timeout(NUDGE_AFTER, &mut arrived).await {
+            Ok(is_there) => is_there,
+            Err(_) => {
+                // Best effort: perhaps the changes are just slow.
+                let _ = timeout(HEAD_MAX, self.0.source.nudge()).await;
+                timeout_at(until, &mut arrived).await.unwrap_or(false)
+            }
+        };
+        match is_there {
+            true => Ok(()),
+            false => Err(away("its changes do not come")),
+        }
+    }
+
+    /// Decides a change on the copy, and again whenever another change came first.
+    pub(crate) async fn change<T>(
+        &self,
+        decide: impl Fn(&mut Change<'_>) -> Result<T, DirectoryError>,
+    ) -> Result<T, DirectoryError> {
+        let until = Instant::now() + CHANGE_MAX;
+        let mut is_fresh = false;
+        let mut pause = PAUSE_MIN;
+        loop {
+            self.check_usable()?;
+            let (answer, batch) = {
+                // The position first: what is decided on may be newer than it, never older.
+                let at = self.0.copy.position().unwrap_or_default();
+                let snapshot = self.0.copy.engine.snapshot();
+                let mut change = Change::begin(&*snapshot, at.revision);
+                match decide(&mut change) {
+                    Ok(answer) => (Ok(answer), change.finish()?),
+                    Err(error) => (Err(error), None),
+                }
+            };
+            let Some(batch) = batch else {
+                // A copy that lags may be wrong about what is there. Only an up-to-date one says no.
+                if is_fresh {
+                    return answer;
+                }
+                self.barrier().await?;
+                is_fresh = true;
+                continue;
+            };
+            match self.commit(batch, until).await {
+                Ok(position) => {
+                    self.reach(position, until).await.map_err(|_| pending("it was recorded"))?;
+                    return answer;
+                }
+                Err(DirectoryError::Conflict) if Instant::now() >= until => {
+                    return Err(away("others changed the same all the time; nothing was changed"));
+                }
+                Err(DirectoryError::Conflict) => {
+                    self.barrier().await?;
+                    is_fresh = true;
+                    // Those who met are not to meet again.
+                    sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(PAUSE_MAX / 4);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends a batch until it is known what became of it.
+    async fn commit(&self, batch: ConditionalBatch, until: Instant) -> Result<Position, DirectoryError> {
+        let mut is_lost = false;
+        let mut pause = PAUSE_MIN;
+        loop {
+            let error = match timeout_at(until, self.0.source.commit(batch.clone())).await {
+                Ok(Ok(position)) => return Ok(position),
+                Ok(Err(error)) => error,
+                Err(_) => SourceError::Unknown("it does not answer".to_owned()),
+            };
+            let why = match error {
+                SourceError::Conflict if !is_lost => return Err(DirectoryError::Conflict),
+                // Ours, perhaps, came first.
+                SourceError::Conflict => match timeout_at(until, self.is_done(&batch)).await {
+                    Ok(Ok(Some(position))) => return Ok(position),
+                    Ok(Ok(None)) => return Err(DirectoryError::Conflict),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "it does not answer".to_owned(),
+                },
+                SourceError::Unknown(why) => {
+                    is_lost = true;
+                    why
+                }
+                SourceError::Unavailable(why) => why,
+                error => return Err(source_error(error)),
+            };
+            if Instant::now() + pause >= until {
+                return Err(match is_lost {
+                    true => pending(&why),
+                    false => away(&format!("{why}; nothing was changed")),
+                });
+            }
+            sleep(jittered(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Whether the source has all that a batch writes.
+    async fn is_done(&self, batch: &ConditionalBatch) -> Result<Option<Position>, SourceError> {
+        let mut at = None;
+        for writes in batch.writes.chunks(GET_MAX) {
+            let keys = writes.iter().map(|write| write.key.clone()).collect();
+            let (position, values) = self.0.source.get(keys).await?;
+            at = Some(position);
+            if !writes.iter().map(|write| &write.value).eq(values.iter()) {
+                return Ok(None);
+            }
+        }
+        Ok(at)
+    }
+}
+
+enum Ended {
+    Compacted,
+    Failed(DirectoryError),
+}
+
+fn source_error_or_compacted(error: SourceError) -> Ended {
+    match error {
+        SourceError::Compacted => Ended::Compacted,
+        error => Ended::Failed(source_error(error)),
+    }
+}
+
+fn octets_of(write: &Write) -> usize {
+    write.key.len() + write.value.as_ref().map_or(0, Bytes::len)
+}
+
+/// Half of a pause to all of it.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+/// Whether a source may be followed by who has been at a position.
+fn check_position(at: Position, head: Position) -> Result<(), DirectoryError> {
+    let what = if at.cluster != head.cluster {
+        "is another directory"
+    } else if head.term < at.term || head.revision < at.revision {
+        "is behind what this node has seen"
+    } else {
+        return Ok(());
+    };
+    Err(DirectoryError::WentBack(format!("the source {what}: it is at {head:?}, and {at:?} was seen")))
+}
+
+fn away(why: &str) -> DirectoryError {
+    DirectoryError::Unavailable(format!("the directory's source is away: {why}"))
+}
+
+fn pending(why: &str) -> DirectoryError {
+    DirectoryError::Unavailable(format!("outcome pending: {why}"))
+}
+
+fn source_error(error: SourceError) -> DirectoryError {
+    match error {
+        SourceError::Conflict => DirectoryError::Conflict,
+        SourceError::TooLarge => {
+            DirectoryError::Refused("the change is larger than the directory's source takes")
+        }
+        SourceError::WentBack(why) => DirectoryError::WentBack(why),
+        error => unavailable_source(&error),
+    }
+}
+
+fn unavailable_source(error: &SourceError) -> DirectoryError {
+    DirectoryError::Unavailable(error.to_string())
+}
