@@ -45,7 +45,7 @@ pub(crate) fn read_state(read: &dyn Read) -> Result<State, DirectoryError> {
     match get(read, STATE_KEY)? {
         Some(value) => Ok(decode_state(STATE_KEY, &value)?.0),
         None if has_nothing(read)? => {
-            Ok(State { next_account: AccountId::FIRST, restored: 0, default_domain: None })
+            Ok(State { next_account: AccountId::FIRST, mark: 0, default_domain: None })
         }
         // To begin again at id 1 would give ids twice.
         None => Err(Damaged::new(STATE_KEY, "it is missing").into()),
@@ -220,6 +220,9 @@ impl<'a> Change<'a> {
         let first = state.next_account.get();
         let next = first.checked_add(BLOCK).and_then(AccountId::new);
         state.next_account = next.ok_or(DirectoryError::Refused("no account id is left"))?;
+        // Two nodes that take the same block write different things: what is found there after a lost answer tells
+        // whose it is.
+        state.mark = rand::random();
         self.put_state(&state);
         Ok(first..state.next_account.get())
     }
@@ -263,7 +266,7 @@ impl<'a> Change<'a> {
         self.need_domain(name.domain())?;
         self.need_no_alias(&name)?;
         // No primary record says that an id is free. So restorations are made one after another.
-        state.restored = state.restored.wrapping_add(1);
+        state.mark = rand::random();
         self.put_state(&state);
         let revision = self.revision;
         let entry = Entry { id, name, home, state: AccountState::Active, verifier: None, revision };

@@ -470,8 +470,11 @@ impl Directory for CopiedDirectory {
     fn barrier(&self) -> Answer<'_, u64> {
         Box::pin(async move {
             match &self.0.kept {
-                // What was acknowledged is in it.
-                Kept::Here(source) => Ok(source.copy().position().unwrap_or_default().revision),
+                Kept::Here(source) => {
+                    // What was acknowledged is in it. A directory that cannot be read does not say what there is not.
+                    read_state(&*source.copy().engine)?;
+                    Ok(source.copy().position().unwrap_or_default().revision)
+                }
                 Kept::Elsewhere { follower, .. } => Ok(follower.barrier().await?.revision),
             }
         })

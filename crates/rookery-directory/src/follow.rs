@@ -347,9 +347,11 @@ impl Follower {
     }
 
     async fn reach_head(&self) -> Result<Position, DirectoryError> {
+        // Before the source is asked: the copy may be further than the answer when that comes.
+        let at = self.0.copy.position();
         let head = timeout(HEAD_MAX, self.0.source.head()).await;
         let head = head.map_err(|_| away("it does not answer"))?.map_err(source_error)?;
-        if let Some(at) = self.0.copy.position() {
+        if let Some(at) = at {
             check_position(at, head)?;
         }
         self.check_usable()?;

@@ -12,7 +12,7 @@
 //! | member | `m` domain 00 group 00 local part | |
 //! | node | `n` id, big-endian | name, addresses, duties, version, store, load |
 //! | published mailbox | `p` account, mailbox, big-endian | owner, domain, path, ACL |
-//! | state | `s` | next account id, restored accounts, default domain |
+//! | state | `s` | next account id, mark, default domain |
 //!
 //! **Derived** records are computed from one primary record each, by [`crate::derive`]. Only copies have them.
 //!
@@ -126,8 +126,8 @@ pub(crate) const POSITION_KEY: &[u8] = &[POSITION];
 pub(crate) struct State {
     /// The first id that no block has been taken of.
     pub(crate) next_account: AccountId,
-    /// How many accounts were put back under their old ids; so that two at once cannot both be.
-    pub(crate) restored: u64,
+    /// A random number of whoever took ids or put an account back last, so that no two of these write the same.
+    pub(crate) mark: u64,
     pub(crate) default_domain: Option<Box<str>>,
 }
 
@@ -415,9 +415,7 @@ pub(crate) fn decode_grant(key: &[u8], value: &[u8]) -> Result<MailboxId, Damage
 
 pub(crate) fn encode_state(state: &State) -> Bytes {
     let mut e = Encoder::new(2);
-    e.varint(state.next_account.get())
-        .varint(state.restored)
-        .text(state.default_domain.as_deref().unwrap_or(""));
+    e.varint(state.next_account.get()).varint(state.mark).text(state.default_domain.as_deref().unwrap_or(""));
     e.seal(STATE_KEY)
 }
 
@@ -431,7 +429,7 @@ pub(crate) fn decode_state(key: &[u8], value: &[u8]) -> Result<(State, Option<u6
         let revision = if old { Some(d.varint()?) } else { None };
         let state = State {
             next_account: AccountId::new(d.varint()?)?,
-            restored: if old { 0 } else { d.varint()? },
+            mark: if old { 0 } else { d.varint()? },
             default_domain: Some(d.text()?).filter(|name| !name.is_empty()).map(Box::from),
         };
         Some((state, revision))

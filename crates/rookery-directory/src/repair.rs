@@ -215,12 +215,11 @@ impl Repair {
             return;
         }
         // Ids beyond what is seen may have been given: those of accounts that are gone.
-        let known =
-            state.unwrap_or(State { next_account: AccountId::FIRST, restored: 0, default_domain: None });
+        let known = state.unwrap_or(State { next_account: AccountId::FIRST, mark: 0, default_domain: None });
         let next = known.next_account.get().max(last).saturating_add(JUMP);
         let state = State {
             next_account: AccountId::new(next).unwrap_or(known.next_account),
-            restored: known.restored,
+            mark: known.mark,
             default_domain: Some(default),
         };
         self.put(records::STATE_KEY, records::encode_state(&state));

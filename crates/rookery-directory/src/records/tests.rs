@@ -42,7 +42,7 @@ fn records(entry: &Entry) -> Vec<(Vec<u8>, Bytes)> {
     let node = Node { address: "[::1]:24".into(), version: "1.0".into(), ..Node::new(entry.home.node) };
     let position = Position { cluster: 7, term: 1, revision: entry.revision };
     let state = State {
-        restored: 3,
+        mark: u64::MAX,
         next_account: entry.id,
         default_domain: entry.verifier.as_ref().map(|_| domain.name.clone()),
     };

@@ -228,10 +228,11 @@ pub(crate) async fn a_copy_goes_on_from_where_it_was(world: &impl World) {
     b.barrier().await.unwrap();
     let pages = between.pages.load(Ordering::SeqCst);
     let at = b.position().unwrap();
+    // With the source away, what the copy has is there at once. Cut off, the old copy also writes nothing any more.
+    between.cut();
+    until(&b, |now| matches!(now, Following::Away(_))).await;
     drop(b);
     let joe = make(&a, "user/joe@x.test").await;
-    // With the source away, what the copy has is there at once.
-    between.cut();
     let b = node(&two, Arc::new(Through(between.clone())));
     assert_eq!(b.position(), Some(at));
     assert_eq!(b.domains(None, 10).await.unwrap().len(), 1);
