@@ -65,10 +65,10 @@ async fn take(directory: &CopiedDirectory, step: &Step) {
             }
         }
         Step::Activate(n) => {
-            if let Some(id) = id(n).await {
-                if let Ok(entry) = directory.activate(id).await {
-                    assert_eq!(directory.by_id(id).await.unwrap(), entry);
-                }
+            if let Some(id) = id(n).await
+                && let Ok(entry) = directory.activate(id).await
+            {
+                assert_eq!(directory.by_id(id).await.unwrap(), entry);
             }
         }
         Step::Suspend(n) => {
@@ -77,17 +77,17 @@ async fn take(directory: &CopiedDirectory, step: &Step) {
             }
         }
         Step::Rename(from, to) => {
-            if let Some(id) = id(from).await {
-                if directory.rename(id, account(to)).await.is_ok() {
-                    assert_eq!(directory.look_up(&account(to)).await.unwrap().id, id);
-                }
+            if let Some(id) = id(from).await
+                && directory.rename(id, account(to)).await.is_ok()
+            {
+                assert_eq!(directory.look_up(&account(to)).await.unwrap().id, id);
             }
         }
         Step::Remove(n) => {
-            if let Some(id) = id(n).await {
-                if directory.remove(id).await.is_ok() {
-                    assert!(matches!(directory.by_id(id).await, Err(DirectoryError::NotFound(_))));
-                }
+            if let Some(id) = id(n).await
+                && directory.remove(id).await.is_ok()
+            {
+                assert!(matches!(directory.by_id(id).await, Err(DirectoryError::NotFound(_))));
             }
         }
         Step::Move(n) => {

@@ -137,7 +137,7 @@ impl Source for Through {
             self.0.open()?;
             let done = self.0.source.commit(batch).await?;
             let count = self.0.commits.fetch_add(1, Ordering::SeqCst) + 1;
-            match self.0.lose_every > 0 && count % self.0.lose_every == 0 {
+            match self.0.lose_every > 0 && count.is_multiple_of(self.0.lose_every) {
                 true => Err(SourceError::Unknown("the answer is lost".to_owned())),
                 false => Ok(self.0.shown(done)),
             }
