@@ -4,7 +4,7 @@
 //! Where the page has `??` the clock decides. A failure prints what the store has, so that a format change that is
 //! meant is copied into the page, with a new format number if old stores cannot be read any more.
 
-use rookery_kv::engine::{Batch, Engine, Space};
+use rookery_kv::engine::{Batch, Engine, Read, Space};
 use rookery_kv::files::FileLayer;
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
@@ -174,6 +174,24 @@ async fn the_page_shows_what_is_on_disk() {
     mailbox.store_flags(&all, FlagChange::Add(deleted), None).await.expect("flags");
     mailbox.expunge(None).await.expect("expunge");
     compare("records-expunged", &store, &disk);
+}
+
+#[tokio::test]
+async fn a_store_of_the_format_before_becomes_one_of_this() {
+    let disk = SimDisk::new(1);
+    let engine = MemoryEngine::new(disk.clone());
+    formatted(&engine);
+    let record = engine.get(Space::Meta, b"store").expect("it is read").expect("it is there");
+    let mut before = record[..record.len() - 4].to_vec();
+    before[1..5].copy_from_slice(&(FORMAT - 1).to_le_bytes());
+    before.extend(checksum(Space::Meta, b"store", &before));
+    let mut batch = Batch::new();
+    batch.put(Space::Meta, &b"store"[..], before);
+    engine.commit(batch).expect("the engine commits");
+    let options = StoreOptions { background: None, ..StoreOptions::default() };
+    let store = Store::open(options, Arc::new(engine), Arc::new(disk.files())).expect("it opens");
+    let now = store.engine_for_check().get(Space::Meta, b"store").expect("it is read");
+    assert_eq!(now.as_deref(), Some(&record[..]));
 }
 
 #[test]
