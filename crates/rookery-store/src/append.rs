@@ -117,6 +117,7 @@ impl Spool {
         self.has_nul = self.has_nul || memchr::memchr(0, octets).is_some();
         self.scanner.push(octets);
         self.hasher.update(octets);
+        self.store.count_arriving(octets.len());
         if self.large.is_none() && self.store.is_full() {
             return Err(StoreError::NoSpace);
         }

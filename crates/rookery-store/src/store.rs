@@ -22,7 +22,7 @@ use rookery_types::{
     AccountId, Epoch, MailboxId, MailboxPath, ModSeq, NodeId, SpecialUse, StoreId, UserName,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -31,6 +31,8 @@ use tokio::sync::watch;
 pub const FORMAT: u32 = 3;
 /// The first format that has chunk summaries.
 pub(crate) const FORMAT_WITH_SUMMARIES: u32 = 2;
+/// How many octets come in between two looks at the disk, at most; the background work looks besides.
+const LOOK_OCTETS: u64 = 16 << 20;
 /// Accounts kept in memory though nobody uses them.
 const IDLE_ACCOUNTS_MAX: usize = 10_000;
 
@@ -194,6 +196,8 @@ struct Inner {
     compacting: tokio::sync::Mutex<Pace>,
     /// The disk has less room left than the reserve.
     full: AtomicBool,
+    /// Octets that have come in since the start.
+    arrived: AtomicU64,
 }
 
 /// A store. Cheap to clone.
@@ -266,6 +270,7 @@ impl Store {
             background: Mutex::new(None),
             compacting: tokio::sync::Mutex::default(),
             full: AtomicBool::new(false),
+            arrived: AtomicU64::new(0),
         }));
         store.look_at_the_disk();
         store.drop_unwritten_tail()?;
@@ -341,6 +346,16 @@ impl Store {
     /// Whether the disk is so full that no new messages are taken. Deletions always are.
     pub fn is_full(&self) -> bool {
         self.0.full.load(Ordering::Acquire)
+    }
+
+    /// Counts octets that come in, and looks at the disk each time that many have come: what comes between two looks
+    /// must stay far below the reserve, however fast it comes.
+    pub(crate) fn count_arriving(&self, octets: usize) {
+        let octets = octets as u64;
+        let before = self.0.arrived.fetch_add(octets, Ordering::Relaxed);
+        if before / LOOK_OCTETS != before.wrapping_add(octets) / LOOK_OCTETS {
+            self.look_at_the_disk();
+        }
     }
 
     /// Looks how much room the disk has left.
