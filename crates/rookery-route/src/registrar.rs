@@ -160,7 +160,19 @@ impl Registrar {
         if (entry.home.node, entry.home.store) != (self.store.node(), self.store.store_id()) {
             return Err(RegistrarError::Away("the account is not at home there".to_owned()));
         }
-        self.perform(task).await
+        // What is to be done must follow from the directory: nobody deletes an account by asking its home alone.
+        let follows = match (&task, entry.state) {
+            (AccountTask::Make { name, .. }, AccountState::Reserved { .. } | AccountState::LoginOnly)
+            | (AccountTask::Settle { name, .. }, AccountState::Active | AccountState::Suspended) => {
+                *name == entry.name
+            }
+            (AccountTask::Delete { .. }, AccountState::Reserved { .. } | AccountState::Deleted) => true,
+            _ => false,
+        };
+        match follows {
+            true => self.perform(task).await,
+            false => Err(RegistrarError::Away("the directory says otherwise".to_owned())),
+        }
     }
 
     async fn entry(&self, name: &AccountName) -> Result<Option<Arc<Entry>>, RegistrarError> {
