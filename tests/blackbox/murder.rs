@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use rookery_tests::imap::Imap;
+use rookery_tests::lmtp::Lmtp;
 use rookery_tests::murder::Murder;
 use rookery_tests::server::PASSWORD;
 use std::time::{Duration, Instant};
@@ -55,6 +56,52 @@ fn clients_at_a_frontend_find_their_mail_at_a_backend() -> Result<()> {
         listed.text()
     );
     murder.stop()
+}
+
+#[test]
+fn mail_comes_in_at_any_node_and_is_split_by_home() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("be1.example", ""), ("be2.example", "hold,serve"), ("fe1.example", "serve")])?;
+    murder.node(0)?.add_user("ann")?;
+    murder.node(1)?.add_user("joe")?;
+    let large = [MESSAGE, &b"0123456789abcdef\r\n".repeat(200_000)].concat();
+    for at in 0..3 {
+        for message in [MESSAGE, large.as_slice()] {
+            let mut mta = Lmtp::connect(murder.node(at)?.lmtp)?;
+            let answers = mta.deliver("x@example.net", &["ann", "nobody", "joe", "ann+Lists"], message)?;
+            let codes: Vec<u16> = answers.iter().map(|answer| answer.code).collect();
+            ensure!(codes == [250, 550, 250, 250], "at node {at}: {answers:?}");
+        }
+    }
+    for user in ["ann", "joe"] {
+        let mut client = murder.node(2)?.login(user)?;
+        client.ok("SELECT INBOX")?;
+        let fetched = client.ok("UID FETCH 1:* (BODY[])")?.fetches()?;
+        ensure!(fetched.len() == 6, "{} messages for {user}", fetched.len());
+        for (place, one) in fetched.iter().enumerate() {
+            let expected = if place % 2 == 0 { MESSAGE } else { &large };
+            ensure!(one.body("BODY[]")?.ends_with(expected), "message {place} of {user}");
+        }
+    }
+    // A home that is away keeps nobody else from getting theirs.
+    murder.node_mut(2)?.allow_log("a recipient's home is not reached");
+    murder.node_mut(1)?.kill9()?;
+    let mut mta = Lmtp::connect(murder.node(2)?.lmtp)?;
+    let answers = mta.deliver("x@example.net", &["joe", "ann"], MESSAGE)?;
+    ensure!(answers.iter().map(|answer| answer.code).eq([451, 250]), "{answers:?}");
+    murder.node_mut(1)?.launch()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while mta.deliver("x@example.net", &["joe"], MESSAGE)?.iter().any(|answer| answer.code != 250) {
+        ensure!(Instant::now() < deadline, "joe's home does not come back");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let mut client = murder.node(1)?.login("joe")?;
+    ensure!(client.ok("STATUS INBOX (MESSAGES)")?.lines().iter().any(|line| line.contains("MESSAGES 7")));
+    drop(client);
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -87,6 +87,26 @@ impl Peers for NoPeers {
     }
 }
 
+/// What every head of a pipe has, whatever else is in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PipeHead {
+    /// The connection's id at the edge, for the logs of all hops.
+    pub trace: u64,
+}
+
+impl PipeHead {
+    /// Writes it.
+    pub fn encode(&self) -> Bytes {
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// Reads it from any head.
+    pub fn decode(octets: &[u8]) -> Result<PipeHead, BadHead> {
+        let octets = octets.get(..HEAD_OCTETS_MAX).map_or(Ok(octets), |_| Err(BadHead))?;
+        serde_json::from_slice(octets).map_err(|_| BadHead)
+    }
+}
+
 /// What the home is told of a session that it is to run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SessionHead {
@@ -337,6 +357,7 @@ mod tests {
         let head = SessionHead::new(&user, 77, &stream, "a\"1", "LOGIN");
         let read = SessionHead::decode(&head.encode()).unwrap();
         assert_eq!((&read, read.user(), read.peer()), (&head, Ok(user), stream.peer()));
+        assert_eq!(PipeHead::decode(&head.encode()), Ok(PipeHead { trace: 77 }));
         let newer =
             br#"{"user":"joe@a.test","trace":1,"peer":null,"tls":true,"tag":"","verb":"","more":[1]}"#;
         assert!(SessionHead::decode(newer).unwrap().tls);

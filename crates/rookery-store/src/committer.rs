@@ -89,6 +89,13 @@ pub(crate) struct Pending {
 pub(crate) struct Ticket(oneshot::Receiver<Result<(), CommitError>>);
 
 impl Ticket {
+    /// Of something that needs no waiting for.
+    pub(crate) fn ended(result: Result<(), CommitError>) -> Ticket {
+        let (done, ticket) = oneshot::channel();
+        let _ = done.send(result);
+        Ticket(ticket)
+    }
+
     /// Returns when the change is durable and visible, or will never be.
     pub(crate) async fn wait(self) -> Result<(), CommitError> {
         self.0.await.unwrap_or(Err(CommitError::Closed))

@@ -25,7 +25,7 @@ use rookery_link::{
     PeerFacts, Tokens, TraceId,
 };
 use rookery_net::{ConnId, Drain, Pipe};
-use rookery_route::{AccountTask, PeerError, Peers, PipeService, Reaching, Registrar, SessionHead};
+use rookery_route::{AccountTask, PeerError, Peers, PipeHead, PipeService, Reaching, Registrar, SessionHead};
 use rookery_store::Store;
 use rookery_types::{AccountName, NodeId};
 use tokio::net::TcpListener;
@@ -189,6 +189,17 @@ impl Cluster {
                 rookery_pop3::serve_pipe(pipe, head, pop3, drain).instrument(span).await;
             }
         });
+        let (lmtp, draining) = (parts.lmtp.clone(), drain.clone());
+        self.links.serve(PipeService::Lmtp.name(), Duties::SERVE, move |incoming| {
+            let (lmtp, drain) = (lmtp.now(), draining.guard());
+            async move {
+                let id = PipeHead::decode(&incoming.head)
+                    .map_or_else(|_| ConnId::carried(0), |head| ConnId::carried(head.trace));
+                let span = tracing::info_span!("conn", %id, protocol = "lmtp", peer = %incoming.peer.name);
+                let pipe = Box::new(LinkPipe::new(incoming.stream));
+                rookery_lmtp::serve_pipe(pipe, lmtp, drain).instrument(span).await;
+            }
+        });
         let registrar = parts.registrar.clone();
         self.links.serve(homes::SERVICE, Duties::NONE, move |incoming| {
             let registrar = registrar.clone();
@@ -273,6 +284,7 @@ pub(crate) struct ServedParts {
     pub(crate) registrar: Arc<Registrar>,
     pub(crate) imap: Live<rookery_imap::Services>,
     pub(crate) pop3: Live<rookery_pop3::Services>,
+    pub(crate) lmtp: Live<crate::lmtp::Services>,
     pub(crate) services: Vec<(Box<str>, Box<str>)>,
     pub(crate) data_dir: std::path::PathBuf,
 }
@@ -313,8 +325,13 @@ impl Peers for Cluster {
     fn open(&self, node: NodeId, service: PipeService, head: bytes::Bytes) -> Reaching<'_> {
         Box::pin(async move {
             let trace =
-                SessionHead::decode(&head).map_or_else(|_| TraceId::random(), |head| TraceId(head.trace));
-            let opened = self.links.open(node, Class::Interactive, service.name(), trace, head).await;
+                PipeHead::decode(&head).map_or_else(|_| TraceId::random(), |head| TraceId(head.trace));
+            // Messages do not stand before what somebody waits for at a screen.
+            let class = match service {
+                PipeService::Imap | PipeService::Pop3 => Class::Interactive,
+                PipeService::Lmtp => Class::Bulk,
+            };
+            let opened = self.links.open(node, class, service.name(), trace, head).await;
             match opened {
                 Ok(stream) => Ok(Box::new(LinkPipe::new(stream)) as Box<dyn Pipe>),
                 Err(error) => Err(PeerError { node, why: with_causes(&error) }),
