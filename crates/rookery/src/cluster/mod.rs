@@ -328,7 +328,7 @@ impl Peers for Cluster {
                 PipeHead::decode(&head).map_or_else(|_| TraceId::random(), |head| TraceId(head.trace));
             // Messages do not stand before what somebody waits for at a screen.
             let class = match service {
-                PipeService::Imap | PipeService::Pop3 => Class::Interactive,
+                PipeService::Imap | PipeService::Guest | PipeService::Pop3 => Class::Interactive,
                 PipeService::Lmtp => Class::Bulk,
             };
             let opened = self.links.open(node, class, service.name(), trace, head).await;
