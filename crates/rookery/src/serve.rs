@@ -46,6 +46,7 @@ const TLS_WATCH: Duration = Duration::from_secs(60);
 pub(crate) struct Data {
     pub(crate) node: Arc<Node>,
     pub(crate) router: Router,
+    publications: Arc<Publications>,
     _lock: DataLock,
 }
 
@@ -126,7 +127,8 @@ impl Data {
             set.map_err(|error| failed("the directory", &error))?;
         }
         // After the domain: a directory that has anything has its first record.
-        publish(&store, engine).await?;
+        let shared: Arc<dyn Directory> = Arc::new(directory.clone());
+        let publications = publish(&store, &shared, engine).await?;
         let administrators = config.administrators();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
@@ -176,30 +178,37 @@ impl Data {
                 node.welcome(&user).await.map_err(|error| with_causes(&error))
             })
         }));
-        Ok(Data { node, router, _lock: lock })
+        Ok(Data { node, router, publications, _lock: lock })
     }
 
     /// Makes durable what is queued, and closes.
     pub(crate) async fn close(self) {
+        self.publications.stop().await;
         self.node.store.close().await;
     }
 }
 
-/// Keeps the index of what users share; a data folder that has none yet gets one.
-async fn publish(store: &Store, engine: Arc<dyn Engine>) -> Result<(), Failure> {
+/// Publishes what users share; a data folder that has never done that begins with all of it.
+async fn publish(
+    store: &Store,
+    directory: &Arc<dyn Directory>,
+    engine: Arc<dyn Engine>,
+) -> Result<Arc<Publications>, Failure> {
+    let cannot = |error: &dyn std::error::Error| failed("the mailboxes that are shared", error);
     let is_complete = published::is_complete(&*engine).map_err(|error| failed("the directory", &error))?;
     if !is_complete {
-        let shared = rookery_store::check::shared_mailboxes(&*engine);
-        let shared = shared.map_err(|error| failed("the mailboxes that are shared", &error))?;
+        let shared = rookery_store::check::shared_mailboxes(&*engine).map_err(|error| cannot(&error))?;
         let shared: Vec<Shared> =
             shared.into_iter().map(|(mailbox, path, acl)| Shared { mailbox, path, acl }).collect();
-        let built = published::rebuild(&*engine, &shared);
-        let (batch, _) = built.map_err(|error| failed("the mailboxes that are shared", &error))?;
-        let written = store.commit_foreign(batch).await;
-        written.map_err(|error| failed("the mailboxes that are shared", &error))?;
+        let here = rookery_store::check::homes(&*engine).map_err(|error| cannot(&error))?;
+        let here = here.into_iter().map(|(id, _)| id).collect();
+        let (batch, _) = published::rebuild(&*engine, &shared, &here).map_err(|error| cannot(&error))?;
+        store.commit_foreign(batch).await.map_err(|error| cannot(&error))?;
     }
-    store.set_publisher(Arc::new(Publications::new(engine)));
-    Ok(())
+    let publications = Publications::new(engine);
+    store.set_publisher(publications.clone());
+    publications.start(store.clone(), Arc::clone(directory)).map_err(|error| cannot(&error))?;
+    Ok(publications)
 }
 
 fn check_space(folder: &Path, free_min: u64) -> Result<(), Failure> {

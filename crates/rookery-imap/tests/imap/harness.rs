@@ -183,8 +183,10 @@ impl Site {
         let engine: Arc<dyn Engine> =
             Arc::new(Counting { inner: MemoryEngine::new(disk.clone()), reads: reads.clone() });
         let store = Store::open(options, engine.clone(), Arc::new(disk.files())).unwrap();
-        store.set_publisher(Arc::new(Publications::new(engine.clone())));
+        let publications = Publications::new(engine.clone());
+        store.set_publisher(publications.clone());
         let directory = EmbeddedDirectory::open(engine.clone(), Arc::new(DirectCommit(engine))).unwrap();
+        publications.start(store.clone(), Arc::new(directory.clone())).unwrap();
         directory.add_domain("example.org".to_string()).await.unwrap();
         for user in ["ann", "joe", "max"] {
             add_user(&store, &directory, user).await;
