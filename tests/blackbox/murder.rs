@@ -60,7 +60,7 @@ fn clients_at_a_frontend_find_their_mail_at_a_backend() -> Result<()> {
 #[test]
 fn what_is_shared_is_listed_everywhere_at_once() -> Result<()> {
     let mut murder =
-        Murder::start(&[("be1.example", ""), ("be2.example", "hold"), ("fe1.example", "serve")])?;
+        Murder::start(&[("be1.example", ""), ("be2.example", "serve,hold"), ("fe1.example", "serve")])?;
     let [one, two, front] = &murder.nodes[..] else { anyhow::bail!("three nodes were started") };
     one.add_user("ann")?;
     two.add_user("joe")?;
