@@ -319,12 +319,15 @@ pub fn check(
     Ok(())
 }
 
-/// Keys of published records that are not as they must be, what they must be, and what is wrong.
+/// The key of a published record that is not as it must be, what it must be, and what is wrong.
+type Difference = (Vec<u8>, Option<Bytes>, &'static str);
+
+/// Where what is published, or will be, is not as the mailboxes give it.
 fn differences(
     read: &dyn Read,
     mailboxes: &[Shared],
     here: &BTreeSet<AccountId>,
-) -> Result<Vec<(Vec<u8>, Option<Bytes>, &'static str)>, DirectoryError> {
+) -> Result<Vec<Difference>, DirectoryError> {
     let (expected, there) = (expected(read, mailboxes)?, effective(read)?);
     let mut differences = Vec::new();
     for (key, value) in &expected {
