@@ -15,6 +15,7 @@ type Target = fn(&[u8]);
 const TARGETS: &[(&str, Target)] = &[
     ("imap_server", codecs::imap_server),
     ("imap_client", codecs::imap_client),
+    ("imap_passage", codecs::imap_passage),
     ("lmtp_server", codecs::lmtp_server),
     ("lmtp_client", codecs::lmtp_client),
     ("pop3_server", codecs::pop3_server),

@@ -75,7 +75,11 @@ fn verify(imap: &mut Imap, stored: &Stored) -> Result<()> {
 }
 
 fn add_joe(server: &Server) -> Result<()> {
-    let added = inside(server, &["user", "add", "joe", "--password-stdin"], PASSWORD.as_bytes())?;
+    add_user(server, "joe")
+}
+
+fn add_user(server: &Server, name: &str) -> Result<()> {
+    let added = inside(server, &["user", "add", name, "--password-stdin"], PASSWORD.as_bytes())?;
     ensure!(added.status.success(), "{}\n{}", added.text(), server.log_tail());
     Ok(())
 }
@@ -216,6 +220,21 @@ fn a_disk_that_turns_read_only_under_load() -> Result<()> {
     }
     server.launch()?;
     add_joe(&server)?;
+    // Hers are not in memory when the disk fails.
+    add_user(&server, "ann")?;
+    let mut of_ann = server.login("ann")?;
+    of_ann.ok("CREATE Quiet")?;
+    of_ann.append_ok("INBOX", "", &unlike("ann", 20_000))?;
+    of_ann.ok("LOGOUT")?;
+    server.stop()?;
+    let image = folder.path().join("image").display().to_string();
+    let unmounted = || {
+        until("the end of the old mount", || {
+            Ok(command::ok("losetup", &["-j", &image], b"")?.stdout.is_empty())
+        })
+    };
+    unmounted()?;
+    server.launch()?;
     let mut before = Stored::new();
     let mut imap = server.login("joe")?;
     for n in 0..20 {
@@ -238,12 +257,18 @@ fn a_disk_that_turns_read_only_under_load() -> Result<()> {
     broken?;
     let (during, answers) = appended?;
     ensure!(answers.iter().all(|answer| answer.starts_with('[')), "{answers:?}");
-    // Whoever has the mailbox open reads on; changes are refused, and so is whatever is not in memory.
+    // Whoever has the mailbox open reads on, and mailboxes that nobody had open are read; changes are refused.
     for (uid, message) in &before {
         let read = imap.ok(&format!("UID FETCH {uid} BODY.PEEK[]"))?.fetches()?;
         ensure!(read.first().context("it is not there")?.body("BODY[]")? == message.as_slice());
     }
     ensure!(server.login("joe")?.ok("LIST \"\" *")?.lines().iter().any(|line| line.ends_with("INBOX")));
+    let mut of_ann = server.login("ann")?;
+    of_ann.ok("SELECT INBOX")?;
+    let read = of_ann.ok("FETCH 1 BODY.PEEK[]")?.fetches()?;
+    ensure!(read.first().context("it is not there")?.body("BODY[]")? == unlike("ann", 20_000).as_slice());
+    ensure!(of_ann.command("STORE 1 +FLAGS (\\Flagged)")?.status == Status::No);
+    of_ann.ok("SELECT Quiet")?;
     ensure!(imap.command("STORE 1 +FLAGS (\\Seen)")?.status == Status::No);
     ensure!(imap.command("CREATE Work")?.status == Status::No);
     let answers = Lmtp::connect(server.lmtp)?.deliver("a@example.net", &["joe"], b"Subject: x\r\n\r\n")?;
@@ -251,10 +276,7 @@ fn a_disk_that_turns_read_only_under_load() -> Result<()> {
     imap.ok("LOGOUT")?;
     // The disk is mounted anew, as after a repair. Nothing that was acknowledged is lost, and all goes on.
     server.kill9()?;
-    let image = folder.path().join("image").display().to_string();
-    until("the end of the old mount", || {
-        Ok(command::ok("losetup", &["-j", &image], b"")?.stdout.is_empty())
-    })?;
+    unmounted()?;
     server.launch()?;
     let mut imap = server.login("joe")?;
     verify(&mut imap, &before)?;

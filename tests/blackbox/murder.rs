@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use rookery_tests::imap::Imap;
+use rookery_tests::lmtp::Lmtp;
 use rookery_tests::murder::Murder;
 use rookery_tests::server::{PASSWORD, Server};
 use std::time::{Duration, Instant};
@@ -134,6 +135,52 @@ fn what_is_shared_while_the_directory_is_away_is_published_later() -> Result<()>
 }
 
 #[test]
+fn mail_comes_in_at_any_node_and_is_split_by_home() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("be1.example", ""), ("be2.example", "hold,serve"), ("fe1.example", "serve")])?;
+    murder.node(0)?.add_user("ann")?;
+    murder.node(1)?.add_user("joe")?;
+    let large = [MESSAGE, &b"0123456789abcdef\r\n".repeat(200_000)].concat();
+    for at in 0..3 {
+        for message in [MESSAGE, large.as_slice()] {
+            let mut mta = Lmtp::connect(murder.node(at)?.lmtp)?;
+            let answers = mta.deliver("x@example.net", &["ann", "nobody", "joe", "ann+Lists"], message)?;
+            let codes: Vec<u16> = answers.iter().map(|answer| answer.code).collect();
+            ensure!(codes == [250, 550, 250, 250], "at node {at}: {answers:?}");
+        }
+    }
+    for user in ["ann", "joe"] {
+        let mut client = murder.node(2)?.login(user)?;
+        client.ok("SELECT INBOX")?;
+        let fetched = client.ok("UID FETCH 1:* (BODY[])")?.fetches()?;
+        ensure!(fetched.len() == 6, "{} messages for {user}", fetched.len());
+        for (place, one) in fetched.iter().enumerate() {
+            let expected = if place % 2 == 0 { MESSAGE } else { &large };
+            ensure!(one.body("BODY[]")?.ends_with(expected), "message {place} of {user}");
+        }
+    }
+    // A home that is away keeps nobody else from getting theirs.
+    murder.node_mut(2)?.allow_log("a recipient's home is not reached");
+    murder.node_mut(1)?.kill9()?;
+    let mut mta = Lmtp::connect(murder.node(2)?.lmtp)?;
+    let answers = mta.deliver("x@example.net", &["joe", "ann"], MESSAGE)?;
+    ensure!(answers.iter().map(|answer| answer.code).eq([451, 250]), "{answers:?}");
+    murder.node_mut(1)?.launch()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while mta.deliver("x@example.net", &["joe"], MESSAGE)?.iter().any(|answer| answer.code != 250) {
+        ensure!(Instant::now() < deadline, "joe's home does not come back");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let mut client = murder.node(1)?.login("joe")?;
+    ensure!(client.ok("STATUS INBOX (MESSAGES)")?.lines().iter().any(|line| line.contains("MESSAGES 7")));
+    drop(client);
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_backend_that_is_gone_takes_its_own_users_alone() -> Result<()> {
     let mut murder =
         Murder::start(&[("be1.example", ""), ("be2.example", "hold"), ("fe1.example", "serve")])?;
@@ -166,6 +213,99 @@ fn a_backend_that_is_gone_takes_its_own_users_alone() -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     };
     ensure!(back.ok("STATUS INBOX (MESSAGES)")?.lines().iter().any(|line| line.contains("MESSAGES 1")));
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    Ok(())
+}
+
+/// Two backends and a frontend; ann, at home at the first, lets joe, at home at the second, do anything with her INBOX
+/// and below Work.
+fn shared_between_homes() -> Result<Murder> {
+    let murder = Murder::start(&[("be1.example", ""), ("be2.example", "hold"), ("fe1.example", "serve")])?;
+    murder.node(0)?.add_user("ann")?;
+    murder.node(1)?.add_user("joe")?;
+    let mut ann = murder.node(2)?.login("ann")?;
+    ann.append_ok("INBOX", "(\\Flagged)", MESSAGE)?;
+    ann.ok("CREATE Work")?;
+    for mailbox in ["INBOX", "Work"] {
+        ann.ok(&format!("SETACL {mailbox} joe lrswipkxte"))?;
+    }
+    ann.ok("LOGOUT")?;
+    Ok(murder)
+}
+
+const OF_ANN: &str = "\"Other Users/ann\"";
+
+#[test]
+fn a_mailbox_of_another_home_is_used_like_any() -> Result<()> {
+    let mut murder = shared_between_homes()?;
+    for node in [2, 1, 0] {
+        let mut joe = murder.node(node)?.login("joe")?;
+        joe.ok(&format!("SELECT {OF_ANN}"))?;
+        let fetched = joe.ok("UID FETCH 1 (FLAGS BODY.PEEK[])")?.fetches()?;
+        ensure!(fetched[0].body("BODY[]")? == MESSAGE);
+        joe.ok("UID STORE 1 +FLAGS (\\Answered)")?;
+        ensure!(joe.ok("UID SEARCH ANSWERED")?.search()? == [1]);
+        // A message of many frames of the link, both ways.
+        let large = [MESSAGE, &b"0123456789abcdef\r\n".repeat(100_000)[..]].concat();
+        let (_, uid) = joe.append_ok("Other Users/ann", "", &large)?;
+        let fetched = joe.ok(&format!("UID FETCH {uid} BODY.PEEK[]"))?.fetches()?;
+        ensure!(fetched[0].body("BODY[]")? == large, "{} octets", fetched[0].body("BODY[]")?.len());
+        joe.ok(&format!("UID STORE {uid} +FLAGS.SILENT (\\Deleted)"))?;
+        joe.ok("EXPUNGE")?;
+        // What happens there is heard while joe idles.
+        let tag = joe.idle()?;
+        let mut ann = murder.node(2)?.login("ann")?;
+        let (_, uid) = ann.append_ok("INBOX", "()", MESSAGE)?;
+        let heard = joe.response()?;
+        ensure!(heard == b"* 2 EXISTS", "{}", String::from_utf8_lossy(&heard));
+        joe.done(&tag)?;
+        joe.ok(&format!("UID STORE {uid} +FLAGS.SILENT (\\Deleted)"))?;
+        joe.ok("CLOSE")?;
+        joe.ok("CREATE \"Other Users/ann/Work/done\"")?;
+        ensure!(joe.ok("MYRIGHTS \"Other Users/ann/Work/done\"")?.lines()[0].contains("lrswipkxte"));
+        joe.ok("DELETE \"Other Users/ann/Work/done\"")?;
+        let status = joe.ok(&format!("STATUS {OF_ANN} (MESSAGES)"))?;
+        ensure!(status.lines()[0].ends_with("(MESSAGES 1)"), "{:?}", status.lines());
+    }
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    murder.stop()
+}
+
+#[test]
+fn a_home_that_is_lost_ends_what_has_its_mailbox_selected_alone() -> Result<()> {
+    let mut murder = shared_between_homes()?;
+    let front = murder.node(2)?.imap;
+    let mut reader = Imap::login(front, "joe", PASSWORD)?;
+    reader.ok(&format!("SELECT {OF_ANN}"))?;
+    let mut other = Imap::login(front, "joe", PASSWORD)?;
+    other.ok(&format!("STATUS {OF_ANN} (MESSAGES)"))?;
+    murder.node_mut(0)?.kill9()?;
+    let began = Instant::now();
+    let heard = reader.response()?;
+    ensure!(heard.starts_with(b"* BYE [UNAVAILABLE]"), "{}", String::from_utf8_lossy(&heard));
+    ensure!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    for command in [format!("STATUS {OF_ANN} (MESSAGES)"), format!("SELECT {OF_ANN}")] {
+        let began = Instant::now();
+        let answer = other.command(&command)?;
+        ensure!(answer.code("UNAVAILABLE").is_some(), "{command}: {:?} {}", answer.lines(), answer.text);
+        ensure!(began.elapsed() < Duration::from_millis(1500), "{command}: {:?}", began.elapsed());
+    }
+    // Joe's own mailboxes go on, in the same session and in new ones, though the directory was at the node that is lost.
+    other.append_ok("INBOX", "()", MESSAGE)?;
+    other.ok("SELECT INBOX")?;
+    let mut reader = Imap::login(front, "joe", PASSWORD)?;
+    ensure!(reader.ok("STATUS INBOX (MESSAGES)")?.lines()[0].ends_with("(MESSAGES 1)"));
+    murder.node_mut(0)?.launch()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while other.command(&format!("STATUS {OF_ANN} (MESSAGES)"))?.code("UNAVAILABLE").is_some() {
+        ensure!(Instant::now() < deadline, "ann's home does not come back");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    other.ok(&format!("SELECT {OF_ANN}"))?;
     for node in &murder.nodes {
         node.check()?;
     }

@@ -198,6 +198,10 @@ pub trait Engine: Read + Send + Sync + 'static {
     /// The engine's name, for logs.
     fn name(&self) -> &'static str;
 
+    /// Writes out what the next opening would have to replay, as far as that is soon done. For a clean stop: nothing
+    /// depends on it, and nothing may be committed meanwhile.
+    fn settle(&self) {}
+
     /// Octets that the engine occupies on its disk, roughly.
     fn disk_octets(&self) -> u64;
 }

@@ -48,6 +48,7 @@ use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use parking_lot::{Mutex, RwLock};
@@ -63,6 +64,9 @@ const VERSION_FILE: &str = "version";
 
 /// How deep fjall's folders nest (`keyspaces/<id>/tables/<file>`), with room to spare.
 const FOLDER_DEPTH_MAX: usize = 8;
+
+/// How long a clean stop waits for memory tables to be written out. What is not will be replayed.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 /// fjall refuses less.
 const JOURNAL_OCTETS_LEAST: u64 = 64 * 1024 * 1024;
@@ -256,6 +260,19 @@ impl Engine for FjallEngine {
 
     fn name(&self) -> &'static str {
         "fjall"
+    }
+
+    /// All memory tables become tables on disk, so that a journal that was read to its end is not applied a second
+    /// time. fjall's own waiting would never end if a worker died.
+    fn settle(&self) {
+        let poisoned = self.poisoned.lock();
+        if *poisoned || self.spaces.iter().any(|space| space.rotate_memtable().is_err()) {
+            return;
+        }
+        let deadline = Instant::now() + SETTLE_MAX;
+        while self.spaces.iter().any(|space| space.sealed_memtable_count() > 0) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn disk_octets(&self) -> u64 {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, UserName};
+use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, NodeId, UserName};
 
 /// Where recipients are looked up and messages go.
 pub trait Backing: Send + Sync + 'static {
@@ -12,8 +12,12 @@ pub trait Backing: Send + Sync + 'static {
     /// A whole message, which can be appended to many mailboxes.
     type Message: Clone + Send + Sync + 'static;
 
-    /// The accounts that mail for an address goes to; not none.
-    fn look_up(&self, user: &UserName) -> impl Future<Output = Result<Vec<AccountId>, LookUpError>> + Send;
+    /// Where mail for an address goes; not nowhere.
+    fn look_up(&self, user: &UserName) -> impl Future<Output = Result<Vec<Place>, LookUpError>> + Send;
+
+    /// The account of a user for whom another node has sent a message here, following nothing. One that is at home
+    /// elsewhere takes no mail now.
+    fn at_home(&self, user: &UserName) -> impl Future<Output = Result<AccountId, LookUpError>> + Send;
 
     /// The mailbox a delivery goes to: the one that `detail` names if it exists and `author` may post to it,
     /// otherwise INBOX.
@@ -42,6 +46,15 @@ pub trait Backing: Send + Sync + 'static {
         date: InternalDate,
         once: Option<&Once>,
     ) -> impl Future<Output = Result<Delivered, DeliverError>> + Send;
+}
+
+/// Where the mail for one user goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Into an account of this node.
+    Here(AccountId),
+    /// To another node, where the user's account is at home.
+    At(NodeId, UserName),
 }
 
 /// Which messages are not stored a second time.

@@ -11,29 +11,25 @@ const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 pub(crate) struct Incoming<B: Backing> {
     backing: Arc<B>,
     spool: B::Spool,
-    /// What stands in the trace line and in the replies.
-    pub(crate) id: String,
-    pub(crate) began: jiff::ZonedDateTime,
     octets: u64,
     octets_max: u64,
     /// It was announced as BINARYMIME.
     is_binary: bool,
+    /// Somebody here gets it.
+    is_kept: bool,
     failed: Option<BodyError>,
 }
 
 impl<B: Backing> Incoming<B> {
-    /// Begins with the lines that are put on top.
-    pub(crate) fn new(
-        backing: Arc<B>,
-        octets_max: u64,
-        is_binary: bool,
-        id: String,
-        began: jiff::ZonedDateTime,
-        trace: &str,
-    ) -> Incoming<B> {
-        let mut spool = backing.spool();
-        let failed = backing.push(&mut spool, trace.as_bytes()).err().map(BodyError::from);
-        Incoming { backing, spool, id, began, octets: 0, octets_max, is_binary, failed }
+    /// Begins one. `is_kept`: whether anyone here gets it; else it is only looked at.
+    pub(crate) fn new(backing: Arc<B>, octets_max: u64, is_binary: bool, is_kept: bool) -> Incoming<B> {
+        let spool = backing.spool();
+        Incoming { backing, spool, octets: 0, octets_max, is_binary, is_kept, failed: None }
+    }
+
+    /// Takes lines that are put on top, which do not count.
+    pub(crate) fn put_on_top(&mut self, lines: &[u8]) {
+        self.failed = self.keep(lines);
     }
 
     /// Takes more of it. What has failed goes on failing: the rest is thrown away.
@@ -48,8 +44,15 @@ impl<B: Backing> Incoming<B> {
             // Neither 7BIT nor 8BITMIME has it (RFC 2045 §2.7, §2.8).
             Some(BodyError::Nul)
         } else {
-            self.backing.push(&mut self.spool, piece).err().map(BodyError::from)
+            self.keep(piece)
         };
+    }
+
+    fn keep(&mut self, octets: &[u8]) -> Option<BodyError> {
+        if !self.is_kept {
+            return None;
+        }
+        self.backing.push(&mut self.spool, octets).err().map(BodyError::from)
     }
 
     /// Octets that came, without the lines on top.
@@ -62,13 +65,19 @@ impl<B: Backing> Incoming<B> {
         self.failed.as_ref()
     }
 
-    /// The message is whole.
-    pub(crate) async fn finish(self) -> Result<B::Message, BodyError> {
-        metrics::counter!("rookery_lmtp_messages_total").increment(1);
-        metrics::counter!("rookery_lmtp_octets_total").increment(self.octets);
-        let Incoming { backing, spool, octets, failed, .. } = self;
+    /// Whether nobody can have it, wherever they are.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.failed, Some(BodyError::TooLarge | BodyError::Nul))
+    }
+
+    /// The message is whole. `None`: nobody here gets it.
+    pub(crate) async fn finish(self) -> Result<Option<B::Message>, BodyError> {
+        let Incoming { backing, spool, octets, is_kept, failed, .. } = self;
         if let Some(failed) = failed {
             return Err(failed);
+        }
+        if !is_kept {
+            return Ok(None);
         }
         let finished = if octets <= FINISH_INLINE_OCTETS {
             backing.finish(spool)
@@ -77,7 +86,7 @@ impl<B: Backing> Incoming<B> {
                 .await
                 .unwrap_or_else(|error| Err(DeliverError::Failed(error.to_string())))
         };
-        finished.map_err(BodyError::from)
+        finished.map(Some).map_err(BodyError::from)
     }
 }
 
@@ -94,6 +103,9 @@ pub(crate) enum BodyError {
     Gone,
     #[error("no space")]
     NoSpace,
+    /// The home of the recipient.
+    #[error("the home is not reached: {0}")]
+    Away(String),
     #[error("{0}")]
     Failed(String),
 }

@@ -14,13 +14,23 @@ use std::time::Instant;
 use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, UserName};
 use tokio::task::JoinSet;
 
-use crate::backing::{Backing, DeliverError, Delivered, Once};
+use crate::backing::{Backing, DeliverError, Delivered, Once, Place};
 use crate::body::BodyError;
 
 /// One recipient.
 pub(crate) struct Job {
-    pub(crate) accounts: Vec<AccountId>,
+    pub(crate) places: Vec<Place>,
     pub(crate) detail: Option<MailboxPath>,
+}
+
+impl Job {
+    /// Where it goes in this node's store.
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = AccountId> {
+        self.places.iter().filter_map(|place| match place {
+            Place::Here(account) => Some(*account),
+            Place::At(..) => None,
+        })
+    }
 }
 
 /// A message and what is said of it.
@@ -42,6 +52,18 @@ pub(crate) enum Outcome {
     Failed(BodyError),
 }
 
+impl Outcome {
+    /// What became of a recipient whose mail goes to two places: a failure before a delivery, a delivery before a
+    /// duplicate.
+    pub(crate) fn and(self, other: Outcome) -> Outcome {
+        match (self, other) {
+            (failed @ Outcome::Failed(_), _) | (_, failed @ Outcome::Failed(_)) => failed,
+            (Outcome::Duplicate, Outcome::Duplicate) => Outcome::Duplicate,
+            _ => Outcome::Delivered,
+        }
+    }
+}
+
 impl From<Result<Delivered, DeliverError>> for Outcome {
     fn from(result: Result<Delivered, DeliverError>) -> Outcome {
         match result {
@@ -52,11 +74,11 @@ impl From<Result<Delivered, DeliverError>> for Outcome {
     }
 }
 
-/// Appends the message for every job, to at most `parallel_max` accounts at a time, so that appends share group
+/// Appends the message for every job, as far as its accounts are here, to at most `parallel_max` accounts at a time, so that appends share group
 /// commits.
 pub(crate) async fn deliver<B: Backing>(
     backing: Arc<B>,
-    jobs: Vec<Job>,
+    jobs: &[Job],
     letter: Letter<B::Message>,
     parallel_max: usize,
 ) -> Vec<Outcome> {
@@ -64,10 +86,10 @@ pub(crate) async fn deliver<B: Backing>(
     let Letter { message, date, once, author } = letter;
     let once = once.map(Arc::new);
     let mut targets: Vec<Vec<Result<MailboxId, BodyError>>> = Vec::with_capacity(jobs.len());
-    for job in &jobs {
-        let mut of_job = Vec::with_capacity(job.accounts.len());
-        for account in &job.accounts {
-            let target = backing.target(*account, job.detail.as_ref(), author.as_ref()).await;
+    for job in jobs {
+        let mut of_job = Vec::with_capacity(job.places.len());
+        for account in job.accounts() {
+            let target = backing.target(account, job.detail.as_ref(), author.as_ref()).await;
             of_job.push(target.map_err(BodyError::from));
         }
         targets.push(of_job);
@@ -121,17 +143,7 @@ pub(crate) async fn deliver<B: Backing>(
         Ok(mailbox) => done.get(&mailbox).cloned().unwrap_or(Outcome::Delivered),
         Err(error) => Outcome::Failed(error),
     };
-    let outcome_of_job = |of_job: Vec<_>| {
-        // A failure before a delivery, a delivery before a duplicate.
-        let mut all = Outcome::Duplicate;
-        for outcome in of_job.into_iter().map(outcome_of) {
-            match outcome {
-                Outcome::Failed(_) => return outcome,
-                Outcome::Delivered => all = outcome,
-                Outcome::Duplicate => {}
-            }
-        }
-        all
-    };
+    let outcome_of_job =
+        |of_job: Vec<_>| of_job.into_iter().map(outcome_of).fold(Outcome::Duplicate, Outcome::and);
     targets.into_iter().map(outcome_of_job).collect()
 }

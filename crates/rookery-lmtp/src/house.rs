@@ -5,9 +5,11 @@ use std::sync::Arc;
 use rookery_route::{Route, RouteError, Router, Target};
 use rookery_store::{Account, NewMessage, Spool, Spooled, Store, StoreError};
 use rookery_types::acl::Asker;
-use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, Rights, SystemFlags, UserName};
+use rookery_types::{
+    AccountId, AccountName, Address, InternalDate, MailboxId, MailboxPath, Rights, SystemFlags, UserName,
+};
 
-use crate::backing::{Backing, DeliverError, Delivered, LookUpError, Once};
+use crate::backing::{Backing, DeliverError, Delivered, LookUpError, Once, Place};
 
 /// Directory and store of this node.
 #[derive(Clone)]
@@ -26,6 +28,15 @@ impl House {
 /// The directory is away: the MTA tries again, rather than that the message ends in another mailbox.
 fn failed(error: RouteError) -> DeliverError {
     DeliverError::Failed(error.to_string())
+}
+
+impl From<RouteError> for LookUpError {
+    fn from(error: RouteError) -> LookUpError {
+        match error {
+            RouteError::Name(_) | RouteError::NonExistent(_) => LookUpError::NotFound,
+            RouteError::Unavailable(error) => LookUpError::Unavailable(error.to_string()),
+        }
+    }
 }
 
 impl From<StoreError> for DeliverError {
@@ -54,20 +65,21 @@ impl Backing for House {
     type Spool = Spool;
     type Message = Spooled;
 
-    async fn look_up(&self, user: &UserName) -> Result<Vec<AccountId>, LookUpError> {
-        let targets = match self.router.deliver_to(user).await {
-            Ok(targets) => targets,
-            Err(RouteError::Name(_) | RouteError::NonExistent(_)) => return Err(LookUpError::NotFound),
-            Err(RouteError::Unavailable(error)) => return Err(LookUpError::Unavailable(error.to_string())),
+    async fn look_up(&self, user: &UserName) -> Result<Vec<Place>, LookUpError> {
+        let place = |target: Target| match (target.route, target.address.account()) {
+            (Route::Here { account }, _) => Some(Place::Here(account)),
+            (Route::Proxy(node), AccountName::User(user)) => Some(Place::At(node, user.clone())),
+            // Mail is delivered to users alone.
+            (Route::Proxy(_), _) => None,
         };
-        let account = |target: Target| match target.route {
+        Ok(self.router.deliver_to(user).await?.into_iter().filter_map(place).collect())
+    }
+
+    async fn at_home(&self, user: &UserName) -> Result<AccountId, LookUpError> {
+        match self.router.target(Address::inbox(user.clone())).await?.route {
             Route::Here { account } => Ok(account),
-            Route::Proxy(node) => Err(LookUpError::Unavailable(format!(
-                "the account is at node {}, which is not relayed to",
-                node.0
-            ))),
-        };
-        targets.into_iter().map(account).collect()
+            Route::Proxy(_) => Err(LookUpError::Closed),
+        }
     }
 
     async fn target(

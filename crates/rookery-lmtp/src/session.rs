@@ -1,4 +1,4 @@
-//! One LMTP connection: commands, transactions, replies.
+//! One LMTP connection: commands and their replies. The messages are in [`message`].
 //!
 //! Invariants:
 //! - A connection that ends inside DATA or between chunks stores nothing: a message is finished only at its end.
@@ -7,26 +7,28 @@
 //! - What was said before STARTTLS counts no more after it.
 //! - A drain never interrupts a transaction; it ends the connection before the next one.
 
+mod message;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rookery_auth::{Authenticator, CertificateNames, Client};
 use rookery_codec::imap::Secret;
-use rookery_codec::lmtp::command::{Body, Mail, Rcpt};
+use rookery_codec::lmtp::command::{Mail, Rcpt};
 use rookery_codec::lmtp::server::{Decoded, Decoder};
 use rookery_codec::lmtp::{Address, Command, Reply};
 use rookery_net::{
-    Accepted, ConnId, Connection, DrainGuard, IoError, Networks, Peer, Permit, ServerTls, StartTlsError,
+    Accepted, ConnId, Connection, DrainGuard, IoError, Networks, Permit, ServerTls, StartTlsError,
 };
-use rookery_route::RECIPIENTS_MAX;
-use rookery_types::{AccountId, InternalDate, MailboxPath, UserName};
+use rookery_route::{Peers, RECIPIENTS_MAX};
+use rookery_types::{MailboxPath, UserName};
 
 use crate::authenticate::{self, Authenticated};
 use crate::backing::{Backing, LookUpError, Once};
-use crate::body::{BodyError, Incoming};
 use crate::config::LmtpConfig;
-use crate::deliver::{self, Job, Letter, Outcome};
+use crate::deliver::Job;
+use message::Arriving;
 
 /// Commands in a row that are none before the connection is closed.
 const BAD_COMMANDS_MAX: u32 = 50;
@@ -51,11 +53,12 @@ pub struct Site {
 
 /// What all sessions share.
 pub struct Services<B> {
-    config: LmtpConfig,
+    pub(crate) config: LmtpConfig,
     trusted: Networks,
     deliverers: Vec<UserName>,
-    site: Site,
-    backing: Arc<B>,
+    pub(crate) site: Site,
+    pub(crate) backing: Arc<B>,
+    pub(crate) peers: Arc<dyn Peers>,
 }
 
 impl<B: Backing> Services<B> {
@@ -64,10 +67,17 @@ impl<B: Backing> Services<B> {
         config: LmtpConfig,
         site: Site,
         backing: Arc<B>,
+        peers: Arc<dyn Peers>,
     ) -> Result<Services<B>, rookery_net::networks::BadNetwork> {
         let trusted = Networks::parse(&config.trusted)?;
         let deliverers = config.deliverers(&site.default_domain).chain(site.admins.iter().cloned()).collect();
-        Ok(Services { config, trusted, deliverers, site, backing })
+        Ok(Services { config, trusted, deliverers, site, backing, peers })
+    }
+
+    /// How a message of this sender is kept from being stored twice.
+    pub(crate) fn once(&self, sender: &str) -> Option<Once> {
+        let window = self.config.duplicate_window();
+        (!window.is_zero()).then(|| Once { sender: sender.to_owned(), window })
     }
 }
 
@@ -186,15 +196,10 @@ struct Transaction<B: Backing> {
     mail: Mail,
     /// Who posts, as far as rights are concerned.
     author: Option<UserName>,
-    recipients: Vec<Recipient>,
+    /// Of the RCPTs that were accepted.
+    recipients: Vec<Job>,
     /// The message, from the first BDAT on.
-    incoming: Option<Incoming<B>>,
-}
-
-/// An accepted RCPT.
-struct Recipient {
-    accounts: Vec<AccountId>,
-    detail: Option<MailboxPath>,
+    incoming: Option<Arriving<B>>,
 }
 
 /// What came from the client between messages.
@@ -462,16 +467,16 @@ impl<B: Backing> Session<B> {
             return unknown();
         };
         match self.services.backing.look_up(&user).await {
-            Ok(accounts) => {
+            Ok(places) => {
                 let led_to =
-                    transaction.recipients.iter().map(|recipient| recipient.accounts.len()).sum::<usize>();
+                    transaction.recipients.iter().map(|recipient| recipient.places.len()).sum::<usize>();
                 let accounts_max = self.services.config.recipients_max.max(RECIPIENTS_MAX);
-                if led_to + accounts.len() > accounts_max {
+                if led_to + places.len() > accounts_max {
                     return Reply::new(452, (4, 5, 3), "Too many recipients");
                 }
                 // A detail that can name no mailbox is as good as one that names none: INBOX gets the message.
                 let detail = detail.and_then(|detail| MailboxPath::new(detail).ok());
-                transaction.recipients.push(Recipient { accounts, detail });
+                transaction.recipients.push(Job { places, detail });
                 Reply::new(250, (2, 1, 5), "Ok")
             }
             Err(LookUpError::NotFound) => unknown(),
@@ -479,205 +484,6 @@ impl<B: Backing> Session<B> {
             Err(LookUpError::Unavailable(reason)) => {
                 tracing::warn!(id = %self.id, %user, reason, "a recipient could not be looked up");
                 Reply::new(451, (4, 3, 0), "The directory is unavailable")
-            }
-        }
-    }
-
-    async fn data(&mut self) -> Result<Obeyed, IoError> {
-        // RFC 3030 §3: lines mean nothing in a binary message, so DATA cannot carry one.
-        let is_binary = |t: &Transaction<B>| t.mail.body == Some(Body::BinaryMime);
-        let whole =
-            |t: &mut Transaction<B>| !t.recipients.is_empty() && t.incoming.is_none() && !is_binary(t);
-        let Some(transaction) = self.transaction.take_if(whole) else {
-            let text = match &self.transaction {
-                Some(transaction) if transaction.incoming.is_some() => "The message comes by BDAT",
-                Some(transaction) if is_binary(transaction) => "A binary message comes by BDAT",
-                Some(_) => "No valid recipients",
-                None => "Say MAIL first",
-            };
-            self.reply(&Reply::new(503, (5, 5, 1), text));
-            return Ok(Obeyed::Done);
-        };
-        let mut incoming = self.begin_message(&transaction.mail);
-        self.reply(&Reply::plain(354, "Go ahead"));
-        self.decoder.expect_data();
-        match self.take_octets(&mut incoming).await? {
-            true => self.deliver(transaction, incoming).await,
-            false => Ok(Obeyed::End(End::ClosedInData)),
-        }
-    }
-
-    /// A chunk of a message (RFC 3030 §2). Its octets come whatever is answered, and those of a chunk that is
-    /// refused here are passed over by [`Session::came`].
-    async fn bdat(&mut self, last: bool) -> Result<Obeyed, IoError> {
-        let Some(mut transaction) = self.transaction.take_if(|t| !t.recipients.is_empty()) else {
-            let text = match &self.transaction {
-                Some(_) => "No valid recipients",
-                None => "Say MAIL first",
-            };
-            self.reply(&Reply::new(503, (5, 5, 1), text));
-            return Ok(Obeyed::Done);
-        };
-        let mut incoming = match transaction.incoming.take() {
-            Some(incoming) => incoming,
-            None => self.begin_message(&transaction.mail),
-        };
-        let before = incoming.octets();
-        if !self.take_octets(&mut incoming).await? {
-            return Ok(Obeyed::End(End::ClosedInData));
-        }
-        if last {
-            return self.deliver(transaction, incoming).await;
-        }
-        // After a failure the transaction is over, and chunks that are on their way already are refused.
-        let reply = match incoming.failure() {
-            Some(error) => self.reply_for_failure(error),
-            None => {
-                let reply =
-                    Reply::new(250, (2, 0, 0), format!("{} octets taken", incoming.octets() - before));
-                self.transaction = Some(Transaction { incoming: Some(incoming), ..transaction });
-                reply
-            }
-        };
-        self.reply(&reply);
-        Ok(Obeyed::Done)
-    }
-
-    fn begin_message(&mut self, mail: &Mail) -> Incoming<B> {
-        self.transactions += 1;
-        let id = format!("{}.{}", self.id, self.transactions);
-        let now = jiff::ZonedDateTime::now();
-        let trace = self.trace(mail, &id, &now);
-        let octets_max = self.services.site.message_octets_max;
-        let is_binary = mail.body == Some(Body::BinaryMime);
-        Incoming::new(Arc::clone(&self.services.backing), octets_max, is_binary, id, now, &trace)
-    }
-
-    /// Takes octets until the message of DATA, or the chunk of BDAT, has come whole. False: the client is gone.
-    async fn take_octets(&mut self, incoming: &mut Incoming<B>) -> Result<bool, IoError> {
-        let idle = self.services.config.idle_timeout();
-        loop {
-            match self.decoder.next() {
-                Decoded::Data(piece) => incoming.push(&piece),
-                Decoded::NeedMore => {
-                    // The replies to what came before, which the client may wait for.
-                    self.connection.flush().await?;
-                    if self.connection.read_some(self.decoder.buffer(), idle).await? == 0 {
-                        return Ok(false);
-                    }
-                }
-                // Nothing but data comes until its end.
-                _ => return Ok(true),
-            }
-        }
-    }
-
-    /// The message has come whole: one reply for each recipient.
-    async fn deliver(
-        &mut self,
-        transaction: Transaction<B>,
-        incoming: Incoming<B>,
-    ) -> Result<Obeyed, IoError> {
-        self.counts.octets = self.counts.octets.saturating_add(incoming.octets());
-        self.counts.messages += 1;
-        let (id, date) = (incoming.id.clone(), date_of(&incoming.began));
-        let Transaction { mail, author, recipients, .. } = transaction;
-        let outcomes = match incoming.finish().await {
-            Ok(message) => {
-                let sender = mail.from.as_ref().map(Address::to_string).unwrap_or_default();
-                let window = self.services.config.duplicate_window();
-                let once = (!window.is_zero()).then_some(Once { sender, window });
-                let letter = Letter { message, date, once, author };
-                let jobs = recipients
-                    .into_iter()
-                    .map(|recipient| Job { accounts: recipient.accounts, detail: recipient.detail })
-                    .collect();
-                let services = Arc::clone(&self.services);
-                let backing = Arc::clone(&services.backing);
-                let parallel_max = services.config.parallel_max;
-                deliver::deliver(backing, jobs, letter, parallel_max).await
-            }
-            Err(error) => vec![Outcome::Failed(error); recipients.len()],
-        };
-        for outcome in &outcomes {
-            let reply = self.reply_for(outcome, &id);
-            self.count(outcome, &reply, &id);
-            self.reply(&reply);
-            if self.connection.must_flush() {
-                self.connection.flush().await?;
-            }
-        }
-        Ok(Obeyed::Done)
-    }
-
-    /// The lines that final delivery puts on top (RFC 5321 §4.4).
-    fn trace(&self, mail: &Mail, id: &str, now: &jiff::ZonedDateTime) -> String {
-        let from = match self.connection.peer() {
-            Peer::Ip(addr) => match addr.ip() {
-                std::net::IpAddr::V4(ip) => format!("[{ip}]"),
-                std::net::IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
-            },
-            Peer::Unix { .. } | Peer::Memory => "local".to_owned(),
-        };
-        format!(
-            "Return-Path: <{path}>\r\nReceived: from {client} ({from})\r\n\tby {host} (Rookery) with {with} id {id};\r\n\t{date}\r\n",
-            with = self.protocol(mail),
-            path = mail.from.as_ref().map(Address::to_string).unwrap_or_default(),
-            client = self.client.as_deref().unwrap_or("unknown"),
-            host = self.services.site.hostname,
-            date = now.strftime("%a, %d %b %Y %H:%M:%S %z"),
-        )
-    }
-
-    /// How the message came, for Received (RFC 3848, RFC 6531 §4.3).
-    fn protocol(&self, mail: &Mail) -> String {
-        let utf8 = if mail.smtputf8 { "UTF8" } else { "" };
-        let tls = if self.connection.is_tls() { "S" } else { "" };
-        let authenticated = if self.authenticated { "A" } else { "" };
-        format!("{utf8}LMTP{tls}{authenticated}")
-    }
-
-    fn reply_for(&self, outcome: &Outcome, id: &str) -> Reply {
-        match outcome {
-            Outcome::Delivered => Reply::new(250, (2, 1, 5), format!("Delivered as {id}")),
-            Outcome::Duplicate => Reply::new(250, (2, 1, 5), "Delivered already"),
-            Outcome::Failed(error) => self.reply_for_failure(error),
-        }
-    }
-
-    fn reply_for_failure(&self, error: &BodyError) -> Reply {
-        match error {
-            BodyError::TooLarge => too_large(self.services.site.message_octets_max),
-            BodyError::Nul => Reply::new(554, (5, 6, 0), "The message has a NUL octet"),
-            BodyError::OverQuota if self.services.config.over_quota_is_permanent => {
-                Reply::new(552, (5, 2, 2), "The mailbox is full")
-            }
-            BodyError::OverQuota => Reply::new(452, (4, 2, 2), "The mailbox is full"),
-            BodyError::Gone => Reply::new(451, (4, 2, 1), "The account takes no mail now"),
-            BodyError::NoSpace => Reply::new(452, (4, 3, 1), "The server's disk is full"),
-            BodyError::Failed(_) => Reply::new(451, (4, 3, 0), "The store failed; try again"),
-        }
-    }
-
-    fn count(&mut self, outcome: &Outcome, reply: &Reply, id: &str) {
-        let result = match outcome {
-            Outcome::Delivered => "delivered",
-            Outcome::Duplicate => "duplicate",
-            Outcome::Failed(_) => "failed",
-        };
-        metrics::counter!("rookery_lmtp_deliveries_total", "result" => result, "code" => reply.code.to_string())
-            .increment(1);
-        match outcome {
-            Outcome::Delivered => self.counts.delivered += 1,
-            Outcome::Duplicate => self.counts.duplicates += 1,
-            Outcome::Failed(error) => {
-                self.counts.failed += 1;
-                match error {
-                    BodyError::Failed(reason) => {
-                        tracing::error!(id, %reason, "a message could not be stored")
-                    }
-                    other => tracing::debug!(id, reason = %other, "a message was not stored"),
-                }
             }
         }
     }
@@ -749,10 +555,4 @@ fn author_of(mail: &Mail, default_domain: &str) -> Option<UserName> {
 
 fn too_large(octets_max: u64) -> Reply {
     Reply::new(552, (5, 3, 4), format!("The message is larger than {octets_max} octets"))
-}
-
-fn date_of(now: &jiff::ZonedDateTime) -> InternalDate {
-    let seconds = now.timestamp().as_second();
-    let zone = i16::try_from(now.offset().seconds() / 60).unwrap_or(0);
-    InternalDate::new(seconds, zone).unwrap_or(InternalDate::from_unix(seconds))
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use rookery_directory::{AliasName, DirectCommit, Directory, EmbeddedDirectory, Home};
 use rookery_kv::{Engine, RealFiles, memory::MemoryEngine};
-use rookery_lmtp::{Backing, DeliverError, Delivered, House, LookUpError, Once};
+use rookery_lmtp::{Backing, DeliverError, Delivered, House, LookUpError, Once, Place};
 use rookery_route::Router;
 use rookery_store::{NewAccount, Store, StoreOptions};
 use rookery_types::{
-    AccountName, Acl, Epoch, Identifier, InternalDate, MailboxPath, Rights, Style, UserName,
+    AccountName, Acl, Epoch, Identifier, InternalDate, MailboxPath, NodeId, Rights, Style, UserName,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,12 +40,22 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     // Not yet active: not there.
     assert_eq!(house.look_up(&joe).await, Err(LookUpError::NotFound));
     directory.activate(entry.id).await.unwrap();
-    assert_eq!(house.look_up(&joe).await, Ok(vec![entry.id]));
+    assert_eq!(house.look_up(&joe).await, Ok(vec![Place::Here(entry.id)]));
     let sales = UserName::parse("sales@example.org", "").unwrap();
     directory.set_alias(AliasName::Address(sales.clone()), vec![joe.clone()]).await.unwrap();
-    assert_eq!(house.look_up(&sales).await, Ok(vec![entry.id]));
+    assert_eq!(house.look_up(&sales).await, Ok(vec![Place::Here(entry.id)]));
+    assert_eq!(house.at_home(&joe).await, Ok(entry.id));
+    assert_eq!(house.at_home(&sales).await, Err(LookUpError::NotFound), "an alias is followed once");
     let ann = UserName::parse("ann@example.org", "").unwrap();
     assert_eq!(house.look_up(&ann).await, Err(LookUpError::NotFound));
+
+    // At home at another node, mail goes there, also by the alias; what is sent on to here by mistake is not taken.
+    let elsewhere = Home { node: NodeId(77), epoch: Epoch(2), ..home };
+    directory.set_home(entry.id, home, elsewhere).await.unwrap();
+    assert_eq!(house.look_up(&sales).await, Ok(vec![Place::At(NodeId(77), joe.clone())]));
+    assert_eq!(house.at_home(&joe).await, Err(LookUpError::Closed));
+    let back = Home { epoch: Epoch(3), ..home };
+    directory.set_home(entry.id, elsewhere, back).await.unwrap();
 
     let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
     let id = account.tree().get(&lists).unwrap();

@@ -15,8 +15,8 @@ pub use administrators::{Administrators, Authority};
 pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
-    BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeService, Reaching, Relayed, SessionHead,
-    SessionNote, hand_back, relay,
+    BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeHead, PipeService, Reaching, Relayed,
+    SessionHead, SessionNote, hand_back, relay,
 };
 
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};

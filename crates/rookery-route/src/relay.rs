@@ -6,6 +6,8 @@
 //! Invariants:
 //! - A session that came over a pipe runs here or is refused; it is never passed on again.
 //! - The home decides by its own settings who administers what; the head brings no authority but the user's name.
+//! - A session needs others at the homes of other people's mailboxes: its *guests*. They are opened by the home of the
+//!   user, as pipes like any, and open none themselves.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rookery_net::{DrainGuard, Peer, Pipe, Relay, Stopped, Stream};
@@ -30,6 +32,9 @@ const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum PipeService {
     /// An IMAP session of a user who has logged in.
     Imap,
+    /// A guest of an IMAP session: it runs at the home of its user, or where an administrator is, and needs the far
+    /// node for mailboxes that are at home there. It begins without a word, or ends with BYE.
+    Guest,
     /// A POP3 session of a user who has logged in.
     Pop3,
     /// LMTP, for recipients whose home the far node is.
@@ -38,12 +43,14 @@ pub enum PipeService {
 
 impl PipeService {
     /// All of them.
-    pub const ALL: [PipeService; 3] = [PipeService::Imap, PipeService::Pop3, PipeService::Lmtp];
+    pub const ALL: [PipeService; 4] =
+        [PipeService::Imap, PipeService::Guest, PipeService::Pop3, PipeService::Lmtp];
 
     /// Its name between nodes.
     pub fn name(self) -> &'static str {
         match self {
             PipeService::Imap => "imap",
+            PipeService::Guest => "imap-guest",
             PipeService::Pop3 => "pop3",
             PipeService::Lmtp => "lmtp",
         }
@@ -80,6 +87,26 @@ impl Peers for NoPeers {
     }
 }
 
+/// What every head of a pipe has, whatever else is in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PipeHead {
+    /// The connection's id at the edge, for the logs of all hops.
+    pub trace: u64,
+}
+
+impl PipeHead {
+    /// Writes it.
+    pub fn encode(&self) -> Bytes {
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// Reads it from any head.
+    pub fn decode(octets: &[u8]) -> Result<PipeHead, BadHead> {
+        let octets = octets.get(..HEAD_OCTETS_MAX).map_or(Ok(octets), |_| Err(BadHead))?;
+        serde_json::from_slice(octets).map_err(|_| BadHead)
+    }
+}
+
 /// What the home is told of a session that it is to run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SessionHead {
@@ -111,6 +138,11 @@ impl SessionHead {
         };
         let (tag, verb) = (tag.to_owned(), verb.to_owned());
         SessionHead { user: user.to_string(), trace, peer, tls: stream.is_tls(), tag, verb }
+    }
+
+    /// The head of a guest of the session whose client is at the end of a stream.
+    pub fn of_guest(user: &UserName, trace: u64, stream: &Stream) -> SessionHead {
+        SessionHead::new(user, trace, stream, "", "")
     }
 
     /// Writes it.
@@ -145,6 +177,8 @@ pub enum SessionNote {
     /// Of the home: it has done with the client and reads nothing more for itself. The edge passes nothing on from
     /// here, and ends its direction of the pipe.
     Release,
+    /// Of a session to its guest: what ENABLE and the like have turned on there, as sessions of the protocol write it.
+    Enabled(u8),
     /// Of the home, once the edge has done so: what it was sent and has not used, from the start. Several follow one
     /// another.
     Rest(Bytes),
@@ -156,6 +190,7 @@ const LEAVE: u8 = b'L';
 const RELEASE: u8 = b'R';
 const REST: u8 = b'O';
 const UNAUTHENTICATED: u8 = b'U';
+const ENABLED: u8 = b'E';
 /// Octets in one [`SessionNote::Rest`].
 const REST_OCTETS: usize = 4096;
 /// Octets that a client may have sent behind its last command; more is no client's.
@@ -173,6 +208,7 @@ impl SessionNote {
                 octets.extend_from_slice(rest);
             }
             SessionNote::Unauthenticated => octets.put_u8(UNAUTHENTICATED),
+            SessionNote::Enabled(switches) => octets.extend_from_slice(&[ENABLED, *switches]),
         }
         octets.freeze()
     }
@@ -187,6 +223,7 @@ impl SessionNote {
             Some(&RELEASE) => Some(SessionNote::Release),
             Some(&REST) => Some(SessionNote::Rest(octets)),
             Some(&UNAUTHENTICATED) => Some(SessionNote::Unauthenticated),
+            Some(&ENABLED) => octets.first().map(|switches| SessionNote::Enabled(*switches)),
             _ => None,
         }
     }
@@ -320,6 +357,7 @@ mod tests {
         let head = SessionHead::new(&user, 77, &stream, "a\"1", "LOGIN");
         let read = SessionHead::decode(&head.encode()).unwrap();
         assert_eq!((&read, read.user(), read.peer()), (&head, Ok(user), stream.peer()));
+        assert_eq!(PipeHead::decode(&head.encode()), Ok(PipeHead { trace: 77 }));
         let newer =
             br#"{"user":"joe@a.test","trace":1,"peer":null,"tls":true,"tag":"","verb":"","more":[1]}"#;
         assert!(SessionHead::decode(newer).unwrap().tls);
@@ -376,7 +414,8 @@ mod tests {
     #[test]
     fn notes_come_back_as_they_were() {
         let rest = SessionNote::Rest(Bytes::from_static(b"a1 LOGIN"));
-        for note in [SessionNote::Leave, SessionNote::Release, rest, SessionNote::Unauthenticated] {
+        let enabled = SessionNote::Enabled(0x1f);
+        for note in [SessionNote::Leave, SessionNote::Release, rest, SessionNote::Unauthenticated, enabled] {
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
         assert_eq!(SessionNote::decode(Bytes::new()), None);

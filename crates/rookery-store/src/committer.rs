@@ -96,6 +96,13 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
+    /// Of something that needs no waiting for.
+    pub(crate) fn ended(result: Result<(), CommitError>) -> Ticket {
+        let (done, ticket) = oneshot::channel();
+        let _ = done.send(result);
+        Ticket { done: ticket, published: None }
+    }
+
     /// What else is waited for.
     pub(crate) fn published(self, published: Option<Pin<Box<dyn Future<Output = bool> + Send>>>) -> Ticket {
         Ticket { published, ..self }

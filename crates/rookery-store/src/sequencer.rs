@@ -9,7 +9,7 @@
 //! - What is queued but not durable is in the overlay; overlay over engine is what the next transaction reads.
 //! - A mailbox's published state is swapped only by the committer, in queue order.
 
-use crate::committer::{Committer, Fence, Pending, TailEntry, Ticket};
+use crate::committer::{CommitError, Committer, Fence, Pending, TailEntry, Ticket};
 use crate::encoding::Damaged;
 use crate::error::StoreError;
 use crate::keys;
@@ -720,8 +720,46 @@ impl Transaction<'_> {
         Some(outbox)
     }
 
+    /// Where nothing can be written any more: what only brings mailboxes into memory is shown at once, changes are
+    /// refused and leave nothing behind. Nothing is shown of an account that had a change on its way at the time, since
+    /// nobody knows whether that is on the disk.
+    fn show(mut self, refusal: CommitError) -> Ticket {
+        let is_behind = self.sequencer.queued > self.cell.durable.load(Ordering::Acquire);
+        if is_behind || !self.only_loads() {
+            return Ticket::ended(Err(refusal));
+        }
+        for (number, state) in std::mem::take(&mut self.staged) {
+            if let Some((cell, known)) = self.sequencer.mailboxes.get_mut(&number) {
+                *known = Arc::new(state);
+                cell.publish(known.clone());
+            }
+        }
+        Ticket::ended(Ok(()))
+    }
+
+    /// Whether it changes nothing but what is in memory of mailboxes.
+    fn only_loads(&self) -> bool {
+        let same = |state: &MailboxState| {
+            self.sequencer.mailboxes.get(&state.id.number).is_some_and(|(_, before)| {
+                Arc::ptr_eq(&before.settings, &state.settings)
+                    && before.summary == state.summary
+                    && before.held == state.held
+            })
+        };
+        self.writes.is_empty()
+            && self.removed.is_empty()
+            && self.subscriptions.is_none()
+            && self.log == LogEntry::default()
+            && self.record == self.sequencer.record
+            && self.pending.volumes.is_empty()
+            && self.staged.values().all(same)
+    }
+
     /// Queues the change. Its effects are durable and visible when the ticket is.
     pub(crate) fn finish(mut self, committer: &Committer) -> Ticket {
+        if let Some(refusal) = committer.poison() {
+            return self.show(refusal);
+        }
         if self.log != LogEntry::default() {
             self.record.modseq = self.modseq;
             crate::noted::note(self.cell.id, self.modseq);

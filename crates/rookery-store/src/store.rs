@@ -528,7 +528,14 @@ impl Store {
             }
         }
         let inner = self.0.clone();
-        if tokio::task::spawn_blocking(move || inner.committer.close()).await.is_err() {
+        let settles = self.read_only_because().is_none() && !self.is_full();
+        let end = move || {
+            inner.committer.close();
+            if settles {
+                inner.engine.settle();
+            }
+        };
+        if tokio::task::spawn_blocking(end).await.is_err() {
             tracing::error!("closing the store was cut off");
         }
     }

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::exit::{Failure, Kind};
 use crate::live::{self, Live, Parts};
 
-type Services = rookery_lmtp::Services<House>;
+pub(crate) type Services = rookery_lmtp::Services<House>;
 
 /// Puts together what sessions need.
 pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failure> {
@@ -24,7 +24,7 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
         plaintext: live::trusted(config)?,
         admins: parts.node.administrators.site().to_vec(),
     };
-    let services = Services::new(config.lmtp.clone(), site, Arc::new(house));
+    let services = Services::new(config.lmtp.clone(), site, Arc::new(house), Arc::clone(&parts.peers));
     services.map_err(|error| Failure::new(Kind::Usage, error))
 }
 

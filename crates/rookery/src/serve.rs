@@ -363,6 +363,7 @@ pub(crate) async fn run(
             registrar: Arc::clone(&node.registrar),
             imap: imap.clone(),
             pop3: pop3.clone(),
+            lmtp: lmtp.clone(),
             services: services(&places),
             data_dir: config.data_dir.clone(),
         };

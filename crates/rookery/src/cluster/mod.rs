@@ -21,13 +21,13 @@ use rookery_directory::remote::{RemoteSource, serve_source};
 use rookery_directory::{Commit, CopiedDirectory, Directory, DirectoryError, Duty, Load, Node};
 use rookery_kv::Engine;
 use rookery_link::{
-    Ca, Class, Credentials, Duties, Identity, Incoming, Links, LinksConfig, Message, PROTOCOL, Peer, Tokens,
-    TraceId,
+    Ca, Class, Credentials, Duties, Identity, Incoming, Links, LinksConfig, Message, PROTOCOL, Peer,
+    PeerFacts, Tokens, TraceId,
 };
 use rookery_net::{ConnId, Drain, Pipe};
-use rookery_route::{AccountTask, PeerError, Peers, PipeService, Reaching, Registrar, SessionHead};
+use rookery_route::{AccountTask, PeerError, Peers, PipeHead, PipeService, Reaching, Registrar, SessionHead};
 use rookery_store::Store;
-use rookery_types::NodeId;
+use rookery_types::{AccountName, NodeId};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -166,6 +166,20 @@ impl Cluster {
                 rookery_imap::serve_pipe(pipe, head, imap, drain).instrument(span).await;
             }
         });
+        let (imap, draining, directory) = (parts.imap.clone(), drain.clone(), parts.directory.clone());
+        self.links.serve(PipeService::Guest.name(), Duties::NONE, move |incoming| {
+            let (imap, drain, directory) = (imap.now(), draining.guard(), directory.clone());
+            async move {
+                let peer = incoming.peer.clone();
+                let Some((pipe, head)) = session(incoming) else { return };
+                if !may_act_for(&directory, &peer, &head).await {
+                    tracing::warn!(peer = %peer.name, "a node asks for a user that is not at home there");
+                    return;
+                }
+                let span = span("imap", &head);
+                rookery_imap::serve_guest(pipe, head, imap, drain).instrument(span).await;
+            }
+        });
         let (pop3, draining) = (parts.pop3.clone(), drain.clone());
         self.links.serve(PipeService::Pop3.name(), Duties::SERVE, move |incoming| {
             let (pop3, drain) = (pop3.now(), draining.guard());
@@ -173,6 +187,17 @@ impl Cluster {
                 let Some((pipe, head)) = session(incoming) else { return };
                 let span = span("pop3", &head);
                 rookery_pop3::serve_pipe(pipe, head, pop3, drain).instrument(span).await;
+            }
+        });
+        let (lmtp, draining) = (parts.lmtp.clone(), drain.clone());
+        self.links.serve(PipeService::Lmtp.name(), Duties::SERVE, move |incoming| {
+            let (lmtp, drain) = (lmtp.now(), draining.guard());
+            async move {
+                let id = PipeHead::decode(&incoming.head)
+                    .map_or_else(|_| ConnId::carried(0), |head| ConnId::carried(head.trace));
+                let span = tracing::info_span!("conn", %id, protocol = "lmtp", peer = %incoming.peer.name);
+                let pipe = Box::new(LinkPipe::new(incoming.stream));
+                rookery_lmtp::serve_pipe(pipe, lmtp, drain).instrument(span).await;
             }
         });
         let registrar = parts.registrar.clone();
@@ -259,8 +284,25 @@ pub(crate) struct ServedParts {
     pub(crate) registrar: Arc<Registrar>,
     pub(crate) imap: Live<rookery_imap::Services>,
     pub(crate) pop3: Live<rookery_pop3::Services>,
+    pub(crate) lmtp: Live<crate::lmtp::Services>,
     pub(crate) services: Vec<(Box<str>, Box<str>)>,
     pub(crate) data_dir: std::path::PathBuf,
+}
+
+/// Whether a node may act for the user of a guest: it takes users' logins, or the user is at home there.
+async fn may_act_for(directory: &CopiedDirectory, peer: &PeerFacts, head: &SessionHead) -> bool {
+    if peer.duties.contains(Duties::SERVE) {
+        return true;
+    }
+    let Ok(name) = head.user().map(AccountName::User) else { return false };
+    let known = match directory.look_up(&name).await {
+        // The copy may lag.
+        Err(DirectoryError::NotFound(_)) if directory.barrier().await.is_ok() => {
+            directory.look_up(&name).await
+        }
+        known => known,
+    };
+    known.is_ok_and(|entry| entry.home.node == peer.node)
 }
 
 /// What a session that comes over a link is: the pipe to its client, and who that is.
@@ -283,8 +325,13 @@ impl Peers for Cluster {
     fn open(&self, node: NodeId, service: PipeService, head: bytes::Bytes) -> Reaching<'_> {
         Box::pin(async move {
             let trace =
-                SessionHead::decode(&head).map_or_else(|_| TraceId::random(), |head| TraceId(head.trace));
-            let opened = self.links.open(node, Class::Interactive, service.name(), trace, head).await;
+                PipeHead::decode(&head).map_or_else(|_| TraceId::random(), |head| TraceId(head.trace));
+            // Messages do not stand before what somebody waits for at a screen.
+            let class = match service {
+                PipeService::Imap | PipeService::Guest | PipeService::Pop3 => Class::Interactive,
+                PipeService::Lmtp => Class::Bulk,
+            };
+            let opened = self.links.open(node, class, service.name(), trace, head).await;
             match opened {
                 Ok(stream) => Ok(Box::new(LinkPipe::new(stream)) as Box<dyn Pipe>),
                 Err(error) => Err(PeerError { node, why: with_causes(&error) }),

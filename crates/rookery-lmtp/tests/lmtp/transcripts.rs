@@ -1,7 +1,5 @@
 //! Whole LMTP connections as transcripts, against a backing in memory whose accounts fail in the ways that
-//! their names say.
-
-#![allow(clippy::unwrap_used)] // a test that cannot go on may stop here
+//! their names say. The MTA is connected to the recipients' home, or to another node.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -12,23 +10,27 @@ use rookery_auth::{
     HasherOptions, LookUp,
 };
 use rookery_lmtp::{
-    Backing, DeliverError, Delivered, LmtpConfig, LookUpError, Once, Services, Site, serve_connection,
+    Backing, DeliverError, Delivered, LmtpConfig, LookUpError, Once, Place, Services, Site, serve_connection,
+    serve_pipe,
 };
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Peer, ServerTls, Stream};
-use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, UserName};
+use rookery_route::{NoPeers, PeerError, Peers, PipeService, Reaching};
+use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, NodeId, UserName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-const INBOX: u32 = 1;
+pub(crate) const INBOX: u32 = 1;
 const LISTS: u32 = 2;
 const PRIVATE: u32 = 3;
 const OCTETS_MAX: u64 = 100_000;
 
 /// Users `joe`, `ann`, `full`, `broken`, `moving`, `away` and `u1`, `u2`, …
 #[derive(Default)]
-struct Memory {
+pub(crate) struct Memory {
     stored: Mutex<HashMap<MailboxId, Vec<Vec<u8>>>>,
     /// Mailbox, sender and Message-ID of what is not to be stored again.
     once: Mutex<HashSet<(MailboxId, String, String)>>,
+    /// Who is at home at another node, and where; with an empty name all.
+    elsewhere: Vec<(&'static str, NodeId)>,
 }
 
 const NAMES: [&str; 6] = ["joe", "ann", "full", "broken", "moving", "away"];
@@ -41,21 +43,39 @@ fn account(name: &str) -> Option<AccountId> {
     AccountId::new(number)
 }
 
+fn known(user: &UserName) -> Result<AccountId, LookUpError> {
+    match user.local() {
+        "moving" => Err(LookUpError::Closed),
+        "away" => Err(LookUpError::Unavailable("no answer".to_owned())),
+        local if user.domain() == "example.org" => account(local).ok_or(LookUpError::NotFound),
+        _ => Err(LookUpError::NotFound),
+    }
+}
+
 impl Backing for Memory {
     type Spool = Vec<u8>;
     type Message = Arc<Vec<u8>>;
 
-    async fn look_up(&self, user: &UserName) -> Result<Vec<AccountId>, LookUpError> {
-        let all = |names: &[&str]| Ok(names.iter().filter_map(|name| account(name)).collect());
-        match user.local() {
-            "both" => all(&["joe", "ann"]),
-            "some" => all(&["joe", "full"]),
-            "moving" => Err(LookUpError::Closed),
-            "away" => Err(LookUpError::Unavailable("no answer".to_owned())),
-            local if user.domain() == "example.org" => {
-                account(local).map(|id| vec![id]).ok_or(LookUpError::NotFound)
-            }
-            _ => Err(LookUpError::NotFound),
+    async fn look_up(&self, user: &UserName) -> Result<Vec<Place>, LookUpError> {
+        let names = match user.local() {
+            "both" => vec!["joe", "ann"],
+            "some" => vec!["joe", "full"],
+            local => vec![local],
+        };
+        let place = |name: &str| {
+            let user = UserName::parse(name, user.domain()).map_err(|_| LookUpError::NotFound)?;
+            let id = known(&user)?;
+            let node =
+                self.elsewhere.iter().find(|(elsewhere, _)| elsewhere.is_empty() || *elsewhere == name);
+            Ok(node.map_or(Place::Here(id), |(_, node)| Place::At(*node, user)))
+        };
+        names.into_iter().map(place).collect()
+    }
+
+    async fn at_home(&self, user: &UserName) -> Result<AccountId, LookUpError> {
+        match self.elsewhere.iter().any(|(elsewhere, _)| *elsewhere == user.local()) {
+            true => Err(LookUpError::Closed),
+            false => known(user),
         }
     }
 
@@ -113,7 +133,12 @@ impl Backing for Memory {
 }
 
 impl Memory {
-    fn of(&self, name: &str, number: u32) -> Vec<String> {
+    /// With these users at home elsewhere.
+    pub(crate) fn without(elsewhere: Vec<(&'static str, NodeId)>) -> Memory {
+        Memory { elsewhere, ..Memory::default() }
+    }
+
+    pub(crate) fn of(&self, name: &str, number: u32) -> Vec<String> {
         let id = MailboxId { account: account(name).unwrap(), number };
         let stored = self.stored.lock().unwrap();
         let messages = stored.get(&id).into_iter().flatten();
@@ -121,20 +146,50 @@ impl Memory {
     }
 }
 
-struct Client {
-    stream: DuplexStream,
-    backing: Arc<Memory>,
+/// Homes that are reached by pipes in memory.
+#[derive(Default)]
+pub(crate) struct Homes {
+    pub(crate) nodes: HashMap<NodeId, Arc<Services<Memory>>>,
+}
+
+impl Peers for Homes {
+    fn open(&self, node: NodeId, service: PipeService, _head: bytes::Bytes) -> Reaching<'_> {
+        assert_eq!(service, PipeService::Lmtp);
+        Box::pin(async move {
+            let services = self.nodes.get(&node).ok_or(PeerError { node, why: "it is off".to_owned() })?;
+            let (near, far) = rookery_net::pipe::in_memory(64);
+            tokio::spawn(serve_pipe(Box::new(far), Arc::clone(services), Drain::new().guard()));
+            Ok(Box::new(near) as Box<dyn rookery_net::Pipe>)
+        })
+    }
+}
+
+pub(crate) struct Client {
+    pub(crate) stream: DuplexStream,
+    pub(crate) backing: Arc<Memory>,
     drain: Drain,
     server: tokio::task::JoinHandle<()>,
 }
 
 fn connect_with(config: LmtpConfig, peer: Peer) -> Client {
     let backing = Arc::new(Memory::default());
-    let services = Arc::new(Services::new(config, site(), Arc::clone(&backing)).unwrap());
+    let services = services(config, site(), Arc::clone(&backing));
     connect_to(services, backing, peer)
 }
 
-fn site() -> Site {
+/// Of the node that the MTA connects to.
+fn services(config: LmtpConfig, site: Site, home: Arc<Memory>) -> Arc<Services<Memory>> {
+    if !crate::THROUGH_AN_EDGE {
+        return Arc::new(Services::new(config, site, home, Arc::new(NoPeers)).unwrap());
+    }
+    let at = NodeId(2);
+    let home = Services::new(config.clone(), self::site(), home, Arc::new(NoPeers)).unwrap();
+    let homes = Homes { nodes: HashMap::from([(at, Arc::new(home))]) };
+    let edge = Memory::without(vec![("", at)]);
+    Arc::new(Services::new(config, site, Arc::new(edge), Arc::new(homes)).unwrap())
+}
+
+pub(crate) fn site() -> Site {
     Site {
         hostname: "mail.example.org".into(),
         default_domain: "example.org".into(),
@@ -146,7 +201,7 @@ fn site() -> Site {
     }
 }
 
-fn connect_to(services: Arc<Services<Memory>>, backing: Arc<Memory>, peer: Peer) -> Client {
+pub(crate) fn connect_to(services: Arc<Services<Memory>>, backing: Arc<Memory>, peer: Peer) -> Client {
     let (near, far) = tokio::io::duplex(1 << 20);
     let drain = Drain::new();
     let accepted = Accepted {
@@ -164,12 +219,12 @@ fn connect() -> Client {
 }
 
 impl Client {
-    async fn send(&mut self, text: &str) {
+    pub(crate) async fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
     /// One reply, with all its lines.
-    async fn reply(&mut self) -> String {
+    pub(crate) async fn reply(&mut self) -> String {
         let mut text = String::new();
         loop {
             let start = text.len();
@@ -187,7 +242,7 @@ impl Client {
     }
 
     /// Says each line and expects a reply that begins so.
-    async fn talk(&mut self, script: &[(&str, &str)]) {
+    pub(crate) async fn talk(&mut self, script: &[(&str, &str)]) {
         for (line, expected) in script {
             if !line.is_empty() {
                 self.send(&format!("{line}\r\n")).await;
@@ -197,12 +252,12 @@ impl Client {
         }
     }
 
-    async fn hello(&mut self) {
+    pub(crate) async fn hello(&mut self) {
         self.talk(&[("", "220 mail.example.org "), ("LHLO mta.test", "250-mail.example.org")]).await;
     }
 
     /// Everything until the server closes.
-    async fn rest(&mut self) -> String {
+    pub(crate) async fn rest(&mut self) -> String {
         let mut text = String::new();
         self.stream.read_to_string(&mut text).await.unwrap();
         text
@@ -680,7 +735,7 @@ async fn site_with_auth() -> Site {
 async fn who_is_not_trusted_delivers_after_auth() {
     let config = LmtpConfig { deliverers: vec!["mx".to_owned()], ..LmtpConfig::default() };
     let backing = Arc::new(Memory::default());
-    let services = Arc::new(Services::new(config, site_with_auth().await, Arc::clone(&backing)).unwrap());
+    let services = services(config, site_with_auth().await, Arc::clone(&backing));
     let connect = |ip: [u8; 4]| {
         let peer = Peer::from_addr((ip, 25).into());
         connect_to(Arc::clone(&services), Arc::clone(&backing), peer)

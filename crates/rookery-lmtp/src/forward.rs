@@ -1,0 +1,95 @@
+//! A message on its way to recipients at home at another node: the half of the node that has the MTA's connection.
+//!
+//! Invariants:
+//! - The octets go on as they come; no node but the homes stores them.
+//! - A forward that is dropped before its end brings nothing.
+//! - Whatever is lost on the way is a failure for now: the MTA keeps the message.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rookery_net::Pipe;
+use rookery_route::{Peers, PipeService};
+use rookery_types::{MailboxPath, NodeId, UserName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::body::BodyError;
+use crate::deliver::Outcome;
+use crate::parcel::{self, Parcel};
+
+/// How long a home may take no octet before it counts as away.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// A message on its way to one home.
+pub(crate) struct Forward {
+    node: NodeId,
+    addressees: Vec<Addressee>,
+    way: Result<Box<dyn Pipe>, BodyError>,
+}
+
+/// A user, and the mailbox that the address asks for.
+pub(crate) type Addressee = (UserName, Option<MailboxPath>);
+
+impl Forward {
+    /// Begins it. `head`: of the pipe.
+    pub(crate) async fn begin(
+        peers: &dyn Peers,
+        head: Bytes,
+        node: NodeId,
+        addressees: Vec<Addressee>,
+        parcel: &Parcel,
+    ) -> Forward {
+        let parcel = parcel.to(addressees.iter().map(|(user, detail)| (user, detail.as_ref())));
+        let opened = peers.open(node, PipeService::Lmtp, head).await;
+        let way = opened.map_err(|error| BodyError::Away(error.to_string()));
+        let mut forward = Forward { node, addressees, way };
+        forward.push(&parcel.encode()).await;
+        forward
+    }
+
+    /// Passes octets on. What has failed goes on failing.
+    pub(crate) async fn push(&mut self, octets: &[u8]) {
+        let Ok(pipe) = &mut self.way else { return };
+        let failed = match tokio::time::timeout(STALLED, pipe.write_all(octets)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it takes no more octets".to_owned(),
+        };
+        self.way = Err(self.away(failed));
+    }
+
+    /// The message is whole: what became of it for each addressee.
+    pub(crate) async fn finish(mut self) -> Vec<(NodeId, Addressee, Outcome)> {
+        let outcomes = match std::mem::replace(&mut self.way, Err(BodyError::Gone)) {
+            Ok(pipe) => match answer(pipe, self.addressees.len()).await {
+                Ok(outcomes) => outcomes,
+                Err(why) => vec![Outcome::Failed(self.away(why)); self.addressees.len()],
+            },
+            Err(error) => vec![Outcome::Failed(error); self.addressees.len()],
+        };
+        let node = self.node;
+        self.addressees
+            .into_iter()
+            .zip(outcomes)
+            .map(|(addressee, outcome)| (node, addressee, outcome))
+            .collect()
+    }
+
+    fn away(&self, why: String) -> BodyError {
+        BodyError::Away(format!("node {}: {why}", self.node))
+    }
+}
+
+/// What the home says once it has the whole message.
+async fn answer(mut pipe: Box<dyn Pipe>, addressees: usize) -> Result<Vec<Outcome>, String> {
+    let lost = |error: std::io::Error| format!("lost before it answered: {error}");
+    pipe.put_note(parcel::END);
+    pipe.flush().await.map_err(lost)?;
+    let mut json = Vec::new();
+    let limit = u64::try_from(parcel::JSON_OCTETS_MAX).unwrap_or(u64::MAX);
+    (&mut pipe).take(limit).read_to_end(&mut json).await.map_err(lost)?;
+    if json.is_empty() {
+        return Err("no answer".to_owned());
+    }
+    parcel::decode_answer(&json, addressees)
+}

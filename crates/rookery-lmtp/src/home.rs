@@ -1,0 +1,96 @@
+//! A message that another node has taken for recipients at home here: the half that stores it.
+//!
+//! Invariant: addresses are not followed any further; a user who is not at home here any more gets a failure for now.
+
+use std::io;
+use std::sync::Arc;
+
+use rookery_net::{DrainGuard, Pipe};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::backing::{Backing, LookUpError, Place};
+use crate::body::{BodyError, Incoming};
+use crate::deliver::{self, Job, Letter, Outcome};
+use crate::parcel::{self, Parcel};
+use crate::session::Services;
+
+/// Octets read at once.
+const READ_OCTETS: usize = 16 << 10;
+
+/// Takes one message from another node, and answers. What ends before its end stores nothing.
+pub async fn serve_pipe<B: Backing>(mut pipe: Box<dyn Pipe>, services: Arc<Services<B>>, drain: DrainGuard) {
+    if let Err(error) = take(&mut *pipe, &services).await {
+        tracing::info!(%error, "a message of another node has not come whole");
+    }
+    drop(drain);
+}
+
+async fn take<B: Backing>(pipe: &mut dyn Pipe, services: &Services<B>) -> io::Result<()> {
+    let octets = usize::try_from(pipe.read_u32().await?).unwrap_or(usize::MAX);
+    if octets > parcel::JSON_OCTETS_MAX {
+        return Err(io::Error::other("a parcel that is too long"));
+    }
+    let mut json = Vec::new();
+    (&mut *pipe).take(octets as u64).read_to_end(&mut json).await?;
+    let parcel = Parcel::decode(&json).map_err(io::Error::other)?;
+    // The node that took it has seen to its size, and the store has a limit of its own.
+    let mut incoming = Incoming::new(Arc::clone(&services.backing), u64::MAX, parcel.is_binary, true);
+    let mut piece = vec![0; READ_OCTETS];
+    loop {
+        let read = pipe.read(&mut piece).await?;
+        if read == 0 {
+            break;
+        }
+        incoming.push(piece.get(..read).unwrap_or_default());
+    }
+    if pipe.take_note() != Some(parcel::END) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    drop(piece);
+    let octets = incoming.octets();
+    let outcomes = store(incoming, &parcel, services).await;
+    let failed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Failed(_))).count();
+    let delivered = outcomes.len() - failed;
+    tracing::info!(id = parcel.id, octets, delivered, failed, "a message came by another node");
+    pipe.write_all(&parcel::encode_answer(&outcomes)).await?;
+    pipe.shutdown().await
+}
+
+/// Appends a whole message for its addressees; what became of each, in their order.
+async fn store<B: Backing>(incoming: Incoming<B>, parcel: &Parcel, services: &Services<B>) -> Vec<Outcome> {
+    let mut jobs = Vec::new();
+    // Where there is an error, there is no job for the addressee.
+    let mut errors = Vec::new();
+    for (user, detail) in parcel.addressees() {
+        let account = match &user {
+            Some(user) => services.backing.at_home(user).await,
+            None => Err(LookUpError::NotFound),
+        };
+        match account {
+            Ok(account) => {
+                jobs.push(Job { places: vec![Place::Here(account)], detail });
+                errors.push(None);
+            }
+            Err(LookUpError::NotFound | LookUpError::Closed) => errors.push(Some(BodyError::Gone)),
+            Err(LookUpError::Unavailable(why)) => errors.push(Some(BodyError::Away(why))),
+        }
+    }
+    let outcomes = match incoming.finish().await {
+        Ok(Some(message)) => {
+            let once = services.once(&parcel.sender);
+            let letter = Letter { message, date: parcel.date(), once, author: parcel.author() };
+            deliver::deliver(Arc::clone(&services.backing), &jobs, letter, services.config.parallel_max).await
+        }
+        Ok(None) => Vec::new(),
+        Err(error) => vec![Outcome::Failed(error); jobs.len()],
+    };
+    let mut outcomes = outcomes.into_iter();
+    let lost = || Outcome::Failed(BodyError::Failed("the delivery was broken off".to_owned()));
+    errors
+        .into_iter()
+        .map(|error| match error {
+            Some(error) => Outcome::Failed(error),
+            None => outcomes.next().unwrap_or_else(lost),
+        })
+        .collect()
+}

@@ -1,0 +1,215 @@
+//! What two nodes say to each other about one message: the codec of [`crate::forward`] and [`crate::home`].
+//!
+//! The node that the MTA is connected to sends a length of four octets, as much JSON (a [`Parcel`]), the message, and a
+//! note, [`END`]. The home of the recipients answers with JSON: one [`Said`] for each addressee, in their order.
+//!
+//! Invariant: a stream that ends without the note brings no message.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use rookery_types::{InternalDate, MailboxPath, UserName};
+use serde::{Deserialize, Serialize};
+
+use crate::body::BodyError;
+use crate::deliver::Outcome;
+
+/// Stands behind a whole message.
+pub(crate) const END: Bytes = Bytes::from_static(b"E");
+/// Octets of the longest parcel, and of the longest answer.
+pub(crate) const JSON_OCTETS_MAX: usize = 64 << 20;
+
+/// Says what the octets behind it are.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Parcel {
+    /// What stands in the trace line and in the replies.
+    pub(crate) id: String,
+    /// When it came: seconds since 1970, and minutes east of Greenwich.
+    date: (i64, i16),
+    /// The envelope's sender; empty for `<>`.
+    pub(crate) sender: String,
+    /// Who posts, as far as rights are concerned: `local@domain`.
+    author: Option<String>,
+    /// It was announced as BINARYMIME.
+    pub(crate) is_binary: bool,
+    addressees: Vec<Addressee>,
+}
+
+/// One user it is for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Addressee {
+    user: String,
+    detail: Option<String>,
+}
+
+impl Parcel {
+    pub(crate) fn new(
+        id: String,
+        date: InternalDate,
+        sender: String,
+        author: Option<&UserName>,
+        is_binary: bool,
+    ) -> Parcel {
+        let date = (date.unix_seconds(), date.zone_minutes());
+        Parcel {
+            id,
+            date,
+            sender,
+            author: author.map(ToString::to_string),
+            is_binary,
+            addressees: Vec::new(),
+        }
+    }
+
+    /// The same message for some users.
+    pub(crate) fn to<'a>(
+        &self,
+        addressees: impl Iterator<Item = (&'a UserName, Option<&'a MailboxPath>)>,
+    ) -> Parcel {
+        let addressee = |(user, detail): (&UserName, Option<&MailboxPath>)| Addressee {
+            user: user.to_string(),
+            detail: detail.map(|path| path.as_str().to_owned()),
+        };
+        Parcel { addressees: addressees.map(addressee).collect(), ..self.clone() }
+    }
+
+    pub(crate) fn date(&self) -> InternalDate {
+        let (seconds, zone) = self.date;
+        InternalDate::new(seconds, zone).unwrap_or(InternalDate::from_unix(seconds))
+    }
+
+    pub(crate) fn author(&self) -> Option<UserName> {
+        self.author.as_deref().and_then(user)
+    }
+
+    /// The users it is for; `None` stands for one whose name is none. A detail that can name no mailbox is as good
+    /// as one that names none.
+    pub(crate) fn addressees(&self) -> impl Iterator<Item = (Option<UserName>, Option<MailboxPath>)> {
+        self.addressees.iter().map(|addressee| {
+            let detail = addressee.detail.as_deref().and_then(|path| MailboxPath::new(path).ok());
+            (user(&addressee.user), detail)
+        })
+    }
+
+    /// With its length before it.
+    pub(crate) fn encode(&self) -> Bytes {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let mut octets = BytesMut::with_capacity(json.len() + 4);
+        octets.put_u32(u32::try_from(json.len()).unwrap_or(u32::MAX));
+        octets.extend_from_slice(&json);
+        octets.freeze()
+    }
+
+    /// Reads it, without the length.
+    pub(crate) fn decode(json: &[u8]) -> Result<Parcel, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+}
+
+fn user(name: &str) -> Option<UserName> {
+    let (local, domain) = name.rsplit_once('@')?;
+    UserName::parse(local, domain).ok()
+}
+
+/// What became of one addressee, as it is said between nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Said {
+    result: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    text: String,
+}
+
+impl From<&Outcome> for Said {
+    fn from(outcome: &Outcome) -> Said {
+        let (result, text) = match outcome {
+            Outcome::Delivered => ("delivered", ""),
+            Outcome::Duplicate => ("duplicate", ""),
+            Outcome::Failed(error) => match error {
+                BodyError::TooLarge => ("too large", ""),
+                BodyError::Nul => ("nul", ""),
+                BodyError::OverQuota => ("over quota", ""),
+                BodyError::Gone => ("gone", ""),
+                BodyError::NoSpace => ("no space", ""),
+                BodyError::Away(text) => ("away", text.as_str()),
+                BodyError::Failed(text) => ("failed", text.as_str()),
+            },
+        };
+        Said { result: result.to_owned(), text: text.to_owned() }
+    }
+}
+
+impl From<Said> for Outcome {
+    /// What this version does not know is a failure, so that the MTA keeps the message.
+    fn from(said: Said) -> Outcome {
+        Outcome::Failed(match said.result.as_str() {
+            "delivered" => return Outcome::Delivered,
+            "duplicate" => return Outcome::Duplicate,
+            "too large" => BodyError::TooLarge,
+            "nul" => BodyError::Nul,
+            "over quota" => BodyError::OverQuota,
+            "gone" => BodyError::Gone,
+            "no space" => BodyError::NoSpace,
+            "away" => BodyError::Away(said.text),
+            "failed" => BodyError::Failed(said.text),
+            other => BodyError::Failed(format!("the home says: {other} {}", said.text)),
+        })
+    }
+}
+
+/// Writes an answer.
+pub(crate) fn encode_answer(outcomes: &[Outcome]) -> Vec<u8> {
+    let said: Vec<Said> = outcomes.iter().map(Said::from).collect();
+    serde_json::to_vec(&said).unwrap_or_default()
+}
+
+/// Reads the answer for so many addressees.
+pub(crate) fn decode_answer(json: &[u8], addressees: usize) -> Result<Vec<Outcome>, String> {
+    let said: Vec<Said> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    match said.len() == addressees {
+        true => Ok(said.into_iter().map(Outcome::from).collect()),
+        false => Err(format!("{} outcomes for {addressees} recipients", said.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parcels_come_back_as_they_were() {
+        let joe = UserName::parse("joe", "a.test").unwrap();
+        let ann = UserName::parse("ann+x", "b.test").unwrap();
+        let path = MailboxPath::new("Lists/rust").unwrap();
+        let date = InternalDate::new(1_700_000_000, -90).unwrap();
+        let parcel = Parcel::new("7.1".into(), date, "a@b.test".into(), Some(&ann), true);
+        let parcel = parcel.to([(&joe, Some(&path)), (&ann, None)].into_iter());
+        let octets = parcel.encode();
+        let (length, json) = octets.split_at(4);
+        assert_eq!(u32::from_be_bytes(length.try_into().unwrap()) as usize, json.len());
+        let read = Parcel::decode(json).unwrap();
+        assert_eq!(read, parcel);
+        assert_eq!((read.date(), read.author()), (date, Some(ann.clone())));
+        let addressees: Vec<_> = read.addressees().collect();
+        assert_eq!(addressees, [(Some(joe), Some(path)), (Some(ann), None)]);
+        assert!(Parcel::decode(&json[1..]).is_err());
+    }
+
+    #[test]
+    fn outcomes_come_back_as_they_were_and_unknown_ones_are_failures() {
+        let outcomes = [
+            Outcome::Delivered,
+            Outcome::Duplicate,
+            Outcome::Failed(BodyError::TooLarge),
+            Outcome::Failed(BodyError::Nul),
+            Outcome::Failed(BodyError::OverQuota),
+            Outcome::Failed(BodyError::Gone),
+            Outcome::Failed(BodyError::NoSpace),
+            Outcome::Failed(BodyError::Away("why".into())),
+            Outcome::Failed(BodyError::Failed("why".into())),
+        ];
+        let json = encode_answer(&outcomes);
+        assert_eq!(decode_answer(&json, outcomes.len()).unwrap(), outcomes);
+        assert!(decode_answer(&json, 1).is_err());
+        assert!(decode_answer(&json[1..], outcomes.len()).is_err());
+        let newer = decode_answer(br#"[{"result":"bounced","more":1}]"#, 1).unwrap();
+        assert!(matches!(&newer[..], [Outcome::Failed(BodyError::Failed(_))]));
+    }
+}

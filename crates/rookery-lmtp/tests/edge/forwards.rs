@@ -1,0 +1,163 @@
+//! Recipients at several homes, and homes that are lost on the way.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rookery_lmtp::{LmtpConfig, Services};
+use rookery_net::{Peer, Pipe};
+use rookery_route::{NoPeers, Peers, PipeService, Reaching};
+use rookery_types::NodeId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::transcripts::{Client, Homes, INBOX, Memory, connect_to, site};
+
+const HOME: NodeId = NodeId(2);
+const OTHER: NodeId = NodeId(3);
+
+/// An MTA at a node with `elsewhere` at home at other nodes, which `peers` reaches.
+fn connect(elsewhere: Vec<(&'static str, NodeId)>, peers: Arc<dyn Peers>) -> Client {
+    let edge = Arc::new(Memory::without(elsewhere));
+    let services = Services::new(LmtpConfig::default(), site(), Arc::clone(&edge), peers).unwrap();
+    connect_to(Arc::new(services), edge, Peer::Memory)
+}
+
+/// Homes of these numbers, and what they have.
+fn homes(nodes: Vec<(NodeId, Memory)>) -> (Homes, Vec<Arc<Memory>>) {
+    let mut homes = Homes::default();
+    let mut backings = Vec::new();
+    for (node, memory) in nodes {
+        let memory = Arc::new(memory);
+        let services = Services::new(LmtpConfig::default(), site(), Arc::clone(&memory), Arc::new(NoPeers));
+        homes.nodes.insert(node, Arc::new(services.unwrap()));
+        backings.push(memory);
+    }
+    (homes, backings)
+}
+
+#[tokio::test]
+async fn a_message_is_split_by_home_and_answered_per_recipient() {
+    let (homes, backings) = homes(vec![(HOME, Memory::default())]);
+    let elsewhere = vec![("ann", HOME), ("full", HOME), ("u1", OTHER), ("u2", OTHER)];
+    let mut client = connect(elsewhere, Arc::new(homes));
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<x@far.test>", "250 2.1.0"),
+            ("RCPT TO:<joe>", "250 2.1.5"),
+            ("RCPT TO:<u1>", "250 2.1.5"),
+            ("RCPT TO:<ann>", "250 2.1.5"),
+            ("RCPT TO:<full>", "250 2.1.5"),
+            ("RCPT TO:<both>", "250 2.1.5"),
+            ("RCPT TO:<ann+Lists/rust>", "250 2.1.5"),
+            ("DATA", "354"),
+            ("Subject: x\r\n\r\n..body\r\n.", "250 2.1.5"),
+            ("", "451 4.4.1"),
+            ("", "250 2.1.5"),
+            ("", "452 4.2.2"),
+            ("", "250 2.1.5"),
+            ("", "250 2.1.5"),
+            ("QUIT", "221"),
+        ])
+        .await;
+    let here = client.backing.of("joe", INBOX);
+    assert_eq!(here.len(), 1);
+    assert!(here[0].ends_with("Subject: x\r\n\r\n.body\r\n"), "{}", here[0]);
+    // The same octets everywhere, the trace among them, and each once.
+    assert_eq!(backings[0].of("ann", INBOX), here);
+    assert_eq!(backings[0].of("ann", 2), here);
+    assert_eq!(client.backing.of("ann", INBOX), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_user_who_has_moved_on_is_tried_again_later() {
+    let (homes, backings) = homes(vec![(HOME, Memory::without(vec![("ann", OTHER)]))]);
+    let mut client = connect(vec![("ann", HOME), ("u1", HOME)], Arc::new(homes));
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<>", "250"),
+            ("RCPT TO:<ann>", "250"),
+            ("RCPT TO:<u1>", "250"),
+            ("DATA", "354"),
+            ("body\r\n.", "451 4.2.1"),
+            ("", "250 2.1.5"),
+        ])
+        .await;
+    assert_eq!((backings[0].of("ann", INBOX).len(), backings[0].of("u1", INBOX).len()), (0, 1));
+}
+
+#[tokio::test]
+async fn what_does_not_come_whole_is_stored_nowhere() {
+    let (homes, backings) = homes(vec![(HOME, Memory::default())]);
+    let homes = Arc::new(homes);
+    let mut client = connect(vec![("ann", HOME)], homes.clone());
+    client.hello().await;
+    client.talk(&[("MAIL FROM:<>", "250"), ("RCPT TO:<ann>", "250"), ("DATA", "354")]).await;
+    client.send("Subject: half\r\n\r\n").await;
+    client.stream.shutdown().await.unwrap();
+    client.rest().await;
+    let mut client = connect(vec![("ann", HOME)], homes.clone());
+    client.hello().await;
+    let large = format!("{}\r\n.", "0123456789\r\n".repeat(9_000));
+    client
+        .talk(&[
+            ("MAIL FROM:<>", "250"),
+            ("RCPT TO:<ann>", "250"),
+            ("DATA", "354"),
+            (&large, "552 5.3.4"),
+            ("MAIL FROM:<>", "250"),
+            ("RCPT TO:<ann>", "250"),
+            ("BDAT 6\r\nhalf", "250 2.0.0"),
+        ])
+        .await;
+    drop(client);
+    let mut client = connect(vec![("ann", HOME)], homes);
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<>", "250"),
+            ("RCPT TO:<ann>", "250"),
+            ("DATA", "354"),
+            ("whole\r\n.", "250 2.1.5"),
+        ])
+        .await;
+    let stored = backings[0].of("ann", INBOX);
+    assert_eq!(stored.len(), 1, "{stored:?}");
+    assert!(stored[0].ends_with("whole\r\n"));
+}
+
+/// A home that reads so much and is lost.
+struct Lost(usize);
+
+impl Peers for Lost {
+    fn open(&self, _: NodeId, _: PipeService, _: Bytes) -> Reaching<'_> {
+        let octets = self.0;
+        Box::pin(async move {
+            let (near, mut far) = rookery_net::pipe::in_memory(64);
+            tokio::spawn(async move { far.read_exact(&mut vec![0; octets]).await });
+            Ok(Box::new(near) as Box<dyn Pipe>)
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_home_that_is_lost_on_the_way_leaves_the_message_with_the_mta() {
+    // Before it has read anything, in the midst of the message, and behind its end, before the answer.
+    for octets in [0, 1000, 20_400] {
+        let mut client = connect(vec![("ann", HOME)], Arc::new(Lost(octets)));
+        client.hello().await;
+        let message = format!("{}\r\n.", "x".repeat(20_000));
+        client
+            .talk(&[
+                ("MAIL FROM:<>", "250"),
+                ("RCPT TO:<joe>", "250"),
+                ("RCPT TO:<ann>", "250"),
+                ("DATA", "354"),
+                (&message, "250 2.1.5"),
+                ("", "451 4.4.1"),
+                ("QUIT", "221"),
+            ])
+            .await;
+        assert_eq!(client.backing.of("joe", INBOX).len(), 1);
+    }
+}
