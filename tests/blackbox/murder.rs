@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use rookery_tests::imap::Imap;
 use rookery_tests::lmtp::Lmtp;
 use rookery_tests::murder::Murder;
-use rookery_tests::server::PASSWORD;
+use rookery_tests::server::{PASSWORD, Server};
 use std::time::{Duration, Instant};
 
 const MESSAGE: &[u8] = b"From: a@example.net\r\nSubject: over the link\r\n\r\nbody\r\n";
@@ -55,6 +55,82 @@ fn clients_at_a_frontend_find_their_mail_at_a_backend() -> Result<()> {
         "{}",
         listed.text()
     );
+    murder.stop()
+}
+
+#[test]
+fn what_is_shared_is_listed_everywhere_at_once() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("be1.example", ""), ("be2.example", "serve,hold"), ("fe1.example", "serve")])?;
+    let [one, two, front] = &murder.nodes[..] else { anyhow::bail!("three nodes were started") };
+    one.add_user("ann")?;
+    two.add_user("joe")?;
+    // The owner's home has the directory, or has it not; both clients are anywhere.
+    for (owner, at, reader) in [("ann", front, "joe"), ("joe", front, "ann"), ("joe", two, "ann")] {
+        let mut sharing = at.login(owner)?;
+        sharing.ok("CREATE Plans")?;
+        let name = format!("Other Users/{owner}/Plans");
+        let listed = |node: &Server| -> Result<bool> {
+            let answer = node.login(reader)?.ok("LIST \"\" *")?;
+            Ok(answer.lines().iter().any(|line| line.contains(&name)))
+        };
+        let mut open = front.login(reader)?;
+        for _ in 0..10 {
+            sharing.ok(&format!("SETACL Plans {reader} lr"))?;
+            let answer = open.ok("LIST \"\" * RETURN (MYRIGHTS)")?;
+            ensure!(
+                answer.lines().iter().any(|line| line.contains("MYRIGHTS") && line.contains(&name)),
+                "{:?}",
+                answer.lines()
+            );
+            for node in [one, two, front] {
+                ensure!(listed(node)?, "{name} is not listed for {reader}");
+            }
+            sharing.ok(&format!("DELETEACL Plans {reader}"))?;
+            for node in [one, two, front] {
+                ensure!(!listed(node)?, "{name} is still listed for {reader}");
+            }
+        }
+        sharing.ok(&format!("SETACL Plans {reader} lr"))?;
+        sharing.ok("RENAME Plans Past")?;
+        ensure!(!listed(front)?, "the old name is still listed");
+        ensure!(open.ok("LIST \"\" \"Other Users/*\"")?.lines().iter().any(|line| line.contains("/Past")));
+        sharing.ok("DELETE Past")?;
+        ensure!(!open.ok("LIST \"\" \"Other Users/*\"")?.lines().iter().any(|line| line.contains("/Past")));
+    }
+    murder.stop()
+}
+
+#[test]
+fn what_is_shared_while_the_directory_is_away_is_published_later() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("be1.example", ""), ("be2.example", "hold"), ("be3.example", "serve,hold")])?;
+    murder.node(1)?.add_user("joe")?;
+    murder.node(2)?.add_user("ann")?;
+    for node in [1, 2] {
+        murder.node_mut(node)?.allow_log("the directory's source is away");
+        murder.node_mut(node)?.allow_log("what users share is not published yet");
+    }
+    murder.node_mut(0)?.kill9()?;
+    let mut sharing = murder.node(1)?.login("joe")?;
+    sharing.ok("CREATE Plans")?;
+    let began = Instant::now();
+    let answer = sharing.command("SETACL Plans ann lr")?;
+    ensure!(answer.code("UNAVAILABLE").is_some(), "{:?}", answer.lines());
+    ensure!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    ensure!(sharing.ok("GETACL Plans")?.lines().iter().any(|line| line.contains("ann")));
+    // The outbox is on the disk.
+    murder.node_mut(1)?.kill9()?;
+    murder.node_mut(1)?.launch()?;
+    murder.node_mut(0)?.launch()?;
+    let mut reading = murder.node(2)?.login("ann")?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let is_listed = |client: &mut Imap| -> Result<bool> {
+        Ok(client.ok("LIST \"\" *")?.lines().iter().any(|line| line.contains("Other Users/joe/Plans")))
+    };
+    while !is_listed(&mut reading)? {
+        ensure!(Instant::now() < deadline, "what was shared is never published");
+    }
     murder.stop()
 }
 

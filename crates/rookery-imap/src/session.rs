@@ -13,6 +13,7 @@ use crate::view::View;
 use bytes::Bytes;
 use rookery_auth::SessionSlot;
 use rookery_codec::imap::{Code, MessageSet, WireName};
+use rookery_directory::Published;
 use rookery_route::Authority;
 use rookery_store::{Account, Mailbox, MailboxState, Messages, Noted, StoreError};
 use rookery_types::acl::Asker;
@@ -120,6 +121,13 @@ impl User {
     /// The user's rights on a mailbox of `account`.
     pub(crate) fn rights(&self, account: &Account, state: &MailboxState) -> Rights {
         state.settings.acl.rights_of(&self.asker(account))
+    }
+
+    /// The user's rights on a mailbox of another node, as far as it publishes them.
+    pub(crate) fn rights_published(&self, published: &Published) -> Rights {
+        let owner = published.owner.as_ref() == Some(&self.name);
+        let (user, administrator) = (Some(&self.name), self.administers());
+        published.acl.rights_of(&Asker { user, groups: &self.groups, owner, administrator })
     }
 
     /// What is told of the selected mailbox.

@@ -11,7 +11,7 @@ use rookery_auth::{
     AccountState, Accounts, Authenticator, AuthenticatorOptions, Credential, HashParams, Hasher,
     HasherOptions, LookUp, Sessions,
 };
-use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
+use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home, Published};
 use rookery_imap::{
     HeaderTexts, ImapConfig, Services, SortTables, serve_connection, serve_guest, serve_pipe,
 };
@@ -25,8 +25,8 @@ use rookery_route::{
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
 use rookery_types::{
-    AccountId, AccountName, Acl, Epoch, InternalDate, Keyword, MailboxPath, NodeId, Rights, SharedName,
-    SpecialUse, Style, SystemFlags, UserName,
+    AccountId, AccountName, Acl, Epoch, InternalDate, Keyword, MailboxId, MailboxPath, NodeId, Rights,
+    SharedName, SpecialUse, StoreId, Style, SystemFlags, UserName,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -230,8 +230,9 @@ impl Site {
         let engine: Arc<dyn Engine> =
             Arc::new(Counting { inner: MemoryEngine::new(disk.clone()), reads: reads.clone() });
         let store = Store::open(options, engine.clone(), Arc::new(disk.files())).unwrap();
-        store.set_publisher(Arc::new(Publications::new(engine.clone())));
-        let directory = EmbeddedDirectory::open(engine.clone(), Arc::new(DirectCommit(engine))).unwrap();
+        let commit = Arc::new(DirectCommit(engine.clone()));
+        let directory = EmbeddedDirectory::open(engine.clone(), commit).unwrap();
+        Publications::start(store.clone(), Arc::new(directory.clone()), engine).await.unwrap();
         directory.add_domain("example.org".to_string()).await.unwrap();
         let second = (crate::NODES != Nodes::One).then(|| {
             let disk = SimDisk::new(2);
@@ -321,6 +322,28 @@ impl Site {
         let mut acl = Acl::new();
         acl.set(identifier, false, Rights::parse(rights).unwrap());
         account.set_acl(id, acl).await.unwrap();
+    }
+
+    /// Adds a user of another node, and sets what that publishes of one mailbox.
+    pub(crate) async fn publish_elsewhere(&self, user: &str, path: &str, acl: &[(&str, &str)]) {
+        let directory = &self.services.directory;
+        let name = AccountName::User(UserName::parse(user, "example.org").unwrap());
+        let home = Home { node: NodeId(77), store: StoreId([77; 16]), epoch: Epoch(1) };
+        let entry = match directory.look_up(&name).await {
+            Ok(entry) => entry,
+            Err(_) => {
+                let reserved = directory.reserve(name.clone(), home, 1).await.unwrap();
+                directory.activate(reserved.id).await.unwrap()
+            }
+        };
+        let mut shared = Acl::new();
+        for (identifier, rights) in acl {
+            let (identifier, negative) = parse_identifier(identifier, "example.org").unwrap();
+            shared.set(identifier, negative, Rights::parse(rights).unwrap());
+        }
+        let mailbox = MailboxId { account: entry.id, number: 1 };
+        let published = Published::of(&name, mailbox, &MailboxPath::new(path).unwrap(), &shared);
+        directory.publish(vec![(mailbox, published)]).await.unwrap();
     }
 
     /// A client that has heard the greeting.
