@@ -294,6 +294,9 @@ async fn names_of_two_homes_do_not_go_together() {
         J< 6 OK <*>
         J> 7 SUBSCRIBE "Other Users/ann/Sent/other"
         J< 7 OK <*>
+        J> 8 LSUB "" "Other*"
+        J< * LSUB () "/" "Other Users/ann/Sent/other"
+        J< 8 OK <*>
         J> 9 DELETE "Other Users/ann/Sent/other"
         J< 9 OK <*>
         "#,

@@ -13,6 +13,8 @@ mod harness;
 mod quota;
 #[path = "../imap/replacing.rs"]
 mod replacing;
+#[path = "../imap/sharing.rs"]
+mod sharing;
 
 /// Ann is at home at one node, everybody else at another, where the clients come in.
 const NODES: harness::Nodes = harness::Nodes::TwoHomes;
