@@ -295,6 +295,37 @@ pub async fn fetch_all(
     .await
 }
 
+/// Makes accounts without passwords, named by this prefix and a number; all connections are an administrator's.
+pub async fn create(
+    target: &Target,
+    admin: &Users,
+    prefix: &str,
+    connections: usize,
+    bound: Bound,
+) -> Result<Done> {
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(Imap::login(target, &admin.name(0), &admin.password).await?);
+    }
+    let clients = std::sync::Mutex::new(clients);
+    workers(connections, bound, |_, turn| {
+        let client = clients.lock().ok().and_then(|mut clients| clients.pop());
+        let prefix = prefix.to_owned();
+        async move {
+            let mut client = client.context("no connection for this worker")?;
+            let mut done = Done::default();
+            while let Some(number) = turn.0.next() {
+                let begun = Instant::now();
+                client.ok(&format!("CREATE user/{prefix}{number}")).await?;
+                done.latencies.push(begun.elapsed());
+                done.count += 1;
+            }
+            Ok(done)
+        }
+    })
+    .await
+}
+
 /// POP3 sessions: login, STAT, UIDL, RETR of up to ten messages, QUIT.
 pub async fn pop3(target: &Target, users: &Users, clients: usize, bound: Bound) -> Result<Done> {
     workers(clients, bound, |worker, turn| {

@@ -4,6 +4,20 @@ use crate::server::Server;
 use anyhow::{Context, Result, ensure};
 use std::net::TcpListener;
 
+/// Starts a server that has never run as a node: of the founder's cluster, with these duties, or of one of its own.
+pub fn start_node(server: &mut Server, name: &str, founder: Option<(&Server, &str)>) -> Result<()> {
+    // The port is free again before the server takes it; nobody else is on this address.
+    let link = TcpListener::bind((server.imap.ip(), 0))?.local_addr()?;
+    server.add_config(&format!("[cluster]\nlisten = \"{link}\"\nname = \"{name}\"\n"))?;
+    if let Some((founder, duties)) = founder {
+        let given = founder.cli(&["node", "token", "--duties", duties], b"")?;
+        ensure!(given.status.success(), "node token: {}", given.text());
+        let joined = server.cli(&["join", given.text().trim()], b"")?;
+        ensure!(joined.status.success(), "join: {}", joined.text());
+    }
+    server.launch()
+}
+
 /// The nodes of a cluster. The first one has the directory.
 #[derive(Debug)]
 pub struct Murder {
@@ -25,17 +39,7 @@ impl Murder {
     /// Lets one more node join, and starts it.
     pub fn add(&mut self, name: &str, duties: &str) -> Result<()> {
         let mut server = Server::unstarted()?;
-        // The port is free again before the server takes it; nobody else is on this address.
-        let link = TcpListener::bind((server.imap.ip(), 0))?.local_addr()?;
-        server.add_config(&format!("[cluster]\nlisten = \"{link}\"\nname = \"{name}\"\n"))?;
-        if let Some(founder) = self.nodes.first() {
-            let given = founder.cli(&["node", "token", "--duties", duties], b"")?;
-            ensure!(given.status.success(), "node token: {}", given.text());
-            let token = given.text();
-            let joined = server.cli(&["join", token.trim()], b"")?;
-            ensure!(joined.status.success(), "join: {}", joined.text());
-        }
-        server.launch()?;
+        start_node(&mut server, name, self.nodes.first().map(|founder| (founder, duties)))?;
         self.nodes.push(server);
         Ok(())
     }

@@ -42,6 +42,8 @@ pub enum Program {
     Dovecot,
     /// Cyrus IMAP, for side-by-side figures alone.
     Cyrus,
+    /// nginx in front of another server, for side-by-side figures alone. It has no mail and no LMTP.
+    Nginx,
 }
 
 impl Program {
@@ -139,6 +141,8 @@ impl Server {
         match self.program {
             Program::Dovecot => peer::dovecot_stand_in_config(self),
             Program::Cyrus => peer::cyrus_config(self),
+            // What it stands before is known to the caller, who writes it.
+            Program::Nginx => Ok(()),
             Program::Rookery => Ok(std::fs::write(self.config(), self.rookery_config())?),
         }
     }
@@ -210,6 +214,13 @@ impl Server {
         self.binary = Some(path);
     }
 
+    /// Takes these ports of its address, for programs that find each other by the usual ones, which only root can use.
+    pub fn use_ports(&mut self, imap: u16, lmtp: u16) -> Result<()> {
+        self.imap.set_port(imap);
+        self.lmtp.set_port(lmtp);
+        self.write_config()
+    }
+
     /// Starts the server through this program, which must end by `exec` of the arguments that follow its own.
     pub fn wrap(&mut self, program: &[&str]) {
         self.wrapper = program.iter().map(OsString::from).collect();
@@ -257,6 +268,11 @@ impl Server {
                 command
             }
             Program::Cyrus => peer::cyrus_command(self),
+            Program::Nginx => {
+                let mut command = Command::new("nginx");
+                command.args(["-e", "stderr", "-p"]).arg(self.root()).arg("-c").arg(self.config());
+                command
+            }
         };
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(self.root());
@@ -284,7 +300,7 @@ impl Server {
             }
         }
         while Instant::now() < deadline {
-            if Lmtp::connect(self.lmtp).is_ok() {
+            if self.program == Program::Nginx || Lmtp::connect(self.lmtp).is_ok() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -372,6 +388,7 @@ impl Server {
         match self.program {
             Program::Dovecot => peer::dovecot_stand_in_users(self, names),
             Program::Cyrus => peer::cyrus_users(self, names),
+            Program::Nginx => bail!("nginx has no users"),
             Program::Rookery => {
                 let next = AtomicUsize::new(0);
                 std::thread::scope(|scope| {
