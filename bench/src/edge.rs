@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rookery_tests::murder;
+use rookery_tests::edge as front;
 use rookery_tests::peer;
 use rookery_tests::server::{PASSWORD, Program, Server};
 
@@ -38,9 +38,12 @@ pub(crate) fn start(
             if let Some(binary) = binary {
                 edge.use_binary(binary.to_path_buf());
             }
-            murder::start_node(home, "be1.example", None)?;
+            for (server, name) in [(&*home, "be1.example"), (&edge, "fe1.example")] {
+                server.add_config(&front::cluster_section(name, front::link_place(server.imap)?))?;
+            }
+            home.launch()?;
             home.add_user(ROOKERY_ADMIN)?;
-            murder::start_node(&mut edge, "fe1.example", Some((home, "serve")))?;
+            front::join(&mut edge, home, "serve")?;
             return Ok(edge);
         }
         Program::Cyrus => cyrus(home, &edge)?,

@@ -275,3 +275,37 @@ pub fn sasl(data: &[u8]) {
         assert_eq!(sasl::decode(sasl::encode(&octets).as_bytes()).as_deref(), Ok(&octets[..]));
     }
 }
+
+pub fn imap_passage(data: &[u8]) {
+    compare(data, |input, step, bits| {
+        use imap::passage::{Passage, Passed};
+        let mut passage = Passage::new(if bits & 1 == 0 { 1 << 20 } else { 300 });
+        let mut events = Vec::new();
+        let mut is_open = false;
+        let mut passed = 0;
+        for piece in input.chunks(step) {
+            passage.buffer().extend_from_slice(piece);
+            loop {
+                match passage.next() {
+                    Passed::NeedMore => break,
+                    Passed::Text { octets, last } => {
+                        assert!(!octets.is_empty() && last == passage.is_between());
+                        passed += octets.len();
+                        is_open = !last;
+                    }
+                    Passed::Literal(octets) => {
+                        assert!(is_open && !octets.is_empty());
+                        passed += octets.len();
+                    }
+                    Passed::Status { status, octets } => {
+                        passed += octets.len();
+                        events.push(format!("{status:?}"));
+                    }
+                    other => events.push(format!("{other:?}")),
+                }
+            }
+        }
+        assert!(passed <= input.len());
+        events
+    });
+}

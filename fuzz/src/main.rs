@@ -1,6 +1,7 @@
 //! One program for all targets; `ROOKERY_FUZZ_TARGET` names the one that is run. `fuzz/run` builds and seeds it.
 #![no_main]
 
+mod auth;
 mod codecs;
 mod link;
 mod mail;
@@ -15,6 +16,7 @@ type Target = fn(&[u8]);
 const TARGETS: &[(&str, Target)] = &[
     ("imap_server", codecs::imap_server),
     ("imap_client", codecs::imap_client),
+    ("imap_passage", codecs::imap_passage),
     ("lmtp_server", codecs::lmtp_server),
     ("lmtp_client", codecs::lmtp_client),
     ("pop3_server", codecs::pop3_server),
@@ -31,6 +33,9 @@ const TARGETS: &[(&str, Target)] = &[
     ("volume_records", records::volumes),
     ("directory_records", records::directory),
     ("link", link::link),
+    ("requests", link::requests),
+    ("mechanisms", auth::mechanisms),
+    ("mta", auth::mta),
 ];
 
 fn target() -> Target {

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use rookery_tests::imap::Imap;
 use rookery_tests::lmtp::Lmtp;
 use rookery_tests::murder::Murder;
-use rookery_tests::server::PASSWORD;
+use rookery_tests::server::{PASSWORD, Server};
 use std::time::{Duration, Instant};
 
 const MESSAGE: &[u8] = b"From: a@example.net\r\nSubject: over the link\r\n\r\nbody\r\n";
@@ -55,6 +55,82 @@ fn clients_at_a_frontend_find_their_mail_at_a_backend() -> Result<()> {
         "{}",
         listed.text()
     );
+    murder.stop()
+}
+
+#[test]
+fn what_is_shared_is_listed_everywhere_at_once() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("be1.example", ""), ("be2.example", "serve,hold"), ("fe1.example", "serve")])?;
+    let [one, two, front] = &murder.nodes[..] else { anyhow::bail!("three nodes were started") };
+    one.add_user("ann")?;
+    two.add_user("joe")?;
+    // The owner's home has the directory, or has it not; both clients are anywhere.
+    for (owner, at, reader) in [("ann", front, "joe"), ("joe", front, "ann"), ("joe", two, "ann")] {
+        let mut sharing = at.login(owner)?;
+        sharing.ok("CREATE Plans")?;
+        let name = format!("Other Users/{owner}/Plans");
+        let listed = |node: &Server| -> Result<bool> {
+            let answer = node.login(reader)?.ok("LIST \"\" *")?;
+            Ok(answer.lines().iter().any(|line| line.contains(&name)))
+        };
+        let mut open = front.login(reader)?;
+        for _ in 0..10 {
+            sharing.ok(&format!("SETACL Plans {reader} lr"))?;
+            let answer = open.ok("LIST \"\" * RETURN (MYRIGHTS)")?;
+            ensure!(
+                answer.lines().iter().any(|line| line.contains("MYRIGHTS") && line.contains(&name)),
+                "{:?}",
+                answer.lines()
+            );
+            for node in [one, two, front] {
+                ensure!(listed(node)?, "{name} is not listed for {reader}");
+            }
+            sharing.ok(&format!("DELETEACL Plans {reader}"))?;
+            for node in [one, two, front] {
+                ensure!(!listed(node)?, "{name} is still listed for {reader}");
+            }
+        }
+        sharing.ok(&format!("SETACL Plans {reader} lr"))?;
+        sharing.ok("RENAME Plans Past")?;
+        ensure!(!listed(front)?, "the old name is still listed");
+        ensure!(open.ok("LIST \"\" \"Other Users/*\"")?.lines().iter().any(|line| line.contains("/Past")));
+        sharing.ok("DELETE Past")?;
+        ensure!(!open.ok("LIST \"\" \"Other Users/*\"")?.lines().iter().any(|line| line.contains("/Past")));
+    }
+    murder.stop()
+}
+
+#[test]
+fn what_is_shared_while_the_directory_is_away_is_published_later() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("be1.example", ""), ("be2.example", "hold"), ("be3.example", "serve,hold")])?;
+    murder.node(1)?.add_user("joe")?;
+    murder.node(2)?.add_user("ann")?;
+    for node in [1, 2] {
+        murder.node_mut(node)?.allow_log("the directory's source is away");
+        murder.node_mut(node)?.allow_log("what users share is not published yet");
+    }
+    murder.node_mut(0)?.kill9()?;
+    let mut sharing = murder.node(1)?.login("joe")?;
+    sharing.ok("CREATE Plans")?;
+    let began = Instant::now();
+    let answer = sharing.command("SETACL Plans ann lr")?;
+    ensure!(answer.code("UNAVAILABLE").is_some(), "{:?}", answer.lines());
+    ensure!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    ensure!(sharing.ok("GETACL Plans")?.lines().iter().any(|line| line.contains("ann")));
+    // The outbox is on the disk.
+    murder.node_mut(1)?.kill9()?;
+    murder.node_mut(1)?.launch()?;
+    murder.node_mut(0)?.launch()?;
+    let mut reading = murder.node(2)?.login("ann")?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let is_listed = |client: &mut Imap| -> Result<bool> {
+        Ok(client.ok("LIST \"\" *")?.lines().iter().any(|line| line.contains("Other Users/joe/Plans")))
+    };
+    while !is_listed(&mut reading)? {
+        ensure!(Instant::now() < deadline, "what was shared is never published");
+    }
     murder.stop()
 }
 
@@ -137,6 +213,99 @@ fn a_backend_that_is_gone_takes_its_own_users_alone() -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     };
     ensure!(back.ok("STATUS INBOX (MESSAGES)")?.lines().iter().any(|line| line.contains("MESSAGES 1")));
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    Ok(())
+}
+
+/// Two backends and a frontend; ann, at home at the first, lets joe, at home at the second, do anything with her INBOX
+/// and below Work.
+fn shared_between_homes() -> Result<Murder> {
+    let murder = Murder::start(&[("be1.example", ""), ("be2.example", "hold"), ("fe1.example", "serve")])?;
+    murder.node(0)?.add_user("ann")?;
+    murder.node(1)?.add_user("joe")?;
+    let mut ann = murder.node(2)?.login("ann")?;
+    ann.append_ok("INBOX", "(\\Flagged)", MESSAGE)?;
+    ann.ok("CREATE Work")?;
+    for mailbox in ["INBOX", "Work"] {
+        ann.ok(&format!("SETACL {mailbox} joe lrswipkxte"))?;
+    }
+    ann.ok("LOGOUT")?;
+    Ok(murder)
+}
+
+const OF_ANN: &str = "\"Other Users/ann\"";
+
+#[test]
+fn a_mailbox_of_another_home_is_used_like_any() -> Result<()> {
+    let mut murder = shared_between_homes()?;
+    for node in [2, 1, 0] {
+        let mut joe = murder.node(node)?.login("joe")?;
+        joe.ok(&format!("SELECT {OF_ANN}"))?;
+        let fetched = joe.ok("UID FETCH 1 (FLAGS BODY.PEEK[])")?.fetches()?;
+        ensure!(fetched[0].body("BODY[]")? == MESSAGE);
+        joe.ok("UID STORE 1 +FLAGS (\\Answered)")?;
+        ensure!(joe.ok("UID SEARCH ANSWERED")?.search()? == [1]);
+        // A message of many frames of the link, both ways.
+        let large = [MESSAGE, &b"0123456789abcdef\r\n".repeat(100_000)[..]].concat();
+        let (_, uid) = joe.append_ok("Other Users/ann", "", &large)?;
+        let fetched = joe.ok(&format!("UID FETCH {uid} BODY.PEEK[]"))?.fetches()?;
+        ensure!(fetched[0].body("BODY[]")? == large, "{} octets", fetched[0].body("BODY[]")?.len());
+        joe.ok(&format!("UID STORE {uid} +FLAGS.SILENT (\\Deleted)"))?;
+        joe.ok("EXPUNGE")?;
+        // What happens there is heard while joe idles.
+        let tag = joe.idle()?;
+        let mut ann = murder.node(2)?.login("ann")?;
+        let (_, uid) = ann.append_ok("INBOX", "()", MESSAGE)?;
+        let heard = joe.response()?;
+        ensure!(heard == b"* 2 EXISTS", "{}", String::from_utf8_lossy(&heard));
+        joe.done(&tag)?;
+        joe.ok(&format!("UID STORE {uid} +FLAGS.SILENT (\\Deleted)"))?;
+        joe.ok("CLOSE")?;
+        joe.ok("CREATE \"Other Users/ann/Work/done\"")?;
+        ensure!(joe.ok("MYRIGHTS \"Other Users/ann/Work/done\"")?.lines()[0].contains("lrswipkxte"));
+        joe.ok("DELETE \"Other Users/ann/Work/done\"")?;
+        let status = joe.ok(&format!("STATUS {OF_ANN} (MESSAGES)"))?;
+        ensure!(status.lines()[0].ends_with("(MESSAGES 1)"), "{:?}", status.lines());
+    }
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    murder.stop()
+}
+
+#[test]
+fn a_home_that_is_lost_ends_what_has_its_mailbox_selected_alone() -> Result<()> {
+    let mut murder = shared_between_homes()?;
+    let front = murder.node(2)?.imap;
+    let mut reader = Imap::login(front, "joe", PASSWORD)?;
+    reader.ok(&format!("SELECT {OF_ANN}"))?;
+    let mut other = Imap::login(front, "joe", PASSWORD)?;
+    other.ok(&format!("STATUS {OF_ANN} (MESSAGES)"))?;
+    murder.node_mut(0)?.kill9()?;
+    let began = Instant::now();
+    let heard = reader.response()?;
+    ensure!(heard.starts_with(b"* BYE [UNAVAILABLE]"), "{}", String::from_utf8_lossy(&heard));
+    ensure!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    for command in [format!("STATUS {OF_ANN} (MESSAGES)"), format!("SELECT {OF_ANN}")] {
+        let began = Instant::now();
+        let answer = other.command(&command)?;
+        ensure!(answer.code("UNAVAILABLE").is_some(), "{command}: {:?} {}", answer.lines(), answer.text);
+        ensure!(began.elapsed() < Duration::from_millis(1500), "{command}: {:?}", began.elapsed());
+    }
+    // Joe's own mailboxes go on, in the same session and in new ones, though the directory was at the node that is lost.
+    other.append_ok("INBOX", "()", MESSAGE)?;
+    other.ok("SELECT INBOX")?;
+    let mut reader = Imap::login(front, "joe", PASSWORD)?;
+    ensure!(reader.ok("STATUS INBOX (MESSAGES)")?.lines()[0].ends_with("(MESSAGES 1)"));
+    murder.node_mut(0)?.launch()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while other.command(&format!("STATUS {OF_ANN} (MESSAGES)"))?.code("UNAVAILABLE").is_some() {
+        ensure!(Instant::now() < deadline, "ann's home does not come back");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    other.ok(&format!("SELECT {OF_ANN}"))?;
     for node in &murder.nodes {
         node.check()?;
     }

@@ -18,8 +18,7 @@ fn server(lmtp: &str) -> Result<Server> {
     let mut server = Server::unstarted()?;
     // Postfix's processes run as another user.
     std::fs::set_permissions(server.root(), Permissions::from_mode(0o755))?;
-    let config = std::fs::read_to_string(server.config())?;
-    std::fs::write(server.config(), config.replace("[lmtp]\n", &format!("[lmtp]\n{lmtp}")))?;
+    server.add_to_section("lmtp", lmtp)?;
     server.launch()?;
     for user in ["joe", "ann"] {
         server.add_user(user)?;

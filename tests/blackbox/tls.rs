@@ -83,9 +83,7 @@ fn a_client_certificate_logs_in_by_external() -> Result<()> {
         let mut server = Server::unstarted()?;
         client_certificates(server.root())?;
         let ca = server.root().join("ca.crt");
-        let config = std::fs::read_to_string(server.config())?;
-        let with_ca = config.replace("[tls]\n", &format!("[tls]\nclient_ca = \"{}\"\n", ca.display()));
-        std::fs::write(server.config(), with_ca)?;
+        server.add_to_section("tls", &format!("client_ca = \"{}\"\n", ca.display()))?;
         server.add_config(&format!("[auth]\ncertificate_name = \"{setting}\"\n"))?;
         server.launch()?;
         for name in ["joe", "ann"] {

@@ -11,6 +11,7 @@ pub mod bodystructure;
 pub mod certificate;
 pub mod command;
 pub mod corpus;
+pub mod edge;
 pub mod imap;
 pub mod lmtp;
 pub mod murder;

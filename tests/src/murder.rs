@@ -1,22 +1,8 @@
 //! Several servers as one cluster, each with a folder, ports and a log of its own.
 
+use crate::edge;
 use crate::server::Server;
-use anyhow::{Context, Result, ensure};
-use std::net::TcpListener;
-
-/// Starts a server that has never run as a node: of the founder's cluster, with these duties, or of one of its own.
-pub fn start_node(server: &mut Server, name: &str, founder: Option<(&Server, &str)>) -> Result<()> {
-    // The port is free again before the server takes it; nobody else is on this address.
-    let link = TcpListener::bind((server.imap.ip(), 0))?.local_addr()?;
-    server.add_config(&format!("[cluster]\nlisten = \"{link}\"\nname = \"{name}\"\n"))?;
-    if let Some((founder, duties)) = founder {
-        let given = founder.cli(&["node", "token", "--duties", duties], b"")?;
-        ensure!(given.status.success(), "node token: {}", given.text());
-        let joined = server.cli(&["join", given.text().trim()], b"")?;
-        ensure!(joined.status.success(), "join: {}", joined.text());
-    }
-    server.launch()
-}
+use anyhow::{Context, Result};
 
 /// The nodes of a cluster. The first one has the directory.
 #[derive(Debug)]
@@ -39,7 +25,11 @@ impl Murder {
     /// Lets one more node join, and starts it.
     pub fn add(&mut self, name: &str, duties: &str) -> Result<()> {
         let mut server = Server::unstarted()?;
-        start_node(&mut server, name, self.nodes.first().map(|founder| (founder, duties)))?;
+        server.add_config(&edge::cluster_section(name, edge::link_place(server.imap)?))?;
+        match self.nodes.first() {
+            Some(founder) => edge::join(&mut server, founder, duties)?,
+            None => server.launch()?,
+        }
         self.nodes.push(server);
         Ok(())
     }

@@ -20,6 +20,7 @@ use rustix::process::Signal;
 
 use crate::certificate::{self, Certificate};
 use crate::command::{self, Output};
+use crate::edge::{self, Behind, Edge};
 use crate::imap::Imap;
 use crate::lmtp::Lmtp;
 use crate::peer;
@@ -66,6 +67,10 @@ pub struct Server {
     binary: Option<PathBuf>,
     /// Program and arguments that the server is started through.
     wrapper: Vec<OsString>,
+    /// The node in front, to which clients connect.
+    edge: Option<Edge>,
+    /// Where the server itself listens.
+    listens: Listens,
     /// Octets of the log already judged by an earlier stop.
     log_judged: u64,
     /// IMAP with STARTTLS.
@@ -84,8 +89,19 @@ pub struct Server {
     pub certificate: Certificate,
 }
 
+/// Where a server listens.
+#[derive(Debug, Clone, Copy)]
+struct Listens {
+    imap: SocketAddr,
+    imaps: SocketAddr,
+    pop3: SocketAddr,
+    pop3s: SocketAddr,
+    lmtp: SocketAddr,
+    http: SocketAddr,
+}
+
 #[derive(Debug)]
-enum Folder {
+pub(crate) enum Folder {
     Temporary(tempfile::TempDir),
     Given(PathBuf),
 }
@@ -109,6 +125,25 @@ impl Server {
     }
 
     fn prepare(program: Program, folder: Folder) -> Result<Server> {
+        let mut server = Server::prepare_alone(program, folder)?;
+        if let Some(behind) = Behind::chosen()?
+            && program == Program::Rookery
+        {
+            server.add_config(&edge::cluster_section("home.example", edge::link_place(server.imap)?))?;
+            let root = server.root().join("front");
+            std::fs::create_dir_all(&root)?;
+            let node = Server::prepare_alone(program, Folder::Given(root))?;
+            (server.imap, server.imaps) = (node.listens.imap, node.listens.imaps);
+            (server.pop3, server.pop3s) = (node.listens.pop3, node.listens.pop3s);
+            server.lmtp = node.listens.lmtp;
+            server.certificate = node.certificate.clone();
+            server.edge = Some(Edge::new(node, behind)?);
+        }
+        Ok(server)
+    }
+
+    /// Without a node in front.
+    pub(crate) fn prepare_alone(program: Program, folder: Folder) -> Result<Server> {
         let root = match &folder {
             Folder::Temporary(dir) => dir.path().to_path_buf(),
             Folder::Given(path) => path.clone(),
@@ -124,6 +159,8 @@ impl Server {
             allowed_log: Vec::new(),
             binary: None,
             wrapper: Vec::new(),
+            edge: None,
+            listens: Listens { imap, imaps, pop3, pop3s, lmtp, http },
             log_judged,
             imap,
             imaps,
@@ -160,13 +197,13 @@ impl Server {
              [tls]\ncert = \"{cert}\"\nkey = \"{key}\"\n\
              [log]\nformat = \"json\"\nlevel = \"info\"\n",
             data = self.data().display(),
-            socket = self.lmtp_socket().display(),
-            imap = self.imap,
-            imaps = self.imaps,
-            pop3 = self.pop3,
-            pop3s = self.pop3s,
-            lmtp = self.lmtp,
-            http = self.http,
+            socket = self.root().join("lmtp.sock").display(),
+            imap = self.listens.imap,
+            imaps = self.listens.imaps,
+            pop3 = self.listens.pop3,
+            pop3s = self.listens.pop3s,
+            lmtp = self.listens.lmtp,
+            http = self.listens.http,
         )
     }
 
@@ -183,9 +220,12 @@ impl Server {
         self.root().join("data")
     }
 
-    /// The LMTP socket.
+    /// The LMTP socket that clients connect to.
     pub fn lmtp_socket(&self) -> PathBuf {
-        self.root().join("lmtp.sock")
+        match &self.edge {
+            Some(edge) => edge.node().lmtp_socket(),
+            None => self.root().join("lmtp.sock"),
+        }
     }
 
     /// The configuration file.
@@ -218,6 +258,7 @@ impl Server {
     pub fn use_ports(&mut self, imap: u16, lmtp: u16) -> Result<()> {
         self.imap.set_port(imap);
         self.lmtp.set_port(lmtp);
+        (self.listens.imap, self.listens.lmtp) = (self.imap, self.lmtp);
         self.write_config()
     }
 
@@ -230,8 +271,20 @@ impl Server {
     pub fn add_config(&self, text: &str) -> Result<()> {
         use std::io::Write;
         ensure!(self.program == Program::Rookery, "the stand-in has its own configuration");
+        if let Some(edge) = self.edge.as_ref().filter(|_| !text.contains("unix:")) {
+            // What concerns clients concerns the node that they connect to.
+            edge.node().add_config(text)?;
+        }
         let mut file = OpenOptions::new().append(true).open(self.config())?;
         Ok(file.write_all(text.as_bytes())?)
+    }
+
+    /// Adds lines to a section of whoever the clients connect to, for the next start.
+    pub fn add_to_section(&self, section: &str, lines: &str) -> Result<()> {
+        let config = self.edge.as_ref().map_or(self.config(), |edge| edge.node().config());
+        let (before, head) = (std::fs::read_to_string(&config)?, format!("[{section}]\n"));
+        ensure!(before.contains(&head), "there is no section {section}");
+        Ok(std::fs::write(config, before.replace(&head, &format!("{head}{lines}")))?)
     }
 
     /// Prepares a server on a new temporary folder, without starting it.
@@ -278,7 +331,11 @@ impl Server {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(self.root());
         let child = command.spawn().with_context(|| format!("{command:?} cannot be started"))?;
         self.child = Some(child);
-        self.wait_until_ready()
+        self.wait_until_ready()?;
+        let Some(mut edge) = self.edge.take() else { return Ok(()) };
+        let launched = edge.launch(self);
+        self.edge = Some(edge);
+        launched
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -290,7 +347,7 @@ impl Server {
                 self.child = None;
                 bail!("the server ended with {status} instead of starting:\n{}", self.log_tail());
             }
-            match Imap::connect(self.imap) {
+            match Imap::connect(self.listens.imap) {
                 Ok(client) if client.greeting.starts_with("* OK") => break,
                 Ok(client) => bail!("the greeting is {:?}", client.greeting),
                 Err(error) if Instant::now() > deadline => {
@@ -300,7 +357,7 @@ impl Server {
             }
         }
         while Instant::now() < deadline {
-            if self.program == Program::Nginx || Lmtp::connect(self.lmtp).is_ok() {
+            if self.program == Program::Nginx || Lmtp::connect(self.listens.lmtp).is_ok() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -315,6 +372,9 @@ impl Server {
 
     /// Kills the process at once, as a crash would, and waits until it is gone.
     pub fn kill9(&mut self) -> Result<()> {
+        if let Some(edge) = &mut self.edge {
+            edge.kill9()?;
+        }
         self.killer()?.fire()?;
         if let Some(mut child) = self.child.take() {
             child.wait()?;
@@ -329,6 +389,9 @@ impl Server {
 
     /// Stops by SIGTERM; fails unless the exit code is 0 and the log is clean.
     pub fn stop(&mut self) -> Result<()> {
+        if let Some(edge) = &mut self.edge {
+            edge.stop(&self.allowed_log)?;
+        }
         let Some(mut child) = self.child.take() else { bail!("the server does not run") };
         crate::process::signal(child.id(), Signal::TERM)?;
         let deadline = Instant::now() + START_STOP_MAX;

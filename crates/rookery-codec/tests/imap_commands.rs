@@ -492,12 +492,30 @@ fn append_is_printed_around_its_messages() {
     };
     let tag = Tag::new(b"A1").unwrap();
     let (mut append, chunks) =
-        AppendEncoder::start(&tag, &"a \"b".into(), &message(3, true, false), Literals::Synchronising)
+        AppendEncoder::start(&tag, None, &"a \"b".into(), &message(3, true, false), Literals::Synchronising)
             .unwrap();
     assert_eq!(chunks, [&b"A1 APPEND \"a \\\"b\" (\\Seen) \" 1-Jan-1970 00:00:00 +0000\" {3}\r\n"[..], b""]);
     let chunks = append.next(&message(0, false, true)).unwrap();
     assert_eq!(chunks, [&b" (\\Seen) \" 1-Jan-1970 00:00:00 +0000\" UTF8 (~{0+}\r\n"[..]]);
     assert_eq!(append.end(), b")\r\n");
+    let replaced = Replaced { uid: true, message: rookery_types::SetEnd::Number(7) };
+    let plain = AppendMessage { flags: vec![], date: None, ..message(3, false, false) };
+    let (replace, chunks) =
+        AppendEncoder::start(&tag, Some(replaced), &"x".into(), &plain, Literals::NonSynchronising).unwrap();
+    assert_eq!(chunks, [&b"A1 UID REPLACE 7 x {3+}\r\n"[..]]);
+    assert_eq!(replace.end(), b"\r\n");
+}
+
+#[test]
+fn values_of_annotations_hold_anything() {
+    let entries = vec![(bytes::Bytes::from("/shared/comment"), Some(bytes::Bytes::from_static(b"a\0b")))];
+    let command = Command::SetMetadata { mailbox: "x".into(), entries };
+    let tagged = Tagged { tag: Tag::new(b"a").unwrap(), command };
+    let chunks = encode(&tagged, Literals::NonSynchronising).unwrap();
+    assert_eq!(chunks, [&b"a SETMETADATA x (/shared/comment ~{3+}\r\na\0b)\r\n"[..]]);
+    let mut decoder = Decoder::new(Limits::LOGGED_IN);
+    decoder.push(&chunks[0]);
+    assert_eq!(decoder.next(), Decoded::Command(tagged));
 }
 
 #[test]

@@ -585,15 +585,16 @@ impl<'a> Change<'a> {
     ) -> Result<(), DirectoryError> {
         for (mailbox, published) in mailboxes {
             let key = published_key(*mailbox);
-            let is_there = match published {
-                Some(_) => match by_id(&self.read, mailbox.account) {
-                    Ok(_) => true,
-                    Err(DirectoryError::NotFound(_)) => false,
+            let published = match published {
+                // Under the name that the account has now: it may have got another since.
+                Some(published) => match by_id(&self.read, mailbox.account) {
+                    Ok(entry) => Published::of(&entry.name, *mailbox, &published.path, &published.acl),
+                    Err(DirectoryError::NotFound(_)) => None,
                     Err(error) => return Err(error),
                 },
-                None => false,
+                None => None,
             };
-            match published.as_ref().filter(|published| is_there && published.mailbox == *mailbox) {
+            match published {
                 Some(published) => {
                     let (key, value) = published.record();
                     decode_published(&key, &value)?;

@@ -78,7 +78,9 @@ impl Whole<'_> {
         let kind = KINDS.iter().find(|kind| kind.tag == tag);
         let kind = kind.ok_or_else(|| damaged("no kind of record has this key"))?;
         (kind.check)(key, value)?;
-        for (derived, expected) in derived(key, value)? {
+        // What is to be published may already be told of by grants.
+        let is_pending = tag == records::MAILBOX && self.is_pending(key)?;
+        for (derived, expected) in derived(key, value)?.into_iter().filter(|_| !is_pending) {
             match self.get(&derived)? {
                 Some(found) if found == expected => {}
                 Some(_) if tag == records::ACCOUNT => return Err(damaged("its id is another account's")),
@@ -129,6 +131,12 @@ impl Whole<'_> {
         self.read.get(Space::Directory, key).map_err(unavailable)
     }
 
+    /// Whether the outbox has something for a published mailbox.
+    fn is_pending(&self, key: &[u8]) -> Result<bool, DirectoryError> {
+        let outbox = [&[records::OUTBOX], key.get(1..).unwrap_or_default()].concat();
+        Ok(self.get(&outbox)?.is_some())
+    }
+
     fn count(&self, prefix: &[u8]) -> Result<u64, DirectoryError> {
         let mut count = 0;
         let end = prefix_end(prefix);
@@ -150,6 +158,9 @@ impl Whole<'_> {
             records::GRANT => published_key(records::decode_grant(key, value)?),
             _ => records::account_key(&records::decode_name_of_id(key, value)?.1),
         };
+        if tag == records::GRANT && self.is_pending(&from)? {
+            return Ok(true);
+        }
         let Some(primary) = self.get(&from)? else { return Ok(false) };
         if tag == records::GRANT {
             return Ok(decode_published(&from, &primary)?.grants().contains(key));

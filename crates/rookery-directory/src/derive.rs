@@ -110,10 +110,6 @@ impl<'a> Applier<'a> {
     pub(crate) fn into_parts(self) -> (Vec<AccountName>, Writes) {
         (self.names, self.writes.into_iter().collect())
     }
-
-    pub(crate) fn into_writes(self) -> Writes {
-        self.into_parts().1
-    }
 }
 
 /// An account's epoch only rises, whoever writes the directory.

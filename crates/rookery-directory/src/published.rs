@@ -12,11 +12,9 @@
 
 use crate::DirectoryError;
 use crate::change::{by_id, unavailable};
-use crate::derive::Applier;
 use crate::encoding::{Damaged, Encoder, open};
-use crate::records::{self, LAYOUT, MAILBOX, PUBLISHED_KEY, encode_empty, grant_key};
+use crate::records::{self, LAYOUT, MAILBOX, OUTBOX, PUBLISHED_KEY, encode_empty, grant_key};
 use crate::repair::Mended;
-use crate::source::Write;
 use bytes::Bytes;
 use rookery_kv::{Batch, Read, Space, prefix_end};
 use rookery_types::{
@@ -156,26 +154,71 @@ pub struct Shared {
 }
 
 /// Keys with what is to be written to them; `None`: they are to be deleted.
-pub type Writes = Vec<(Vec<u8>, Option<Bytes>)>;
+pub(crate) type Writes = Vec<(Vec<u8>, Option<Bytes>)>;
 
-/// What must be written where a mailbox becomes `after`; `None`: it is not to be seen. `read` tells whose account it
-/// is, and what is published of it now.
-pub fn changes(
+/// What is to be published of a mailbox; `read` tells whose account it is. `None`: nothing.
+pub fn published_of(
     read: &dyn Read,
     mailbox: MailboxId,
-    after: Option<(&MailboxPath, &Acl)>,
-) -> Result<Writes, DirectoryError> {
-    let key = published_key(mailbox);
-    let after = match after {
-        Some((path, acl)) => {
-            let name = by_id(read, mailbox.account)?.name;
-            Published::of(&name, mailbox, path, acl).map(|published| published.record().1)
-        }
-        None => None,
+    path: &MailboxPath,
+    acl: &Acl,
+) -> Result<Option<Published>, DirectoryError> {
+    let name = by_id(read, mailbox.account)?.name;
+    Ok(Published::of(&name, mailbox, path, acl))
+}
+
+/// The record in a home's outbox that says what is to be published of a mailbox; `None`: nothing any more.
+pub fn outbox_record(mailbox: MailboxId, published: Option<&Published>) -> (Vec<u8>, Bytes) {
+    let key = outbox_key(mailbox);
+    let mut e = Encoder::new(LAYOUT);
+    match published {
+        Some(published) => e.u8(1).octets(&published.record().1),
+        None => e.u8(0),
     };
-    let mut applier = Applier::new(read);
-    applier.apply(&[Write { key: key.into(), value: after }])?;
-    Ok(applier.into_writes())
+    let value = e.seal(&key);
+    (key, value)
+}
+
+/// The key of the record in the outbox.
+pub fn outbox_key(mailbox: MailboxId) -> Vec<u8> {
+    let mut key = published_key(mailbox);
+    if let Some(tag) = key.first_mut() {
+        *tag = OUTBOX;
+    }
+    key
+}
+
+/// The mailbox of a record in the outbox, and what is to be published of it.
+pub(crate) fn decode_outbox(key: &[u8], value: &[u8]) -> Result<(MailboxId, Option<Published>), Damaged> {
+    let damaged = || Damaged::new(key, "its key is no mailbox's");
+    let (rest, number) = key.split_last_chunk::<4>().ok_or_else(damaged)?;
+    let account = records::number_of_key(OUTBOX, rest).and_then(AccountId::new).ok_or_else(damaged)?;
+    let mailbox = MailboxId { account, number: u32::from_be_bytes(*number) };
+    let published = open(key, value, LAYOUT, |d| match d.u8()? {
+        0 => Some(None),
+        1 => Some(Some(decode_published(&published_key(mailbox), d.octets()?).ok()?)),
+        _ => None,
+    })?;
+    Ok((mailbox, published))
+}
+
+/// What the outbox has for a mailbox; `None`: nothing.
+pub fn outbox_of(read: &dyn Read, mailbox: MailboxId) -> Result<Option<Option<Published>>, DirectoryError> {
+    let key = outbox_key(mailbox);
+    let found = read.get(Space::Directory, &key).map_err(unavailable)?;
+    Ok(found.map(|value| decode_outbox(&key, &value)).transpose()?.map(|(_, published)| published))
+}
+
+/// The mailboxes that the outbox has something for. A damaged record is told and left.
+pub fn outbox(read: &dyn Read) -> Result<Vec<MailboxId>, DirectoryError> {
+    let mut found = Vec::new();
+    for (key, value) in there(read, OUTBOX)? {
+        match decode_outbox(&key, &value) {
+            Ok((mailbox, _)) => found.push(mailbox),
+            Err(damaged) => tracing::error!(%damaged, "a mailbox is not published"),
+        }
+    }
+    Ok(found)
 }
 
 pub(crate) fn granted(
@@ -245,50 +288,109 @@ pub fn is_complete(read: &dyn Read) -> Result<bool, DirectoryError> {
     }
 }
 
-/// Tells of every published record that is missing or is another than a mailbox gives. `mailboxes`: all of the store
-/// that are shared.
+/// The published records as they will be when the outbox is empty. Damaged ones of the outbox are left out.
+fn effective(read: &dyn Read) -> Result<BTreeMap<Vec<u8>, Bytes>, DirectoryError> {
+    let mut records = there(read, MAILBOX)?;
+    for (key, value) in there(read, OUTBOX)? {
+        let Ok((mailbox, published)) = decode_outbox(&key, &value) else { continue };
+        match published {
+            Some(published) => records.extend([published.record()]),
+            None => drop(records.remove(&published_key(mailbox))),
+        }
+    }
+    Ok(records)
+}
+
+/// Tells of every published record that is missing or is another than a mailbox gives, unless the outbox mends it.
+/// `mailboxes`: all of the store that are shared; `here`: all accounts of the store.
 pub fn check(
     read: &dyn Read,
     mailboxes: &[Shared],
+    here: &BTreeSet<AccountId>,
     fault: &mut dyn FnMut(Damaged),
 ) -> Result<(), DirectoryError> {
     if !is_complete(read).unwrap_or(false) {
         fault(Damaged::new(PUBLISHED_KEY, "it is missing, so not all that is shared is published"));
         return Ok(());
     }
-    let (expected, there) = (expected(read, mailboxes)?, there(read, MAILBOX)?);
-    for (key, value) in &expected {
-        match there.get(key) {
-            Some(known) if known == value => {}
-            Some(_) => fault(Damaged::new(key, "it is not what the mailbox gives")),
-            None => fault(Damaged::new(key, "it is missing")),
-        }
+    for (key, _, what) in differences(read, mailboxes, here)? {
+        fault(Damaged::new(&key, what));
     }
-    let more = there.keys().filter(|key| !expected.contains_key(*key));
-    more.for_each(|key| fault(Damaged::new(key, "no mailbox gives it")));
     Ok(())
 }
 
-/// What makes the published records, and the grants, what the mailboxes give, and what that mends. Nobody else changes
-/// them before it is committed.
-pub fn rebuild(read: &dyn Read, mailboxes: &[Shared]) -> Result<(Batch, Vec<Mended>), DirectoryError> {
+/// The key of a published record that is not as it must be, what it must be, and what is wrong.
+type Difference = (Vec<u8>, Option<Bytes>, &'static str);
+
+/// Where what is published, or will be, is not as the mailboxes give it.
+fn differences(
+    read: &dyn Read,
+    mailboxes: &[Shared],
+    here: &BTreeSet<AccountId>,
+) -> Result<Vec<Difference>, DirectoryError> {
+    let (expected, there) = (expected(read, mailboxes)?, effective(read)?);
+    let mut differences = Vec::new();
+    for (key, value) in &expected {
+        match there.get(key) {
+            Some(known) if known == value => {}
+            Some(_) => {
+                differences.push((key.clone(), Some(value.clone()), "it is not what the mailbox gives"))
+            }
+            None => differences.push((key.clone(), Some(value.clone()), "it is missing")),
+        }
+    }
+    for key in there.keys().filter(|key| !expected.contains_key(*key)) {
+        // Other stores' mailboxes are not for this one to judge, as long as there is such an account.
+        let is_ours = match account_of(key) {
+            Some(account) if here.contains(&account) => true,
+            Some(account) => matches!(by_id(read, account), Err(DirectoryError::NotFound(_))),
+            None => false,
+        };
+        if is_ours {
+            differences.push((key.clone(), None, "no mailbox gives it"));
+        }
+    }
+    Ok(differences)
+}
+
+fn account_of(key: &[u8]) -> Option<AccountId> {
+    let (rest, _) = key.split_last_chunk::<4>()?;
+    records::number_of_key(MAILBOX, rest).and_then(AccountId::new)
+}
+
+/// What puts into the outbox all that is not published as the mailboxes give it, makes the grants follow from that,
+/// and what is mended by it. Nobody else changes the directory here before it is committed.
+pub fn rebuild(
+    read: &dyn Read,
+    mailboxes: &[Shared],
+    here: &BTreeSet<AccountId>,
+) -> Result<(Batch, Vec<Mended>), DirectoryError> {
     let mut faults = Vec::new();
-    check(read, mailboxes, &mut |fault| faults.push(fault))?;
-    let expected = expected(read, mailboxes)?;
+    check(read, mailboxes, here, &mut |fault| faults.push(fault))?;
     let mut batch = Batch::new();
-    for key in there(read, MAILBOX)?.into_keys().filter(|key| !expected.contains_key(key)) {
-        batch.delete(Space::Directory, key);
+    let mut records = effective(read)?;
+    for (key, value, _) in differences(read, mailboxes, here)? {
+        let Some((account, number)) = account_of(&key).zip(key.last_chunk::<4>()) else { continue };
+        let mailbox = MailboxId { account, number: u32::from_be_bytes(*number) };
+        let published = value.as_ref().map(|value| decode_published(&key, value)).transpose()?;
+        let (outbox, waiting) = outbox_record(mailbox, published.as_ref());
+        batch.put(Space::Directory, outbox, waiting);
+        match value {
+            Some(value) => drop(records.insert(key, value)),
+            None => drop(records.remove(&key)),
+        }
     }
     // From scratch, whatever stands there: a grant may be left of a record that is gone.
     let mut grants = there(read, records::GRANT)?;
-    for (key, value) in expected {
-        for grant in decode_published(&key, &value)?.grants() {
+    for (key, value) in records {
+        // A damaged record gives nothing, and is told by the directory's own check.
+        let Ok(published) = decode_published(&key, &value) else { continue };
+        for grant in published.grants() {
             let empty = encode_empty(&grant);
             if grants.remove(&grant).as_ref() != Some(&empty) {
                 batch.put(Space::Directory, grant, empty);
             }
         }
-        batch.put(Space::Directory, key, value);
     }
     for key in grants.into_keys() {
         batch.delete(Space::Directory, key);
@@ -296,7 +398,7 @@ pub fn rebuild(read: &dyn Read, mailboxes: &[Shared]) -> Result<(Batch, Vec<Mend
     batch.put(Space::Directory, PUBLISHED_KEY.to_vec(), records::encode_complete());
     let mended = faults.into_iter().map(|fault| Mended {
         finding: fault.to_string(),
-        outcome: "made anew from the mailboxes' rights".into(),
+        outcome: "will be published from the mailboxes' rights".into(),
     });
     Ok((batch, mended.collect()))
 }

@@ -29,6 +29,7 @@
 //! |---|---|---|
 //! | change log | `e` revision, big-endian | keys with what was written to them: of the embedded source |
 //! | position | `t` | how far the copy is: cluster, term, revision |
+//! | outbox | `u` account, mailbox, big-endian | what is to be published of a mailbox of this store |
 //! | published | `w` | that the mailboxes of this node's store are published |
 //! | put aside | `q` and the key it had | what a repair took away, as it was |
 //!
@@ -39,7 +40,7 @@ use crate::embedded::decode_logged;
 use crate::encoding::{Damaged, Decoder, Encoder, layout_of, open};
 use crate::entry::{AccountState, Domain, Entry, Group, Home, Verifier};
 use crate::node::decode_node;
-use crate::published::decode_published;
+use crate::published::{decode_outbox, decode_published};
 use crate::source::Position;
 use bytes::Bytes;
 use rookery_types::{
@@ -61,7 +62,7 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 16] = [
+pub const KINDS: [Kind; 17] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
     Kind { tag: DOMAIN, name: "domain", check: |key, value| decode_domain(key, value).map(drop) },
     Kind { tag: LOGGED, name: "change log", check: |key, value| decode_logged(key, value).map(drop) },
@@ -75,6 +76,7 @@ pub const KINDS: [Kind; 16] = [
         name: "published mailbox",
         check: |key, value| decode_published(key, value).map(drop),
     },
+    Kind { tag: OUTBOX, name: "outbox", check: |key, value| decode_outbox(key, value).map(drop) },
     Kind { tag: POSITION, name: "position", check: |key, value| decode_position(key, value).map(drop) },
     Kind { tag: ID, name: "id", check: |key, value| decode_name_of_id(key, value).map(drop) },
     Kind { tag: ALIAS, name: "alias", check: |key, value| decode_alias(key, value).map(drop) },
@@ -103,6 +105,7 @@ pub(crate) const ID: u8 = b'i';
 pub(crate) const MEMBER: u8 = b'm';
 pub(crate) const LOGGED: u8 = b'e';
 pub(crate) const MAILBOX: u8 = b'p';
+pub(crate) const OUTBOX: u8 = b'u';
 pub(crate) const POSITION: u8 = b't';
 pub(crate) const MEMBERSHIP: u8 = b'o';
 pub(crate) const GRANT: u8 = b'v';

@@ -5,7 +5,7 @@
 use rookery_codec::imap::{Code, Condition, Response, Status, Tag};
 use rookery_net::IoError;
 use rookery_route::RegistrarError;
-use rookery_store::StoreError;
+use rookery_store::{CommitError, StoreError};
 use rookery_types::NameError;
 use std::borrow::Cow;
 
@@ -149,6 +149,10 @@ impl From<StoreError> for Answer {
                 Answer::no(Code::UnknownCte, "NUL stands where no transfer encoding can be put over it")
             }
             StoreError::NoSpace => Answer::no(Code::Unavailable, "The disk is full; the operator was told"),
+            StoreError::Commit(CommitError::Unpublished) => Answer::no(
+                Code::Unavailable,
+                "Done here, but other servers do not know of it yet: outcome pending",
+            ),
             StoreError::CutOff => Answer::no(Code::Unavailable, "The server is ending"),
             _ => Answer::server_fault(),
         }

@@ -92,7 +92,7 @@ pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<
                 names.push("LOGINDISABLED".into());
             }
         }
-        State::Authenticated(_) | State::Selected(..) => {
+        State::Authenticated(_) | State::Selected(..) | State::Abroad(..) => {
             let names_of_user = LOGGED_IN.iter().map(|name| match *name {
                 "APPENDLIMIT" => Cow::Owned(format!("APPENDLIMIT={}", services.config.message_octets_max)),
                 name => Cow::Borrowed(name),

@@ -8,7 +8,7 @@
 
 mod halves;
 
-pub use halves::serve_pipe;
+pub use halves::{serve_guest, serve_pipe};
 
 use crate::answer::{Answer, Failure};
 use crate::capability;
@@ -44,7 +44,7 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
         }
     }
     let limits = limits(&services, false);
-    let mut wire = Wire::new(Connection::new(stream), limits, services.config.login_timeout());
+    let mut wire = Wire::new(Connection::new(stream), limits, services.config.login_timeout(), id.get());
     wire.deadline = Some(Instant::now() + services.config.login_timeout());
     let driver = Driver {
         wire,
@@ -90,6 +90,8 @@ enum Begin {
     Greeting,
     /// A login at another node.
     LoggedIn(Box<SessionHead>),
+    /// A session at another node, which needs this one as its guest.
+    Guest(Box<SessionHead>),
 }
 
 /// Why the loop goes on or ends.
@@ -113,6 +115,12 @@ impl Driver {
                 Ok(false) => return self.counts.end("refused"),
                 Err(_) => return self.counts.end("lost"),
             },
+            Begin::Guest(head) => {
+                if !Box::pin(self.take_in(*head)).await {
+                    let _ = self.wire.connection.close().await;
+                    return self.counts.end("refused");
+                }
+            }
         }
         let ended = loop {
             match self.turn().await {
@@ -169,7 +177,11 @@ impl Driver {
         if self.state.is_ended() {
             return Ok(account_closed(&mut self.wire));
         }
-        match self.wire.decoder.next() {
+        let decoded = self.wire.decoder.next();
+        if self.wire.enabled.is_some() && decoded != Decoded::NeedMore {
+            self.learn_enabled();
+        }
+        match decoded {
             Decoded::NeedMore => self.wait().await,
             Decoded::Continue => {
                 self.wire.connection.out().extend_from_slice(b"+ OK\r\n");
@@ -188,8 +200,8 @@ impl Driver {
                 };
                 let timing = Timing::start(&measure::NAMES, verb, tag.as_str());
                 let own = self.state.notes();
-                let append =
-                    command::append::append(&mut self.wire, &mut self.state, replaced, mailbox, message);
+                let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
+                let append = command::append::append(context, &mut self.state, replaced, mailbox, message);
                 let outcome = Box::pin(noting(own, append)).await;
                 self.answered(tag, timing, true, outcome).await
             }
@@ -215,19 +227,26 @@ impl Driver {
         self.wire.flush().await?;
         let limit = self.wire.silence_max;
         let (user, selected) = match &mut self.state {
-            State::Authenticated(user) => (Some(&mut **user), None),
+            State::Authenticated(user) | State::Abroad(user, _) => (Some(&mut **user), None),
             State::Selected(user, selected) => (Some(&mut **user), Some(&**selected)),
             State::NotAuthenticated | State::Away(_) | State::Logout => (None, None),
         };
-        let (slot, notify) = match user {
-            Some(User { slot, notify, .. }) => (slot.as_ref(), notify.as_deref_mut()),
-            None => (None, None),
+        let (slot, notify, guests) = match user {
+            Some(User { slot, notify, guests, .. }) => (slot.as_ref(), notify.as_deref_mut(), Some(guests)),
+            None => (None, None, None),
         };
         // Few ask for it, and what they wait with is large.
         let mut notified = notify.map(|notify| Box::pin(notify::changed(notify, selected)));
         let changed = async {
             match &mut notified {
                 Some(changed) => changed.await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut stirred = guests.filter(|guests| !guests.is_empty()).map(|guests| Box::pin(guests.stirred()));
+        let stirs = async {
+            match &mut stirred {
+                Some(stirred) => stirred.await,
                 None => std::future::pending().await,
             }
         };
@@ -243,8 +262,9 @@ impl Driver {
             },
             () = ended(slot) => return Ok(account_closed(&mut self.wire)),
             () = changed => {}
+            () = stirs => {}
         }
-        drop(notified);
+        drop((notified, stirred));
         Box::pin(self.unasked()).await
     }
 
@@ -256,6 +276,12 @@ impl Driver {
                 tell::all(&mut self.wire, user, Some(selected), expunges).await?;
             }
             State::Authenticated(user) => tell::all(&mut self.wire, user, None, true).await?,
+            State::Abroad(user, _) => {
+                if let Err(Failure::Refused(answer)) = command::abroad::hear(&mut self.wire, user).await {
+                    return Ok(self.farewell(*answer));
+                }
+                tell::all(&mut self.wire, user, None, true).await?;
+            }
             State::NotAuthenticated | State::Away(_) | State::Logout => {}
         }
         Ok(Next::Go)
@@ -394,8 +420,12 @@ impl Driver {
             State::Selected(user, selected) => {
                 Box::pin(command::idle::idle(&mut self.wire, user, Some(selected), &self.drain)).await
             }
+            State::Abroad(user, abroad) => {
+                Box::pin(command::abroad::idle(&mut self.wire, user, abroad, &tag, &self.drain)).await
+            }
         };
         if matches!(&outcome, Ok(answer) if answer.condition == Condition::Bye) {
+            // The server's end, or the account's.
             if self.state.is_ended() {
                 return Ok(account_closed(&mut self.wire));
             }
@@ -421,6 +451,10 @@ impl Driver {
                 return Err(gone);
             }
         };
+        if answer.condition == Condition::Bye {
+            timing.end(answer.result());
+            return Ok(self.farewell(answer));
+        }
         match &mut self.state {
             State::Selected(user, selected) => {
                 // Who wants to hear of expunges at once has given up sequence numbers (RFC 5465 §5.3).
@@ -428,7 +462,7 @@ impl Driver {
                 let expunges = expunges || at_once;
                 Box::pin(tell::all(&mut self.wire, user, Some(selected), expunges)).await?;
             }
-            State::Authenticated(user) if user.notify.is_some() => {
+            State::Authenticated(user) | State::Abroad(user, _) if user.notify.is_some() => {
                 Box::pin(tell::all(&mut self.wire, user, None, expunges)).await?;
             }
             _ => {}
@@ -442,6 +476,13 @@ impl Driver {
             return Ok(Next::Close);
         }
         Ok(self.count_bad(bad))
+    }
+
+    /// Something went wrong behind which the session cannot go on.
+    fn farewell(&mut self, answer: Answer) -> Next {
+        let (condition, code, text) = (Condition::Bye, answer.code, answer.text);
+        self.wire.put(&Response::Status(Status { tag: None, condition, code, text }));
+        Next::Close
     }
 
     fn bad(&mut self, bad: Bad) -> Result<Next, Failure> {
@@ -466,7 +507,7 @@ impl Driver {
         let limits = limits(&self.services, false);
         match self.wire.connection.start_tls(&acceptor, input).await {
             Ok(connection) => {
-                let mut wire = Wire::new(connection, limits, self.wire.silence_max);
+                let mut wire = Wire::new(connection, limits, self.wire.silence_max, self.wire.trace);
                 wire.deadline = self.wire.deadline;
                 Some(Driver { wire, ..self })
             }

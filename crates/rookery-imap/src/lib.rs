@@ -14,6 +14,7 @@ mod command;
 mod config;
 mod connection;
 mod fetch;
+mod guest;
 mod kept;
 mod measure;
 mod names;
@@ -28,7 +29,7 @@ mod view;
 mod wire;
 
 pub use config::ImapConfig;
-pub use connection::{serve_connection, serve_pipe};
+pub use connection::{serve_connection, serve_guest, serve_pipe};
 pub use search::HeaderTexts;
 pub use services::Services;
 pub use sorting::SortTables;

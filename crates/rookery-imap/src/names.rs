@@ -7,7 +7,7 @@ use crate::answer::{Answer, Failure, no_such_mailbox};
 use crate::services::Services;
 use crate::session::User;
 use rookery_codec::imap::{Code, WireName};
-use rookery_directory::DirectoryError;
+use rookery_directory::{DirectoryError, Published};
 use rookery_route::AccountError;
 use rookery_store::{Account, MailboxState};
 use rookery_types::{
@@ -162,10 +162,14 @@ impl User {
 
     /// Accounts of others in which a pattern can match something. For an administrator those that a subscription
     /// names; all there is, is listed elsewhere.
+    ///
+    /// What was shared anywhere before the call is among them, unless the directory is away; then it is what this
+    /// node knows.
     pub(crate) async fn others(&self, patterns: &[Pattern]) -> Result<Vec<Others>, Failure> {
         if self.administers() {
             return self.subscribed_accounts().await;
         }
+        let mut is_fresh = false;
         let mut to = vec![Identifier::Anyone, Identifier::User(self.name.clone())];
         to.extend(self.groups.iter().cloned().map(Identifier::Group));
         let namespaces = self.names.client.namespaces();
@@ -175,6 +179,11 @@ impl User {
             let above = prefix.trim_end_matches('/');
             if !reached && !patterns.iter().any(|pattern| pattern.matches(above)) {
                 continue;
+            }
+            if !std::mem::replace(&mut is_fresh, true)
+                && let Err(error) = self.services.directory.barrier().await
+            {
+                tracing::debug!(%error, "shared mailboxes are listed as this node knows them");
             }
             // Where only the prefix itself is asked for, one mailbox that has it says enough.
             let mut limit = if reached { GRANTS_MAX } else { GRANTS_FIRST };
@@ -220,18 +229,56 @@ impl User {
             if !prefixes.iter().any(asked) {
                 continue;
             }
-            let Some(account) = self.account_of(&name).await? else { continue };
-            let tree = account.tree();
-            mailboxes.retain(|id| {
-                let state = tree.state(*id);
-                state.is_some_and(|state| self.rights(&account, &state).contains(Rights::LOOKUP))
-            });
-            if mailboxes.is_empty() {
-                continue;
+            match self.opened(&name).await? {
+                Opened::Here(account) => {
+                    let tree = account.tree();
+                    mailboxes.retain(|id| {
+                        let state = tree.state(*id);
+                        state.is_some_and(|state| self.rights(&account, &state).contains(Rights::LOOKUP))
+                    });
+                    if mailboxes.is_empty() {
+                        continue;
+                    }
+                    found.push(Others::Here { account, name, mailboxes: Some(mailboxes) });
+                }
+                Opened::Elsewhere => {
+                    let mailboxes = self.published(mailboxes).await?;
+                    if mailboxes.is_empty() {
+                        continue;
+                    }
+                    found.push(Others::Elsewhere { name, mailboxes });
+                }
+                Opened::Nowhere => continue,
             }
-            found.push(Others { account, name, mailboxes: Some(mailboxes) });
             if only_one {
                 break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// An account, and where it is if it is not here. Another's as the user sees it.
+    async fn opened(&self, name: &AccountName) -> Result<Opened, Failure> {
+        if !self.reaches(name.domain()) {
+            return Ok(Opened::Nowhere);
+        }
+        match self.services.router.open(&self.services.store, name).await {
+            Ok(Some(account)) => Ok(Opened::Here(account.seen_by(&self.name))),
+            Ok(None) => Ok(Opened::Nowhere),
+            Err(AccountError::Elsewhere(_)) => Ok(Opened::Elsewhere),
+            Err(error) => Err(not_opened(error)),
+        }
+    }
+
+    /// Those of some mailboxes that the user may look up, as they are published.
+    async fn published(&self, mailboxes: Vec<MailboxId>) -> Result<Vec<(Published, Rights)>, Failure> {
+        let mut found = Vec::new();
+        for id in mailboxes {
+            let published = self.services.directory.published(id).await.map_err(directory_failed)?;
+            let Some(published) = published else { continue };
+            let rights = self.rights_published(&published);
+            if rights.contains(Rights::LOOKUP) {
+                found.push((published, rights));
             }
         }
         Ok(found)
@@ -250,18 +297,30 @@ impl User {
         let mut found = Vec::new();
         for name in names {
             let account = self.account_of(&name).await?;
-            found.extend(account.map(|account| Others { account, name, mailboxes: None }));
+            found.extend(account.map(|account| Others::Here { account, name, mailboxes: None }));
         }
         Ok(found)
     }
 }
 
 /// Somebody else's account, and what is looked at in it.
-pub(crate) struct Others {
-    pub(crate) account: Account,
-    pub(crate) name: AccountName,
-    /// `None`: everything.
-    pub(crate) mailboxes: Option<Vec<MailboxId>>,
+pub(crate) enum Others {
+    /// At home here.
+    Here {
+        account: Account,
+        name: AccountName,
+        /// `None`: everything.
+        mailboxes: Option<Vec<MailboxId>>,
+    },
+    /// At home at another node; with the rights that the user has there.
+    Elsewhere { name: AccountName, mailboxes: Vec<(Published, Rights)> },
+}
+
+/// Where an account is.
+enum Opened {
+    Here(Account),
+    Elsewhere,
+    Nowhere,
 }
 
 /// Grants that one LIST looks at, for each identifier and kind of tree.

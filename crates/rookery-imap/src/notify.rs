@@ -10,6 +10,7 @@
 
 use crate::answer::{Answer, Failure, blocking};
 use crate::fetch::Plan;
+use crate::names::Others;
 use crate::session::{Selected, User};
 use crate::wire::Wire;
 use bytes::Bytes;
@@ -212,7 +213,10 @@ impl Notify {
         }
         if !patterns.is_empty() {
             let others = user.others(&patterns).await?;
-            accounts.extend(others.into_iter().map(|others| (others.account, others.name)));
+            accounts.extend(others.into_iter().filter_map(|others| match others {
+                Others::Here { account, name, .. } => Some((account, name)),
+                Others::Elsewhere { .. } => None,
+            }));
         }
         for name in named {
             accounts.extend(user.account_of(&name).await?.map(|account| (account, name)));

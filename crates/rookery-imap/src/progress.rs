@@ -64,7 +64,7 @@ mod tests {
     fn wire() -> (Wire, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(4096);
         let limits = Limits { command_octets: 1, append_octets: 0, depth: 1, literal_minus: false };
-        (Wire::new(Connection::new(Stream::from(theirs)), limits, Duration::from_secs(1)), ours)
+        (Wire::new(Connection::new(Stream::from(theirs)), limits, Duration::from_secs(1), 0), ours)
     }
 
     async fn heard(wire: Wire, mut client: DuplexStream) -> String {

@@ -5,12 +5,14 @@
 //! - Rights are asked of the mailbox as it is now, at every command; nothing remembers them.
 
 use crate::answer::{Answer, Failure, blocking, no_permission};
+use crate::guest::Guests;
 use crate::names::{Names, directory_failed};
 use crate::notify::{Notify, OfSelected};
 use crate::services::Services;
 use crate::view::View;
 use rookery_auth::SessionSlot;
 use rookery_codec::imap::{Code, MessageSet};
+use rookery_directory::Published;
 use rookery_route::Authority;
 use rookery_store::{Account, Mailbox, MailboxState, Messages, Noted, StoreError};
 use rookery_types::acl::Asker;
@@ -27,6 +29,8 @@ pub(crate) enum State {
     Authenticated(Box<User>),
     /// And has selected a mailbox.
     Selected(Box<User>, Box<Selected>),
+    /// And has selected a mailbox that is at home at another node: a guest there has it.
+    Abroad(Box<User>, Box<Abroad>),
     /// Somebody has logged in whose home is another node: the session goes on there.
     Away(Box<Away>),
     /// The session is over.
@@ -56,6 +60,20 @@ pub(crate) struct Enabled {
     pub(crate) uid_only: bool,
 }
 
+impl Enabled {
+    /// As one octet, for [`rookery_route::SessionNote::Enabled`].
+    pub(crate) fn bits(self) -> u8 {
+        let Enabled { rev2, condstore, utf8, qresync, uid_only } = self;
+        [rev2, condstore, utf8, qresync, uid_only].iter().rev().fold(0, |bits, on| bits << 1 | u8::from(*on))
+    }
+
+    /// What [`Enabled::bits`] has written; bits that this version does not know are passed over.
+    pub(crate) fn from_bits(bits: u8) -> Enabled {
+        let on = |place: u8| bits >> place & 1 == 1;
+        Enabled { rev2: on(0), condstore: on(1), utf8: on(2), qresync: on(3), uid_only: on(4) }
+    }
+}
+
 /// Who has logged in.
 pub(crate) struct User {
     pub(crate) services: Arc<Services>,
@@ -72,6 +90,16 @@ pub(crate) struct User {
     pub(crate) notify: Option<Box<Notify>>,
     /// Held so that the session counts; tells when the account is closed.
     pub(crate) slot: Option<SessionSlot>,
+    /// The session is a guest: its user's own session runs at another node.
+    pub(crate) is_guest: bool,
+    /// Its own guests at other nodes.
+    pub(crate) guests: Guests,
+}
+
+/// A selected mailbox of another node.
+pub(crate) struct Abroad {
+    /// Which node.
+    pub(crate) node: NodeId,
 }
 
 /// The selected mailbox.
@@ -88,6 +116,13 @@ impl User {
     /// The user's rights on a mailbox of `account`.
     pub(crate) fn rights(&self, account: &Account, state: &MailboxState) -> Rights {
         state.settings.acl.rights_of(&self.asker(account))
+    }
+
+    /// The user's rights on a mailbox of another node, as far as it publishes them.
+    pub(crate) fn rights_published(&self, published: &Published) -> Rights {
+        let owner = published.owner.as_ref() == Some(&self.name);
+        let (user, administrator) = (Some(&self.name), self.administers());
+        published.acl.rights_of(&Asker { user, groups: &self.groups, owner, administrator })
     }
 
     /// What is told of the selected mailbox.
@@ -127,6 +162,14 @@ impl User {
         Ok(())
     }
 
+    /// Turns on what is on elsewhere in the user's session, too.
+    pub(crate) fn enable(&mut self, enabled: Enabled) {
+        self.enabled = enabled;
+        if enabled.rev2 || enabled.utf8 {
+            self.names.use_utf8();
+        }
+    }
+
     /// The user's own account.
     pub(crate) fn own(&self) -> Result<&Account, Failure> {
         let none = || Answer::no(Code::Cannot, "You have no mailboxes of your own").into();
@@ -159,7 +202,7 @@ impl State {
     /// Who has logged in.
     pub(crate) fn user(&mut self) -> Option<&mut User> {
         match self {
-            State::Authenticated(user) | State::Selected(user, _) => Some(user),
+            State::Authenticated(user) | State::Selected(user, _) | State::Abroad(user, _) => Some(user),
             State::NotAuthenticated | State::Away(_) | State::Logout => None,
         }
     }
@@ -167,7 +210,7 @@ impl State {
     /// Where the changes of the client's own commands are noted, if it hears of changes.
     pub(crate) fn notes(&self) -> Option<Noted> {
         match self {
-            State::Authenticated(user) | State::Selected(user, _) => {
+            State::Authenticated(user) | State::Selected(user, _) | State::Abroad(user, _) => {
                 user.notify.as_ref().map(|notify| notify.own.clone())
             }
             State::NotAuthenticated | State::Away(_) | State::Logout => None,
@@ -177,7 +220,7 @@ impl State {
     /// Whether the account that was logged in to is closed.
     pub(crate) fn is_ended(&self) -> bool {
         match self {
-            State::Authenticated(user) | State::Selected(user, _) => {
+            State::Authenticated(user) | State::Selected(user, _) | State::Abroad(user, _) => {
                 user.slot.as_ref().is_some_and(SessionSlot::is_ended)
             }
             State::NotAuthenticated | State::Away(_) | State::Logout => false,
@@ -187,7 +230,7 @@ impl State {
     /// Whether the session has lost what it was logged in to.
     pub(crate) fn is_gone(&self) -> bool {
         match self {
-            State::Authenticated(user) | State::Selected(user, _) => user.is_gone(),
+            State::Authenticated(user) | State::Selected(user, _) | State::Abroad(user, _) => user.is_gone(),
             State::NotAuthenticated | State::Away(_) | State::Logout => false,
         }
     }
@@ -263,5 +306,19 @@ impl Selected {
     /// The UIDs of the messages a command names, as far as they are in the view.
     pub(crate) fn resolve_uids(&self, set: &MessageSet, uid: bool) -> Result<UidSet, Failure> {
         Ok(self.view.uids_at(&self.resolve(set, uid)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_enabled_is_one_octet() {
+        for bits in 0..32 {
+            assert_eq!(Enabled::from_bits(bits).bits(), bits);
+        }
+        let some = Enabled { condstore: true, uid_only: true, ..Enabled::default() };
+        assert_eq!((some.bits(), Enabled::from_bits(0xf2).bits()), (0b1_0010, 0b1_0010));
     }
 }

@@ -6,6 +6,7 @@
 //! - An idle wire owns no buffers.
 
 use crate::answer::Failure;
+use crate::session::Enabled;
 use rookery_codec::imap::server::{Decoded, Decoder, Limits};
 use rookery_codec::imap::{Response, print};
 use rookery_net::{Connection, IoError};
@@ -26,11 +27,16 @@ pub(crate) struct Wire {
     pub(crate) deadline: Option<Instant>,
     /// Whether the node that holds the client's socket ends.
     pub(crate) leaving: bool,
+    /// The connection's id where the client's socket is, for the log of every node.
+    pub(crate) trace: u64,
+    /// Of a guest: what is on in the session that it serves, if it has heard that since its last command.
+    pub(crate) enabled: Option<Enabled>,
 }
 
 impl Wire {
-    pub(crate) fn new(connection: Connection, limits: Limits, silence_max: Duration) -> Wire {
-        Wire { connection, decoder: Decoder::new(limits), silence_max, deadline: None, leaving: false }
+    pub(crate) fn new(connection: Connection, limits: Limits, silence_max: Duration, trace: u64) -> Wire {
+        let decoder = Decoder::new(limits);
+        Wire { connection, decoder, silence_max, deadline: None, leaving: false, trace, enabled: None }
     }
 
     /// Adds a response to the batch.
@@ -71,8 +77,10 @@ impl Wire {
         }
         // Behind a note, if that is what reading has stopped at, it goes on.
         let note = self.connection.pipe().and_then(|pipe| pipe.take_note());
-        if let Some(SessionNote::Leave) = note.clone().and_then(SessionNote::decode) {
-            self.leaving = true;
+        match note.clone().and_then(SessionNote::decode) {
+            Some(SessionNote::Leave) => self.leaving = true,
+            Some(SessionNote::Enabled(bits)) => self.enabled = Some(Enabled::from_bits(bits)),
+            _ => {}
         }
         Ok(note.is_some())
     }

@@ -12,7 +12,7 @@ mod registrar;
 mod relay;
 
 pub use administrators::{Administrators, Authority};
-pub use publications::Publications;
+pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
     BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeHead, PipeService, Reaching, Relayed,

@@ -9,7 +9,7 @@
 
 use crate::Coming;
 use rookery_directory::{AccountState, Directory, DirectoryError, Entry, Home, PAGE_MAX, Verifier};
-use rookery_store::{Account, NewAccount, Store, StoreError};
+use rookery_store::{Account, CommitError, NewAccount, Store, StoreError};
 use rookery_types::{
     AccountId, AccountName, Address, Epoch, MailboxPath, NameError, NodeId, SpecialUse, StoreId, UserName,
 };
@@ -144,6 +144,8 @@ impl Registrar {
             }
             AccountTask::Delete { id } => match self.store.delete_account(id).await {
                 Ok(()) | Err(StoreError::NoAccount) => Ok(()),
+                // With its entry the directory forgets what the account published.
+                Err(StoreError::Commit(CommitError::Unpublished)) => Ok(()),
                 Err(error) => Err(error.into()),
             },
             AccountTask::Settle { id, name } => {

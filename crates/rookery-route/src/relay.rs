@@ -6,6 +6,8 @@
 //! Invariants:
 //! - A session that came over a pipe runs here or is refused; it is never passed on again.
 //! - The home decides by its own settings who administers what; the head brings no authority but the user's name.
+//! - A session needs others at the homes of other people's mailboxes: its *guests*. They are opened by the home of the
+//!   user, as pipes like any, and open none themselves.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rookery_net::{DrainGuard, Peer, Pipe, Relay, Stopped, Stream};
@@ -30,6 +32,9 @@ const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum PipeService {
     /// An IMAP session of a user who has logged in.
     Imap,
+    /// A guest of an IMAP session: it runs at the home of its user, or where an administrator is, and needs the far
+    /// node for mailboxes that are at home there. It begins without a word, or ends with BYE.
+    Guest,
     /// A POP3 session of a user who has logged in.
     Pop3,
     /// LMTP, for recipients whose home the far node is.
@@ -38,12 +43,14 @@ pub enum PipeService {
 
 impl PipeService {
     /// All of them.
-    pub const ALL: [PipeService; 3] = [PipeService::Imap, PipeService::Pop3, PipeService::Lmtp];
+    pub const ALL: [PipeService; 4] =
+        [PipeService::Imap, PipeService::Guest, PipeService::Pop3, PipeService::Lmtp];
 
     /// Its name between nodes.
     pub fn name(self) -> &'static str {
         match self {
             PipeService::Imap => "imap",
+            PipeService::Guest => "imap-guest",
             PipeService::Pop3 => "pop3",
             PipeService::Lmtp => "lmtp",
         }
@@ -133,6 +140,11 @@ impl SessionHead {
         SessionHead { user: user.to_string(), trace, peer, tls: stream.is_tls(), tag, verb }
     }
 
+    /// The head of a guest of the session whose client is at the end of a stream.
+    pub fn of_guest(user: &UserName, trace: u64, stream: &Stream) -> SessionHead {
+        SessionHead::new(user, trace, stream, "", "")
+    }
+
     /// Writes it.
     pub fn encode(&self) -> Bytes {
         serde_json::to_vec(self).unwrap_or_default().into()
@@ -165,6 +177,8 @@ pub enum SessionNote {
     /// Of the home: it has done with the client and reads nothing more for itself. The edge passes nothing on from
     /// here, and ends its direction of the pipe.
     Release,
+    /// Of a session to its guest: what ENABLE and the like have turned on there, as sessions of the protocol write it.
+    Enabled(u8),
     /// Of the home, once the edge has done so: what it was sent and has not used, from the start. Several follow one
     /// another.
     Rest(Bytes),
@@ -176,6 +190,7 @@ const LEAVE: u8 = b'L';
 const RELEASE: u8 = b'R';
 const REST: u8 = b'O';
 const UNAUTHENTICATED: u8 = b'U';
+const ENABLED: u8 = b'E';
 /// Octets in one [`SessionNote::Rest`].
 const REST_OCTETS: usize = 4096;
 /// Octets that a client may have sent behind its last command; more is no client's.
@@ -193,6 +208,7 @@ impl SessionNote {
                 octets.extend_from_slice(rest);
             }
             SessionNote::Unauthenticated => octets.put_u8(UNAUTHENTICATED),
+            SessionNote::Enabled(switches) => octets.extend_from_slice(&[ENABLED, *switches]),
         }
         octets.freeze()
     }
@@ -207,6 +223,7 @@ impl SessionNote {
             Some(&RELEASE) => Some(SessionNote::Release),
             Some(&REST) => Some(SessionNote::Rest(octets)),
             Some(&UNAUTHENTICATED) => Some(SessionNote::Unauthenticated),
+            Some(&ENABLED) => octets.first().map(|switches| SessionNote::Enabled(*switches)),
             _ => None,
         }
     }
@@ -397,7 +414,8 @@ mod tests {
     #[test]
     fn notes_come_back_as_they_were() {
         let rest = SessionNote::Rest(Bytes::from_static(b"a1 LOGIN"));
-        for note in [SessionNote::Leave, SessionNote::Release, rest, SessionNote::Unauthenticated] {
+        let enabled = SessionNote::Enabled(0x1f);
+        for note in [SessionNote::Leave, SessionNote::Release, rest, SessionNote::Unauthenticated, enabled] {
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
         assert_eq!(SessionNote::decode(Bytes::new()), None);

@@ -1,6 +1,7 @@
 //! An account: its tree of mailboxes, and what changes the tree.
 
 use crate::annotations;
+use crate::committer::CommitError;
 use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::Mailbox;
@@ -223,7 +224,14 @@ impl Account {
     pub async fn rename(&self, from: &MailboxPath, to: &MailboxPath) -> Result<(), StoreError> {
         if from.is_inbox() {
             let inbox = self.tree().get(from).ok_or(StoreError::NoMailbox)?;
-            let target = self.create(to, Vec::new()).await?;
+            let (target, published) = match self.create(to, Vec::new()).await {
+                Ok(target) => (target, Ok(())),
+                // It is there, and what is in INBOX comes after it.
+                Err(error @ StoreError::Commit(CommitError::Unpublished)) => {
+                    (self.tree().get(to).ok_or(StoreError::NoMailbox)?, Err(error))
+                }
+                Err(error) => return Err(error),
+            };
             // INBOX keeps its annotations, and the other gets them too (RFC 5464 §4.1).
             self.transact(|t| annotations::copy(t, self, inbox, target)).await?;
             // Whoever renames it, the owner's \Seen stays with the messages.
@@ -236,7 +244,7 @@ impl Account {
                 }
                 return Err(error);
             }
-            return Ok(());
+            return published;
         }
         self.transact(|t| {
             if to.is_below(from) || from.is_root() || to.is_root() || to.is_inbox() {

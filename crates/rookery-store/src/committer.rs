@@ -21,6 +21,8 @@ use parking_lot::{Condvar, Mutex};
 use rookery_kv::engine::{Batch, Engine, Space};
 use rookery_types::{AccountId, ContentId, Epoch, MailboxId, Uid};
 use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
@@ -42,6 +44,9 @@ pub enum CommitError {
     /// The store is closing.
     #[error("the store is closing")]
     Closed,
+    /// The change is made here, and others do not see it yet: the directory is away, or slow.
+    #[error("the change is made, and not yet published: outcome pending")]
+    Unpublished,
 }
 
 /// A body that a batch brought: what to look at after a crash.
@@ -85,27 +90,37 @@ pub(crate) struct Pending {
 }
 
 /// The end of a change on its way.
-#[derive(Debug)]
-pub(crate) struct Ticket(oneshot::Receiver<Result<(), CommitError>>);
+pub(crate) struct Ticket {
+    done: oneshot::Receiver<Result<(), CommitError>>,
+    published: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+}
 
 impl Ticket {
     /// Of something that needs no waiting for.
     pub(crate) fn ended(result: Result<(), CommitError>) -> Ticket {
         let (done, ticket) = oneshot::channel();
         let _ = done.send(result);
-        Ticket(ticket)
+        Ticket { done: ticket, published: None }
     }
 
-    /// Returns when the change is durable and visible, or will never be.
+    /// What else is waited for.
+    pub(crate) fn published(self, published: Option<Pin<Box<dyn Future<Output = bool> + Send>>>) -> Ticket {
+        Ticket { published, ..self }
+    }
+
+    /// Returns when the change is durable and visible, also to others, or will never be.
     pub(crate) async fn wait(self) -> Result<(), CommitError> {
-        self.0.await.unwrap_or(Err(CommitError::Closed))
+        self.done.await.unwrap_or(Err(CommitError::Closed))?;
+        let is_published = match self.published {
+            Some(published) => published.await,
+            None => true,
+        };
+        if is_published { Ok(()) } else { Err(CommitError::Unpublished) }
     }
-}
 
-impl Ticket {
-    /// The same for a thread that may block, also within a runtime.
+    /// Returns when the change is durable and visible here; for a thread that may block, also within a runtime.
     pub(crate) fn wait_blocking(self) -> Result<(), CommitError> {
-        let waiter = std::thread::spawn(move || self.0.blocking_recv());
+        let waiter = std::thread::spawn(move || self.done.blocking_recv());
         waiter.join().ok().and_then(Result::ok).unwrap_or(Err(CommitError::Closed))
     }
 }
@@ -196,7 +211,7 @@ impl Committer {
                 self.shared.wake.notify_one();
             }
         }
-        Ticket(ticket)
+        Ticket { done: ticket, published: None }
     }
 
     /// Why nothing can be written any more; `None` while all is well.

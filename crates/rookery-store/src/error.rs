@@ -66,15 +66,16 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the server is at fault, so that an operator must hear of it.
     pub fn is_server_fault(&self) -> bool {
-        matches!(
-            self,
-            StoreError::Commit(_)
-                | StoreError::Damaged(_)
-                | StoreError::Engine(_)
-                | StoreError::Volume(_)
-                | StoreError::NoContent
-                | StoreError::Exhausted(_)
-                | StoreError::CutOff
-        )
+        !matches!(self, StoreError::Commit(CommitError::Unpublished))
+            && matches!(
+                self,
+                StoreError::Commit(_)
+                    | StoreError::Damaged(_)
+                    | StoreError::Engine(_)
+                    | StoreError::Volume(_)
+                    | StoreError::NoContent
+                    | StoreError::Exhausted(_)
+                    | StoreError::CutOff
+            )
     }
 }

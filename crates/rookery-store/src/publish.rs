@@ -1,7 +1,10 @@
-//! What others may see of an account's mailboxes is kept outside of the account, in the same batch as the mailboxes.
+//! What others may see of an account's mailboxes is kept outside of the account. What changes of it goes into an
+//! outbox in the same batch as the mailboxes, and from there to the directory.
 
 use bytes::Bytes;
 use rookery_types::{Acl, MailboxId, MailboxPath};
+use std::future::Future;
+use std::pin::Pin;
 
 /// What others may see of a mailbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,15 +15,30 @@ pub struct Seen<'a> {
     pub acl: &'a Acl,
 }
 
-/// Keeps an index of the mailboxes that others may see.
+/// A mailbox that others may see differently; `None`: it was not there, or is not to be seen any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SeenChange<'a> {
+    /// Which.
+    pub mailbox: MailboxId,
+    /// As it was.
+    pub before: Option<Seen<'a>>,
+    /// As it will be.
+    pub after: Option<Seen<'a>>,
+}
+
+/// What a change leaves to be published.
+pub struct Outbox {
+    /// Written to [`rookery_kv::Space::Directory`] in the batch of the change.
+    pub writes: Vec<(Vec<u8>, Bytes)>,
+    /// Called when the change is durable; dropped if it will never be.
+    pub durable: Box<dyn FnOnce() + Send>,
+    /// Ends when others see the change, or with false when that takes too long.
+    pub published: Pin<Box<dyn Future<Output = bool> + Send>>,
+}
+
+/// Publishes what others may see.
 pub trait Publisher: Send + Sync {
-    /// What is to be written to [`rookery_kv::Space::Directory`] where a mailbox was `before` and will be `after`, key
-    /// by key; `None` is a mailbox that is not to be seen, and a key to be deleted. Called under the account's lock:
-    /// it does not wait for anything but the engine.
-    fn changes(
-        &self,
-        mailbox: MailboxId,
-        before: Option<Seen<'_>>,
-        after: Option<Seen<'_>>,
-    ) -> Vec<(Vec<u8>, Option<Bytes>)>;
+    /// What is to be published of a change; `None`: nothing. Called under the account's lock: it does not wait for
+    /// anything but the engine.
+    fn changes(&self, changes: &[SeenChange<'_>]) -> Option<Outbox>;
 }

@@ -14,7 +14,7 @@ use crate::encoding::Damaged;
 use crate::error::StoreError;
 use crate::keys;
 use crate::messages::Messages;
-use crate::publish::{Publisher, Seen};
+use crate::publish::{Outbox, Publisher, Seen, SeenChange};
 use crate::readers::{self, Readers};
 use crate::records::{
     self, AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Held, LogEntry, Settings,
@@ -672,8 +672,8 @@ impl Transaction<'_> {
         self.pending.live.push((volume, octets));
     }
 
-    /// Writes what changes of what others may see.
-    fn publish(&mut self, publisher: &dyn Publisher) {
+    /// Writes to the outbox what changes of what others may see.
+    fn publish(&mut self, publisher: &dyn Publisher) -> Option<Outbox> {
         let (was_open, is_open) = (&self.sequencer.record.state, &self.record.state);
         let opens = was_open != is_open;
         let is_open = *is_open == AccountState::Home;
@@ -702,14 +702,22 @@ impl Transaction<'_> {
                 changed.push((id, before, after));
             }
         }
-        for (id, before, after) in changed {
-            for (key, value) in publisher.changes(id, shown(&before), shown(&after)) {
-                match value {
-                    Some(value) => self.put(Space::Directory, key, value),
-                    None => self.delete(Space::Directory, key),
-                }
-            }
+        let changes: Vec<_> = changed
+            .iter()
+            .map(|(id, before, after)| SeenChange {
+                mailbox: *id,
+                before: shown(before),
+                after: shown(after),
+            })
+            .collect();
+        if changes.is_empty() {
+            return None;
         }
+        let mut outbox = publisher.changes(&changes)?;
+        for (key, value) in std::mem::take(&mut outbox.writes) {
+            self.put(Space::Directory, key, value);
+        }
+        Some(outbox)
     }
 
     /// Where nothing can be written any more: what only brings mailboxes into memory is shown at once, changes are
@@ -763,9 +771,11 @@ impl Transaction<'_> {
             let value = self.record.encode(self.cell.id);
             self.put(Space::Account, Bytes::copy_from_slice(&keys::account_record(self.cell.id)), value);
         }
-        if let Some(publisher) = committer.publisher.get() {
-            self.publish(&**publisher);
-        }
+        let outbox = committer.publisher.get().and_then(|publisher| self.publish(&**publisher));
+        let (durable, published) = match outbox {
+            Some(outbox) => (Some(outbox.durable), Some(outbox.published)),
+            None => (None, None),
+        };
         let removed: BTreeSet<u32> = self.removed.iter().copied().collect();
         let mut publish = Vec::new();
         for (number, mut state) in std::mem::take(&mut self.staged) {
@@ -843,9 +853,12 @@ impl Transaction<'_> {
             cell.record.store(record);
             cell.durable.store(number, Ordering::Release);
             cell.changed.send_if_modified(|told| std::mem::replace(told, modseq) != modseq);
+            if let Some(durable) = durable {
+                durable();
+            }
         }));
         // The lock is held until the change is queued: queue order is the account's order.
-        let ticket = committer.queue(pending);
+        let ticket = committer.queue(pending).published(published);
         drop(self.sequencer);
         ticket
     }

@@ -281,7 +281,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Sets who keeps the index of what others may see. Once, before anything is changed.
+    /// Sets who publishes what others may see. Once, before anything is changed.
     pub fn set_publisher(&self, publisher: Arc<dyn Publisher>) {
         if self.0.committer.publisher.set(publisher).is_err() {
             tracing::error!("a second publisher was not taken");
@@ -467,10 +467,15 @@ impl Store {
     }
 
     /// Makes changes outside of accounts durable, in the same groups: the directory's.
-    pub async fn commit_foreign(&self, batch: Batch) -> Result<(), CommitError> {
+    /// What is asked for earlier is made durable no later.
+    pub fn commit_foreign(
+        &self,
+        batch: Batch,
+    ) -> impl Future<Output = Result<(), CommitError>> + Send + 'static + use<> {
         let mut pending = Pending::default();
         pending.batch = batch;
-        self.0.committer.queue(pending).wait().await
+        // Queued now, not when somebody waits.
+        self.0.committer.queue(pending).wait()
     }
 
     /// The annotations of the server as a whole, by their entries.

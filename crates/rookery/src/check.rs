@@ -1,5 +1,7 @@
 //! `rookery check`: through the running server, or offline under the data lock if none runs.
 
+use std::collections::BTreeSet;
+
 use rookery_admin::socket::{CallError, Client};
 use rookery_directory::Home;
 use rookery_directory::published::{self, Shared};
@@ -88,7 +90,8 @@ fn look(folder: &Folder, mend: bool, default_domain: &str) -> Result<Found, Fail
         let mended = rookery_directory::repair::repair(engine, &stored, default_domain);
         let mut mended = mended.map_err(|error| failed(&error))?;
         let shared = shared(engine)?;
-        let (batch, grants) = published::rebuild(engine, &shared).map_err(|error| failed(&error))?;
+        let (batch, grants) =
+            published::rebuild(engine, &shared, &here(engine)?).map_err(|error| failed(&error))?;
         engine.commit(batch).map_err(|error| failed(&error))?;
         mended.extend(grants);
         found.mended.extend(mended.into_iter().map(|m| (m.finding, m.outcome)));
@@ -99,7 +102,7 @@ fn look(folder: &Folder, mend: bool, default_domain: &str) -> Result<Found, Fail
     let mut fault = |damaged: rookery_directory::Damaged| found.left.push(damaged.to_string());
     rookery_directory::check::check(&*engine.snapshot(), &mut fault).map_err(|error| failed(&error))?;
     let shared = shared(engine)?;
-    published::check(engine, &shared, &mut fault).map_err(|error| failed(&error))?;
+    published::check(engine, &shared, &here(engine)?, &mut fault).map_err(|error| failed(&error))?;
     Ok(found)
 }
 
@@ -108,6 +111,12 @@ fn shared(engine: &dyn rookery_kv::Engine) -> Result<Vec<Shared>, Failure> {
     let shared = shared_mailboxes(engine);
     let shared = shared.map_err(|error| Failure::failed(crate::serve::with_causes(&error)))?;
     Ok(shared.into_iter().map(|(mailbox, path, acl)| Shared { mailbox, path, acl }).collect())
+}
+
+/// The accounts of the store.
+fn here(engine: &dyn rookery_kv::Engine) -> Result<BTreeSet<AccountId>, Failure> {
+    let homes = homes(engine).map_err(|error| Failure::failed(crate::serve::with_causes(&error)))?;
+    Ok(homes.into_iter().map(|(id, _)| id).collect())
 }
 
 /// An account as the directory needs to know it.

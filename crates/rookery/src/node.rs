@@ -54,11 +54,28 @@ pub(crate) struct DirectoryAccounts {
     pub(crate) administrators: Administrators,
 }
 
+impl DirectoryAccounts {
+    /// An account's entry. One that is not there, or being made, is looked for again in an up-to-date directory: it may
+    /// have been made at another node a moment ago. Where that cannot be asked the copy's word counts, so that
+    /// nobody learns by it which names there are.
+    async fn newest(&self, name: &AccountName) -> Result<Arc<Entry>, DirectoryError> {
+        let found = self.directory.look_up(name).await;
+        let is_made = match &found {
+            Ok(entry) => !matches!(entry.state, AccountState::Reserved { .. }),
+            Err(error) => !matches!(error, DirectoryError::NotFound(_)),
+        };
+        match is_made || self.directory.barrier().await.is_err() {
+            true => found,
+            false => self.directory.look_up(name).await,
+        }
+    }
+}
+
 impl Accounts for DirectoryAccounts {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
         Box::pin(async move {
             let named = self.newcomers.credential(user).await;
-            let entry = match self.directory.look_up(&AccountName::User(user.clone())).await {
+            let entry = match self.newest(&AccountName::User(user.clone())).await {
                 Ok(entry) => entry,
                 // Whoever gets an account when let in is let in.
                 Err(DirectoryError::NotFound(_)) => {

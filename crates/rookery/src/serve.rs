@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
 use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
-use rookery_directory::published::{self, Shared};
 use rookery_directory::{CopiedDirectory, Directory, DirectoryError};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
@@ -50,6 +49,7 @@ pub(crate) struct Data {
     directory: CopiedDirectory,
     pub(crate) cluster: Option<Cluster>,
     pub(crate) router: Router,
+    publications: Arc<Publications>,
     _lock: DataLock,
 }
 
@@ -127,10 +127,8 @@ impl Data {
                 .map_err(|error| failed("the directory", &error))?,
         };
         settle_domain(&directory, config).await?;
-        // After the domain: a directory that has anything has its first record.
-        if directory.embedded().is_some() {
-            publish(&store, engine).await?;
-        }
+        let publications = Publications::start(store.clone(), Arc::new(directory.clone()), engine).await;
+        let publications = publications.map_err(|error| failed("the mailboxes that are shared", &error))?;
         let administrators = config.administrators();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
@@ -192,11 +190,12 @@ impl Data {
                 node.welcome(&user).await.map_err(|error| with_causes(&error))
             })
         }));
-        Ok(Data { node, directory: copied, cluster, router, _lock: lock })
+        Ok(Data { node, directory: copied, cluster, router, publications, _lock: lock })
     }
 
     /// Makes durable what is queued, and closes.
     pub(crate) async fn close(self) {
+        self.publications.stop().await;
         self.node.store.close().await;
     }
 }
@@ -223,23 +222,6 @@ async fn settle_domain(directory: &CopiedDirectory, config: &Config) -> Result<(
         Err(error) => return Err(cannot(error)),
     }
     directory.set_default_domain(config.default_domain.clone()).await.map_err(cannot)
-}
-
-/// Keeps the index of what users share; a data folder that has none yet gets one.
-async fn publish(store: &Store, engine: Arc<dyn Engine>) -> Result<(), Failure> {
-    let is_complete = published::is_complete(&*engine).map_err(|error| failed("the directory", &error))?;
-    if !is_complete {
-        let shared = rookery_store::check::shared_mailboxes(&*engine);
-        let shared = shared.map_err(|error| failed("the mailboxes that are shared", &error))?;
-        let shared: Vec<Shared> =
-            shared.into_iter().map(|(mailbox, path, acl)| Shared { mailbox, path, acl }).collect();
-        let built = published::rebuild(&*engine, &shared);
-        let (batch, _) = built.map_err(|error| failed("the mailboxes that are shared", &error))?;
-        let written = store.commit_foreign(batch).await;
-        written.map_err(|error| failed("the mailboxes that are shared", &error))?;
-    }
-    store.set_publisher(Arc::new(Publications::new(engine)));
-    Ok(())
 }
 
 fn check_space(folder: &Path, free_min: u64) -> Result<(), Failure> {

@@ -5,7 +5,7 @@
 //! - What is buffered never exceeds the decoder's limit and what one `push` brought.
 //! - A response that cannot be read leaves the stream in step.
 
-use super::command::{AppendMessage, AppendSource, Tagged};
+use super::command::{AppendMessage, AppendSource, Replaced, Tagged};
 use super::framing::{announcement, without_line_end};
 use super::parse;
 use super::print::CommandWriter;
@@ -31,7 +31,7 @@ pub enum EncodeError {
     /// A word holds what no atom may hold.
     #[error("a word of the command is no atom")]
     NotAnAtom,
-    /// Only `literal8` can hold NUL, and no argument is one.
+    /// Only `literal8` can hold NUL, which among arguments only values of annotations can be.
     #[error("an argument of the command holds NUL")]
     Nul,
     /// A header field name or entry name holds 8-bit octets or line ends, or is too long.
@@ -52,18 +52,19 @@ pub fn encode(tagged: &Tagged, literals: Literals) -> Result<Vec<Bytes>, EncodeE
     writer.finish()
 }
 
-/// Prints APPEND around the messages' octets, which the caller streams (RFC 9051 §6.3.12, RFC 3502):
-/// `start`, octets, `next`, octets, ..., [`AppendEncoder::end`].
+/// Prints APPEND and REPLACE around the messages' octets, which the caller streams (RFC 9051 §6.3.12, RFC 3502,
+/// RFC 8508): `start`, octets, `next`, octets, ..., [`AppendEncoder::end`].
 #[derive(Debug)]
 pub struct AppendEncoder {
     utf8: bool,
 }
 
 impl AppendEncoder {
-    /// Tag, mailbox and the first message's parameters. Before each chunk but the first the client waits
-    /// for `+`; the last chunk may be empty, and then it waits before the message's octets.
+    /// Tag, mailbox and the first message's parameters; `replaced`: it is a REPLACE. Before each chunk but the first
+    /// the client waits for `+`; the last chunk may be empty, and then it waits before the message's octets.
     pub fn start(
         tag: &Tag,
+        replaced: Option<Replaced>,
         mailbox: &WireName,
         message: &AppendMessage,
         literals: Literals,
@@ -71,7 +72,7 @@ impl AppendEncoder {
         let mut writer = CommandWriter::new(literals);
         writer.text(tag.as_str());
         writer.text(" ");
-        writer.append(mailbox);
+        writer.append(replaced, mailbox);
         writer.append_message(message);
         Ok((AppendEncoder { utf8: is_utf8(message) }, writer.finish()?))
     }

@@ -8,6 +8,7 @@ pub mod client;
 pub mod command;
 mod framing;
 mod parse;
+pub mod passage;
 pub mod print;
 pub mod response;
 pub mod server;

@@ -12,7 +12,8 @@
 //! such a message is taken also from a client that has not said ENABLE UTF8=ACCEPT. Else it could not be moved
 //! between servers.
 
-use super::{Outcome, catenate, copy, quota, select};
+use super::abroad::with_news;
+use super::{Context, Outcome, catenate, copy, quota, select, send};
 use crate::answer::{Answer, Failure, blocking, no_permission};
 use crate::names::Found;
 use crate::session::{Selected, State, User};
@@ -22,7 +23,7 @@ use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, R
 use rookery_codec::imap::server::{Bad, Decoded};
 use rookery_codec::imap::{Code, MessageSet, Response, WireName};
 use rookery_store::{Appended, Held, NewMessage, Spool, Spooled};
-use rookery_types::{Flag, InternalDate, Keyword, Rights, SequenceSet, SystemFlags, Uid, UidSet};
+use rookery_types::{Flag, InternalDate, Keyword, NodeId, Rights, SequenceSet, SystemFlags, Uid, UidSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Messages of more octets are finished on a thread that may block.
@@ -31,20 +32,75 @@ const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 /// Takes the messages that follow and adds them to a mailbox, all or none. `replaced`: a message of the selected
 /// mailbox goes with the same step.
 pub(crate) async fn append(
-    wire: &mut Wire,
+    context: Context<'_>,
     state: &mut State,
     replaced: Option<Replaced>,
     mailbox: WireName,
     first: AppendMessage,
 ) -> Outcome {
-    let (user, selected) = match state {
-        State::Authenticated(user) => (user, None),
-        State::Selected(user, selected) => (user, Some(&mut **selected)),
+    let Context { wire, tag, .. } = context;
+    let (user, selected, abroad) = match state {
+        State::Authenticated(user) => (user, None, None),
+        State::Selected(user, selected) => (user, Some(&mut **selected), None),
+        State::Abroad(user, abroad) => (user, None, Some(abroad.node)),
         State::NotAuthenticated | State::Away(_) | State::Logout => {
             wire.decoder.refuse_append();
             return Err(Answer::bad("Log in first").into());
         }
     };
+    let whither = match user.home_of_mailbox(&mailbox).await {
+        Ok(home) => whither(replaced, home, abroad, selected.is_some()),
+        Err(failure) => Err(failure),
+    };
+    match whither {
+        Ok(None) => {}
+        Ok(Some(node)) => {
+            let appended = Box::pin(send::append(wire, user, tag, node, replaced, mailbox, first)).await;
+            return match abroad.is_some_and(|selected| selected != node) {
+                true => with_news(user, wire, appended).await,
+                false => appended,
+            };
+        }
+        Err(failure) => {
+            wire.decoder.refuse_append();
+            return Err(failure);
+        }
+    }
+    let appended = append_here(wire, user, selected, replaced, mailbox, first).await;
+    match abroad {
+        Some(_) => with_news(user, wire, appended).await,
+        None => appended,
+    }
+}
+
+/// The other node that has to take the messages. `home`: that of the mailbox; `abroad`: that of the selected mailbox.
+fn whither(
+    replaced: Option<Replaced>,
+    home: Option<NodeId>,
+    abroad: Option<NodeId>,
+    selected_here: bool,
+) -> Result<Option<NodeId>, Failure> {
+    match replaced {
+        None => Ok(home),
+        // What replaces nothing is refused where it is.
+        Some(_) if abroad.is_none() && !selected_here => Ok(None),
+        Some(_) if home == abroad => Ok(home),
+        Some(_) => {
+            let text = "A message cannot be replaced by one in a mailbox of another server";
+            Err(Answer::no(Code::Cannot, text).into())
+        }
+    }
+}
+
+/// The same in an account that is at home here.
+async fn append_here(
+    wire: &mut Wire,
+    user: &mut User,
+    selected: Option<&mut Selected>,
+    replaced: Option<Replaced>,
+    mailbox: WireName,
+    first: AppendMessage,
+) -> Outcome {
     let prepared = match (replaced, selected.as_deref()) {
         (Some(_), None) => Err(Answer::bad("No mailbox is selected").into()),
         (Some(replaced), Some(selected)) => going(user, selected, replaced).map(Some),
@@ -307,7 +363,7 @@ async fn refuse_rest(wire: &mut Wire) -> Result<(), Failure> {
     Ok(())
 }
 
-fn answer_to(bad: Bad) -> Answer {
+pub(super) fn answer_to(bad: Bad) -> Answer {
     let mut answer = Answer::bad(bad.text);
     answer.condition = bad.condition;
     answer.code = bad.code;

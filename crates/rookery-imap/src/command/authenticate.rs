@@ -7,6 +7,7 @@
 use super::Context;
 use crate::answer::{Answer, Failure};
 use crate::capability;
+use crate::guest::Guests;
 use crate::names::{self, Names};
 use crate::services::Services;
 use crate::session::{Away, Enabled, State, User};
@@ -14,10 +15,11 @@ use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use rookery_auth::{Attempt, AuthError, EnterError, Login, Progress};
+use rookery_auth::{Attempt, AuthError, EnterError, Login, Progress, SessionSlot};
 use rookery_codec::imap::server::Decoded;
 use rookery_codec::imap::{Code, Response, Secret};
 use rookery_route::{AccountError, Authority};
+use rookery_store::Account;
 use rookery_types::{AccountName, ClientNames, NodeId, UserName};
 use std::sync::Arc;
 
@@ -118,6 +120,13 @@ pub(crate) enum Entered {
     Away { user: UserName, home: NodeId },
 }
 
+/// A guest's user: their own account, and with it their session, is at another node, which has let them in.
+pub(crate) async fn visit(services: &Arc<Services>, name: UserName) -> Result<Box<User>, Failure> {
+    let authority = services.administrators.authority(&name);
+    let user = made(services, name, authority, None, None).await?;
+    Ok(Box::new(User { is_guest: true, ..user }))
+}
+
 /// Opens the account of someone who has proved who they are.
 pub(crate) async fn enter(services: &Arc<Services>, name: UserName) -> Result<Entered, Failure> {
     let authority = services.administrators.authority(&name);
@@ -142,13 +151,23 @@ pub(crate) async fn enter(services: &Arc<Services>, name: UserName) -> Result<En
     } else if authority == Authority::User {
         return Err(unavailable().into());
     }
+    Ok(Entered::Here(Box::new(made(services, name, authority, own, slot).await?)))
+}
+
+async fn made(
+    services: &Arc<Services>,
+    name: UserName,
+    authority: Authority,
+    own: Option<Account>,
+    slot: Option<SessionSlot>,
+) -> Result<User, Failure> {
     let revisions = services.directory.subscribe();
     let groups = services.directory.groups_of(&name).await.map_err(names::directory_failed)?;
     let names = Names::new(match authority {
         Authority::User => services.router.names_of(&name),
         Authority::Domain | Authority::Site => ClientNames::for_administrator(name.clone()),
     });
-    Ok(Entered::Here(Box::new(User {
+    Ok(User {
         services: services.clone(),
         name,
         groups,
@@ -159,5 +178,7 @@ pub(crate) async fn enter(services: &Arc<Services>, name: UserName) -> Result<En
         enabled: Enabled::default(),
         notify: None,
         slot,
-    })))
+        is_guest: false,
+        guests: Guests::default(),
+    })
 }

@@ -85,7 +85,7 @@ pub(crate) async fn idle(
 }
 
 /// What stands for the server's end.
-fn ending() -> Answer {
+pub(super) fn ending() -> Answer {
     let mut answer = Answer::ok("");
     answer.condition = Condition::Bye;
     answer

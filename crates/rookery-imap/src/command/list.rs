@@ -13,8 +13,9 @@ use bytes::Bytes;
 use rookery_codec::imap::command::{List, ListReturn, ListSelect};
 use rookery_codec::imap::response::{ListAttribute, ListEntry};
 use rookery_codec::imap::{Response, StatusItem, WireName};
+use rookery_directory::Published;
 use rookery_store::{Account, MailboxState};
-use rookery_types::{AccountName, Address, MailboxId, NameError, Pattern, Rights};
+use rookery_types::{AccountName, Address, MailboxId, NameError, Pattern, Rights, SpecialUse};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,11 +23,33 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Listed {
     /// The mailbox; `None` for a name that exists only through others.
-    pub(super) mailbox: Option<(Account, Arc<MailboxState>, Rights)>,
+    pub(super) mailbox: Option<Known>,
     pub(super) subscribed: bool,
     pub(super) has_children: bool,
     /// The name is in the tree, if only through what is below it; else it is only subscribed to.
     pub(super) in_tree: bool,
+}
+
+/// A mailbox that is listed, and the user's rights on it.
+pub(super) enum Known {
+    Here(Account, Arc<MailboxState>, Rights),
+    /// At another node: no more is known here.
+    Elsewhere(Rights),
+}
+
+impl Known {
+    fn special_use(&self) -> &[SpecialUse] {
+        match self {
+            Known::Here(_, state, _) => &state.settings.special_use,
+            Known::Elsewhere(_) => &[],
+        }
+    }
+
+    fn rights(&self) -> Rights {
+        match self {
+            Known::Here(_, _, rights) | Known::Elsewhere(rights) => *rights,
+        }
+    }
 }
 
 /// Everything that can be listed, by the name that patterns match.
@@ -129,8 +152,13 @@ pub(super) async fn gather(user: &User, patterns: &[Pattern]) -> Result<Gathered
     if let Some(own) = &user.own {
         add_tree(user, own, &AccountName::User(user.name.clone()), None, &mut names);
     }
-    for Others { account, name, mailboxes } in user.others(patterns).await? {
-        add_tree(user, &account, &name, mailboxes.as_deref(), &mut names);
+    for others in user.others(patterns).await? {
+        match others {
+            Others::Here { account, name, mailboxes } => {
+                add_tree(user, &account, &name, mailboxes.as_deref(), &mut names);
+            }
+            Others::Elsewhere { name, mailboxes } => add_published(user, &name, mailboxes, &mut names),
+        }
     }
     add_parents(user, &mut names);
     add_subscriptions(user, &mut names);
@@ -153,7 +181,7 @@ pub(super) fn add_tree(
         }
         if let Ok(address) = Address::new(name.clone(), state.settings.path.clone()) {
             let listed = Listed {
-                mailbox: Some((account.clone(), state, rights)),
+                mailbox: Some(Known::Here(account.clone(), state, rights)),
                 in_tree: true,
                 ..Listed::default()
             };
@@ -163,6 +191,16 @@ pub(super) fn add_tree(
     match only {
         None => tree.iter().for_each(|(_, state)| add(state)),
         Some(some) => some.iter().filter_map(|id| tree.state(*id)).for_each(add),
+    }
+}
+
+/// Adds mailboxes of an account of another node.
+fn add_published(user: &User, name: &AccountName, mailboxes: Vec<(Published, Rights)>, names: &mut Gathered) {
+    for (published, rights) in mailboxes {
+        if let Ok(address) = Address::new(name.clone(), published.path) {
+            let mailbox = Some(Known::Elsewhere(rights));
+            names.insert(user.names.show(&address), Listed { mailbox, in_tree: true, ..Listed::default() });
+        }
     }
 }
 
@@ -200,8 +238,7 @@ fn add_subscriptions(user: &User, names: &mut Gathered) {
 
 /// Whether the selection options choose the name itself.
 fn chosen(select: &ListSelect, listed: &Listed) -> bool {
-    let special =
-        || listed.mailbox.as_ref().is_some_and(|(_, state, _)| !state.settings.special_use.is_empty());
+    let special = || listed.mailbox.as_ref().is_some_and(|known| !known.special_use().is_empty());
     match (select.subscribed, select.special_use) {
         (false, false) => listed.in_tree,
         (true, false) => listed.subscribed,
@@ -256,8 +293,8 @@ fn attributes(listed: &Listed, list: &List, chosen: bool) -> Vec<ListAttribute> 
         true => ListAttribute::HasChildren,
         false => ListAttribute::HasNoChildren,
     });
-    if let Some((_, state, _)) = &listed.mailbox {
-        attributes.extend(state.settings.special_use.iter().map(|one| ListAttribute::SpecialUse(*one)));
+    if let Some(known) = &listed.mailbox {
+        attributes.extend(known.special_use().iter().map(|one| ListAttribute::SpecialUse(*one)));
     }
     attributes
 }
@@ -270,11 +307,12 @@ async fn returned(
     listed: &Listed,
     returns: &ListReturn,
 ) -> Result<(), Failure> {
-    let Some((account, state, rights)) = &listed.mailbox else { return Ok(()) };
+    let Some(known) = &listed.mailbox else { return Ok(()) };
     if returns.my_rights {
-        let rights = Bytes::from(rights.to_string());
+        let rights = Bytes::from(known.rights().to_string());
         wire.put(&Response::MyRights { mailbox: user.names.wire(name), rights });
     }
+    let Known::Here(account, state, rights) = known else { return Ok(()) };
     if !returns.status.is_empty() && rights.contains(Rights::READ) {
         let items = status::values(user, account, state, &returns.status).await?;
         wire.put(&Response::MailboxStatus { mailbox: user.names.wire(name), items });

@@ -1,10 +1,12 @@
 //! CREATE, DELETE, RENAME, SUBSCRIBE and UNSUBSCRIBE (RFC 9051 §6.3.4 to §6.3.8).
 
 use super::Outcome;
+use super::elsewhere::crossing_accounts;
 use crate::answer::{Answer, Failure, no_permission, no_such_mailbox};
 use crate::names::{Found, Place, nothing_can_be_made};
 use crate::session::User;
-use rookery_codec::imap::{Code, WireName};
+use crate::wire::Wire;
+use rookery_codec::imap::{Code, Command, Condition, WireName};
 use rookery_store::StoreError;
 use rookery_types::{AccountName, Address, Rights, SpecialUse};
 
@@ -91,9 +93,12 @@ pub(crate) async fn rename(user: &User, from: &WireName, to: &WireName) -> Outco
     if is_top && user.administers() {
         return rename_account(user, &name, to).await;
     }
+    if let Some(refusal) = user.renames_away(to).await? {
+        return Err(refusal.into());
+    }
     let target = user.place(to).await?;
     if target.account.id() != source.id() {
-        return Err(Answer::no(Code::Cannot, "A mailbox cannot be renamed into another account").into());
+        return Err(crossing_accounts().into());
     }
     let to = target.address.path();
     if to.is_below(&path) && !path.is_inbox() {
@@ -119,16 +124,28 @@ async fn rename_account(user: &User, from: &AccountName, to: &WireName) -> Outco
 
 /// Subscribes to a name. One that does not exist is taken too (RFC 9051 §6.3.7 allows to check, and forbids to
 /// forget): clients subscribe to what they are about to create.
-pub(crate) async fn subscribe(user: &User, name: &WireName) -> Outcome {
-    let (address, mailbox) = match user.find(name).await {
-        Ok(found) => (found.address, Some(found.id)),
-        Err(Failure::Refused(answer)) if answer.code == Some(Code::NonExistent) => {
-            (user.names.new_address(name)?, None)
+pub(crate) async fn subscribe(wire: &mut Wire, user: &mut User, name: &WireName) -> Outcome {
+    let (address, mailbox, exists) = match user.home_of_mailbox(name).await? {
+        None => match user.find(name).await {
+            Ok(found) => (found.address, Some(found.id), true),
+            Err(Failure::Refused(answer)) if answer.code == Some(Code::NonExistent) => {
+                (user.names.new_address(name)?, None, false)
+            }
+            Err(failure) => return Err(failure),
+        },
+        Some(node) => {
+            // The subscription is the user's own, and only they ask whether there is such a mailbox.
+            let command = Command::MyRights { mailbox: name.clone() };
+            let (answer, _) = user.ask(wire, node, command, b"* MYRIGHTS ").await?;
+            let exists = answer.code != Some(Code::NonExistent);
+            if exists && answer.condition != Condition::Ok {
+                return Ok(answer);
+            }
+            (user.names.address(name).or_else(|_| user.names.new_address(name))?, None, exists)
         }
-        Err(failure) => return Err(failure),
     };
     let own = user.own()?;
-    if mailbox.is_none() && own.tree().subscriptions().len() >= DEAD_SUBSCRIPTIONS_MAX {
+    if !exists && own.tree().subscriptions().len() >= DEAD_SUBSCRIPTIONS_MAX {
         return Err(Answer::no(Code::Limit, "There are too many subscriptions").into());
     }
     own.subscribe(&address.to_string(), mailbox).await?;

@@ -1,11 +1,13 @@
 //! The commands: which may come in which state, and what state they leave. One file for each small family.
 
+pub(crate) mod abroad;
 mod acl;
 pub(crate) mod append;
 pub(crate) mod authenticate;
 mod catenate;
 mod close;
 mod copy;
+mod elsewhere;
 mod enable;
 mod expunge;
 pub(crate) mod fetch;
@@ -20,7 +22,8 @@ mod namespace;
 mod notify;
 mod quota;
 mod search;
-mod select;
+pub(crate) mod select;
+mod send;
 mod sort;
 mod status;
 mod store;
@@ -80,7 +83,7 @@ pub(crate) async fn step(state: State, command: Command, context: Context<'_>) -
             (state, Ok(Answer::ok("CAPABILITY completed")))
         }
         // The checkpoint that follows every command is what they are for.
-        Command::Noop => (state, Ok(Answer::ok("NOOP completed"))),
+        Command::Noop if !matches!(state, State::Abroad(..)) => (state, Ok(Answer::ok("NOOP completed"))),
         Command::Id(parameters) => {
             id::id(context.wire, parameters);
             (state, Ok(Answer::ok("ID completed")))
@@ -94,6 +97,7 @@ pub(crate) async fn step(state: State, command: Command, context: Context<'_>) -
             State::NotAuthenticated => before_login(command, context).await,
             State::Authenticated(user) => authenticated(user, command, context).await,
             State::Selected(..) => selected(state, command, context).await,
+            State::Abroad(..) => Box::pin(abroad::abroad(state, command, context)).await,
             State::Away(_) | State::Logout => (State::Logout, Ok(Answer::bad("The session is over"))),
         },
     }
@@ -121,7 +125,7 @@ async fn authenticated(mut user: Box<User>, command: Command, context: Context<'
             (State::Authenticated(user), outcome)
         }
         Command::Select { mailbox, read_only, parameters } => {
-            select::select(user, None, context.wire, mailbox, read_only, parameters).await
+            elsewhere::select(State::Authenticated(user), mailbox, read_only, parameters, context).await
         }
         Command::Notify(asked) => {
             let outcome = notify::notify(context.wire, &mut user, None, asked).await;
@@ -136,12 +140,15 @@ async fn authenticated(mut user: Box<User>, command: Command, context: Context<'
 
 /// What can come in the authenticated state and in the selected one.
 async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -> Outcome {
+    if let Some(node) = user.home_of_command(&command).await? {
+        return user.forward(context.wire, context.tag, node, command).await;
+    }
     let wire = context.wire;
     match command {
         Command::Create { mailbox, special_use } => mailboxes::create(user, &mailbox, special_use).await,
         Command::Delete { mailbox } => mailboxes::delete(user, &mailbox).await,
         Command::Rename { from, to } => mailboxes::rename(user, &from, &to).await,
-        Command::Subscribe { mailbox } => mailboxes::subscribe(user, &mailbox).await,
+        Command::Subscribe { mailbox } => mailboxes::subscribe(wire, user, &mailbox).await,
         Command::Unsubscribe { mailbox } => mailboxes::unsubscribe(user, &mailbox).await,
         Command::List(list) => list::list(wire, user, list).await,
         Command::Lsub { reference, pattern } => lsub::lsub(wire, user, &reference, &pattern).await,
@@ -210,14 +217,18 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         // The right was taken away since the mailbox was selected.
         return (State::Selected(user, selected), Err(no_permission().into()));
     }
+    let command = match command {
+        Command::Select { mailbox, read_only, parameters } => {
+            let state = State::Selected(user, selected);
+            return elsewhere::select(state, mailbox, read_only, parameters, context).await;
+        }
+        command => command,
+    };
     let wire = context.wire;
     let knew_modseqs = user.enabled.condstore;
     let mut progress = Progress::new(context.tag);
     let progress = &mut progress;
     let outcome = match command {
-        Command::Select { mailbox, read_only, parameters } => {
-            return select::select(user, Some(selected), wire, mailbox, read_only, parameters).await;
-        }
         Command::Close => {
             let outcome = close::close(&user, &selected).await;
             return (State::Authenticated(user), outcome);

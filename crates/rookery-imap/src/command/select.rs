@@ -188,6 +188,6 @@ const SEQUENCE_MATCH_MAX: usize = 10_000;
 
 /// HIGHESTMODSEQ for the tagged answer of a command that expunged: that of the last checkpoint, since the
 /// client must not believe to know what was not told.
-pub(super) fn highest_modseq(selected: &Selected) -> Code {
+pub(crate) fn highest_modseq(selected: &Selected) -> Code {
     ModSeq::new(selected.view.modseq()).map_or(Code::NoModSeq, Code::HighestModSeq)
 }

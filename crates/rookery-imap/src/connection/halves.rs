@@ -3,22 +3,40 @@
 use super::{Begin, Driver, Next, bye, limits};
 use crate::answer::{Answer, Failure};
 use crate::command::authenticate::{self, Entered};
+use crate::command::select;
 use crate::measure;
 use crate::services::Services;
 use crate::session::State;
 use crate::wire::Wire;
 use bytes::BytesMut;
-use rookery_codec::imap::{Code, Tag};
+use rookery_codec::imap::server::Limits;
+use rookery_codec::imap::{Code, Response, Tag};
 use rookery_net::{ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
 use rookery_route::{PipeService, Relayed, SessionHead};
 use std::sync::Arc;
 
 /// Runs the session of a user who has logged in at another node, which holds the client's socket.
 pub async fn serve_pipe(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Services>, drain: DrainGuard) {
+    let (driver, head) = piped(pipe, head, services, drain);
+    driver.run(Begin::LoggedIn(head)).await;
+}
+
+/// Runs a guest of a session at another node, which may act for the user.
+pub async fn serve_guest(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Services>, drain: DrainGuard) {
+    let (driver, head) = piped(pipe, head, services, drain);
+    driver.run(Begin::Guest(head)).await;
+}
+
+fn piped(
+    pipe: Box<dyn Pipe>,
+    head: SessionHead,
+    services: Arc<Services>,
+    drain: DrainGuard,
+) -> (Driver, Box<SessionHead>) {
     let stream = Stream::piped(pipe, head.peer(), head.tls);
     let silence_max = services.config.idle_timeout();
     let driver = Driver {
-        wire: Wire::new(Connection::new(stream), limits(&services, true), silence_max),
+        wire: Wire::new(Connection::new(stream), limits(&services, true), silence_max, head.trace),
         state: State::NotAuthenticated,
         permit: None,
         drain,
@@ -26,7 +44,7 @@ pub async fn serve_pipe(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Se
         counts: ConnectionEnd::new(&measure::NAMES, ConnId::carried(head.trace)),
         services,
     };
-    driver.run(Begin::LoggedIn(Box::new(head))).await;
+    (driver, Box::new(head))
 }
 
 impl Driver {
@@ -54,6 +72,45 @@ impl Driver {
         Ok(entered)
     }
 
+    /// Begins as a guest. It says nothing, but good-bye if it cannot be; false: that was said.
+    pub(super) async fn take_in(&mut self, head: SessionHead) -> bool {
+        let entered = match head.user() {
+            Ok(user) => authenticate::visit(&self.services, user).await,
+            Err(_) => Err(not_reached().into()),
+        };
+        match entered {
+            Ok(user) => {
+                self.state = State::Authenticated(user);
+                self.logged_in();
+                // A command that is sent on may have become longer by being written anew.
+                let limits = limits(&self.services, true);
+                let command_octets = limits.command_octets.saturating_mul(2);
+                self.wire.decoder.set_limits(Limits { command_octets, ..limits });
+                true
+            }
+            Err(_) => {
+                self.wire
+                    .put(&bye(Some(Code::Unavailable), "Mailboxes here cannot be reached at the moment"));
+                false
+            }
+        }
+    }
+
+    /// A guest learns what is on in the session that it serves.
+    pub(super) fn learn_enabled(&mut self) {
+        let Some(enabled) = self.wire.enabled.take() else { return };
+        let Some(user) = self.state.user() else { return };
+        let knew_modseqs = user.enabled.condstore;
+        user.enable(enabled);
+        if let State::Selected(_, selected) = &self.state
+            && enabled.condstore
+            && !knew_modseqs
+        {
+            let code = select::highest_modseq(selected);
+            self.wire.put(&Response::ok_code(code, "The last change that you know of"));
+        }
+    }
+
     /// Gives the client back to the edge, as nobody's.
     pub(super) async fn hand_back(&mut self, rest: BytesMut) -> Result<Next, Failure> {
         self.wire.flush().await?;
@@ -69,7 +126,7 @@ impl Driver {
         let State::Away(away) = std::mem::replace(&mut self.state, State::NotAuthenticated) else {
             return Ok(Next::Go);
         };
-        let trace = self.counts.id().get();
+        let trace = self.wire.trace;
         let head =
             SessionHead::new(&away.user, trace, self.wire.connection.stream(), tag.as_str(), away.verb);
         let pipe = match self.services.peers.open(away.home, PipeService::Imap, head.encode()).await {

@@ -41,5 +41,5 @@ mod sorting;
 #[path = "../imap/wire.rs"]
 mod wire;
 
-/// Whether clients come in at another node than the one that has the mail.
-const THROUGH_AN_EDGE: bool = true;
+/// Clients come in at another node than the one that has the mail.
+const NODES: harness::Nodes = harness::Nodes::HomeAndEdge;

@@ -6,25 +6,27 @@
 //! for anything; a line `A< ...` for any lines before the tagged one. What is heard and not written fails the test.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use parking_lot::Mutex;
 use rookery_auth::{
     AccountState, Accounts, Authenticator, AuthenticatorOptions, Credential, HashParams, Hasher,
     HasherOptions, LookUp, Sessions,
 };
-use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
-use rookery_imap::{HeaderTexts, ImapConfig, Services, SortTables, serve_connection, serve_pipe};
+use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home, Published};
+use rookery_imap::{
+    HeaderTexts, ImapConfig, Services, SortTables, serve_connection, serve_guest, serve_pipe,
+};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_kv::{Batch, Bytes, Engine, EngineError, Read, Space};
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Pipe, ServerTls, Stream};
 use rookery_route::{
-    Administrators, NoPeers, PeerError, Peers, PipeService, Publications, Reaching, Registrar, Router,
-    SessionHead,
+    Administrators, PeerError, Peers, PipeService, Publications, Reaching, Registrar, Router, SessionHead,
 };
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
 use rookery_types::{
-    AccountName, Acl, Epoch, InternalDate, Keyword, MailboxPath, NodeId, Rights, SharedName, SpecialUse,
-    Style, SystemFlags, UserName,
+    AccountId, AccountName, Acl, Epoch, InternalDate, Keyword, MailboxId, MailboxPath, NodeId, Rights,
+    SharedName, SpecialUse, StoreId, Style, SystemFlags, UserName,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -36,6 +38,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::AbortHandle;
+
+/// Which nodes there are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "each test program has one of them")]
+pub(crate) enum Nodes {
+    /// One, which does everything.
+    One,
+    /// One with the mail, and one without, which takes the clients.
+    HomeAndEdge,
+    /// Ann's home, which has shared trees too, and the home of all others, which takes the clients.
+    TwoHomes,
+}
 
 /// A server with the users ann, joe and max; everyone's password is `secret`. Max administers it, as root does without
 /// having an account, and adm@b.test the domain b.test.
@@ -44,26 +59,57 @@ pub(crate) struct Site {
     pub(crate) drain: Drain,
     /// Records that were read from the engine.
     pub(crate) reads: Arc<AtomicU64>,
-    /// Another node, without mail, that takes the clients.
-    edge: Option<Arc<Services>>,
+    /// Another node that takes the clients.
+    pub(crate) front: Option<Arc<Services>>,
+    /// What links the nodes.
+    #[allow(dead_code, reason = "only where there are two homes is one of them lost")]
+    pub(crate) links: Arc<Links>,
     gate: Gate,
 }
 
-/// A link from the edge to the node with the mail.
-struct OneHome {
-    home: Arc<Services>,
-    drain: Drain,
+/// The links of all nodes, in memory.
+#[derive(Default)]
+pub(crate) struct Links {
+    nodes: Mutex<BTreeMap<NodeId, Arc<Services>>>,
+    /// Their ends here, to be cut.
+    open: Mutex<Vec<(NodeId, AbortHandle)>>,
 }
 
-impl Peers for OneHome {
+impl Links {
+    /// Loses a node: its sessions end without a word, and it is not reached any more.
+    #[allow(dead_code, reason = "only where there are two homes is one of them lost")]
+    pub(crate) fn lose(&self, node: NodeId) {
+        self.nodes.lock().remove(&node);
+        self.open.lock().iter().filter(|(of, _)| *of == node).for_each(|(_, session)| session.abort());
+    }
+
+    /// It is there again.
+    pub(crate) fn add(&self, services: Arc<Services>) {
+        self.nodes.lock().insert(services.store.node(), services);
+    }
+}
+
+impl Peers for Links {
     fn open(&self, node: NodeId, service: PipeService, head: Bytes) -> Reaching<'_> {
         Box::pin(async move {
-            if (node, service) != (self.home.store.node(), PipeService::Imap) {
+            let home = self.nodes.lock().get(&node).cloned();
+            let is_known = [PipeService::Imap, PipeService::Guest].contains(&service);
+            let Some(home) = home.filter(|_| is_known) else {
                 return Err(PeerError { node, why: "there is no such node".to_string() });
-            }
+            };
             let (near, far) = rookery_net::pipe::in_memory(1 << 16);
             let head = SessionHead::decode(&head).unwrap();
-            tokio::spawn(serve_pipe(Box::new(far), head, self.home.clone(), self.drain.guard()));
+            // Without a drain of its own: the halves end together.
+            let drain = Drain::new();
+            let guard = drain.guard();
+            let task = tokio::spawn(async move {
+                let _drain = drain;
+                match service {
+                    PipeService::Guest => serve_guest(Box::new(far), head, home, guard).await,
+                    _ => serve_pipe(Box::new(far), head, home, guard).await,
+                }
+            });
+            self.open.lock().push((node, task.abort_handle()));
             Ok::<Box<dyn Pipe>, PeerError>(Box::new(near))
         })
     }
@@ -179,15 +225,24 @@ impl Site {
     async fn built(config: ImapConfig, tls: Option<Arc<ServerTls>>) -> Site {
         let disk = SimDisk::new(1);
         let options = StoreOptions { background: None, ..StoreOptions::default() };
+        let links = Arc::new(Links::default());
         let reads = Arc::new(AtomicU64::new(0));
         let engine: Arc<dyn Engine> =
             Arc::new(Counting { inner: MemoryEngine::new(disk.clone()), reads: reads.clone() });
         let store = Store::open(options, engine.clone(), Arc::new(disk.files())).unwrap();
-        store.set_publisher(Arc::new(Publications::new(engine.clone())));
-        let directory = EmbeddedDirectory::open(engine.clone(), Arc::new(DirectCommit(engine))).unwrap();
+        let commit = Arc::new(DirectCommit(engine.clone()));
+        let directory = EmbeddedDirectory::open(engine.clone(), commit).unwrap();
+        Publications::start(store.clone(), Arc::new(directory.clone()), engine).await.unwrap();
         directory.add_domain("example.org".to_string()).await.unwrap();
+        let second = (crate::NODES != Nodes::One).then(|| {
+            let disk = SimDisk::new(2);
+            let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(disk.clone()));
+            let options = StoreOptions { background: None, ..StoreOptions::default() };
+            Store::open(options, engine, Arc::new(disk.files())).unwrap()
+        });
         for user in ["ann", "joe", "max"] {
-            add_user(&store, &directory, user).await;
+            let home = second.as_ref().filter(|_| crate::NODES == Nodes::TwoHomes && user != "ann");
+            add_user(home.unwrap_or(&store), &directory, user).await;
         }
         let directory: Arc<dyn Directory> = Arc::new(directory);
         let params = HashParams { memory_kib: 8, passes: 1, lanes: 1 };
@@ -197,8 +252,8 @@ impl Site {
         let authenticator = Authenticator::new(Arc::new(EverySecret(verifier)), Arc::new(hasher), options);
         let user = |name| UserName::parse(name, "example.org").unwrap();
         let authenticator = Arc::new(authenticator);
-        let services = |store: Store, peers: Arc<dyn Peers>| {
-            Arc::new(Services {
+        let services = |store: Store| {
+            let services = Arc::new(Services {
                 registrar: Arc::new(Registrar::new(directory.clone(), store.clone(), vec![])),
                 administrators: Administrators::new(
                     vec![user("root"), user("max")],
@@ -207,7 +262,7 @@ impl Site {
                 router: Router::new(directory.clone(), store.node(), Style::Rookery),
                 store,
                 directory: directory.clone(),
-                peers,
+                peers: links.clone(),
                 authenticator: authenticator.clone(),
                 tls: tls.clone(),
                 config: config.clone(),
@@ -216,19 +271,15 @@ impl Site {
                 sessions: Sessions::new(),
                 header_texts: HeaderTexts::new(1 << 20),
                 sort_tables: SortTables::new(1 << 20),
-            })
+            });
+            links.add(services.clone());
+            services
         };
-        let home = services(store, Arc::new(NoPeers));
-        let edge = crate::THROUGH_AN_EDGE.then(|| {
-            let disk = SimDisk::new(2);
-            let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(disk.clone()));
-            let options = StoreOptions { background: None, ..StoreOptions::default() };
-            let store = Store::open(options, engine, Arc::new(disk.files())).unwrap();
-            services(store, Arc::new(OneHome { home: home.clone(), drain: Drain::new() }))
-        });
+        let services_of_home = services(store);
         Site {
-            services: home,
-            edge,
+            services: services_of_home,
+            front: second.map(&services),
+            links,
             drain: Drain::new(),
             reads,
             gate: Gate::new(ConnectionLimits::default()),
@@ -237,13 +288,23 @@ impl Site {
 
     /// The node that takes the clients.
     fn front(&self) -> Arc<Services> {
-        self.edge.as_ref().unwrap_or(&self.services).clone()
+        self.front.as_ref().unwrap_or(&self.services).clone()
+    }
+
+    /// The node that has an account.
+    async fn home_of(&self, account: AccountId) -> Arc<Services> {
+        for services in std::iter::once(&self.services).chain(&self.front) {
+            if services.store.account(account).await.is_ok() {
+                return services.clone();
+            }
+        }
+        panic!("no node has {account}");
     }
 
     pub(crate) async fn account(&self, user: &str) -> Account {
         let name = AccountName::User(UserName::parse(user, "example.org").unwrap());
         let entry = self.services.directory.look_up(&name).await.unwrap();
-        self.services.store.account(entry.id).await.unwrap()
+        self.home_of(entry.id).await.store.account(entry.id).await.unwrap()
     }
 
     /// Adds a shared tree of one mailbox, on which someone has rights.
@@ -261,6 +322,28 @@ impl Site {
         let mut acl = Acl::new();
         acl.set(identifier, false, Rights::parse(rights).unwrap());
         account.set_acl(id, acl).await.unwrap();
+    }
+
+    /// Adds a user of another node, and sets what that publishes of one mailbox.
+    pub(crate) async fn publish_elsewhere(&self, user: &str, path: &str, acl: &[(&str, &str)]) {
+        let directory = &self.services.directory;
+        let name = AccountName::User(UserName::parse(user, "example.org").unwrap());
+        let home = Home { node: NodeId(77), store: StoreId([77; 16]), epoch: Epoch(1) };
+        let entry = match directory.look_up(&name).await {
+            Ok(entry) => entry,
+            Err(_) => {
+                let reserved = directory.reserve(name.clone(), home, 1).await.unwrap();
+                directory.activate(reserved.id).await.unwrap()
+            }
+        };
+        let mut shared = Acl::new();
+        for (identifier, rights) in acl {
+            let (identifier, negative) = parse_identifier(identifier, "example.org").unwrap();
+            shared.set(identifier, negative, Rights::parse(rights).unwrap());
+        }
+        let mailbox = MailboxId { account: entry.id, number: 1 };
+        let published = Published::of(&name, mailbox, &MailboxPath::new(path).unwrap(), &shared);
+        directory.publish(vec![(mailbox, published)]).await.unwrap();
     }
 
     /// A client that has heard the greeting.
@@ -327,7 +410,7 @@ impl Site {
         flags: SystemFlags,
         keywords: &[&str],
     ) {
-        let mut spool = self.services.store.spool();
+        let mut spool = self.home_of(account.id()).await.store.spool();
         spool.push(body).unwrap();
         let keywords = keywords.iter().map(|keyword| Keyword::new(keyword).unwrap()).collect();
         let date = InternalDate::parse("01-Jan-2024 10:00:00 +0000").unwrap();

@@ -23,5 +23,5 @@ mod sharing;
 mod sorting;
 mod wire;
 
-/// Whether clients come in at another node than the one that has the mail.
-const THROUGH_AN_EDGE: bool = false;
+/// One node has the mail and takes the clients.
+const NODES: harness::Nodes = harness::Nodes::One;

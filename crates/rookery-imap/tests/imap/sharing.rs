@@ -55,6 +55,32 @@ async fn what_others_share_is_listed() {
 }
 
 #[tokio::test]
+async fn what_is_shared_at_another_node_is_listed() {
+    let site = Site::new().await;
+    site.publish_elsewhere("pat", "Plans/2026", &[("joe", "lrs"), ("-joe", "s")]).await;
+    site.publish_elsewhere("sue", "Secret", &[("ann", "l"), ("-ann", "l")]).await;
+    site.play(
+        r#"
+        J> 2 LIST "" "Other Users/*" RETURN (MYRIGHTS CHILDREN STATUS (MESSAGES))
+        J< * LIST (\NonExistent \HasChildren) "/" "Other Users/pat"
+        J< * LIST (\NonExistent \HasChildren) "/" "Other Users/pat/Plans"
+        J< * LIST (\HasNoChildren) "/" "Other Users/pat/Plans/2026"
+        J< * MYRIGHTS "Other Users/pat/Plans/2026" lr
+        J< 2 OK <*>
+        A> 3 LIST "" "Other Users/*"
+        A< 3 OK <*>
+        J> 4 LIST "" O%
+        J< * LIST (\NonExistent \Noselect \HasChildren) "/" "Other Users"
+        J< 4 OK <*>
+        "#,
+    )
+    .await;
+    // What is taken back is not listed any more.
+    site.publish_elsewhere("pat", "Plans/2026", &[("pat", "lrs")]).await;
+    site.play("J> 1 LIST \"\" \"Other Users/*\"\nJ< 1 OK <*>\n").await;
+}
+
+#[tokio::test]
 async fn groups_hold_from_the_next_command_on() {
     let site = Site::new().await;
     let joe = UserName::parse("joe", "example.org").unwrap();

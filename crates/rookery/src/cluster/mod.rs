@@ -21,13 +21,13 @@ use rookery_directory::remote::{RemoteSource, serve_source};
 use rookery_directory::{Commit, CopiedDirectory, Directory, DirectoryError, Duty, Load, Node};
 use rookery_kv::Engine;
 use rookery_link::{
-    Ca, Class, Credentials, Duties, Identity, Incoming, Links, LinksConfig, Message, PROTOCOL, Peer, Tokens,
-    TraceId,
+    Ca, Class, Credentials, Duties, Identity, Incoming, Links, LinksConfig, Message, PROTOCOL, Peer,
+    PeerFacts, Tokens, TraceId,
 };
 use rookery_net::{ConnId, Drain, Pipe};
 use rookery_route::{AccountTask, PeerError, Peers, PipeHead, PipeService, Reaching, Registrar, SessionHead};
 use rookery_store::Store;
-use rookery_types::NodeId;
+use rookery_types::{AccountName, NodeId};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -166,6 +166,20 @@ impl Cluster {
                 rookery_imap::serve_pipe(pipe, head, imap, drain).instrument(span).await;
             }
         });
+        let (imap, draining, directory) = (parts.imap.clone(), drain.clone(), parts.directory.clone());
+        self.links.serve(PipeService::Guest.name(), Duties::NONE, move |incoming| {
+            let (imap, drain, directory) = (imap.now(), draining.guard(), directory.clone());
+            async move {
+                let peer = incoming.peer.clone();
+                let Some((pipe, head)) = session(incoming) else { return };
+                if !may_act_for(&directory, &peer, &head).await {
+                    tracing::warn!(peer = %peer.name, "a node asks for a user that is not at home there");
+                    return;
+                }
+                let span = span("imap", &head);
+                rookery_imap::serve_guest(pipe, head, imap, drain).instrument(span).await;
+            }
+        });
         let (pop3, draining) = (parts.pop3.clone(), drain.clone());
         self.links.serve(PipeService::Pop3.name(), Duties::SERVE, move |incoming| {
             let (pop3, drain) = (pop3.now(), draining.guard());
@@ -275,6 +289,22 @@ pub(crate) struct ServedParts {
     pub(crate) data_dir: std::path::PathBuf,
 }
 
+/// Whether a node may act for the user of a guest: it takes users' logins, or the user is at home there.
+async fn may_act_for(directory: &CopiedDirectory, peer: &PeerFacts, head: &SessionHead) -> bool {
+    if peer.duties.contains(Duties::SERVE) {
+        return true;
+    }
+    let Ok(name) = head.user().map(AccountName::User) else { return false };
+    let known = match directory.look_up(&name).await {
+        // The copy may lag.
+        Err(DirectoryError::NotFound(_)) if directory.barrier().await.is_ok() => {
+            directory.look_up(&name).await
+        }
+        known => known,
+    };
+    known.is_ok_and(|entry| entry.home.node == peer.node)
+}
+
 /// What a session that comes over a link is: the pipe to its client, and who that is.
 fn session(incoming: Incoming) -> Option<(Box<dyn Pipe>, SessionHead)> {
     match SessionHead::decode(&incoming.head) {
@@ -298,7 +328,7 @@ impl Peers for Cluster {
                 PipeHead::decode(&head).map_or_else(|_| TraceId::random(), |head| TraceId(head.trace));
             // Messages do not stand before what somebody waits for at a screen.
             let class = match service {
-                PipeService::Imap | PipeService::Pop3 => Class::Interactive,
+                PipeService::Imap | PipeService::Guest | PipeService::Pop3 => Class::Interactive,
                 PipeService::Lmtp => Class::Bulk,
             };
             let opened = self.links.open(node, class, service.name(), trace, head).await;

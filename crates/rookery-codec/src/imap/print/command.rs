@@ -7,12 +7,13 @@ use super::basic::{
 use crate::imap::client::{EncodeError, Literals};
 use crate::imap::command::{
     AppendLiteral, AppendMessage, AppendSource, Change, Command, EntryType, Event, EventGroup, Fetch,
-    FetchItem, List, MailboxFilter, MetadataDepth, Notify, Qresync, SelectParameters, Store, Tagged,
+    FetchItem, List, MailboxFilter, MetadataDepth, Notify, Qresync, Replaced, SelectParameters, Store,
+    Tagged,
 };
 use crate::imap::types::{IdParams, MessageSet, Partial, PartialRange, StatusItem, WireName};
 use crate::sasl;
 use bytes::{BufMut, Bytes, BytesMut};
-use rookery_types::{Flag, SystemFlags};
+use rookery_types::{Flag, SetEnd, SystemFlags};
 
 /// What grows while a command is printed.
 pub(crate) struct CommandWriter {
@@ -64,6 +65,10 @@ impl CommandWriter {
         if memchr::memchr(0, octets).is_some() {
             return self.fail(EncodeError::Nul);
         }
+        self.literal_of_any(octets);
+    }
+
+    fn literal_of_any(&mut self, octets: &[u8]) {
         let waits = match self.literals {
             Literals::Synchronising => true,
             Literals::NonSynchronising => false,
@@ -91,6 +96,17 @@ impl CommandWriter {
         match octets {
             Some(octets) => self.string(octets),
             None => self.text("NIL"),
+        }
+    }
+
+    /// `value = nstring / literal8` of RFC 5464.
+    fn value(&mut self, octets: Option<&[u8]>) {
+        match octets {
+            Some(octets) if memchr::memchr(0, octets).is_some() => {
+                self.text("~");
+                self.literal_of_any(octets);
+            }
+            octets => self.nstring(octets),
         }
     }
 
@@ -354,7 +370,7 @@ impl CommandWriter {
                 self.many(entries, |w, (entry, value)| {
                     w.astring(entry);
                     w.text(" ");
-                    w.nstring(value.as_deref());
+                    w.value(value.as_deref());
                 });
                 self.text(")");
             }
@@ -552,9 +568,20 @@ impl CommandWriter {
         self.flag_list(&store.flags);
     }
 
-    /// `APPEND mailbox`, without a message.
-    pub(crate) fn append(&mut self, mailbox: &WireName) {
-        self.text("APPEND ");
+    /// `APPEND mailbox` or `REPLACE message mailbox`, without a message.
+    pub(crate) fn append(&mut self, replaced: Option<Replaced>, mailbox: &WireName) {
+        match replaced {
+            None => self.text("APPEND "),
+            Some(Replaced { uid, message }) => {
+                self.uid(uid);
+                self.text("REPLACE ");
+                match message {
+                    SetEnd::Number(n) => number(&mut self.out, n),
+                    SetEnd::Largest => self.text("*"),
+                }
+                self.text(" ");
+            }
+        }
         self.mailbox(mailbox);
     }
 

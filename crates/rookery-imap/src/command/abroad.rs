@@ -1,0 +1,245 @@
+//! Commands while a mailbox of another node is selected: a guest there has it, and does what is about its messages.
+
+use super::elsewhere;
+use super::{Context, Outcome, of_mailboxes};
+use crate::answer::{Answer, Failure};
+use crate::connection::ended;
+use crate::guest::{Guest, Heard, Trouble, own_tag, printed};
+use crate::measure::Idling;
+use crate::notify;
+use crate::session::{Abroad, State, User};
+use crate::tell;
+use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
+use bytes::Bytes;
+use rookery_codec::imap::server::Decoded;
+use rookery_codec::imap::{Code, Command, Condition, Response, Tag, WireName};
+use rookery_net::{DrainGuard, IoError};
+
+/// Takes the old state and gives the next.
+pub(super) async fn abroad(state: State, command: Command, context: Context<'_>) -> (State, Outcome) {
+    let State::Abroad(mut user, abroad) = state else {
+        return (state, Ok(Answer::bad("No mailbox is selected")));
+    };
+    let Context { services, wire, tag } = context;
+    let outcome = match command {
+        Command::Select { mailbox, read_only, parameters } => {
+            let context = Context { services, wire, tag };
+            let state = State::Abroad(user, abroad);
+            return elsewhere::select(state, mailbox, read_only, parameters, context).await;
+        }
+        Command::Close | Command::Unselect => {
+            let outcome = user.forward(wire, tag, abroad.node, command).await;
+            user.guests.set_selected(None);
+            return (State::Authenticated(user), outcome);
+        }
+        Command::Noop
+        | Command::Check
+        | Command::Expunge { .. }
+        | Command::Search(_)
+        | Command::Sort(_)
+        | Command::Thread(_)
+        | Command::Fetch(_)
+        | Command::Store(_) => user.forward(wire, tag, abroad.node, command).await,
+        Command::Copy { ref mailbox, .. } | Command::Move { ref mailbox, .. } => {
+            transferred(&mut user, &abroad, mailbox.clone(), command, wire, tag).await
+        }
+        command => match user.home_of_command(&command).await {
+            Ok(Some(node)) if node == abroad.node => user.forward(wire, tag, node, command).await,
+            _ => {
+                let context = Context { services, wire: &mut *wire, tag };
+                let outcome = of_mailboxes(&mut user, command, context).await;
+                with_news(&mut user, wire, outcome).await
+            }
+        },
+    };
+    (State::Abroad(user, abroad), outcome)
+}
+
+/// COPY and MOVE of messages of the selected mailbox.
+async fn transferred(
+    user: &mut User,
+    abroad: &Abroad,
+    mailbox: WireName,
+    command: Command,
+    wire: &mut Wire,
+    tag: &Tag,
+) -> Outcome {
+    let target = user.names.address(&mailbox).ok();
+    let home = user.home_of_mailbox(&mailbox).await?;
+    let is_here = match (&target, home) {
+        (_, Some(node)) => node != abroad.node,
+        // What is nowhere is said by the guest, with what else is wrong.
+        (Some(address), None) => user.account_of(address.account()).await?.is_some(),
+        (None, None) => false,
+    };
+    match is_here {
+        false => user.forward(wire, tag, abroad.node, command).await,
+        true => {
+            let outcome = Err(crossing_homes(&command).into());
+            with_news(user, wire, outcome).await
+        }
+    }
+}
+
+/// Messages of one home do not go to another by this.
+pub(super) fn crossing_homes(command: &Command) -> Answer {
+    match command {
+        Command::Move { .. } => {
+            let text = "Messages cannot be moved to a mailbox of another server; copy and delete them";
+            Answer::no(Code::Cannot, text)
+        }
+        _ => Answer::no(Code::Cannot, "Messages cannot be copied to a mailbox of another server"),
+    }
+}
+
+/// What a command comes to that did not go to the guest, behind what is new in the selected mailbox.
+pub(super) async fn with_news(user: &mut User, wire: &mut Wire, outcome: Outcome) -> Outcome {
+    match outcome {
+        Err(Failure::Gone(error)) => Err(Failure::Gone(error)),
+        Ok(answer) if answer.condition == Condition::Bye => Ok(answer),
+        Err(Failure::Refused(answer)) if answer.condition == Condition::Bye => Err(Failure::Refused(answer)),
+        outcome => {
+            user.news(wire).await?;
+            outcome
+        }
+    }
+}
+
+/// Passes on what the guest with the selected mailbox has said without being asked. Refused with BYE: it is lost.
+pub(crate) async fn hear(wire: &mut Wire, user: &mut User) -> Result<(), Failure> {
+    let (Some(node), Some(tag)) = (user.guests.selected(), own_tag()) else { return Ok(()) };
+    let mut guest = user.guest(wire, node).await?;
+    let heard = match guest.unasked(wire, &tag).await {
+        // Was it lost, the next reading says so.
+        Ok(None) => match guest.is_lost().await {
+            true => Err(Trouble::Guest),
+            false => Ok(()),
+        },
+        Ok(Some(_)) => Err(Trouble::Guest),
+        Err(trouble) => Err(trouble),
+    };
+    match heard {
+        Ok(()) => {
+            user.guests.keep(guest);
+            Ok(())
+        }
+        Err(trouble) => Err(user.guests.lost(&guest, trouble, false)),
+    }
+}
+
+/// IDLE (RFC 9051 §6.3.13): the guest idles, and is told when the client is done.
+pub(crate) async fn idle(
+    wire: &mut Wire,
+    user: &mut User,
+    abroad: &Abroad,
+    tag: &Tag,
+    drain: &DrainGuard,
+) -> Outcome {
+    let mut guest = user.guest(wire, abroad.node).await?;
+    guest.ask(user.enabled, printed(tag, Command::Idle)?);
+    let _idling = Idling::new();
+    match idling(wire, user, &mut guest, tag, drain).await {
+        Ok(answer) => {
+            user.guests.keep(guest);
+            Ok(answer)
+        }
+        Err(Broken::Guest(trouble)) => Err(user.guests.lost(&guest, trouble, false)),
+        Err(Broken::Session(failure)) => Err(failure),
+    }
+}
+
+/// Why IDLE came to no good end.
+enum Broken {
+    Guest(Trouble),
+    Session(Failure),
+}
+
+impl From<Trouble> for Broken {
+    fn from(trouble: Trouble) -> Broken {
+        Broken::Guest(trouble)
+    }
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Broken {
+        Broken::Session(failure)
+    }
+}
+
+impl From<IoError> for Broken {
+    fn from(error: IoError) -> Broken {
+        Broken::Session(Failure::Gone(error))
+    }
+}
+
+/// What has happened while it idles.
+enum Woken {
+    Guest,
+    Client(bool),
+    Changed,
+    Ending,
+}
+
+async fn idling(
+    wire: &mut Wire,
+    user: &mut User,
+    guest: &mut Guest,
+    tag: &Tag,
+    drain: &DrainGuard,
+) -> Result<Answer, Broken> {
+    match guest.hear(wire, tag).await? {
+        Heard::Continue(text) => wire.put(&Response::Continue(text)),
+        Heard::Answer(answer) => return Ok(answer),
+    }
+    wire.decoder.expect_line(LINE_OCTETS_MAX);
+    let silence_max = user.services.config.idle_timeout();
+    loop {
+        match guest.unasked(wire, tag).await? {
+            None => {}
+            Some(Heard::Answer(answer)) => return Ok(answer),
+            Some(Heard::Continue(_)) => return Err(Trouble::Guest.into()),
+        }
+        if user.notify.is_some() {
+            tell::all(wire, user, None, true).await?;
+        }
+        match wire.decoder.next() {
+            Decoded::NeedMore => {}
+            Decoded::Line(line) => {
+                guest.put(Bytes::from_static(b"DONE\r\n"));
+                let answer = guest.answer(wire, tag).await?;
+                return Ok(match line.eq_ignore_ascii_case(b"DONE") {
+                    true => answer,
+                    false => Answer::bad("DONE was expected"),
+                });
+            }
+            _ => return Err(closed().into()),
+        }
+        wire.flush().await?;
+        if wire.leaving {
+            return Ok(super::idle::ending());
+        }
+        let User { slot, notify, .. } = &mut *user;
+        let change = async {
+            match notify.as_deref_mut() {
+                Some(notify) => notify::changed(notify, None).await,
+                None => std::future::pending().await,
+            }
+        };
+        let woken = tokio::select! {
+            biased;
+            () = drain.draining() => Woken::Ending,
+            () = ended(slot.as_ref()) => Woken::Ending,
+            read = guest.read() => {
+                read?;
+                Woken::Guest
+            }
+            () = change => Woken::Changed,
+            read = wire.read(silence_max) => Woken::Client(read?),
+        };
+        match woken {
+            Woken::Guest | Woken::Changed | Woken::Client(true) => {}
+            Woken::Client(false) => return Err(closed().into()),
+            Woken::Ending => return Ok(super::idle::ending()),
+        }
+    }
+}

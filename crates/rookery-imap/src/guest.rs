@@ -1,0 +1,493 @@
+//! Guests: the sessions that this one has at other nodes, for mailboxes that are at home there.
+//!
+//! A guest runs the same code as this session, for the same user. It is asked in IMAP, command by command; what it says
+//! is passed on to the client as it is, but for the tagged line.
+//!
+//! Invariants:
+//! - One guest for each other node at most. It is opened when it is needed first, and closed when it was not needed
+//!   for a while and nothing is selected there.
+//! - Whoever asks a guest has it to themselves. A guest with which something went wrong, or whose answer nobody waited
+//!   for, is never asked again.
+//! - No answer is invented: without one, a command that may have changed something ends the session.
+
+use crate::answer::{Answer, Failure};
+use crate::session::{Enabled, User};
+use crate::wire::Wire;
+use bytes::Bytes;
+use rookery_codec::imap::client::{Literals, encode};
+use rookery_codec::imap::command::Tagged;
+use rookery_codec::imap::passage::{Passage, Passed};
+use rookery_codec::imap::{Code, Command, Condition, Status, Tag};
+use rookery_net::{Connection, IoError, Stream};
+use rookery_route::{PipeService, SessionHead, SessionNote};
+use rookery_types::NodeId;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Octets in the longest status line of a guest: COPYUID and MODIFIED may name many messages.
+const STATUS_OCTETS_MAX: usize = 8 << 20;
+/// How long a guest may take to be opened.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a guest is kept that is not needed.
+const UNUSED_MAX: Duration = Duration::from_secs(300);
+/// As good as for ever: the link notices when the other node is lost.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The session's guests.
+#[derive(Default)]
+pub(crate) struct Guests {
+    open: BTreeMap<NodeId, Guest>,
+    /// Where the session's selected mailbox is, if that is another node.
+    selected: Option<NodeId>,
+}
+
+/// A session of the user's at another node.
+pub(crate) struct Guest {
+    node: NodeId,
+    connection: Connection,
+    passage: Passage,
+    /// What it was told is on.
+    enabled: Enabled,
+    used: Instant,
+}
+
+/// Why there is no answer.
+pub(crate) enum Trouble {
+    /// There is nobody to tell.
+    Client(IoError),
+    /// The guest is lost.
+    Guest,
+}
+
+/// What a guest says beside untagged responses.
+pub(crate) enum Heard {
+    /// The tagged line.
+    Answer(Answer),
+    /// `+`
+    Continue(Bytes),
+}
+
+impl Guests {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.selected.is_none()
+    }
+
+    /// From here on the session's selected mailbox is there; none: it is here, or there is none.
+    pub(crate) fn set_selected(&mut self, node: Option<NodeId>) {
+        self.selected = node;
+    }
+
+    /// Where the session's selected mailbox is, if that is another node.
+    pub(crate) fn selected(&self) -> Option<NodeId> {
+        self.selected
+    }
+
+    /// Takes a guest back that is ready for the next command.
+    pub(crate) fn keep(&mut self, guest: Guest) {
+        self.open.insert(guest.node, Guest { used: Instant::now(), ..guest });
+    }
+
+    /// Returns when the guest with the selected mailbox has something to say, or is lost; closes others that were not
+    /// needed for long. Safe to cancel.
+    pub(crate) async fn stirred(&mut self) {
+        loop {
+            let now = Instant::now();
+            let selected = self.selected;
+            self.open.retain(|node, guest| Some(*node) == selected || guest.used + UNUSED_MAX > now);
+            let others = self.open.values().filter(|guest| Some(guest.node) != selected);
+            let next = others.map(|guest| guest.used + UNUSED_MAX).min();
+            let unused = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let guest = match selected {
+                Some(node) => match self.open.get_mut(&node) {
+                    Some(guest) => Some(guest),
+                    // Lost already.
+                    None => return,
+                },
+                None => None,
+            };
+            let speaks = async {
+                match guest {
+                    // Whatever came of it is found out by whoever listens.
+                    Some(guest) => drop(guest.read_for(FOREVER).await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = speaks => return,
+                () = unused => {}
+            }
+        }
+    }
+
+    /// What a guest comes to that gave no answer. `changes`: it may have changed something.
+    pub(crate) fn lost(&self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
+        match trouble {
+            Trouble::Client(error) => Failure::Gone(error),
+            // In the middle of a response there is no way to say anything.
+            Trouble::Guest if !guest.passage.is_between() => {
+                Failure::Gone(IoError::Lost(std::io::ErrorKind::UnexpectedEof.into()))
+            }
+            Trouble::Guest if changes || self.selected == Some(guest.node) => farewell().into(),
+            Trouble::Guest => not_reached().into(),
+        }
+    }
+}
+
+/// The session cannot go on: whether a change was made is not known, or the selected mailbox is lost.
+fn farewell() -> Answer {
+    let mut answer = Answer::no(Code::Unavailable, "The mailbox's server is lost; connect again");
+    answer.condition = Condition::Bye;
+    answer
+}
+
+/// For what can be said to be undone.
+pub(crate) fn not_reached() -> Answer {
+    Answer::no(Code::Unavailable, "That mailbox cannot be reached at the moment")
+}
+
+/// The tag of what the session asks for itself.
+pub(crate) fn own_tag() -> Option<Tag> {
+    Tag::new(b"guest")
+}
+
+impl User {
+    /// The guest at a node; opens it if there is none. [`Guests::keep`] takes it back.
+    pub(crate) async fn guest(&mut self, wire: &Wire, node: NodeId) -> Result<Guest, Failure> {
+        let known = self.guests.open.remove(&node);
+        if self.guests.selected == Some(node) {
+            return known.ok_or_else(|| farewell().into());
+        }
+        if let Some(mut guest) = known
+            && guest.is_there().await
+        {
+            return Ok(guest);
+        }
+        self.new_guest(wire, node).await
+    }
+
+    /// One more guest at a node, of which nobody else knows.
+    pub(crate) async fn new_guest(&self, wire: &Wire, node: NodeId) -> Result<Guest, Failure> {
+        let stream = wire.connection.stream();
+        let head = SessionHead::of_guest(&self.name, wire.trace, stream);
+        let opening = self.services.peers.open(node, PipeService::Guest, head.encode());
+        let pipe = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
+            Ok(Ok(pipe)) => pipe,
+            Ok(Err(error)) => {
+                tracing::info!(%error, "the home of a mailbox is not reached");
+                return Err(not_reached().into());
+            }
+            Err(_) => {
+                tracing::info!(%node, "the home of a mailbox takes too long");
+                return Err(not_reached().into());
+            }
+        };
+        Ok(Guest {
+            node,
+            connection: Connection::new(Stream::piped(pipe, stream.peer(), stream.is_tls())),
+            passage: Passage::new(STATUS_OCTETS_MAX),
+            enabled: Enabled::default(),
+            used: Instant::now(),
+        })
+    }
+
+    /// Has the guest at a node do a command.
+    pub(crate) async fn forward(
+        &mut self,
+        wire: &mut Wire,
+        tag: &Tag,
+        node: NodeId,
+        command: Command,
+    ) -> Result<Answer, Failure> {
+        let changes = changes(&command);
+        let begins_modseqs = begins_modseqs(&command);
+        let octets = printed(tag, command)?;
+        let mut guest = self.guest(wire, node).await?;
+        guest.ask(self.enabled, octets);
+        match guest.answer(wire, tag).await {
+            Ok(answer) => {
+                if begins_modseqs && answer.condition != Condition::Bad {
+                    self.enabled.condstore = true;
+                    guest.enabled.condstore = true;
+                }
+                self.guests.keep(guest);
+                Ok(answer)
+            }
+            Err(trouble) => Err(self.guests.lost(&guest, trouble, changes)),
+        }
+    }
+
+    /// Lets the guest with the selected mailbox say what is new there.
+    pub(crate) async fn news(&mut self, wire: &mut Wire) -> Result<(), Failure> {
+        match (self.guests.selected, own_tag()) {
+            (Some(node), Some(tag)) => self.forward(wire, &tag, node, Command::Noop).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks the guest at a node something for the session itself. What begins as `wanted` says is given back, not
+    /// passed on.
+    pub(crate) async fn ask(
+        &mut self,
+        wire: &mut Wire,
+        node: NodeId,
+        command: Command,
+        wanted: &[u8],
+    ) -> Result<(Answer, Vec<Bytes>), Failure> {
+        let Some(tag) = own_tag() else { return Err(Answer::server_fault().into()) };
+        let octets = printed(&tag, command)?;
+        let mut guest = self.guest(wire, node).await?;
+        guest.ask(self.enabled, octets);
+        match guest.answer_with(wire, &tag, wanted).await {
+            Ok(answered) => {
+                self.guests.keep(guest);
+                Ok(answered)
+            }
+            Err(trouble) => Err(self.guests.lost(&guest, trouble, false)),
+        }
+    }
+}
+
+/// A command's octets, as a guest takes them.
+pub(crate) fn printed(tag: &Tag, command: Command) -> Result<Bytes, Failure> {
+    let tagged = Tagged { tag: tag.clone(), command };
+    match encode(&tagged, Literals::NonSynchronising) {
+        // Without waits it is one piece.
+        Ok(pieces) => Ok(pieces.into_iter().next().unwrap_or_default()),
+        Err(error) => {
+            tracing::debug!(%error, "a command cannot be sent on");
+            Err(Answer::no(Code::Cannot, "That cannot be asked of the mailbox's server").into())
+        }
+    }
+}
+
+impl Guest {
+    /// Gives it a command. Leaves when the answer is waited for.
+    pub(crate) fn ask(&mut self, enabled: Enabled, octets: Bytes) {
+        if self.enabled.bits() != enabled.bits() {
+            self.enabled = enabled;
+            // Nothing else is waiting to be sent, so the note stands before the command.
+            if let Some(pipe) = self.connection.pipe() {
+                pipe.put_note(SessionNote::Enabled(enabled.bits()).encode());
+            }
+        }
+        self.put(octets);
+    }
+
+    /// Gives it octets.
+    pub(crate) fn put(&mut self, octets: Bytes) {
+        self.connection.push_body(octets);
+    }
+
+    /// Sends it what waits, if that is much.
+    pub(crate) async fn flush_if_full(&mut self) -> Result<(), Trouble> {
+        match self.connection.must_flush() {
+            true => self.connection.flush().await.map_err(|_| Trouble::Guest),
+            false => Ok(()),
+        }
+    }
+
+    /// Passes on what it says, up to its tagged line.
+    pub(crate) async fn answer(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Answer, Trouble> {
+        self.answer_with(wire, tag, b"").await.map(|(answer, _)| answer)
+    }
+
+    /// The same, but what begins as `wanted` says is given back, not passed on; empty: nothing is.
+    pub(crate) async fn answer_with(
+        &mut self,
+        wire: &mut Wire,
+        tag: &Tag,
+        wanted: &[u8],
+    ) -> Result<(Answer, Vec<Bytes>), Trouble> {
+        let mut caught = Vec::new();
+        match self.hear_with(wire, tag, wanted, &mut caught).await? {
+            Heard::Answer(answer) => Ok((answer, caught)),
+            Heard::Continue(_) => Err(self.out_of_step("it goes on where there is nothing to go on with")),
+        }
+    }
+
+    /// Passes on what it says, up to something else.
+    pub(crate) async fn hear(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Heard, Trouble> {
+        self.hear_with(wire, tag, b"", &mut Vec::new()).await
+    }
+
+    async fn hear_with(
+        &mut self,
+        wire: &mut Wire,
+        tag: &Tag,
+        wanted: &[u8],
+        caught: &mut Vec<Bytes>,
+    ) -> Result<Heard, Trouble> {
+        let mut is_caught = false;
+        loop {
+            let begins = self.passage.is_between();
+            match self.passage.next() {
+                Passed::NeedMore => {
+                    wire.flush().await.map_err(Trouble::Client)?;
+                    self.read().await?;
+                }
+                Passed::Text { octets, .. } => {
+                    if begins {
+                        is_caught = !wanted.is_empty() && octets.starts_with(wanted);
+                        if is_caught {
+                            caught.push(Bytes::new());
+                        }
+                    }
+                    self.pass(wire, octets, is_caught.then_some(&mut *caught)).await?;
+                }
+                Passed::Literal(octets) => {
+                    self.pass(wire, octets, is_caught.then_some(&mut *caught)).await?;
+                }
+                Passed::Status { status, octets } => match status.tag {
+                    None => self.untagged(wire, &status, octets)?,
+                    Some(ref said) if said == tag => return Ok(Heard::Answer(answer_of(status))),
+                    Some(_) => return Err(self.out_of_step("it answers what it was not asked")),
+                },
+                Passed::Continue(text) => return Ok(Heard::Continue(text)),
+                Passed::Broken(why) => return Err(self.out_of_step(why)),
+            }
+        }
+    }
+
+    async fn pass(
+        &self,
+        wire: &mut Wire,
+        octets: Bytes,
+        caught: Option<&mut Vec<Bytes>>,
+    ) -> Result<(), Trouble> {
+        match caught.and_then(|caught| caught.last_mut()) {
+            Some(last) if last.len() + octets.len() > STATUS_OCTETS_MAX => {
+                Err(self.out_of_step("it says too much"))
+            }
+            Some(last) => {
+                *last = [&last[..], &octets[..]].concat().into();
+                Ok(())
+            }
+            None => {
+                wire.connection.push_body(octets);
+                wire.flush_if_full().await.map_err(Trouble::Client)
+            }
+        }
+    }
+
+    fn untagged(&self, wire: &mut Wire, status: &Status, octets: Bytes) -> Result<(), Trouble> {
+        if status.condition == Condition::Bye {
+            tracing::info!(node = %self.node, said = %status.text, "a mailbox's server ends the session there");
+            return Err(Trouble::Guest);
+        }
+        wire.connection.push_body(octets);
+        Ok(())
+    }
+
+    /// Passes on what it has said without being asked.
+    pub(crate) async fn unasked(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Option<Heard>, Trouble> {
+        loop {
+            match self.passage.next() {
+                Passed::NeedMore if self.passage.is_between() => return Ok(None),
+                Passed::NeedMore => {
+                    wire.flush().await.map_err(Trouble::Client)?;
+                    self.read().await?;
+                }
+                Passed::Text { octets, .. } | Passed::Literal(octets) => {
+                    self.pass(wire, octets, None).await?
+                }
+                Passed::Status { status, octets } => match status.tag {
+                    None => self.untagged(wire, &status, octets)?,
+                    Some(ref said) if said == tag => return Ok(Some(Heard::Answer(answer_of(status)))),
+                    Some(_) => return Err(self.out_of_step("it answers what it was not asked")),
+                },
+                Passed::Continue(text) => return Ok(Some(Heard::Continue(text))),
+                Passed::Broken(why) => return Err(self.out_of_step(why)),
+            }
+        }
+    }
+
+    fn out_of_step(&self, why: &str) -> Trouble {
+        tracing::error!(node = %self.node, why, "a session's other half is out of step");
+        Trouble::Guest
+    }
+
+    /// Sends what waits, and waits for more. Safe to cancel.
+    pub(crate) async fn read(&mut self) -> Result<(), Trouble> {
+        self.connection.flush().await.map_err(|_| Trouble::Guest)?;
+        match self.read_for(FOREVER).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(Trouble::Guest),
+        }
+    }
+
+    /// Whether it is still there.
+    async fn read_for(&mut self, time: Duration) -> Result<bool, IoError> {
+        loop {
+            if self.connection.read_some(self.passage.buffer(), time).await? > 0 {
+                return Ok(true);
+            }
+            if self.connection.pipe().and_then(|pipe| pipe.take_note()).is_none() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether it is certain that it is lost.
+    pub(crate) async fn is_lost(&mut self) -> bool {
+        !matches!(self.read_for(Duration::ZERO).await, Ok(true) | Err(IoError::Idle))
+    }
+
+    /// Whether it can be asked: it is not lost, and has not said good-bye.
+    async fn is_there(&mut self) -> bool {
+        // It says nothing without being asked, but for that.
+        matches!(self.read_for(Duration::ZERO).await, Err(IoError::Idle))
+    }
+}
+
+fn answer_of(status: Status) -> Answer {
+    let mut answer = Answer::ok(status.text);
+    answer.condition = status.condition;
+    answer.fault = status.code == Some(Code::ServerBug);
+    answer.code = status.code;
+    answer
+}
+
+/// Whether a command can change something that others, or the user, would see.
+fn changes(command: &Command) -> bool {
+    match command {
+        Command::Create { .. }
+        | Command::Delete { .. }
+        | Command::Rename { .. }
+        | Command::SetAcl { .. }
+        | Command::DeleteAcl { .. }
+        | Command::SetQuota { .. }
+        | Command::SetMetadata { .. }
+        | Command::Store(_)
+        | Command::Expunge { .. }
+        | Command::Close
+        | Command::Copy { .. }
+        | Command::Move { .. } => true,
+        // \Seen, which FETCH may set, is no loss to set again.
+        _ => false,
+    }
+}
+
+/// Whether a command turns modseqs on (RFC 7162 §3.1).
+fn begins_modseqs(command: &Command) -> bool {
+    use crate::search::mentions_modseq;
+    use rookery_codec::imap::StatusItem;
+    use rookery_codec::imap::command::FetchItem;
+    match command {
+        Command::Select { parameters, .. } => parameters.condstore,
+        Command::Status { items, .. } => items.contains(&StatusItem::HighestModSeq),
+        Command::Fetch(fetch) => fetch.changed_since.is_some() || fetch.items.contains(&FetchItem::ModSeq),
+        Command::Store(store) => store.unchanged_since.is_some(),
+        Command::Search(search) => mentions_modseq(&search.key),
+        Command::Sort(sort) => mentions_modseq(&sort.key),
+        Command::Thread(thread) => mentions_modseq(&thread.key),
+        _ => false,
+    }
+}

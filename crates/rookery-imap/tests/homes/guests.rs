@@ -1,0 +1,302 @@
+//! What only mailboxes of other homes have: their home is lost, or the user's session needs it in odd ways.
+
+use crate::harness::Site;
+
+/// Ann's INBOX has three messages; joe may do anything with it, and with Sent.
+async fn shared_inbox() -> Site {
+    let site = Site::new().await;
+    site.fill("s..").await;
+    let mut ann = site.login("ann").await;
+    assert!(ann.command("1 SETACL INBOX joe lrswipkxte").await[0].starts_with("1 OK"));
+    assert!(ann.command("2 SETACL Sent joe lrswipkxte").await[0].starts_with("2 OK"));
+    site
+}
+
+#[tokio::test]
+async fn another_homes_mailbox_is_used_like_any() {
+    let site = shared_inbox().await;
+    site.play(
+        r#"
+        J> 1 STATUS "Other Users/ann" (MESSAGES UIDNEXT)
+        J< * STATUS "Other Users/ann" (MESSAGES 3 UIDNEXT 4)
+        J< 1 OK STATUS completed
+        J> 2 CREATE mine
+        J< 2 OK <*>
+        J> 3 SELECT mine
+        J< ...
+        J< 3 OK [READ-WRITE] <*>
+        J> 4 SELECT "Other Users/ann"
+        J< * OK [CLOSED] <*>
+        J< * FLAGS (<*>
+        J< * OK [PERMANENTFLAGS (<*>
+        J< * 3 EXISTS
+        J< * 3 RECENT
+        J< * OK [UNSEEN 1] <*>
+        J< ...
+        J< 4 OK [READ-WRITE] SELECT completed
+        J> 5 UID FETCH 2 (FLAGS BODY.PEEK[TEXT])
+        J< * 2 FETCH (<*>BODY[TEXT] {8}
+        J< body 1
+        J< <*>)
+        J< 5 OK FETCH completed
+        J> 6 STORE 2 +FLAGS (\Flagged)
+        J< * 2 FETCH (FLAGS (\Flagged<*>
+        J< 6 OK STORE completed
+        J> 7 SEARCH FLAGGED
+        J< * SEARCH 2
+        J< 7 OK SEARCH completed
+        J> 8 APPEND "Other Users/ann" (\Seen) {5+}\nhello
+        J< * 4 EXISTS
+        J< * 4 RECENT
+        J< 8 OK [APPENDUID <*> 4] APPEND completed
+        J> 9 APPEND mine {5+}\nhello
+        J< 9 OK [APPENDUID <*> 1] APPEND completed
+        -- What is new abroad is told at the end of any command.
+        A> 1 APPEND INBOX {3+}\nnew
+        A< 1 OK <*>
+        J> 10 STATUS mine (MESSAGES)
+        J< * STATUS mine (MESSAGES 1)
+        J< * 5 EXISTS
+        J< * 5 RECENT
+        J< 10 OK STATUS completed
+        A> 2 STORE INBOX
+        A< 2 BAD <*>
+        J> 11 STORE 1 +FLAGS.SILENT (\Deleted)
+        J< 11 OK <*>
+        J> 12 EXPUNGE
+        J< * 1 EXPUNGE
+        J< 12 OK <*>
+        J> 13 FETCH 9 FLAGS
+        J< 13 BAD There is no message of that number
+        J> 14 CLOSE
+        J< 14 OK CLOSE completed
+        J> 15 FETCH 1 FLAGS
+        J< 15 BAD No mailbox is selected
+        J> 16 EXAMINE "Other Users/ann"
+        J< ...
+        J< 16 OK [READ-ONLY] EXAMINE completed
+        J> 17 EXAMINE "Other Users/ann"
+        J< * OK [CLOSED] <*>
+        J< ...
+        J< 17 OK [READ-ONLY] EXAMINE completed
+        J> 18 SELECT mine
+        J< * OK [CLOSED] <*>
+        J< * FLAGS <*>
+        J< * OK [PERMANENTFLAGS <*>
+        J< * 1 EXISTS
+        J< ...
+        J< 18 OK [READ-WRITE] SELECT completed
+        J> 19 SELECT "Other Users/ann/none"
+        J< * OK [CLOSED] <*>
+        J< 19 NO [NONEXISTENT] No such mailbox
+        J> 20 NOOP
+        J< 20 OK NOOP completed
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn idle_is_heard_from_another_home() {
+    let site = shared_inbox().await;
+    site.play(
+        r#"
+        J> 1 SELECT "Other Users/ann"
+        J< ...
+        J< 1 OK <*>
+        J~ 2 IDLE
+        J< + idling
+        A> 1 APPEND INBOX {3+}\nnew
+        A< 1 OK <*>
+        J< * 4 EXISTS
+        J< * 4 RECENT
+        J~ DONE
+        J< 2 OK IDLE completed
+        J~ 3 IDLE
+        J< + idling
+        J~ nonsense
+        J< 3 BAD DONE was expected
+        J> 4 NOOP
+        J< 4 OK NOOP completed
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_enabled_holds_at_other_homes() {
+    let site = shared_inbox().await;
+    site.play(
+        r#"
+        J> 1 ENABLE IMAP4rev2 QRESYNC
+        J< * ENABLED IMAP4rev2 QRESYNC
+        J< 1 OK <*>
+        J> 2 SELECT "Other Users/ann"
+        J< * FLAGS <*>
+        J< * OK [PERMANENTFLAGS <*>
+        J< * 3 EXISTS
+        J< * OK [UIDVALIDITY <*>
+        J< * OK [UIDNEXT 4] <*>
+        J< * OK [HIGHESTMODSEQ <*>
+        J< * OK [MAILBOXID <*>
+        J< * LIST () "/" "Other Users/ann"
+        J< 2 OK [READ-WRITE] <*>
+        J> 3 STORE 2 +FLAGS.SILENT (\Deleted)
+        J< * 2 FETCH (UID 2 MODSEQ <*>
+        J< 3 OK <*>
+        J> 4 EXPUNGE
+        J< * VANISHED 2
+        J< 4 OK [HIGHESTMODSEQ <*>
+        "#,
+    )
+    .await;
+    // Modseqs that begin in the middle, on either side.
+    site.play(
+        r#"
+        J> 1 SELECT "Other Users/ann"
+        J< ...
+        J< 1 OK <*>
+        J> 2 STATUS INBOX (HIGHESTMODSEQ)
+        J< * STATUS INBOX (HIGHESTMODSEQ <*>
+        J< * OK [HIGHESTMODSEQ <*>
+        J< 2 OK <*>
+        J> 3 STORE 1 +FLAGS (\Draft)
+        J< * 1 FETCH (UID 1 FLAGS (<*>\Draft<*> MODSEQ (<*>))
+        J< 3 OK <*>
+        J> 4 SELECT INBOX
+        J< ...
+        J< 4 OK <*>
+        "#,
+    )
+    .await;
+    site.play(
+        r#"
+        J> 1 SELECT "Other Users/ann"
+        J< ...
+        J< 1 OK <*>
+        J> 2 FETCH 1 MODSEQ
+        J< * 1 FETCH (<*>MODSEQ (<*>
+        J< * OK [HIGHESTMODSEQ <*>
+        J< 2 OK <*>
+        J> 3 SELECT INBOX
+        J< ...
+        J< 3 OK <*>
+        J> 4 APPEND INBOX {3+}\nabc
+        J< ...
+        J< 4 OK <*>
+        J> 5 STORE 1 +FLAGS.SILENT (\Draft)
+        J< * 1 FETCH (UID 1 MODSEQ (<*>
+        J< 5 OK <*>
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn messages_come_to_another_home_as_they_are_or_not_at_all() {
+    let site = shared_inbox().await;
+    let big = "x".repeat(300_000);
+    let mut joe = site.login("joe").await;
+    // Refused before it comes.
+    joe.send(r#"1 APPEND "Other Users/ann/Sent/none" {5}"#).await;
+    assert!(joe.line().await.starts_with("1 NO [TRYCREATE]"));
+    joe.send(r#"2 APPEND "Other Users/ann" {300000}"#).await;
+    assert!(joe.line().await.starts_with("+ "));
+    joe.send(&big).await;
+    assert!(joe.line().await.starts_with("2 OK [APPENDUID "));
+    // Several, and what is wrong behind the first undoes it.
+    let heard = joe.command(r#"3 APPEND "Other Users/ann" {3+}\nabc {3+}\ndef"#).await;
+    assert!(heard.last().unwrap().starts_with("3 OK [APPENDUID "), "{heard:?}");
+    for (n, bad) in [
+        r#"APPEND "Other Users/ann" {3+}\nabc {0+}\n"#,
+        r#"APPEND "Other Users/ann" {3+}\nabc nonsense"#,
+        "APPEND \"Other Users/ann\" {5+}\\na\0bcd",
+        r#"APPEND "Other Users/ann" {3+}\nabc CATENATE (TEXT {1+}\nx)"#,
+        r#"APPEND "Other Users/ann" CATENATE (TEXT {1+}\nx)"#,
+    ]
+    .iter()
+    .enumerate()
+    {
+        let heard = joe.command(&format!("b{n} {bad}")).await;
+        assert_eq!(heard.len(), 1, "{bad}: {heard:?}");
+        let answer = heard[0].split(' ').nth(1).unwrap();
+        assert!(["NO", "BAD"].contains(&answer), "{bad}: {heard:?}");
+    }
+    let heard = joe.command(r#"4 STATUS "Other Users/ann" (MESSAGES)"#).await;
+    assert_eq!(heard[0], r#"* STATUS "Other Users/ann" (MESSAGES 6)"#);
+    // What replaces is abroad with what is replaced.
+    joe.command(r#"5 SELECT "Other Users/ann""#).await;
+    let heard = joe.command(r#"6 REPLACE 1 "Other Users/ann" {3+}\nnew"#).await;
+    assert!(
+        heard[0].starts_with("* OK [APPENDUID ") && heard.contains(&"* 1 EXPUNGE".to_string()),
+        "{heard:?}"
+    );
+    let heard = joe.command("7 REPLACE 1 INBOX {3+}\\nnew").await;
+    assert!(heard[0].starts_with("7 NO [CANNOT]"), "{heard:?}");
+    let heard = joe.command("8 CLOSE").await;
+    assert_eq!(heard, ["8 OK CLOSE completed"]);
+}
+
+#[tokio::test]
+async fn a_lost_home_is_no_answer() {
+    let site = shared_inbox().await;
+    let home = site.services.store.node();
+    let mut joe = site.login("joe").await;
+    joe.command(r#"1 STATUS "Other Users/ann" (MESSAGES)"#).await;
+    let mut reader = site.login("joe").await;
+    reader.command(r#"1 SELECT "Other Users/ann""#).await;
+    let mut idler = site.login("joe").await;
+    idler.command(r#"1 SELECT "Other Users/ann""#).await;
+    idler.send("2 IDLE").await;
+    assert_eq!(idler.line().await, "+ idling");
+    site.links.lose(home);
+    // Nothing is selected there: the session goes on.
+    for (n, command) in [
+        r#"STATUS "Other Users/ann" (MESSAGES)"#,
+        r#"SELECT "Other Users/ann""#,
+        r#"SETACL "Other Users/ann" joe lr"#,
+        r#"APPEND "Other Users/ann" {3+}\nabc"#,
+        r#"SUBSCRIBE "Other Users/ann""#,
+    ]
+    .iter()
+    .enumerate()
+    {
+        let heard = joe.command(&format!("u{n} {command}")).await;
+        assert!(heard[0].starts_with(&format!("u{n} NO [UNAVAILABLE]")), "{command}: {heard:?}");
+    }
+    assert_eq!(joe.command("2 STATUS INBOX (MESSAGES)").await[0], "* STATUS INBOX (MESSAGES 0)");
+    // What was selected is lost, and whoever waits hears of it.
+    for client in [&mut reader, &mut idler] {
+        assert!(client.line().await.starts_with("* BYE [UNAVAILABLE] "));
+        assert_eq!(client.next_line().await, None);
+    }
+    site.links.add(site.services.clone());
+    let heard = joe.command(r#"3 STATUS "Other Users/ann" (MESSAGES)"#).await;
+    assert_eq!(heard[0], r#"* STATUS "Other Users/ann" (MESSAGES 3)"#);
+}
+
+#[tokio::test]
+async fn names_of_two_homes_do_not_go_together() {
+    let site = shared_inbox().await;
+    site.play(
+        r#"
+        J> 1 RENAME "Other Users/ann" mine
+        J< 1 NO [CANNOT] <*>
+        J> 2 CREATE mine
+        J< 2 OK <*>
+        J> 3 RENAME mine "Other Users/ann/mine"
+        J< 3 NO [<*>
+        J> 4 RENAME mine "Other Users/nobody/mine"
+        J< 4 NO [NOPERM] Nothing can be made there
+        J> 5 CREATE "Other Users/ann/Sent/below"
+        J< 5 OK [MAILBOXID <*>
+        J> 6 RENAME "Other Users/ann/Sent/below" "Other Users/ann/Sent/other"
+        J< 6 OK <*>
+        J> 7 SUBSCRIBE "Other Users/ann/Sent/other"
+        J< 7 OK <*>
+        J> 9 DELETE "Other Users/ann/Sent/other"
+        J< 9 OK <*>
+        "#,
+    )
+    .await;
+}

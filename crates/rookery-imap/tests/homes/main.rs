@@ -1,0 +1,14 @@
+//! The transcripts of `tests/imap` that are about mailboxes of others, where those are at home at another node than the
+//! user: every line has to be the same. And what only two homes have.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+mod guests;
+#[path = "../imap/harness.rs"]
+#[allow(dead_code, reason = "these transcripts do not need all of it")]
+mod harness;
+#[path = "../imap/quota.rs"]
+mod quota;
+
+/// Ann is at home at one node, everybody else at another, where the clients come in.
+const NODES: harness::Nodes = harness::Nodes::TwoHomes;
