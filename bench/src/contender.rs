@@ -82,6 +82,11 @@ impl Contender {
         self.edge.as_ref().context("there is no edge")
     }
 
+    /// The same, to be stopped or started.
+    pub(crate) fn edge_mut(&mut self) -> Result<&mut Server> {
+        self.edge.as_mut().context("there is no edge")
+    }
+
     /// Who may make accounts, where somebody may over IMAP.
     pub(crate) fn administrator(&self) -> Result<&'static str> {
         match self.program {

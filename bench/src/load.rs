@@ -295,13 +295,13 @@ pub async fn fetch_all(
     .await
 }
 
-/// Makes accounts without passwords, named by this prefix and a number; all connections are an administrator's.
-pub async fn create(
+/// Commands of an administrator, each made from its number; all connections are logged in before the first.
+pub async fn administer(
     target: &Target,
     admin: &Users,
-    prefix: &str,
     connections: usize,
     bound: Bound,
+    command: impl Fn(u64) -> String + Clone + Send + 'static,
 ) -> Result<Done> {
     let mut clients = Vec::new();
     for _ in 0..connections {
@@ -310,13 +310,13 @@ pub async fn create(
     let clients = std::sync::Mutex::new(clients);
     workers(connections, bound, |_, turn| {
         let client = clients.lock().ok().and_then(|mut clients| clients.pop());
-        let prefix = prefix.to_owned();
+        let command = command.clone();
         async move {
             let mut client = client.context("no connection for this worker")?;
             let mut done = Done::default();
             while let Some(number) = turn.0.next() {
                 let begun = Instant::now();
-                client.ok(&format!("CREATE user/{prefix}{number}")).await?;
+                client.ok(&command(number)).await?;
                 done.latencies.push(begun.elapsed());
                 done.count += 1;
             }

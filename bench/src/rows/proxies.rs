@@ -17,6 +17,7 @@ use crate::report::{Aim, Metric, less, more};
 
 const STAGE: &str = "proxies";
 const MEMORY_STAGE: &str = "proxies-memory";
+const DIRECTORY_STAGE: &str = "proxies-directory";
 const ALL: &[Program] = &[Program::Rookery, Program::Cyrus, Program::Dovecot, Program::Nginx];
 /// nginx has no LMTP.
 const WITH_LMTP: &[Program] = &[Program::Rookery, Program::Cyrus, Program::Dovecot];
@@ -38,6 +39,9 @@ const TIME: Duration = Duration::from_secs(2);
 const LARGE: usize = 100;
 /// Administrators who make accounts at the same time.
 const ADMINISTRATORS: usize = 64;
+/// Accounts of a large directory, and mailboxes of them that are shared.
+const ACCOUNTS: u64 = 250_000;
+const SHARED: u64 = 100_000;
 /// How long an edge may take until it knows the users: a Cyrus frontend asks every five seconds.
 const KNOWN_WITHIN: Duration = Duration::from_secs(30);
 
@@ -133,6 +137,23 @@ pub(super) fn rows() -> Vec<Row> {
         idle,
     );
     rows.push(idle.once().behind_edges(ALL));
+    let directory = Row::new(
+        DIRECTORY_STAGE,
+        "proxy-directory",
+        "250,000 users of six mailboxes each made through the edge, which holds none, 100,000 of the mailboxes shared: \
+         rates at 64 connections; the edge's memory when it has followed, and when it was started anew and a user has \
+         logged in and listed; how long that took",
+        &[
+            more("creations/s", Aim::AtLeast(1000.0)),
+            more("SETACL/s", Aim::Shown),
+            less("edge PSS MiB, followed", Aim::AtMost(256.0)),
+            less("edge PSS MiB, restarted", Aim::AtMost(256.0)),
+            less("start to first LIST, s", Aim::AtMost(1.0)),
+        ],
+        prepare,
+        directory,
+    );
+    rows.push(directory.once().behind_edges(&[Program::Rookery]));
     rows
 }
 
@@ -320,13 +341,22 @@ fn lmtp(contender: &mut Contender, runtime: &Runtime) -> Result<Values> {
     })
 }
 
-fn create(contender: &mut Contender, runtime: &Runtime) -> Result<Values> {
-    let admin =
-        Users { pattern: contender.administrator()?.to_owned(), count: 1, password: PASSWORD.to_owned() };
+/// Through the edge.
+async fn administer(
+    contender: &Contender,
+    bound: Bound,
+    command: impl Fn(u64) -> String + Clone + Send + 'static,
+) -> Result<Done> {
+    let pattern = contender.administrator()?.to_owned();
+    let admin = Users { pattern, count: 1, password: PASSWORD.to_owned() };
     let through = Target::plain(contender.edge()?.imap);
+    load::administer(&through, &admin, ADMINISTRATORS, bound, command).await
+}
+
+fn create(contender: &mut Contender, runtime: &Runtime) -> Result<Values> {
     let prefix = format!("c{}x", contender.fresh());
-    let done =
-        runtime.block_on(load::create(&through, &admin, &prefix, ADMINISTRATORS, Bound::time(TIME)))?;
+    let command = move |number| format!("CREATE user/{prefix}{number}");
+    let done = runtime.block_on(administer(contender, Bound::time(TIME), command))?;
     Ok(vec![
         ("creations/s", done.rate()),
         ("p50 ms", done.percentile_ms(50)),
@@ -355,6 +385,39 @@ fn visible(contender: &mut Contender, runtime: &Runtime) -> Result<Values> {
         done.latencies.sort_unstable();
         Ok(vec![("p50 ms", done.percentile_ms(50)), ("max ms", done.percentile_ms(100))])
     })
+}
+
+fn directory(contender: &mut Contender, runtime: &Runtime) -> Result<Values> {
+    let (made, shared) = runtime.block_on(async {
+        let create = |number| format!("CREATE user/d{number}");
+        let made = administer(contender, Bound::count(ACCOUNTS), create).await?;
+        // Each is shared with someone else.
+        let share = |number: u64| format!("SETACL user/d{number} d{} lr", (number * 7 + 1) % ACCOUNTS);
+        let shared = administer(contender, Bound::count(SHARED), share).await?;
+        let mut asking = Lmtp::connect(&Target::plain(contender.edge()?.lmtp)).await?;
+        ensure!(asking.knows(&format!("d{}", ACCOUNTS - 1)).await?, "the edge does not follow");
+        anyhow::Ok((made, shared))
+    })?;
+    std::thread::sleep(memory::SETTLE);
+    let mib = |octets: u64| octets as f64 / f64::from(1 << 20);
+    let followed = process::pss(contender.edge()?.pid()?);
+    contender.edge_mut()?.stop()?;
+    let begun = Instant::now();
+    contender.edge_mut()?.launch()?;
+    let edge = contender.edge()?;
+    let listed = runtime.block_on(async {
+        let mut client = Imap::login(&Target::plain(edge.imap), "u1", PASSWORD).await?;
+        client.lines("LIST \"\" *").await
+    })?;
+    let took = begun.elapsed().as_secs_f64();
+    ensure!(listed.len() >= 2, "{listed:?}");
+    Ok(vec![
+        ("creations/s", made.rate()),
+        ("SETACL/s", shared.rate()),
+        ("edge PSS MiB, followed", mib(followed)),
+        ("edge PSS MiB, restarted", mib(process::pss(edge.pid()?))),
+        ("start to first LIST, s", took),
+    ])
 }
 
 fn idle(contender: &mut Contender, runtime: &Runtime) -> Result<Values> {
