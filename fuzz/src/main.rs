@@ -1,6 +1,7 @@
 //! One program for all targets; `ROOKERY_FUZZ_TARGET` names the one that is run. `fuzz/run` builds and seeds it.
 #![no_main]
 
+mod auth;
 mod codecs;
 mod link;
 mod mail;
@@ -32,6 +33,9 @@ const TARGETS: &[(&str, Target)] = &[
     ("volume_records", records::volumes),
     ("directory_records", records::directory),
     ("link", link::link),
+    ("requests", link::requests),
+    ("mechanisms", auth::mechanisms),
+    ("mta", auth::mta),
 ];
 
 fn target() -> Target {

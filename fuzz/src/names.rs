@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rookery_codec::imap::url::MessageUrl;
 use rookery_types::namespace::{AdminNames, CyrusWire, parse_identifier, show_identifier};
 use rookery_types::{
     AccountName, Address, ClientNames, Encoding, InternalDate, MailboxPath, Pattern, Rights, Style, UidSet,
@@ -14,6 +15,9 @@ pub fn names(data: &[u8]) {
     if let Ok(text) = utf7::decode(data) {
         let wire = utf7::encode(&text);
         assert_eq!(utf7::decode(wire.as_bytes()).as_deref(), Ok(text.as_str()), "by way of {wire}");
+    }
+    if let Some(url) = MessageUrl::parse(data) {
+        assert!(url.mailbox.is_some() || url.server.is_none(), "{url:?}");
     }
     let joe = UserName::parse("joe", DOMAIN).expect("a name");
     for style in [Style::Rookery, Style::Cyrus] {

@@ -34,7 +34,7 @@ pub const EXCHANGES_MAX: usize = 64;
 
 /// One request, as far as it is understood.
 #[derive(Debug, PartialEq, Eq)]
-enum Request {
+pub(crate) enum Request {
     /// The other side's version: major, minor.
     Version(u32),
     Auth {
@@ -57,7 +57,7 @@ enum Request {
 
 /// A client's response, out of base64.
 #[derive(Debug, PartialEq, Eq)]
-enum Response {
+pub(crate) enum Response {
     None,
     Octets(Vec<u8>),
     Malformed,
@@ -89,7 +89,7 @@ fn unescaped(text: &str) -> String {
 }
 
 /// None: the line is malformed, and the connection of no further use.
-fn parse(line: &str) -> Option<Request> {
+pub(crate) fn parse(line: &str) -> Option<Request> {
     let mut fields = line.split('\t');
     let verb = fields.next()?;
     let mut number = || fields.next()?.parse().ok();

@@ -10,6 +10,8 @@
 
 pub mod auth;
 pub mod config;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lines;
 pub mod socketmap;
 

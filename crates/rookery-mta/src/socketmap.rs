@@ -48,13 +48,13 @@ impl Reply {
 
 /// What stands at the beginning of the buffer.
 #[derive(Debug, PartialEq, Eq)]
-enum Framed {
+pub(crate) enum Framed {
     Request(Vec<u8>),
     Malformed,
 }
 
 /// Takes one netstring; `None`: it is not whole yet.
-fn take_netstring(buffer: &mut BytesMut) -> Option<Framed> {
+pub(crate) fn take_netstring(buffer: &mut BytesMut) -> Option<Framed> {
     let Some(colon) = buffer.iter().take(8).position(|octet| *octet == b':') else {
         return (buffer.len() >= 8).then_some(Framed::Malformed);
     };
