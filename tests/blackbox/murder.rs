@@ -246,6 +246,7 @@ fn a_mailbox_of_another_home_is_used_like_any() -> Result<()> {
     let mut murder = shared_between_homes()?;
     for node in [2, 1, 0] {
         let mut joe = murder.node(node)?.login("joe")?;
+        joe.command("CREATE Work")?;
         joe.ok(&format!("SELECT {OF_ANN}"))?;
         let fetched = joe.ok("UID FETCH 1 (FLAGS BODY.PEEK[])")?.fetches()?;
         ensure!(fetched[0].body("BODY[]")? == MESSAGE);
@@ -272,6 +273,29 @@ fn a_mailbox_of_another_home_is_used_like_any() -> Result<()> {
         joe.ok("DELETE \"Other Users/ann/Work/done\"")?;
         let status = joe.ok(&format!("STATUS {OF_ANN} (MESSAGES)"))?;
         ensure!(status.lines()[0].ends_with("(MESSAGES 1)"), "{:?}", status.lines());
+        // Out of joe's own and into it.
+        joe.append_ok("INBOX", "(\\Flagged)", &large)?;
+        joe.append_ok("INBOX", "()", MESSAGE)?;
+        joe.ok("SELECT INBOX")?;
+        let copied = joe.ok(&format!("COPY 1:2 {OF_ANN}"))?;
+        let code = copied.code("COPYUID").context("no COPYUID")?;
+        joe.ok(&format!("SELECT {OF_ANN}"))?;
+        let fetched = joe.ok("FETCH 2:3 (UID FLAGS BODY.PEEK[])")?.fetches()?;
+        ensure!(fetched[0].body("BODY[]")? == large && fetched[1].body("BODY[]")? == MESSAGE);
+        ensure!(code.ends_with(&format!(" {}:{}", fetched[0].uid()?, fetched[1].uid()?)), "{code}");
+        ensure!(fetched[0].flags()?.iter().any(|flag| flag == "\\Flagged"));
+        joe.ok("COPY 2:3 Work")?;
+        joe.ok("STORE 2:3 +FLAGS.SILENT (\\Deleted)")?;
+        joe.ok("SELECT Work")?;
+        let fetched = joe.ok("FETCH 1:2 (FLAGS BODY.PEEK[])")?.fetches()?;
+        ensure!(fetched[0].body("BODY[]")? == large && fetched[1].body("BODY[]")? == MESSAGE);
+        joe.ok("DELETE Work")?;
+        joe.ok("CREATE Work")?;
+        joe.ok(&format!("SELECT {OF_ANN}"))?;
+        joe.ok("CLOSE")?;
+        joe.ok("SELECT INBOX")?;
+        joe.ok("STORE 1:* +FLAGS.SILENT (\\Deleted)")?;
+        joe.ok("CLOSE")?;
     }
     for node in &murder.nodes {
         node.check()?;

@@ -50,6 +50,8 @@ pub(crate) struct Guest {
     /// What it was told is on.
     enabled: Enabled,
     used: Instant,
+    /// The id of the mailbox that it has told of last.
+    mailbox_id: Option<Bytes>,
 }
 
 /// Why there is no answer.
@@ -82,6 +84,11 @@ impl Guests {
     /// Where the session's selected mailbox is, if that is another node.
     pub(crate) fn selected(&self) -> Option<NodeId> {
         self.selected
+    }
+
+    /// The id of the mailbox that the guest at a node has told of last.
+    pub(crate) fn mailbox_id(&self, node: NodeId) -> Option<Bytes> {
+        self.open.get(&node).and_then(|guest| guest.mailbox_id.clone())
     }
 
     /// Takes a guest back that is ready for the next command.
@@ -148,6 +155,15 @@ fn farewell() -> Answer {
     answer
 }
 
+/// What becomes of a change for which a guest was lost that had nothing selected. `ended`: it may have been done.
+pub(crate) fn lost_before(trouble: Trouble, ended: bool) -> Failure {
+    match trouble {
+        Trouble::Client(error) => Failure::Gone(error),
+        Trouble::Guest if ended => farewell().into(),
+        Trouble::Guest => not_reached().into(),
+    }
+}
+
 /// For what can be said to be undone.
 pub(crate) fn not_reached() -> Answer {
     Answer::no(Code::Unavailable, "That mailbox cannot be reached at the moment")
@@ -195,6 +211,7 @@ impl User {
             passage: Passage::new(STATUS_OCTETS_MAX),
             enabled: Enabled::default(),
             used: Instant::now(),
+            mailbox_id: None,
         })
     }
 
@@ -377,13 +394,32 @@ impl Guest {
         }
     }
 
-    fn untagged(&self, wire: &mut Wire, status: &Status, octets: Bytes) -> Result<(), Trouble> {
+    fn untagged(&mut self, wire: &mut Wire, status: &Status, octets: Bytes) -> Result<(), Trouble> {
         if status.condition == Condition::Bye {
             tracing::info!(node = %self.node, said = %status.text, "a mailbox's server ends the session there");
             return Err(Trouble::Guest);
         }
+        if let Some(Code::MailboxId(id)) = &status.code {
+            self.mailbox_id = Some(id.clone());
+        }
         wire.connection.push_body(octets);
         Ok(())
+    }
+
+    /// What it says next; nothing of it is passed on.
+    pub(crate) async fn next(&mut self) -> Result<Passed, Trouble> {
+        loop {
+            match self.passage.next() {
+                Passed::NeedMore => self.read().await?,
+                Passed::Broken(why) => return Err(self.out_of_step(why)),
+                passed => return Ok(passed),
+            }
+        }
+    }
+
+    /// How much is to come of the literal that was announced last.
+    pub(crate) fn literal_left(&self) -> Option<u64> {
+        self.passage.literal_left()
     }
 
     /// Passes on what it has said without being asked.

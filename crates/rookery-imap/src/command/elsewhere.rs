@@ -136,11 +136,13 @@ pub(super) async fn select(
         drop(selected);
         wire.put(&Response::ok_code(Code::Closed, "The previous mailbox is closed"));
     }
-    let command = Command::Select { mailbox, read_only, parameters };
+    let command = Command::Select { mailbox: mailbox.clone(), read_only, parameters };
     match user.forward(wire, tag, node, command).await {
         Ok(answer) if answer.condition == Condition::Ok => {
             user.guests.set_selected(Some(node));
-            (State::Abroad(user, Box::new(Abroad { node })), Ok(answer))
+            let mailbox_id = user.guests.mailbox_id(node);
+            let abroad = Abroad { node, name: mailbox, mailbox_id };
+            (State::Abroad(user, Box::new(abroad)), Ok(answer))
         }
         outcome => (State::Authenticated(user), outcome),
     }
