@@ -18,6 +18,7 @@ mod import;
 mod lmtp;
 mod mbsync;
 mod murder;
+mod murder_etcd;
 mod neomutt;
 mod pop3;
 mod postfix;

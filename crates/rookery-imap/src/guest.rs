@@ -50,6 +50,8 @@ pub(crate) struct Guest {
     /// What it was told is on.
     enabled: Enabled,
     used: Instant,
+    /// The id of the mailbox that it has told of last.
+    mailbox_id: Option<Bytes>,
 }
 
 /// Why there is no answer.
@@ -82,6 +84,11 @@ impl Guests {
     /// Where the session's selected mailbox is, if that is another node.
     pub(crate) fn selected(&self) -> Option<NodeId> {
         self.selected
+    }
+
+    /// The id of the mailbox that the guest at a node has told of last.
+    pub(crate) fn mailbox_id(&self, node: NodeId) -> Option<Bytes> {
+        self.open.get(&node).and_then(|guest| guest.mailbox_id.clone())
     }
 
     /// Takes a guest back that is ready for the next command.
@@ -148,6 +155,15 @@ fn farewell() -> Answer {
     answer
 }
 
+/// What becomes of a change for which a guest was lost that had nothing selected. `ended`: it may have been done.
+pub(crate) fn lost_before(trouble: Trouble, ended: bool) -> Failure {
+    match trouble {
+        Trouble::Client(error) => Failure::Gone(error),
+        Trouble::Guest if ended => farewell().into(),
+        Trouble::Guest => not_reached().into(),
+    }
+}
+
 /// For what can be said to be undone.
 pub(crate) fn not_reached() -> Answer {
     Answer::no(Code::Unavailable, "That mailbox cannot be reached at the moment")
@@ -195,6 +211,7 @@ impl User {
             passage: Passage::new(STATUS_OCTETS_MAX),
             enabled: Enabled::default(),
             used: Instant::now(),
+            mailbox_id: None,
         })
     }
 
@@ -232,14 +249,14 @@ impl User {
         }
     }
 
-    /// Asks the guest at a node something for the session itself. What begins as `wanted` says is given back, not
+    /// Asks the guest at a node something for the session itself. What begins as one of `wanted` is given back, not
     /// passed on.
     pub(crate) async fn ask(
         &mut self,
         wire: &mut Wire,
         node: NodeId,
         command: Command,
-        wanted: &[u8],
+        wanted: &[&[u8]],
     ) -> Result<(Answer, Vec<Bytes>), Failure> {
         let Some(tag) = own_tag() else { return Err(Answer::server_fault().into()) };
         let octets = printed(&tag, command)?;
@@ -296,15 +313,15 @@ impl Guest {
 
     /// Passes on what it says, up to its tagged line.
     pub(crate) async fn answer(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Answer, Trouble> {
-        self.answer_with(wire, tag, b"").await.map(|(answer, _)| answer)
+        self.answer_with(wire, tag, &[]).await.map(|(answer, _)| answer)
     }
 
-    /// The same, but what begins as `wanted` says is given back, not passed on; empty: nothing is.
+    /// The same, but what begins as one of `wanted` is given back, not passed on.
     pub(crate) async fn answer_with(
         &mut self,
         wire: &mut Wire,
         tag: &Tag,
-        wanted: &[u8],
+        wanted: &[&[u8]],
     ) -> Result<(Answer, Vec<Bytes>), Trouble> {
         let mut caught = Vec::new();
         match self.hear_with(wire, tag, wanted, &mut caught).await? {
@@ -315,14 +332,14 @@ impl Guest {
 
     /// Passes on what it says, up to something else.
     pub(crate) async fn hear(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Heard, Trouble> {
-        self.hear_with(wire, tag, b"", &mut Vec::new()).await
+        self.hear_with(wire, tag, &[], &mut Vec::new()).await
     }
 
     async fn hear_with(
         &mut self,
         wire: &mut Wire,
         tag: &Tag,
-        wanted: &[u8],
+        wanted: &[&[u8]],
         caught: &mut Vec<Bytes>,
     ) -> Result<Heard, Trouble> {
         let mut is_caught = false;
@@ -335,7 +352,7 @@ impl Guest {
                 }
                 Passed::Text { octets, .. } => {
                     if begins {
-                        is_caught = !wanted.is_empty() && octets.starts_with(wanted);
+                        is_caught = wanted.iter().any(|start| octets.starts_with(start));
                         if is_caught {
                             caught.push(Bytes::new());
                         }
@@ -377,13 +394,32 @@ impl Guest {
         }
     }
 
-    fn untagged(&self, wire: &mut Wire, status: &Status, octets: Bytes) -> Result<(), Trouble> {
+    fn untagged(&mut self, wire: &mut Wire, status: &Status, octets: Bytes) -> Result<(), Trouble> {
         if status.condition == Condition::Bye {
             tracing::info!(node = %self.node, said = %status.text, "a mailbox's server ends the session there");
             return Err(Trouble::Guest);
         }
+        if let Some(Code::MailboxId(id)) = &status.code {
+            self.mailbox_id = Some(id.clone());
+        }
         wire.connection.push_body(octets);
         Ok(())
+    }
+
+    /// What it says next; nothing of it is passed on.
+    pub(crate) async fn next(&mut self) -> Result<Passed, Trouble> {
+        loop {
+            match self.passage.next() {
+                Passed::NeedMore => self.read().await?,
+                Passed::Broken(why) => return Err(self.out_of_step(why)),
+                passed => return Ok(passed),
+            }
+        }
+    }
+
+    /// How much is to come of the literal that was announced last.
+    pub(crate) fn literal_left(&self) -> Option<u64> {
+        self.passage.literal_left()
     }
 
     /// Passes on what it has said without being asked.

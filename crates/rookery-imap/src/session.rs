@@ -10,8 +10,9 @@ use crate::names::{Names, directory_failed};
 use crate::notify::{Notify, OfSelected};
 use crate::services::Services;
 use crate::view::View;
+use bytes::Bytes;
 use rookery_auth::SessionSlot;
-use rookery_codec::imap::{Code, MessageSet};
+use rookery_codec::imap::{Code, MessageSet, WireName};
 use rookery_directory::Published;
 use rookery_route::Authority;
 use rookery_store::{Account, Mailbox, MailboxState, Messages, Noted, StoreError};
@@ -100,6 +101,10 @@ pub(crate) struct User {
 pub(crate) struct Abroad {
     /// Which node.
     pub(crate) node: NodeId,
+    /// The name by which it was selected.
+    pub(crate) name: WireName,
+    /// Its id, as the guest has said it.
+    pub(crate) mailbox_id: Option<Bytes>,
 }
 
 /// The selected mailbox.

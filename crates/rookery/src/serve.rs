@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
 use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
-use rookery_directory::{CopiedDirectory, Directory, DirectoryError};
+use rookery_directory::{CopiedDirectory, Directory, DirectoryError, Entry};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
-use rookery_route::{NoPeers, Publications, Registrar, Router};
+use rookery_route::{NoPeers, Publications, Registrar, RegistrarError, Router};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, Desk};
 use crate::cluster::{Cluster, ClusterHomes, ServedParts};
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, SourceKind};
 use crate::exit::{Failure, Kind};
 use crate::listen::{Bound, Places};
 use crate::live::{Apply, Live, Parts};
@@ -41,6 +41,8 @@ use crate::restart::Restart;
 const TRACE_OCTETS_MAX: u64 = 64 * 1024;
 /// How often the certificate's files are looked at.
 const TLS_WATCH: Duration = Duration::from_secs(60);
+/// How often reservations of before the start are tried while the directory is away.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// An open data folder, without listeners. Dropping it after [`Data::close`] frees the folder.
 pub(crate) struct Data {
@@ -122,7 +124,7 @@ impl Data {
         let mut cluster = Cluster::open(config, &store).await?;
         let commit = Arc::new(ThroughStore(store.clone()));
         let directory = match &cluster {
-            Some(cluster) => cluster.directory(Arc::clone(&engine), commit).await?,
+            Some(cluster) => cluster.directory(&config.directory, Arc::clone(&engine), commit).await?,
             None => CopiedDirectory::open(Arc::clone(&engine), commit)
                 .map_err(|error| failed("the directory", &error))?,
         };
@@ -207,7 +209,9 @@ async fn settle_domain(directory: &CopiedDirectory, config: &Config) -> Result<(
     if current.as_ref().is_some_and(|domain| *domain.name == *config.default_domain) {
         return Ok(());
     }
-    if directory.embedded().is_none() {
+    let may_set =
+        directory.embedded().is_some() || config.directory.source == SourceKind::Etcd && current.is_none();
+    if !may_set {
         return Err(Failure::new(
             Kind::Usage,
             format!(
@@ -328,8 +332,7 @@ pub(crate) async fn run(
     let hostname = config.hostname();
     let data = Data::open(&config).await?;
     let node = Arc::clone(&data.node);
-    let resolved = node.registrar.resolve_reservations().await;
-    resolved.map_err(|error| failed("accounts that were being made", &error))?;
+    let unresolved = resolve_reservations(&node).await?;
     let tls = make_tls(&config, &hostname)?;
     let bound = Bound::all(&config)?;
     let mut held = bound.hold().map_err(|error| failed("the listening sockets", &error))?;
@@ -356,6 +359,10 @@ pub(crate) async fn run(
     let again = vec![imap_again, pop3_again, lmtp_again, gate_again(&gate), tls_again(tls.clone(), hostname)];
     let reload = Reload::new(loaded, tls.clone(), again);
     let (restart, mut restarts) = Restart::new();
+    if !unresolved.is_empty() {
+        let (node, drain) = (Arc::clone(&node), drain.clone());
+        tasks.spawn(async move { resolve_later(&node, &unresolved, &drain).await });
+    }
     if let Some(cluster) = &data.cluster {
         let parts = ServedParts {
             directory: data.directory.clone(),
@@ -466,6 +473,36 @@ pub(crate) async fn run(
     data.close().await;
     tracing::info!("stopped");
     result.map(|()| end)
+}
+
+/// Ends what a crash left half made; what the directory, being away, does not take is returned.
+async fn resolve_reservations(node: &Node) -> Result<Vec<Arc<Entry>>, Failure> {
+    let cannot = |error: RegistrarError| failed("accounts that were being made", &error);
+    let own = node.registrar.own_reservations().await.map_err(cannot)?;
+    match node.registrar.resolve(&own).await {
+        Ok(()) => Ok(Vec::new()),
+        Err(RegistrarError::Directory(
+            error @ (DirectoryError::Unavailable(_) | DirectoryError::WentBack(_)),
+        )) => {
+            tracing::warn!(%error, "accounts that were being made are resolved when the directory is back");
+            Ok(own)
+        }
+        Err(error) => Err(cannot(error)),
+    }
+}
+
+/// Ends them when the directory is back. They are of before this start, so nobody is working on them.
+async fn resolve_later(node: &Node, reservations: &[Arc<Entry>], drain: &Drain) {
+    loop {
+        tokio::select! {
+            () = drain.draining() => return,
+            () = tokio::time::sleep(RESOLVE_AGAIN) => {}
+        }
+        match node.registrar.resolve(reservations).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(%error, "accounts that were being made are not resolved yet"),
+        }
+    }
 }
 
 /// Where clients reach this node's services.

@@ -1,12 +1,12 @@
 //! Commands while a mailbox of another node is selected: a guest there has it, and does what is about its messages.
 
-use super::elsewhere;
-use super::{Context, Outcome, of_mailboxes};
+use super::{Context, Outcome, elsewhere, of_mailboxes, transfer};
 use crate::answer::{Answer, Failure};
 use crate::connection::ended;
 use crate::guest::{Guest, Heard, Trouble, own_tag, printed};
 use crate::measure::Idling;
 use crate::notify;
+use crate::progress::Progress;
 use crate::session::{Abroad, State, User};
 use crate::tell;
 use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use rookery_codec::imap::server::Decoded;
 use rookery_codec::imap::{Code, Command, Condition, Response, Tag, WireName};
 use rookery_net::{DrainGuard, IoError};
+use rookery_types::NodeId;
 
 /// Takes the old state and gives the next.
 pub(super) async fn abroad(state: State, command: Command, context: Context<'_>) -> (State, Outcome) {
@@ -64,32 +65,45 @@ async fn transferred(
     wire: &mut Wire,
     tag: &Tag,
 ) -> Outcome {
-    let target = user.names.address(&mailbox).ok();
     let home = user.home_of_mailbox(&mailbox).await?;
-    let is_here = match (&target, home) {
+    let is_here = match (user.names.address(&mailbox), home) {
         (_, Some(node)) => node != abroad.node,
         // What is nowhere is said by the guest, with what else is wrong.
-        (Some(address), None) => user.account_of(address.account()).await?.is_some(),
-        (None, None) => false,
+        (Ok(address), None) => user.account_of(address.account()).await?.is_some(),
+        (Err(_), None) => false,
     };
-    match is_here {
-        false => user.forward(wire, tag, abroad.node, command).await,
-        true => {
-            let outcome = Err(crossing_homes(&command).into());
-            with_news(user, wire, outcome).await
+    let outcome = match command {
+        command if !is_here => return user.forward(wire, tag, abroad.node, command).await,
+        Command::Copy { uid, set, .. } => {
+            let mut progress = Progress::new(tag);
+            let (what, to) = ((set, uid), (home, &mailbox));
+            Box::pin(transfer::bring(wire, &mut progress, user, abroad, what, to)).await
         }
-    }
+        _ => match home {
+            Some(node) => refuse_move(wire, user, node, &mailbox).await,
+            None => match user.find(&mailbox).await {
+                Ok(_) => Ok(unmovable()),
+                Err(failure) => Err(failure),
+            },
+        },
+    };
+    with_news(user, wire, outcome).await
 }
 
-/// Messages of one home do not go to another by this.
-pub(super) fn crossing_homes(command: &Command) -> Answer {
-    match command {
-        Command::Move { .. } => {
-            let text = "Messages cannot be moved to a mailbox of another server; copy and delete them";
-            Answer::no(Code::Cannot, text)
-        }
-        _ => Answer::no(Code::Cannot, "Messages cannot be copied to a mailbox of another server"),
-    }
+/// Messages of one home do not move to another: that would have to happen exactly once.
+pub(super) async fn refuse_move(
+    wire: &mut Wire,
+    user: &mut User,
+    node: NodeId,
+    mailbox: &WireName,
+) -> Outcome {
+    transfer::probe(wire, user, node, mailbox).await?;
+    Ok(unmovable())
+}
+
+fn unmovable() -> Answer {
+    let text = "Messages cannot be moved to a mailbox of another server; copy and delete them";
+    Answer::no(Code::Cannot, text)
 }
 
 /// What a command comes to that did not go to the guest, behind what is new in the selected mailbox.

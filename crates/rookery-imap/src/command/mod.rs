@@ -15,6 +15,7 @@ mod id;
 pub(crate) mod idle;
 mod list;
 mod list_all;
+mod list_there;
 mod lsub;
 mod mailboxes;
 mod metadata;
@@ -27,6 +28,7 @@ mod send;
 mod sort;
 mod status;
 mod store;
+mod transfer;
 
 use crate::answer::{Answer, Failure, no_permission};
 use crate::capability;
@@ -246,12 +248,19 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         Command::Thread(thread) => sort::thread(wire, context.tag, &mut user, &mut selected, thread).await,
         Command::Fetch(fetch) => fetch::fetch(wire, &mut user, &mut selected, fetch).await,
         Command::Store(store) => store::store(wire, progress, &mut user, &mut selected, store).await,
-        Command::Copy { uid, set, mailbox } => {
-            copy::copy(wire, progress, &user, &selected, &set, uid, &mailbox).await
-        }
-        Command::Move { uid, set, mailbox } => {
-            copy::r#move(wire, progress, &user, &mut selected, &set, uid, &mailbox).await
-        }
+        Command::Copy { uid, set, mailbox } => match user.home_of_mailbox(&mailbox).await {
+            Ok(None) => copy::copy(wire, progress, &user, &selected, &set, uid, &mailbox).await,
+            Ok(Some(node)) => {
+                let (what, to) = ((&set, uid), (node, &mailbox));
+                Box::pin(transfer::send(wire, progress, &mut user, &selected, what, to)).await
+            }
+            Err(failure) => Err(failure),
+        },
+        Command::Move { uid, set, mailbox } => match user.home_of_mailbox(&mailbox).await {
+            Ok(None) => copy::r#move(wire, progress, &user, &mut selected, &set, uid, &mailbox).await,
+            Ok(Some(node)) => abroad::refuse_move(wire, &mut user, node, &mailbox).await,
+            Err(failure) => Err(failure),
+        },
         command => {
             let context = Context { services: context.services, wire: &mut *wire, tag: context.tag };
             of_mailboxes(&mut user, command, context).await

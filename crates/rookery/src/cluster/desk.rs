@@ -22,7 +22,7 @@ impl Cluster {
         config: &Config,
         directory: Arc<dyn Directory>,
     ) -> Result<(), Failure> {
-        if !self.has_directory() {
+        if !self.has_authority() {
             return Ok(());
         }
         let folder = config.data_dir.join("cluster");
@@ -33,6 +33,7 @@ impl Cluster {
         let welcome = Welcome {
             directory: DirectoryAt { node: self.links.identity().node.0, address: self.address.clone() },
             default_domain: config.default_domain.clone(),
+            source: self.site.source,
         };
         let facts = serde_json::to_vec(&welcome).map_err(|error| failed("facts of the cluster", &error))?;
         let admit = Box::new(move |new: NewNode, allowed: String| {
@@ -82,7 +83,7 @@ pub(crate) struct TokenArgs {
 pub(crate) fn token(cluster: Option<&Cluster>, args: TokenArgs) -> Result<Value, Failed> {
     let cluster = in_cluster(cluster)?;
     let Some((ca, tokens)) = &cluster.giving else {
-        return Err(Failed::new("usage", "nodes are let in by the node with the directory; ask there"));
+        return Err(Failed::new("usage", "nodes are let in by the first node; ask there"));
     };
     let duties = Duties::parse(&args.duties.join("&"));
     let Some(duties) = duties.filter(|duties| *duties != Duties::NONE && !duties.contains(Duties::DIRECTORY))

@@ -1,7 +1,8 @@
 //! The node among others: its certificate, its links, and what it does for other nodes.
 //!
 //! A server whose `cluster.listen` is set and that has not joined another is the first node of a cluster: it makes the
-//! cluster's authority and has the directory. The others join with a token of it and follow its directory.
+//! cluster's authority and has the directory, unless that is in etcd. The others join with a token of it and follow the
+//! directory.
 //!
 //! Invariants:
 //! - What other nodes ask for is done only for what is at home here.
@@ -18,8 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rookery_directory::remote::{RemoteSource, serve_source};
-use rookery_directory::{Commit, CopiedDirectory, Directory, DirectoryError, Duty, Load, Node};
-use rookery_kv::Engine;
+use rookery_directory::{Commit, CopiedDirectory, Directory, DirectoryError, Duty, Load, Node, Source};
+use rookery_kv::{Engine, Space};
 use rookery_link::{
     Ca, Class, Credentials, Duties, Identity, Incoming, Links, LinksConfig, Message, PROTOCOL, Peer,
     PeerFacts, Tokens, TraceId,
@@ -32,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use crate::config::Config;
+use crate::config::{Config, DirectorySection, SourceKind};
 use crate::exit::{Failure, Kind};
 use crate::live::Live;
 use crate::serve::with_causes;
@@ -75,6 +76,10 @@ impl Cluster {
         let listen = &config.cluster.listen;
         if listen.is_empty() {
             return match joined {
+                None if config.directory.source == SourceKind::Etcd => Err(Failure::new(
+                    Kind::Usage,
+                    "directory.source is etcd, which is for clusters: set cluster.listen",
+                )),
                 None => Ok(None),
                 Some(_) => Err(Failure::new(
                     Kind::Usage,
@@ -85,8 +90,23 @@ impl Cluster {
         let address = config.cluster.address().to_owned();
         let site = match joined {
             Some(site) => site,
-            None => Site::found(&folder, config, store.node())?,
+            None => {
+                if config.directory.source == SourceKind::Etcd {
+                    refuse_own_directory(store)?;
+                }
+                Site::found(&folder, config, store.node())?
+            }
         };
+        if site.source != config.directory.source {
+            return Err(Failure::new(
+                Kind::Usage,
+                format!(
+                    "directory.source is {}, and this node's directory is {}",
+                    config.directory.source.word(),
+                    site.source.word()
+                ),
+            ));
+        }
         let boot = site::next_boot(&folder)?;
         let credentials = credentials(&folder, &site)?;
         if credentials.identity().node != store.node() {
@@ -107,15 +127,23 @@ impl Cluster {
     /// The directory: in this node's engine, or a copy there of the one that another node has.
     pub(crate) async fn directory(
         &self,
+        settings: &DirectorySection,
         engine: Arc<dyn Engine>,
         commit: Arc<dyn Commit>,
     ) -> Result<CopiedDirectory, Failure> {
         let cannot = |error: DirectoryError| failed("the directory", &error);
-        let Some(at) = &self.site.directory else {
-            return CopiedDirectory::open(engine, commit).map_err(cannot);
+        let (source, place): (Arc<dyn Source>, String) = match (settings.source, &self.site.directory) {
+            (SourceKind::Etcd, _) => {
+                let etcd = settings.etcd().map_err(|error| Failure::new(Kind::Usage, error))?;
+                (Arc::new(etcd), format!("etcd does not answer at {}", settings.endpoints.join(", ")))
+            }
+            (SourceKind::Embedded, None) => return CopiedDirectory::open(engine, commit).map_err(cannot),
+            (SourceKind::Embedded, Some(at)) => {
+                let connect = ToDirectory { links: self.links.clone(), node: NodeId(at.node) };
+                let place = format!("the node with the directory does not answer at {}", at.address);
+                (Arc::new(RemoteSource::new(Arc::new(connect))), place)
+            }
         };
-        let connect = ToDirectory { links: self.links.clone(), node: NodeId(at.node) };
-        let source = Arc::new(RemoteSource::new(Arc::new(connect)));
         let directory = CopiedDirectory::follow(engine, commit, source).map_err(cannot)?;
         let wait = async {
             let mut revisions = directory.subscribe();
@@ -127,16 +155,13 @@ impl Cluster {
         };
         let whole = tokio::time::timeout(FIRST_COPY, wait).await.is_ok();
         if !whole {
-            return Err(Failure::failed(format!(
-                "the node with the directory does not answer at {}, and this node has no copy yet",
-                at.address
-            )));
+            return Err(Failure::failed(format!("{place}, and this node has no copy yet")));
         }
         Ok(directory)
     }
 
-    /// Whether the directory's source is here.
-    pub(crate) fn has_directory(&self) -> bool {
+    /// Whether the cluster's authority is here.
+    pub(crate) fn has_authority(&self) -> bool {
         self.site.directory.is_none()
     }
 
@@ -356,6 +381,24 @@ fn credentials(folder: &std::path::Path, site: &Site) -> Result<Credentials, Fai
     let made = made.map_err(cannot)?;
     made.save(folder).map_err(cannot)?;
     Ok(made)
+}
+
+/// A server that has a directory in its own engine cannot begin with another: its accounts would be nobody's.
+fn refuse_own_directory(store: &Store) -> Result<(), Failure> {
+    let engine = store.engine_for_check();
+    let mut is_there = false;
+    let scanned = engine.scan(Space::Directory, b"", None, false, &mut |_, _| {
+        is_there = true;
+        false
+    });
+    scanned.map_err(|error| failed("the directory", &error))?;
+    match is_there {
+        true => Err(Failure::new(
+            Kind::Usage,
+            "directory.source is etcd, and this data folder has a directory of its own; begin with an empty one",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Who a node is at its founding.
