@@ -26,7 +26,8 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use rookery_kv::engine::{Batch, Engine, Read, Space, prefix_end};
-use rookery_types::{AccountId, ContentId, MailboxId, MailboxPath, ModSeq, UidSet, UserName};
+use rookery_types::acl::Asker;
+use rookery_types::{AccountId, ContentId, MailboxId, MailboxPath, ModSeq, Rights, UidSet, UserName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -184,6 +185,20 @@ impl Tree {
     /// The same as a value that stays as it is: another one is another state.
     pub fn subscriptions_now(&self) -> Arc<BTreeMap<String, Option<MailboxId>>> {
         self.subscriptions.clone()
+    }
+
+    /// The rights that decide whether something can be made at a path where nothing is: those on the nearest mailbox
+    /// above (RFC 4314 §4). At the top of their own account the owner may do anything, as may administrators; others
+    /// nothing.
+    pub fn rights_above(&self, path: &MailboxPath, asker: &Asker<'_>) -> Rights {
+        let mut above = path.parent();
+        while let Some(path) = above {
+            if let Some(state) = self.get(&path).and_then(|id| self.state(id)) {
+                return state.settings.acl.rights_of(asker);
+            }
+            above = path.parent();
+        }
+        if asker.owner || asker.administrator { Rights::ALL } else { Rights::NONE }
     }
 
     /// Whether a mailbox stands below the path.

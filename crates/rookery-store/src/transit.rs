@@ -272,12 +272,7 @@ impl Account {
 
     /// What was said of a move; `None`: nothing yet. Also in an account that is deleted and kept.
     pub async fn judged(&self, id: TransitId) -> Result<Option<Arrival>, StoreError> {
-        let known = self.judge(|t| Ok(known(t, self.id(), id)?.map_or(Err(()), Ok)));
-        match known.await {
-            Ok(Ok(known)) => Ok(Some(known)),
-            Ok(Err(())) => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.judge(|t| known(t, self.id(), id)).await
     }
 
     /// Drops the verdicts on moves out of an account below a number, and closes those moves for good. Also in an account
@@ -337,9 +332,9 @@ impl Judged for Arrival {
     }
 }
 
-impl Judged for Result<Arrival, ()> {
-    fn no_account() -> Result<Arrival, ()> {
-        Ok(Arrival::NoAccount)
+impl Judged for Option<Arrival> {
+    fn no_account() -> Option<Arrival> {
+        Some(Arrival::NoAccount)
     }
 }
 

@@ -90,7 +90,10 @@ impl Transit {
                 _ => return None,
             }
             let mailbox = MailboxId { account: keys::account_of(key)?, number: d.varint32()? };
-            let path = MailboxPath::new(d.text()?).ok()?;
+            let path = match d.text()? {
+                "" => MailboxPath::root(),
+                text => MailboxPath::new(text).ok()?,
+            };
             let user = UserName::parse(d.text()?, "").ok()?;
             let mut messages: Vec<(Uid, ContentId)> = Vec::new();
             for _ in 0..d.count()? {
