@@ -37,9 +37,12 @@ impl Rng {
     }
 }
 
+/// A node, as what lies between sees it.
+type End = (Transit, Arc<dyn Engine>);
+
 /// What lies between the nodes.
 struct Between {
-    nodes: Mutex<BTreeMap<NodeId, (Transit, Arc<dyn Engine>)>>,
+    nodes: Mutex<BTreeMap<NodeId, End>>,
     rng: Mutex<Rng>,
     /// Of four errands so many come to harm.
     harm: Mutex<u64>,
@@ -101,12 +104,10 @@ impl Between {
         let drain = Drain::new();
         let serving = tokio::spawn(async move { transit.serve(Box::new(far), from, drain.guard()).await });
         let mut answer = Vec::new();
-        if near.write_all(octets).await.is_ok() {
-            if whole {
-                near.put_note(Bytes::from_static(b"E"));
-                let _ = near.flush().await;
-                let _ = near.read_to_end(&mut answer).await;
-            }
+        if near.write_all(octets).await.is_ok() && whole {
+            near.put_note(Bytes::from_static(b"E"));
+            let _ = near.flush().await;
+            let _ = near.read_to_end(&mut answer).await;
         }
         drop(near);
         serving.await.unwrap();
