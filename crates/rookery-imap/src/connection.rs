@@ -277,10 +277,14 @@ impl Driver {
             }
             State::Authenticated(user) => tell::all(&mut self.wire, user, None, true).await?,
             State::Abroad(user, _) => {
-                if let Err(Failure::Refused(answer)) = command::abroad::hear(&mut self.wire, user).await {
+                let heard = match command::abroad::hear(&mut self.wire, user).await {
+                    Ok(()) => tell::all(&mut self.wire, user, None, true).await,
+                    Err(failure) => Err(failure),
+                };
+                if let Err(Failure::Refused(answer)) = heard {
                     return Ok(self.farewell(*answer));
                 }
-                tell::all(&mut self.wire, user, None, true).await?;
+                heard?;
             }
             State::NotAuthenticated | State::Away(_) | State::Logout => {}
         }
