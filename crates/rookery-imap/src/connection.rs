@@ -478,7 +478,10 @@ impl Driver {
         timing.end(answer.result());
         self.counts.commands += 1;
         self.wire.put(&answer.into_response(tag));
-        self.wire.flush_if_full().await?;
+        if self.wire.connection.must_flush() {
+            // In a box, since it is rare.
+            Box::pin(self.wire.flush_if_full()).await?;
+        }
         if matches!(self.state, State::Logout) {
             return Ok(Next::Close);
         }
