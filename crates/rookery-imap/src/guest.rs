@@ -249,14 +249,14 @@ impl User {
         }
     }
 
-    /// Asks the guest at a node something for the session itself. What begins as `wanted` says is given back, not
+    /// Asks the guest at a node something for the session itself. What begins as one of `wanted` is given back, not
     /// passed on.
     pub(crate) async fn ask(
         &mut self,
         wire: &mut Wire,
         node: NodeId,
         command: Command,
-        wanted: &[u8],
+        wanted: &[&[u8]],
     ) -> Result<(Answer, Vec<Bytes>), Failure> {
         let Some(tag) = own_tag() else { return Err(Answer::server_fault().into()) };
         let octets = printed(&tag, command)?;
@@ -313,15 +313,15 @@ impl Guest {
 
     /// Passes on what it says, up to its tagged line.
     pub(crate) async fn answer(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Answer, Trouble> {
-        self.answer_with(wire, tag, b"").await.map(|(answer, _)| answer)
+        self.answer_with(wire, tag, &[]).await.map(|(answer, _)| answer)
     }
 
-    /// The same, but what begins as `wanted` says is given back, not passed on; empty: nothing is.
+    /// The same, but what begins as one of `wanted` is given back, not passed on.
     pub(crate) async fn answer_with(
         &mut self,
         wire: &mut Wire,
         tag: &Tag,
-        wanted: &[u8],
+        wanted: &[&[u8]],
     ) -> Result<(Answer, Vec<Bytes>), Trouble> {
         let mut caught = Vec::new();
         match self.hear_with(wire, tag, wanted, &mut caught).await? {
@@ -332,14 +332,14 @@ impl Guest {
 
     /// Passes on what it says, up to something else.
     pub(crate) async fn hear(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Heard, Trouble> {
-        self.hear_with(wire, tag, b"", &mut Vec::new()).await
+        self.hear_with(wire, tag, &[], &mut Vec::new()).await
     }
 
     async fn hear_with(
         &mut self,
         wire: &mut Wire,
         tag: &Tag,
-        wanted: &[u8],
+        wanted: &[&[u8]],
         caught: &mut Vec<Bytes>,
     ) -> Result<Heard, Trouble> {
         let mut is_caught = false;
@@ -352,7 +352,7 @@ impl Guest {
                 }
                 Passed::Text { octets, .. } => {
                     if begins {
-                        is_caught = !wanted.is_empty() && octets.starts_with(wanted);
+                        is_caught = wanted.iter().any(|start| octets.starts_with(start));
                         if is_caught {
                             caught.push(Bytes::new());
                         }

@@ -113,6 +113,18 @@ pub(crate) struct Top {
 pub(crate) struct Demo {
     /// Where the demo's data lives; it is kept [default: a temporary folder that is removed].
     pub(crate) folder: Option<PathBuf>,
+    /// Several servers that look like one, instead of a single one.
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) murder: Option<Arrangement>,
+}
+
+/// How the nodes of a demo share the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Arrangement {
+    /// Two backends with the mail, and a frontend for the clients.
+    Discrete,
+    /// Three nodes that all do both.
+    Unified,
 }
 
 #[derive(Debug, Args)]

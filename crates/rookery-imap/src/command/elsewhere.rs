@@ -18,7 +18,7 @@ use rookery_types::{AccountName, Address, NodeId};
 impl User {
     /// The other node that an account is at home at; none: it is at home here, or there is none that the user can
     /// reach.
-    async fn other_home(&self, name: &AccountName) -> Result<Option<NodeId>, Failure> {
+    pub(super) async fn other_home(&self, name: &AccountName) -> Result<Option<NodeId>, Failure> {
         let own = self.own.is_some() && name.user() == Some(&self.name);
         if own || !self.reaches(name.domain()) {
             return Ok(None);
@@ -123,7 +123,7 @@ pub(super) async fn select(
         && home != Some(abroad.node)
     {
         // A guest that cannot do that is lost, and nobody minds.
-        let left = user.ask(wire, abroad.node, Command::Unselect, b"* ").await;
+        let left = user.ask(wire, abroad.node, Command::Unselect, &[b"* "]).await;
         if let Err(Failure::Gone(error)) = left {
             return (State::Authenticated(user), Err(Failure::Gone(error)));
         }

@@ -136,7 +136,7 @@ pub(crate) async fn subscribe(wire: &mut Wire, user: &mut User, name: &WireName)
         Some(node) => {
             // The subscription is the user's own, and only they ask whether there is such a mailbox.
             let command = Command::MyRights { mailbox: name.clone() };
-            let (answer, _) = user.ask(wire, node, command, b"* MYRIGHTS ").await?;
+            let (answer, _) = user.ask(wire, node, command, &[b"* MYRIGHTS "]).await?;
             let exists = answer.code != Some(Code::NonExistent);
             if exists && answer.condition != Condition::Ok {
                 return Ok(answer);

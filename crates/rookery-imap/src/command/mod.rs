@@ -15,6 +15,7 @@ mod id;
 pub(crate) mod idle;
 mod list;
 mod list_all;
+mod list_there;
 mod lsub;
 mod mailboxes;
 mod metadata;

@@ -147,7 +147,7 @@ pub(super) async fn probe(
     name: &WireName,
 ) -> Result<(), Failure> {
     let command = Command::MyRights { mailbox: name.clone() };
-    let (answer, _) = user.ask(wire, node, command, b"* MYRIGHTS ").await?;
+    let (answer, _) = user.ask(wire, node, command, &[b"* MYRIGHTS "]).await?;
     match answer.condition {
         Condition::Ok => Ok(()),
         _ if answer.code == Some(Code::NonExistent) => Err(no_such_mailbox().into()),
@@ -166,7 +166,7 @@ async fn resolve(
     let key = if uid { SearchKey::Uid(set) } else { SearchKey::Sequence(set) };
     let returns = Some(SearchReturn { all: true, ..SearchReturn::default() });
     let command = Command::Search(Search { uid: true, returns, charset: None, key });
-    let (answer, caught) = user.ask(wire, node, command, b"* ESEARCH (TAG \"guest\")").await?;
+    let (answer, caught) = user.ask(wire, node, command, &[b"* ESEARCH (TAG \"guest\")"]).await?;
     if answer.condition != Condition::Ok {
         return Ok(Err(answer));
     }

@@ -405,3 +405,73 @@ async fn a_copy_that_does_not_fit_leaves_nothing() {
     assert!(heard[0].starts_with("6 NO [UNAVAILABLE]"), "{heard:?}");
     assert!(joe.command("7 COPY 1 Trash").await[0].starts_with("7 OK [COPYUID "));
 }
+
+#[tokio::test]
+async fn a_list_is_whole_or_none() {
+    let site = shared_inbox().await;
+    site.add_shared("team", "anyone", "lr").await;
+    site.settled().await;
+    site.play(
+        r#"
+        -- An administrator finds every account at any home, in order.
+        R> 1 LIST "" *
+        R< * LIST (\HasNoChildren) "/" team
+        R< * LIST (\HasChildren) "/" user/ann
+        R< * LIST (\HasNoChildren \Sent) "/" user/ann/Sent
+        R< * LIST (\HasNoChildren \Trash) "/" user/ann/Trash
+        R< * LIST (\HasChildren) "/" user/joe
+        R< * LIST (\HasNoChildren \Sent) "/" user/joe/Sent
+        R< * LIST (\HasNoChildren \Trash) "/" user/joe/Trash
+        R< * LIST (\HasChildren) "/" user/max
+        R< * LIST (\HasNoChildren \Sent) "/" user/max/Sent
+        R< * LIST (\HasNoChildren \Trash) "/" user/max/Trash
+        R< 1 OK <*>
+        R> 2 LIST "" user/%/Sent RETURN (STATUS (MESSAGES) MYRIGHTS)
+        R< * LIST (\HasNoChildren \Sent) "/" user/ann/Sent
+        R< * MYRIGHTS user/ann/Sent <*>
+        R< * LIST (\HasNoChildren \Sent) "/" user/joe/Sent
+        R< * MYRIGHTS user/joe/Sent <*>
+        R< * LIST (\HasNoChildren \Sent) "/" user/max/Sent
+        R< * MYRIGHTS user/max/Sent <*>
+        R< 2 OK <*>
+        R> 3 SETACL user/ann/Sent root lr
+        R< 3 OK <*>
+        R> 4 LIST "" user/ann/Sent RETURN (STATUS (MESSAGES))
+        R< * LIST (\HasNoChildren \Sent) "/" user/ann/Sent
+        R< * STATUS user/ann/Sent (MESSAGES 0)
+        R< 4 OK <*>
+        J> 1 SUBSCRIBE "Other Users/ann"
+        J< 1 OK <*>
+        J> 2 LIST "" "Other*" RETURN (STATUS (MESSAGES) SUBSCRIBED METADATA (/shared/comment))
+        J< * LIST (\NonExistent \HasChildren) "/" "Other Users"
+        J< * LIST (\Subscribed \HasChildren) "/" "Other Users/ann"
+        J< * STATUS "Other Users/ann" (MESSAGES 3)
+        J< * METADATA "Other Users/ann" (/shared/comment NIL)
+        J< * LIST (\HasNoChildren) "/" "Other Users/ann/Sent"
+        J< * STATUS "Other Users/ann/Sent" (MESSAGES 0)
+        J< * METADATA "Other Users/ann/Sent" (/shared/comment NIL)
+        J< 2 OK <*>
+        "#,
+    )
+    .await;
+    site.links.lose(site.services.store.node());
+    site.play(
+        r#"
+        -- What the directory knows is listed; what only the home knows is left out where that may be (RFC 5819 §2).
+        J> 1 LIST "" "Other*" RETURN (STATUS (MESSAGES))
+        J< * LIST (\NonExistent \HasChildren) "/" "Other Users"
+        J< * LIST (\HasChildren) "/" "Other Users/ann"
+        J< * LIST (\HasNoChildren) "/" "Other Users/ann/Sent"
+        J< 1 OK <*>
+        J> 2 LSUB "" *
+        J< * LSUB () "/" "Other Users/ann"
+        J< 2 OK <*>
+        R> 1 LIST "" *
+        R< 1 NO [UNAVAILABLE] <*>
+        R> 2 LIST "" user/joe
+        R< * LIST (\HasChildren) "/" user/joe
+        R< 2 OK <*>
+        "#,
+    )
+    .await;
+}

@@ -5,10 +5,16 @@
 
 #[path = "../imap/acl.rs"]
 mod acl;
+#[path = "../imap/admin.rs"]
+mod admin;
 mod guests;
 #[path = "../imap/harness.rs"]
 #[allow(dead_code, reason = "these transcripts do not need all of it")]
 mod harness;
+#[path = "../imap/listing.rs"]
+mod listing;
+#[path = "../imap/metadata.rs"]
+mod metadata;
 #[path = "../imap/quota.rs"]
 mod quota;
 #[path = "../imap/replacing.rs"]
