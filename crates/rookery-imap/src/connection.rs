@@ -99,6 +99,8 @@ enum Next {
     Go,
     /// The client asked for TLS and was told to begin.
     StartTls,
+    /// The client has logged in by a command of this tag, and the session goes on at another node.
+    Away(Box<(Tag, Timing)>),
     /// All has been said.
     Close,
     /// The same, and why it ended was noted.
@@ -123,8 +125,13 @@ impl Driver {
             }
         }
         let ended = loop {
-            match self.turn().await {
-                Ok(Next::Go) => {}
+            let next = match self.turn().await {
+                // Not before the command has ended: what it took would be held as long as the session lasts.
+                Ok(Next::Away(login)) => Box::pin(self.away(*login)).await,
+                next => next,
+            };
+            match next {
+                Ok(Next::Go | Next::Away(_)) => {}
                 Ok(Next::Close) => {
                     self.counts.end("logout");
                     break Ok(());
@@ -324,7 +331,7 @@ impl Driver {
             self.logged_in();
         }
         if matches!(self.state, State::Away(_)) {
-            return Box::pin(self.away(tag, timing)).await;
+            return Ok(Next::Away(Box::new((tag, timing))));
         }
         self.answered(tag, timing, expunges, outcome).await
     }

@@ -122,7 +122,7 @@ impl Driver {
     }
 
     /// The edge's half of the session of someone whose home is another node, from the login to the end.
-    pub(super) async fn away(&mut self, tag: Tag, timing: Timing) -> Result<Next, Failure> {
+    pub(super) async fn away(&mut self, (tag, timing): (Tag, Timing)) -> Result<Next, Failure> {
         let State::Away(away) = std::mem::replace(&mut self.state, State::NotAuthenticated) else {
             return Ok(Next::Go);
         };

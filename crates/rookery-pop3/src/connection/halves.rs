@@ -53,7 +53,7 @@ impl Driver {
     }
 
     /// The edge's half of the session of someone whose home is another node, from the login to the end.
-    pub(super) async fn away(&mut self, user: UserName, home: NodeId) -> Result<Next, IoError> {
+    pub(super) async fn away(&mut self, (user, home): (UserName, NodeId)) -> Result<Next, IoError> {
         let trace = self.counts.id().get();
         let head = SessionHead::new(&user, trace, self.wire.connection.stream(), "", "");
         let pipe = match self.services.peers.open(home, PipeService::Pop3, head.encode()).await {
