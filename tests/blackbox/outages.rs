@@ -24,7 +24,13 @@ impl Silent {
     fn now(server: &Server) -> Result<Silent> {
         let pid = server.pid()?;
         process::signal(pid, Signal::STOP)?;
-        Ok(Silent(pid))
+        let silent = Silent(pid);
+        // Each thread stops for itself.
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let stat = thread?.path().join("stat");
+            until("the stop of a thread", || Ok(std::fs::read_to_string(&stat)?.contains(") T ")))?;
+        }
+        Ok(silent)
     }
 }
 
@@ -85,7 +91,7 @@ fn a_backend_that_falls_silent_is_away_within_seconds_and_comes_back() -> Result
     let silent = Silent::now(murder.node(1)?)?;
     // Sessions there end, one way or another; nobody waits for longer than it takes to find out.
     let noop = within(DETECTION_MAX + ANSWER_MAX, "a session at the silent node", || of_joe.command("NOOP"))?;
-    ensure!(noop.is_err(), "a session at a silent node goes on");
+    ensure!(noop.is_err(), "a session at a silent node goes on: {noop:?}");
     let there = within(ANSWER_MAX, "a mailbox at the silent node", || with_plans.command("NOOP"))?;
     ensure!(there.is_err() || there.as_ref().is_ok_and(is_unavailable), "{there:?}");
     // From now on it is known.
