@@ -535,7 +535,7 @@ async fn what_happens_at_other_homes_is_told() {
         A> 6 CREATE Sent/new
         A< 6 OK <*>
         J< * LIST (\HasNoChildren) "/" "Other Users/ann/Sent/new"
-        J< * LIST (\HasChildren \Sent) "/" "Other Users/ann/Sent"
+        J< * LIST (\HasChildren<*>) "/" "Other Users/ann/Sent"
         "#,
     )
     .await;
