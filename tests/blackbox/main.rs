@@ -20,6 +20,7 @@ mod mbsync;
 mod murder;
 mod murder_etcd;
 mod neomutt;
+mod outages;
 mod pop3;
 mod postfix;
 mod postfix_lmtp;

@@ -3,7 +3,7 @@
 //! [`Transit`] is a service of the node, not of a session: it goes on when the session that asked has gone, and after a
 //! restart. `coordinator` is the half of the home that the messages leave, `server` that of the home they go to, `wire`
 //! what they say to each other. The records are the store's ([`rookery_store::Transit`]); the rules of the whole are
-//! in `docs/decisions/0014-moves-across-homes.md`.
+//! in `docs/decisions/0015-moves-across-homes.md`.
 //!
 //! Invariants:
 //! - A move ends here only by a verdict of the other home, or when the directory is sure that its account is gone.
