@@ -49,7 +49,7 @@ impl Default for TransitTimes {
         TransitTimes {
             answer_max: Duration::from_secs(10),
             pause_min: Duration::from_millis(50),
-            pause_max: Duration::from_secs(10),
+            pause_max: Duration::from_secs(2),
             stalled: Duration::from_secs(30),
         }
     }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use rookery_codec::imap::server::Decoded;
 use rookery_codec::imap::{Command, Condition, Response, Tag, WireName};
 use rookery_net::{DrainGuard, IoError};
+use rookery_types::NodeId;
 
 /// Takes the old state and gives the next.
 pub(super) async fn abroad(state: State, command: Command, context: Context<'_>) -> (State, Outcome) {
