@@ -148,7 +148,9 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
     }
     let wire = context.wire;
     match command {
-        Command::Create { mailbox, special_use } => mailboxes::create(user, &mailbox, special_use).await,
+        Command::Create { mailbox, special_use } => {
+            mailboxes::create(wire, context.tag, user, &mailbox, special_use).await
+        }
         Command::Delete { mailbox } => mailboxes::delete(user, &mailbox).await,
         Command::Rename { from, to } => mailboxes::rename(user, &from, &to).await,
         Command::Subscribe { mailbox } => mailboxes::subscribe(wire, user, &mailbox).await,
