@@ -5,6 +5,7 @@ use rookery_tests::imap::Imap;
 use rookery_tests::lmtp::Lmtp;
 use rookery_tests::murder::Murder;
 use rookery_tests::server::{PASSWORD, Server};
+use rookery_tests::soak;
 use rookery_tests::{command, process};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader};
@@ -220,6 +221,14 @@ fn a_backend_that_is_gone_takes_its_own_users_alone() -> Result<()> {
     for node in &murder.nodes {
         node.check()?;
     }
+    Ok(())
+}
+
+#[test]
+fn messages_that_move_between_homes_are_at_one_place_whoever_is_killed() -> Result<()> {
+    let time_max = Duration::from_secs(40);
+    let summary = soak::moves::soak(20, 20_261_126, time_max, |line| eprintln!("{line}"))?;
+    ensure!(summary.rounds >= 5, "{summary:?}");
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 //! House commands. `cargo xtask soak kill9`, `cargo xtask soak powerloss`, `cargo xtask soak store`,
-//! `cargo xtask soak connects`, `cargo xtask trace-delivery`, `cargo xtask bench compare`,
+//! `cargo xtask soak moves`, `cargo xtask soak connects`, `cargo xtask trace-delivery`, `cargo xtask bench compare`,
 //! `cargo xtask bench load`, `cargo xtask imaptest PROGRAM`.
 #![allow(clippy::print_stdout, reason = "a command line tool's results go to standard output")]
 
@@ -67,6 +67,15 @@ enum Soak {
         #[arg(long)]
         release: bool,
     },
+    /// MOVE between two homes, through a frontend, with either home killed at random moments.
+    Moves {
+        /// Kills.
+        #[arg(long, default_value_t = 200)]
+        rounds: u64,
+        /// Repeats the choices of an earlier run; by default the clock decides.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Connections that come and go, 200 a second: logins, handshakes, half-open ones. The server's memory at the end
     /// must be what it was after a third of the time.
     Connects {
@@ -92,6 +101,7 @@ fn main() -> Result<()> {
             powerloss(runs, seed.unwrap_or_else(clock), lenient_dirs)
         }
         Xtask::Soak(Soak::Store { seeds, first, release }) => store(seeds, first, release),
+        Xtask::Soak(Soak::Moves { rounds, seed }) => moves(rounds, seed.unwrap_or_else(clock)),
         Xtask::Soak(Soak::Connects { minutes, a_second, growth_max, binary }) => {
             connects(minutes, a_second, growth_max, binary)
         }
@@ -123,6 +133,16 @@ fn powerloss(runs: u64, seed: u64, lenient_dirs: bool) -> Result<()> {
         "{} losses of power: {} with commands in flight, {} with one acknowledged within the 50 ms before, {} with \
          something unsynced at stake; {} changes dropped or torn, nothing acknowledged lost, no UID reused",
         summary.runs, summary.with_in_flight, summary.with_just_acked, summary.with_risk, summary.lost
+    );
+    Ok(())
+}
+
+fn moves(rounds: u64, seed: u64) -> Result<()> {
+    println!("seed {seed}");
+    let summary = soak::moves::soak(rounds, seed, Duration::MAX, |line| println!("{line}"))?;
+    println!(
+        "{} kills: {} moves answered with OK, {} left open, of which {} were completed; each message at one place",
+        summary.rounds, summary.moved, summary.open, summary.went
     );
     Ok(())
 }

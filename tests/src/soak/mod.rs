@@ -8,6 +8,7 @@
 
 pub mod kill9;
 pub mod load;
+pub mod moves;
 pub mod powerloss;
 pub mod verify;
 
