@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 /// Moves that send at once.
 const SENDING_MAX: usize = 16;
 /// Moves that are taken in at once. Small messages of each wait in memory until all have come.
-const TAKING_MAX: usize = 4;
+const TAKING_MAX: usize = 2;
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]

@@ -12,6 +12,7 @@ use rookery_types::{
     AccountId, InternalDate, MailboxId, MailboxPath, NodeId, SystemFlags, Uid, UidSet, UidValidity, UserName,
 };
 use std::sync::Arc;
+use std::time::Duration;
 
 fn open(disk: &SimDisk) -> Store {
     let options = StoreOptions { background: None, ..StoreOptions::default() };
@@ -207,6 +208,29 @@ async fn a_verdict_is_given_once() {
     assert_eq!(exists(&account, "INBOX"), 3);
     is_whole(&disk, &store);
     drop(account);
+    store.close().await;
+}
+
+/// With an account go its moves, and the pointers to them.
+#[tokio::test]
+async fn a_deleted_account_takes_its_moves_along() {
+    let disk = SimDisk::new(4);
+    let options = StoreOptions { background: None, retention: Duration::ZERO, ..StoreOptions::default() };
+    let engine = Arc::new(MemoryEngine::new(disk.clone()));
+    let store = Store::open(options, engine, Arc::new(disk.files())).unwrap();
+    let account = account(&store, 1).await;
+    account.append(mailbox(&account, "INBOX"), vec![message(&store, "a: 1\r\n\r\n")]).await.unwrap();
+    let inbox = account.open(mailbox(&account, "INBOX")).await.unwrap();
+    inbox.depart(&UidSet::range(1, 1), &destination()).await.unwrap().unwrap();
+    drop((inbox, account));
+    store.delete_account(id(1)).await.unwrap();
+    // It is kept to the end of the second.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !store.departures().unwrap().is_empty() {
+        assert!(std::time::Instant::now() < deadline, "the pointer stays");
+        store.tend_now().await.unwrap();
+    }
+    is_whole(&disk, &store);
     store.close().await;
 }
 

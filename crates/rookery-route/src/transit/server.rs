@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Octets read at once.
 const READ_OCTETS: usize = 16 << 10;
+/// Octets of an errand without messages, at most.
+const SHORT_OCTETS_MAX: usize = 128;
 /// Messages of more octets are finished on a thread that may block.
 const FINISH_INLINE_OCTETS: u32 = 256 << 10;
 
@@ -38,12 +40,16 @@ enum Target {
 
 impl Inner {
     async fn take(&self, pipe: &mut dyn Pipe, peer: NodeId) -> io::Result<()> {
-        let _permit = self.taking.acquire().await.map_err(io::Error::other)?;
         let octets = self.read_in_time(pipe.read_u32()).await?;
         let octets = usize::try_from(octets).unwrap_or(usize::MAX);
         if octets > JSON_OCTETS_MAX {
             return Err(io::Error::other("an errand that is too long"));
         }
+        // Those without messages do not wait behind those with some.
+        let _permit = match octets > SHORT_OCTETS_MAX {
+            true => Some(self.taking.acquire().await.map_err(io::Error::other)?),
+            false => None,
+        };
         let mut json = Vec::new();
         while json.len() < octets {
             let mut piece = [0; READ_OCTETS];
