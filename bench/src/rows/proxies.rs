@@ -12,10 +12,12 @@ use tokio::runtime::Runtime;
 use super::{Row, Values, memory};
 use crate::client::{Imap, Lmtp, Target};
 use crate::contender::{Contender, Window};
+use crate::edge::Before;
 use crate::load::{self, Bound, Done, Users};
 use crate::report::{Aim, Metric, less, more};
 
 const STAGE: &str = "proxies";
+const ETCD_STAGE: &str = "proxies-etcd";
 const MEMORY_STAGE: &str = "proxies-memory";
 const DIRECTORY_STAGE: &str = "proxies-directory";
 const ALL: &[Program] = &[Program::Rookery, Program::Cyrus, Program::Dovecot, Program::Nginx];
@@ -112,21 +114,12 @@ pub(super) fn rows() -> Vec<Row> {
             lmtp,
         )
         .of(WITH_LMTP),
-        row(
-            "proxy-create",
-            "CREATE of users by 64 connections of the administrator to the edge, 2 s",
-            &[more("creations/s", Aim::AtLeast(1000.0)), less("p50 ms", Aim::Shown), less("p99 ms", Aim::Shown)],
-            create,
-        )
-        .of(WITH_ACCOUNTS),
-        row(
-            "proxy-visible",
-            "from the OK of CREATE of a user at the home until the edge's LMTP takes the name; 200 times, Cyrus 2",
-            &[less("p50 ms", Aim::AtMost(10.0)), less("max ms", Aim::AtMost(10.0))],
-            visible,
-        )
-        .of(WITH_ACCOUNTS),
     ];
+    rows.extend(of_accounts(STAGE, "", "").map(|row| row.behind_edges(WITH_ACCOUNTS)));
+    rows.extend(of_accounts(ETCD_STAGE, "-etcd", ", the directory in etcd, three members").map(|row| {
+        let row = row.behind_edges(&[Program::Rookery]);
+        Row { before: Before::EdgeOfEtcd, ..row }
+    }));
     let idle = Row::new(
         MEMORY_STAGE,
         "proxy-idle",
@@ -155,6 +148,35 @@ pub(super) fn rows() -> Vec<Row> {
     );
     rows.push(directory.once().behind_edges(&[Program::Rookery]));
     rows
+}
+
+/// Rows of accounts that are made through the edge, in a directory of this kind.
+fn of_accounts(stage: &'static str, suffix: &str, where_to: &str) -> [Row; 2] {
+    [
+        Row::new(
+            stage,
+            format!("proxy-create{suffix}"),
+            format!("CREATE of users by 64 connections of the administrator to the edge, 2 s{where_to}"),
+            &[
+                more("creations/s", Aim::AtLeast(1000.0)),
+                less("p50 ms", Aim::Shown),
+                less("p99 ms", Aim::Shown),
+            ],
+            prepare,
+            create,
+        ),
+        Row::new(
+            stage,
+            format!("proxy-visible{suffix}"),
+            format!(
+                "from the OK of CREATE of a user at the home until the edge's LMTP takes the name; 200 times, Cyrus \
+                 2{where_to}"
+            ),
+            &[less("p50 ms", Aim::AtMost(10.0)), less("max ms", Aim::AtMost(10.0))],
+            prepare,
+            visible,
+        ),
+    ]
 }
 
 fn row(
