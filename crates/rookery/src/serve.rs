@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Desk};
-use crate::cluster::{Cluster, ClusterHomes, ServedParts};
+use crate::cluster::{Cluster, ClusterHomes, ServedParts, Settings};
 use crate::config::{Config, Loaded, SourceKind};
 use crate::exit::{Failure, Kind};
 use crate::listen::{Bound, Places};
@@ -373,12 +373,14 @@ pub(crate) async fn run(
             lmtp: lmtp.clone(),
             services: services(&places),
             data_dir: config.data_dir.clone(),
+            settings: Settings { file: reload.file() },
         };
         cluster.serve(parts, &mut tasks, &drain);
     }
     let desk = Arc::new(Desk {
         node: Arc::clone(&node),
         cluster: data.cluster.clone(),
+        directory: data.directory.clone(),
         reload: reload.clone(),
         restart: restart.clone(),
         metrics: metrics.clone(),

@@ -11,6 +11,7 @@
 mod desk;
 mod homes;
 mod join;
+mod moving;
 mod pipe;
 mod site;
 mod source;
@@ -19,7 +20,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rookery_directory::remote::{RemoteSource, serve_source};
-use rookery_directory::{Commit, CopiedDirectory, Directory, DirectoryError, Duty, Load, Node, Source};
+use rookery_directory::{
+    Commit, CopiedDirectory, Directory, DirectoryError, Duty, Following, Load, Node, Source,
+};
 use rookery_kv::{Engine, Space};
 use rookery_link::{
     Ca, Class, Credentials, Duties, Identity, Incoming, Links, LinksConfig, Message, PROTOCOL, Peer,
@@ -41,6 +44,7 @@ use crate::serve::with_causes;
 pub(crate) use desk::{nodes, token};
 pub(crate) use homes::ClusterHomes;
 pub(crate) use join::join;
+pub(crate) use moving::{Settings, promote, rebuild};
 
 use pipe::LinkPipe;
 use site::Site;
@@ -56,6 +60,8 @@ const LOAD_INTERVAL: Duration = Duration::from_secs(30);
 pub(crate) struct Cluster {
     pub(crate) links: Links,
     site: Site,
+    /// Where certificates and the site are.
+    folder: std::path::PathBuf,
     /// How often this node has started.
     boot: u64,
     /// Where other nodes reach this one.
@@ -97,11 +103,12 @@ impl Cluster {
                 Site::found(&folder, config, store.node())?
             }
         };
-        if site.source != config.directory.source {
+        // The other way the start itself sees whether the directory has moved.
+        if (site.source, config.directory.source) == (SourceKind::Etcd, SourceKind::Embedded) {
             return Err(Failure::new(
                 Kind::Usage,
                 format!(
-                    "directory.source is {}, and this node's directory is {}",
+                    "directory.source is {}, and this node's directory is in {}",
                     config.directory.source.word(),
                     site.source.word()
                 ),
@@ -121,7 +128,7 @@ impl Cluster {
         if let Some(directory) = &site.directory {
             links.set_peers(vec![Peer { id: NodeId(directory.node), address: directory.address.clone() }]);
         }
-        Ok(Some(Cluster { links, site, boot, address, giving: None }))
+        Ok(Some(Cluster { links, site, folder, boot, address, giving: None }))
     }
 
     /// The directory: in this node's engine, or a copy there of the one that another node has.
@@ -156,6 +163,18 @@ impl Cluster {
         let whole = tokio::time::timeout(FIRST_COPY, wait).await.is_ok();
         if !whole {
             return Err(Failure::failed(format!("{place}, and this node has no copy yet")));
+        }
+        if self.site.source != settings.source {
+            let mut following = directory.following();
+            let follows = following.wait_for(|now| *now == Following::Following);
+            if !matches!(tokio::time::timeout(FIRST_COPY, follows).await, Ok(Ok(_))) {
+                return Err(Failure::new(
+                    Kind::Usage,
+                    "directory.source is etcd, and the directory of this node has not moved there; set it back to \
+                     embedded and give at the first node: rookery directory promote",
+                ));
+            }
+            self.has_moved().map_err(Failure::failed)?;
         }
         Ok(directory)
     }
@@ -230,6 +249,7 @@ impl Cluster {
             let registrar = registrar.clone();
             async move { homes::serve(incoming, &registrar).await }
         });
+        self.serve_moves(&parts.directory, parts.settings.clone());
         let (cluster, drain) = (self.clone(), drain.clone());
         tasks.spawn(async move {
             tokio::select! {
@@ -312,6 +332,7 @@ pub(crate) struct ServedParts {
     pub(crate) lmtp: Live<crate::lmtp::Services>,
     pub(crate) services: Vec<(Box<str>, Box<str>)>,
     pub(crate) data_dir: std::path::PathBuf,
+    pub(crate) settings: Settings,
 }
 
 /// Whether a node may act for the user of a guest: it takes users' logins, or the user is at home there.
