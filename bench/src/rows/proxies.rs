@@ -14,6 +14,7 @@ use crate::client::{Imap, Lmtp, Target};
 use crate::contender::{Contender, Window};
 use crate::edge::Before;
 use crate::load::{self, Bound, Done, Users};
+use crate::machine::KeptAwake;
 use crate::report::{Aim, Metric, less, more};
 
 const STAGE: &str = "proxies";
@@ -49,33 +50,25 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) fn rows() -> Vec<Row> {
     let mut rows = vec![
-        row(
+        latency(
             "proxy-noop",
-            "NOOP with INBOX selected, 2,000 times straight at the home and as often through the edge, by turns of 200",
-            &[
-                less("added p50 µs", Aim::AtMost(50.0)),
-                less("added p50 µs", Aim::Times(1.0)),
-                less("through p50 µs", Aim::Shown),
-                less("through p99 µs", Aim::Shown),
-                less("straight p50 µs", Aim::Shown),
-                less("edge CPU µs/command", Aim::Shown),
-            ],
-            |contender, runtime| added(contender, runtime, "NOOP"),
+            "NOOP with INBOX selected, 2,000 times straight at the home and as often through the edge, by turns of 200; \
+             no core of the machine sleeps meanwhile",
+            true,
+            "NOOP",
         ),
-        row(
+        latency(
             "proxy-status",
             "STATUS of another mailbox, in the same way",
-            &[
-                less("added p50 µs", Aim::AtMost(50.0)),
-                less("added p50 µs", Aim::Times(1.0)),
-                less("through p50 µs", Aim::Shown),
-                less("through p99 µs", Aim::Shown),
-                less("straight p50 µs", Aim::Shown),
-                less("edge CPU µs/command", Aim::Shown),
-            ],
-            |contender, runtime| {
-                added(contender, runtime, &format!("STATUS {OTHER} (MESSAGES UNSEEN UIDNEXT UIDVALIDITY)"))
-            },
+            true,
+            "STATUS Other (MESSAGES UNSEEN UIDNEXT UIDVALIDITY)",
+        ),
+        latency(
+            "proxy-noop-asleep",
+            "NOOP in the same way, and cores that have nothing to do sleep: each of four ways has to wake one, straight \
+             each of two",
+            false,
+            "NOOP",
         ),
         row(
             "proxy-fetch-4k",
@@ -148,6 +141,23 @@ pub(super) fn rows() -> Vec<Row> {
     );
     rows.push(directory.once().behind_edges(&[Program::Rookery]));
     rows
+}
+
+/// What is added to one command.
+fn latency(name: &str, title: &str, awake: bool, command: &'static str) -> Row {
+    let metrics = [
+        less("added p50 µs", Aim::AtMost(50.0)),
+        less("added p50 µs", Aim::Times(1.0)),
+        less("through p50 µs", Aim::Shown),
+        less("through p99 µs", Aim::Shown),
+        less("straight p50 µs", Aim::Shown),
+        less("edge CPU µs/command", Aim::Shown),
+    ];
+    let row = Row::new(STAGE, name, title, &metrics, prepare, move |contender, runtime| {
+        let _awake = awake.then(KeptAwake::begin).transpose()?;
+        added(contender, runtime, command)
+    });
+    row.behind_edges(ALL)
 }
 
 /// Rows of accounts that are made through the edge, in a directory of this kind.
