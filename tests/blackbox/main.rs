@@ -25,6 +25,7 @@ mod pop3;
 mod postfix;
 mod postfix_lmtp;
 mod quota;
+mod recipes;
 mod refusals;
 mod restart;
 mod rights;
