@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs the peers for side-by-side figures: Cyrus IMAP and Dovecot as Debian ships them. Their own services are kept
-# from starting; the figures start them from the configurations beside this file, on loopback addresses.
+# Installs the peers for side-by-side figures: Cyrus IMAP, Dovecot and nginx as Debian ships them. Their own services are
+# kept from starting; the figures start them from the configurations beside this file, on loopback addresses.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 apt=(apt-get -q -o DPkg::Lock::Timeout=600)
@@ -13,7 +13,8 @@ if [ ! -e $policy ]; then
   trap 'rm -f $policy' EXIT
 fi
 missing=()
-for package in cyrus-imapd cyrus-admin cyrus-common dovecot-core sasl2-bin libsasl2-modules libsasl2-modules-db strace; do
+for package in cyrus-imapd cyrus-admin cyrus-common cyrus-murder dovecot-core nginx-light libnginx-mod-mail sasl2-bin \
+  libsasl2-modules libsasl2-modules-db strace; do
   have "$package" || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then
@@ -27,3 +28,7 @@ if [ ! -x /usr/lib/dovecot/imap ] || [ ! -x /usr/lib/dovecot/lmtp ]; then
   (cd "$folder" && "${apt[@]}" download dovecot-imapd dovecot-lmtpd && for deb in ./*.deb; do dpkg -x "$deb" /; done)
   rm -rf "$folder"
 fi
+# Cyrus's frontends and backends look each other's ports up by these names, which Debian's list lacks.
+for service in 'lmtp 24/tcp' 'mupdate 3905/tcp'; do
+  grep -qE "^${service/ /[[:space:]]+}" /etc/services || echo "$service" >> /etc/services
+done

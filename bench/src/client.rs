@@ -444,16 +444,35 @@ impl Lmtp {
         Ok(())
     }
 
+    /// Whether mail for this recipient is taken.
+    pub async fn knows(&mut self, recipient: &str) -> Result<bool> {
+        let commands = format!("MAIL FROM:<load@example.net>\r\nRCPT TO:<{recipient}>\r\nRSET\r\n");
+        self.wire.send(commands.as_bytes()).await?;
+        self.expect(250).await?;
+        let (code, text) = self.answer().await?;
+        ensure!(code == 250 || code == 550, "RCPT was answered {text}");
+        self.expect(250).await?;
+        Ok(code == 250)
+    }
+
     async fn expect(&mut self, code: u16) -> Result<()> {
+        let (given, text) = self.answer().await?;
+        ensure!(given == code, "LMTP answered {text}");
+        Ok(())
+    }
+
+    /// A whole answer: its code, and its last line.
+    async fn answer(&mut self) -> Result<(u16, String)> {
         loop {
             let range = self.wire.line().await?;
             let line = &self.wire.buffer[range.clone()];
-            let right = line.starts_with(code.to_string().as_bytes());
-            ensure!(right, "LMTP answered {}", line.escape_ascii());
-            let last = line.get(3) != Some(&b'-');
+            let last = (line.get(3) != Some(&b'-')).then(|| line.escape_ascii().to_string());
+            let code = std::str::from_utf8(line.get(..3).unwrap_or_default())
+                .ok()
+                .and_then(|code| code.parse().ok());
             self.wire.taken = range.end;
-            if last {
-                return Ok(());
+            if let Some(text) = last {
+                return Ok((code.with_context(|| format!("LMTP answered {text}"))?, text));
             }
         }
     }

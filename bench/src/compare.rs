@@ -69,10 +69,9 @@ pub fn compare(
         let place = folder.path().join(first.stage);
         std::fs::create_dir(&place)?;
         std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let with_peers = stage.iter().any(|row| row.peers);
         let mut contenders = Vec::new();
-        for program in plan.contenders.iter().filter(|it| with_peers || **it == Program::Rookery) {
-            let contender = Contender::start(*program, &place, plan.binary.as_deref());
+        for program in plan.contenders.iter().filter(|it| stage.iter().any(|row| row.takes.contains(it))) {
+            let contender = Contender::start(*program, &place, plan.binary.as_deref(), first.edges);
             contenders.push(contender.with_context(|| format!("{} does not start", name(*program)))?);
         }
         for row in stage {
@@ -102,7 +101,7 @@ impl Run<'_> {
             ..RowResult::default()
         };
         let mut able: Vec<&mut Contender> = Vec::new();
-        let takes_part = |contender: &&mut Contender| self.row.peers || contender.is_rookery();
+        let takes_part = |contender: &&mut Contender| self.row.takes.contains(&contender.program());
         for contender in contenders.iter_mut().filter(takes_part) {
             (self.progress)(&format!("{}: preparing {}", self.row.name, name(contender.program())));
             match (self.row.prepare)(contender, self.runtime) {

@@ -1,20 +1,25 @@
-//! One server in a comparison: its process, its users, and what was filled in already.
+//! One server in a comparison: its process, its users, what was filled in already, and the edge before it, if any.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use rookery_tests::process;
+use anyhow::{Context, Result, bail, ensure};
 use rookery_tests::server::{PASSWORD, Program, Server};
+use rookery_tests::{peer, process};
 use tokio::runtime::Runtime;
 
 use crate::client::{Imap, Target};
+use crate::edge;
 use crate::load::{self, Bound, Users};
 
 /// A server that takes part.
 pub(crate) struct Contender {
+    program: Program,
+    /// Where the mail is.
     pub(crate) server: Server,
+    /// What clients are connected to instead.
+    edge: Option<Server>,
     users: BTreeSet<String>,
     filled: BTreeSet<String>,
     started: u64,
@@ -26,28 +31,69 @@ pub(crate) fn name(program: Program) -> &'static str {
         Program::Rookery => "rookery",
         Program::Dovecot => "dovecot",
         Program::Cyrus => "cyrus",
+        Program::Nginx => "nginx",
     }
 }
 
+/// Servers run as users of their own and have to get through.
+fn open_to_all(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?)
+}
+
 impl Contender {
-    /// Starts it on a new folder below this one.
-    pub(crate) fn start(program: Program, folder: &Path, binary: Option<&Path>) -> Result<Contender> {
+    /// Starts it on a new folder below this one, with an edge before it or without.
+    pub(crate) fn start(
+        program: Program,
+        folder: &Path,
+        binary: Option<&Path>,
+        with_edge: bool,
+    ) -> Result<Contender> {
         let place = folder.join(name(program));
         std::fs::create_dir_all(&place)?;
-        let mut server = Server::of(program, &place)?;
+        open_to_all(&place)?;
+        // nginx stands before what Rookery's own edge stands before.
+        let home = if program == Program::Nginx { Program::Rookery } else { program };
+        let mut server = Server::of(home, &place)?;
         if let Some(binary) = binary {
             server.use_binary(binary.to_path_buf());
         }
-        server.launch()?;
-        Ok(Contender { server, users: BTreeSet::new(), filled: BTreeSet::new(), started: 0 })
+        let edge = match with_edge {
+            true => Some(edge::start(program, &mut server, &place, binary)?),
+            false => {
+                server.launch()?;
+                None
+            }
+        };
+        let (users, filled) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Contender { program, server, edge, users, filled, started: 0 })
     }
 
     pub(crate) fn program(&self) -> Program {
-        self.server.program()
+        self.program
     }
 
     pub(crate) fn is_rookery(&self) -> bool {
-        self.program() == Program::Rookery
+        self.program == Program::Rookery
+    }
+
+    /// What clients are connected to instead of the home.
+    pub(crate) fn edge(&self) -> Result<&Server> {
+        self.edge.as_ref().context("there is no edge")
+    }
+
+    /// The same, to be stopped or started.
+    pub(crate) fn edge_mut(&mut self) -> Result<&mut Server> {
+        self.edge.as_mut().context("there is no edge")
+    }
+
+    /// Who may make accounts, where somebody may over IMAP.
+    pub(crate) fn administrator(&self) -> Result<&'static str> {
+        match self.program {
+            Program::Rookery => Ok(edge::ROOKERY_ADMIN),
+            Program::Cyrus => Ok(edge::CYRUS_ADMIN),
+            Program::Dovecot | Program::Nginx => bail!("accounts are not made over IMAP"),
+        }
     }
 
     pub(crate) fn imap(&self) -> Target {
@@ -65,6 +111,9 @@ impl Contender {
         let missing: Vec<_> = wanted.into_iter().filter(|user| !self.users.contains(user)).collect();
         if !missing.is_empty() {
             self.server.add_users(&missing)?;
+            if let (Some(edge), Program::Cyrus) = (&self.edge, self.program) {
+                missing.iter().try_for_each(|user| peer::cyrus_password(edge, user))?;
+            }
             if self.program() == Program::Dovecot {
                 // It makes INBOX when it is first needed, and fails if two need it at once.
                 for user in &missing {
@@ -134,7 +183,12 @@ pub(crate) struct Window {
 
 impl Window {
     pub(crate) fn open(contender: &Contender) -> Result<Window> {
-        let root = contender.server.pid()?;
+        Window::of(&contender.server)
+    }
+
+    /// Of one server, with all its processes.
+    pub(crate) fn of(server: &Server) -> Result<Window> {
+        let root = server.pid()?;
         Ok(Window { root, cpu: process::cpu(root), begun: Instant::now() })
     }
 

@@ -1,5 +1,5 @@
-//! Load on any IMAP, LMTP or POP3 server, and side-by-side figures: the same bounded load on Rookery, Cyrus and
-//! Dovecot, interleaved in one run on one machine.
+//! Load on any IMAP, LMTP or POP3 server, and side-by-side figures: the same bounded load on Rookery, Cyrus, Dovecot and,
+//! before other servers, nginx, interleaved in one run on one machine.
 //!
 //! Invariants:
 //! - Every load ends by count or by time, and every answer is checked: a refused message or a short answer fails the
@@ -12,6 +12,7 @@ pub mod client;
 pub mod compare;
 pub mod connects;
 mod contender;
+mod edge;
 pub mod load;
 mod machine;
 mod report;
@@ -42,7 +43,8 @@ pub fn contenders(list: &str) -> Result<Vec<Program>> {
             "rookery" => Ok(Program::Rookery),
             "dovecot" => Ok(Program::Dovecot),
             "cyrus" => Ok(Program::Cyrus),
-            other => bail!("{other} is not one of rookery, cyrus, dovecot"),
+            "nginx" => Ok(Program::Nginx),
+            other => bail!("{other} is not one of rookery, cyrus, dovecot, nginx"),
         })
         .collect()
 }

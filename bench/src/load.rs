@@ -295,6 +295,37 @@ pub async fn fetch_all(
     .await
 }
 
+/// Commands of an administrator, each made from its number; all connections are logged in before the first.
+pub async fn administer(
+    target: &Target,
+    admin: &Users,
+    connections: usize,
+    bound: Bound,
+    command: impl Fn(u64) -> String + Clone + Send + 'static,
+) -> Result<Done> {
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(Imap::login(target, &admin.name(0), &admin.password).await?);
+    }
+    let clients = std::sync::Mutex::new(clients);
+    workers(connections, bound, |_, turn| {
+        let client = clients.lock().ok().and_then(|mut clients| clients.pop());
+        let command = command.clone();
+        async move {
+            let mut client = client.context("no connection for this worker")?;
+            let mut done = Done::default();
+            while let Some(number) = turn.0.next() {
+                let begun = Instant::now();
+                client.ok(&command(number)).await?;
+                done.latencies.push(begun.elapsed());
+                done.count += 1;
+            }
+            Ok(done)
+        }
+    })
+    .await
+}
+
 /// POP3 sessions: login, STAT, UIDL, RETR of up to ten messages, QUIT.
 pub async fn pop3(target: &Target, users: &Users, clients: usize, bound: Bound) -> Result<Done> {
     workers(clients, bound, |worker, turn| {

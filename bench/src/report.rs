@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+/// Whom Rookery is compared with.
+const PEERS: [&str; 3] = ["cyrus", "dovecot", "nginx"];
+
 /// What a row is to reach.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Aim {
@@ -11,10 +14,12 @@ pub(crate) enum Aim {
     Shown,
     /// So many times better than the better peer.
     Times(f64),
-    /// So many times better than Cyrus.
-    TimesCyrus(f64),
+    /// So many times better than this peer.
+    TimesPeer(&'static str, f64),
     /// At most this.
     AtMost(f64),
+    /// At least this.
+    AtLeast(f64),
     /// Not worse than the same measure of another row.
     NotWorseThan(&'static str),
 }
@@ -101,8 +106,8 @@ impl RowResult {
     }
 
     fn better_peer(&self, metric: &Metric) -> Option<(&'static str, f64)> {
-        let cyrus_alone = matches!(metric.aim, Aim::TimesCyrus(_));
-        let peers = ["cyrus", "dovecot"].into_iter().take(if cyrus_alone { 1 } else { 2 });
+        let one = if let Aim::TimesPeer(one, _) = metric.aim { Some(one) } else { None };
+        let peers = PEERS.into_iter().filter(|peer| one.is_none_or(|one| one == *peer));
         let medians = peers.filter_map(|peer| Some((peer, self.median(metric.name, peer)?)));
         medians.reduce(|a, b| if (a.1 > b.1) == metric.more { a } else { b })
     }
@@ -122,7 +127,8 @@ impl Report {
         match metric.aim {
             Aim::Shown => None,
             Aim::AtMost(most) => Some(ours <= most),
-            Aim::Times(times) | Aim::TimesCyrus(times) => Some(Report::ratio(row, metric)? >= times),
+            Aim::AtLeast(least) => Some(ours >= least),
+            Aim::Times(times) | Aim::TimesPeer(_, times) => Some(Report::ratio(row, metric)? >= times),
             Aim::NotWorseThan(other) => {
                 let other = self.rows.iter().find(|row| row.name == other)?;
                 let other = other.median(metric.name, "rookery")?;
@@ -133,10 +139,14 @@ impl Report {
 
     /// A Markdown table, and below it what the reader has to know.
     pub fn markdown(&self) -> String {
-        let mut text = String::from(
-            "| row | measure | Rookery | Cyrus | Dovecot | better peer | times better | aim | met |\n\
-             |---|---|---|---|---|---|---|---|---|\n",
-        );
+        let some =
+            |peer: &str| self.rows.iter().any(|row| row.values.values().any(|all| all.contains_key(peer)));
+        // Most comparisons have no proxies.
+        let peers: Vec<_> = PEERS.into_iter().filter(|peer| *peer != "nginx" || some(peer)).collect();
+        let names: String = peers.iter().map(|peer| format!(" {peer} |")).collect();
+        let mut text =
+            format!("| row | measure | rookery |{names} better peer | times better | aim | met |\n");
+        text.push_str(&format!("|{}\n", "---|".repeat(7 + peers.len())));
         for row in &self.rows {
             for metric in &row.metrics {
                 let shown = |contender: &str| {
@@ -146,7 +156,8 @@ impl Report {
                 let aim = match metric.aim {
                     Aim::Shown => String::new(),
                     Aim::Times(times) => format!("≥ {times} ×"),
-                    Aim::TimesCyrus(times) => format!("≥ {times} × Cyrus"),
+                    Aim::TimesPeer(peer, times) => format!("≥ {times} × {peer}"),
+                    Aim::AtLeast(least) => format!("≥ {least}"),
                     Aim::AtMost(most) => format!("≤ {most}"),
                     Aim::NotWorseThan(other) => format!("not worse than {other}"),
                 };
@@ -157,12 +168,11 @@ impl Report {
                     (_, None) => "not measured",
                 };
                 text.push_str(&format!(
-                    "| {} | {} | {} | {} | {} | {} | {} | {aim} | {met} |\n",
+                    "| {} | {} | {} |{} {} | {} | {aim} | {met} |\n",
                     row.name,
                     metric.name,
                     shown("rookery"),
-                    shown("cyrus"),
-                    shown("dovecot"),
+                    peers.iter().map(|peer| format!(" {} |", shown(peer))).collect::<String>(),
                     row.better_peer(metric).map_or("-", |(peer, _)| peer),
                     Report::ratio(row, metric).map_or("-".to_owned(), number),
                 ));

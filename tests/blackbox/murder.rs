@@ -1,10 +1,14 @@
 //! Several nodes that look like one: clients at a frontend, mail at backends.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rookery_tests::imap::Imap;
 use rookery_tests::lmtp::Lmtp;
 use rookery_tests::murder::Murder;
 use rookery_tests::server::{PASSWORD, Server};
+use rookery_tests::{command, process};
+use rustix::process::Signal;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const MESSAGE: &[u8] = b"From: a@example.net\r\nSubject: over the link\r\n\r\nbody\r\n";
@@ -242,6 +246,7 @@ fn a_mailbox_of_another_home_is_used_like_any() -> Result<()> {
     let mut murder = shared_between_homes()?;
     for node in [2, 1, 0] {
         let mut joe = murder.node(node)?.login("joe")?;
+        joe.command("CREATE Work")?;
         joe.ok(&format!("SELECT {OF_ANN}"))?;
         let fetched = joe.ok("UID FETCH 1 (FLAGS BODY.PEEK[])")?.fetches()?;
         ensure!(fetched[0].body("BODY[]")? == MESSAGE);
@@ -268,6 +273,29 @@ fn a_mailbox_of_another_home_is_used_like_any() -> Result<()> {
         joe.ok("DELETE \"Other Users/ann/Work/done\"")?;
         let status = joe.ok(&format!("STATUS {OF_ANN} (MESSAGES)"))?;
         ensure!(status.lines()[0].ends_with("(MESSAGES 1)"), "{:?}", status.lines());
+        // Out of joe's own and into it.
+        joe.append_ok("INBOX", "(\\Flagged)", &large)?;
+        joe.append_ok("INBOX", "()", MESSAGE)?;
+        joe.ok("SELECT INBOX")?;
+        let copied = joe.ok(&format!("COPY 1:2 {OF_ANN}"))?;
+        let code = copied.code("COPYUID").context("no COPYUID")?;
+        joe.ok(&format!("SELECT {OF_ANN}"))?;
+        let fetched = joe.ok("FETCH 2:3 (UID FLAGS BODY.PEEK[])")?.fetches()?;
+        ensure!(fetched[0].body("BODY[]")? == large && fetched[1].body("BODY[]")? == MESSAGE);
+        ensure!(code.ends_with(&format!(" {}:{}", fetched[0].uid()?, fetched[1].uid()?)), "{code}");
+        ensure!(fetched[0].flags()?.iter().any(|flag| flag == "\\Flagged"));
+        joe.ok("COPY 2:3 Work")?;
+        joe.ok("STORE 2:3 +FLAGS.SILENT (\\Deleted)")?;
+        joe.ok("SELECT Work")?;
+        let fetched = joe.ok("FETCH 1:2 (FLAGS BODY.PEEK[])")?.fetches()?;
+        ensure!(fetched[0].body("BODY[]")? == large && fetched[1].body("BODY[]")? == MESSAGE);
+        joe.ok("DELETE Work")?;
+        joe.ok("CREATE Work")?;
+        joe.ok(&format!("SELECT {OF_ANN}"))?;
+        joe.ok("CLOSE")?;
+        joe.ok("SELECT INBOX")?;
+        joe.ok("STORE 1:* +FLAGS.SILENT (\\Deleted)")?;
+        joe.ok("CLOSE")?;
     }
     for node in &murder.nodes {
         node.check()?;
@@ -308,6 +336,52 @@ fn a_home_that_is_lost_ends_what_has_its_mailbox_selected_alone() -> Result<()> 
     other.ok(&format!("SELECT {OF_ANN}"))?;
     for node in &murder.nodes {
         node.check()?;
+    }
+    Ok(())
+}
+
+/// The one command that shows a murder, and the commands that it tells of.
+#[test]
+fn the_demo_shows_a_murder() -> Result<()> {
+    for kind in ["discrete", "unified"] {
+        let folder = tempfile::tempdir()?;
+        let mut demo = std::process::Command::new(rookery_tests::server::binary()?)
+            .args(["demo", "--murder", kind])
+            .arg(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let told = BufReader::new(demo.stdout.take().context("it says nothing")?);
+        let mut commands = Vec::new();
+        for line in told.lines() {
+            let line = line?;
+            let line = line.trim();
+            if line.starts_with("curl ") || line.ends_with(" node list") {
+                commands.push(line.to_owned());
+            }
+            if line.ends_with(" node list") {
+                break;
+            }
+        }
+        let run = || -> Result<()> {
+            let outputs = commands.iter().map(|command| command::ok("sh", &["-c", command], b""));
+            let outputs: Vec<String> = outputs.map(|output| Ok(output?.text())).collect::<Result<_>>()?;
+            let [of_demo, of_crew, shared, nodes] = &outputs[..] else {
+                bail!("it tells of {} commands", commands.len())
+            };
+            for letter in [of_demo, of_crew, shared] {
+                ensure!(letter.contains("Subject: "), "{letter}");
+            }
+            ensure!(nodes.matches(" up").count() == 2 && nodes.contains(" here"), "{nodes}");
+            Ok(())
+        };
+        let result = run();
+        process::signal(demo.id(), Signal::INT)?;
+        ensure!(demo.wait()?.success(), "{kind}: the demo does not end as it should");
+        result?;
+        // Its servers went with it.
+        let sockets = command::ok("sh", &["-c", &format!("ls {}/*/data", folder.path().display())], b"")?;
+        ensure!(!sockets.text().contains("admin.sock"), "{}", sockets.text());
     }
     Ok(())
 }

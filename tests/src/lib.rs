@@ -12,6 +12,7 @@ pub mod certificate;
 pub mod command;
 pub mod corpus;
 pub mod edge;
+pub mod etcd;
 pub mod imap;
 pub mod lmtp;
 pub mod murder;

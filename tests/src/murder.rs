@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 /// The nodes of a cluster. The first one has the directory.
 #[derive(Debug)]
 pub struct Murder {
+    /// What all configurations say besides.
+    config: String,
     /// In the order of their names given.
     pub nodes: Vec<Server>,
 }
@@ -15,7 +17,12 @@ impl Murder {
     /// Starts nodes of these names and duties (`serve,hold`), one after another. The first is the founder, whose
     /// duties are set by its founding.
     pub fn start(nodes: &[(&str, &str)]) -> Result<Murder> {
-        let mut murder = Murder { nodes: Vec::new() };
+        Murder::start_with(nodes, "")
+    }
+
+    /// The same, with more sections in the configuration of each.
+    pub fn start_with(nodes: &[(&str, &str)], config: &str) -> Result<Murder> {
+        let mut murder = Murder { config: config.to_owned(), nodes: Vec::new() };
         for (name, duties) in nodes {
             murder.add(name, duties)?;
         }
@@ -26,6 +33,7 @@ impl Murder {
     pub fn add(&mut self, name: &str, duties: &str) -> Result<()> {
         let mut server = Server::unstarted()?;
         server.add_config(&edge::cluster_section(name, edge::link_place(server.imap)?))?;
+        server.add_config(&self.config)?;
         match self.nodes.first() {
             Some(founder) => edge::join(&mut server, founder, duties)?,
             None => server.launch()?,

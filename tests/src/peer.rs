@@ -58,7 +58,7 @@ pub(crate) fn dovecot_stand_in_users(server: &Server, names: &[String]) -> Resul
 }
 
 /// Where Debian puts Cyrus's service programs.
-const CYRUS_PROGRAMS: &str = "/usr/lib/cyrus/bin";
+pub const CYRUS_PROGRAMS: &str = "/usr/lib/cyrus/bin";
 
 /// Writes Cyrus's two configuration files and makes its folders.
 pub(crate) fn cyrus_config(server: &Server) -> Result<()> {
@@ -75,6 +75,7 @@ pub(crate) fn cyrus_config(server: &Server) -> Result<()> {
             .replace("@DATA@", &server.data().display().to_string())
             .replace("@ROOT@", &root.display().to_string())
             .replace("@BIN@", CYRUS_PROGRAMS)
+            .replace("@HOST@", &server.imap.ip().to_string())
             .replace("@IMAPS@", &imaps)
             .replace("@IMAP@", &imap)
             .replace("@LMTP@", &lmtp)
@@ -82,21 +83,21 @@ pub(crate) fn cyrus_config(server: &Server) -> Result<()> {
     std::fs::write(server.config(), fill(include_str!("../../bench/peers/cyrus-imapd.conf")))?;
     std::fs::write(root.join("services"), fill(include_str!("../../bench/peers/cyrus-services.conf")))?;
     cyrus_password(server, "cyrus")?;
-    let data = server.data().display().to_string();
-    let (config, services) =
-        (server.config().display().to_string(), root.join("services").display().to_string());
-    let secrets = root.join("sasldb2").display().to_string();
-    command::ok("chown", &["-R", "cyrus:mail", &data, &config, &services, &secrets], b"")?;
+    cyrus_own(server)
+}
+
+/// Gives Cyrus's user what was written for it.
+pub fn cyrus_own(server: &Server) -> Result<()> {
+    let root = server.root().display().to_string();
+    command::ok("chown", &["-R", "cyrus:mail", &root], b"")?;
     Ok(())
 }
 
-fn cyrus_password(server: &Server, name: &str) -> Result<()> {
+/// Lets someone log in with [`PASSWORD`].
+pub fn cyrus_password(server: &Server, name: &str) -> Result<()> {
     let secrets = server.root().join("sasldb2").display().to_string();
-    command::ok(
-        "saslpasswd2",
-        &["-p", "-c", "-f", &secrets, "-u", "mail.example.org", name],
-        PASSWORD.as_bytes(),
-    )?;
+    let realm = server.imap.ip().to_string();
+    command::ok("saslpasswd2", &["-p", "-c", "-f", &secrets, "-u", &realm, name], PASSWORD.as_bytes())?;
     Ok(())
 }
 

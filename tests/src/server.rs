@@ -43,6 +43,8 @@ pub enum Program {
     Dovecot,
     /// Cyrus IMAP, for side-by-side figures alone.
     Cyrus,
+    /// nginx in front of another server, for side-by-side figures alone. It has no mail and no LMTP.
+    Nginx,
 }
 
 impl Program {
@@ -176,6 +178,8 @@ impl Server {
         match self.program {
             Program::Dovecot => peer::dovecot_stand_in_config(self),
             Program::Cyrus => peer::cyrus_config(self),
+            // What it stands before is known to the caller, who writes it.
+            Program::Nginx => Ok(()),
             Program::Rookery => Ok(std::fs::write(self.config(), self.rookery_config())?),
         }
     }
@@ -250,6 +254,14 @@ impl Server {
         self.binary = Some(path);
     }
 
+    /// Takes these ports of its address, for programs that find each other by the usual ones, which only root can use.
+    pub fn use_ports(&mut self, imap: u16, lmtp: u16) -> Result<()> {
+        self.imap.set_port(imap);
+        self.lmtp.set_port(lmtp);
+        (self.listens.imap, self.listens.lmtp) = (self.imap, self.lmtp);
+        self.write_config()
+    }
+
     /// Starts the server through this program, which must end by `exec` of the arguments that follow its own.
     pub fn wrap(&mut self, program: &[&str]) {
         self.wrapper = program.iter().map(OsString::from).collect();
@@ -265,6 +277,15 @@ impl Server {
         }
         let mut file = OpenOptions::new().append(true).open(self.config())?;
         Ok(file.write_all(text.as_bytes())?)
+    }
+
+    /// Puts lines before all sections of the configuration file, for the next start.
+    pub fn put_config_first(&self, lines: &str) -> Result<()> {
+        if let Some(edge) = &self.edge {
+            edge.node().put_config_first(lines)?;
+        }
+        let config = std::fs::read_to_string(self.config())?;
+        Ok(std::fs::write(self.config(), format!("{lines}{config}"))?)
     }
 
     /// Adds lines to a section of whoever the clients connect to, for the next start.
@@ -309,6 +330,11 @@ impl Server {
                 command
             }
             Program::Cyrus => peer::cyrus_command(self),
+            Program::Nginx => {
+                let mut command = Command::new("nginx");
+                command.args(["-e", "stderr", "-p"]).arg(self.root()).arg("-c").arg(self.config());
+                command
+            }
         };
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(self.root());
@@ -340,7 +366,7 @@ impl Server {
             }
         }
         while Instant::now() < deadline {
-            if Lmtp::connect(self.listens.lmtp).is_ok() {
+            if self.program == Program::Nginx || Lmtp::connect(self.listens.lmtp).is_ok() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -434,6 +460,7 @@ impl Server {
         match self.program {
             Program::Dovecot => peer::dovecot_stand_in_users(self, names),
             Program::Cyrus => peer::cyrus_users(self, names),
+            Program::Nginx => bail!("nginx has no users"),
             Program::Rookery => {
                 let next = AtomicUsize::new(0);
                 std::thread::scope(|scope| {

@@ -13,7 +13,8 @@ use rookery_tests::server::Program;
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
-    /// Rookery beside Cyrus and Dovecot, which bench/peers/install-debian.sh installs: a Markdown table.
+    /// Rookery beside Cyrus, Dovecot and, before other servers, nginx, all of which bench/peers/install-debian.sh
+    /// installs: a Markdown table.
     Compare(Compare),
     /// A load on one server, wherever it is.
     Load(Load),
@@ -28,7 +29,7 @@ pub(crate) struct Compare {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Who takes part.
-    #[arg(long, default_value = "rookery,cyrus,dovecot")]
+    #[arg(long, default_value = "rookery,cyrus,dovecot,nginx")]
     contenders: String,
     /// Writes all rounds' values to this file as JSON, after each row.
     #[arg(long)]

@@ -19,7 +19,7 @@ const MESSAGES: usize = 10_000;
 /// How many clients come in at the same time.
 const AT_ONCE: usize = 50;
 /// How long the server may give back what opening sessions took, before it is measured.
-const SETTLE: Duration = Duration::from_secs(3);
+pub(super) const SETTLE: Duration = Duration::from_secs(3);
 
 /// Accounts, and the two numbers of sessions whose difference counts. The peers need megabytes for each session.
 fn scale(contender: &Contender) -> (usize, usize, usize) {
@@ -61,10 +61,10 @@ fn slope(contender: &mut Contender, runtime: &Runtime, tls: bool) -> Result<Valu
     };
     runtime.block_on(async {
         let mut clients = Vec::with_capacity(many);
-        open(&mut clients, &target, accounts, few).await?;
+        open(&mut clients, &target, "m{}", accounts, few).await?;
         tokio::time::sleep(SETTLE).await;
         let before = process::pss(pid);
-        open(&mut clients, &target, accounts, many).await?;
+        open(&mut clients, &target, "m{}", accounts, many).await?;
         tokio::time::sleep(SETTLE).await;
         let after = process::pss(pid);
         let each = after.saturating_sub(before) as f64 / 1024.0 / (many - few) as f64;
@@ -72,12 +72,19 @@ fn slope(contender: &mut Contender, runtime: &Runtime, tls: bool) -> Result<Valu
     })
 }
 
-/// Opens sessions until there are so many.
-async fn open(clients: &mut Vec<Imap>, target: &Target, accounts: usize, until: usize) -> Result<()> {
+/// Opens sessions of these users until there are so many.
+pub(super) async fn open(
+    clients: &mut Vec<Imap>,
+    target: &Target,
+    pattern: &str,
+    accounts: usize,
+    until: usize,
+) -> Result<()> {
     while clients.len() < until {
         let mut set = JoinSet::new();
         for number in clients.len()..(clients.len() + AT_ONCE).min(until) {
-            let (target, user) = (target.clone(), format!("m{}", 1 + number % accounts));
+            let user = pattern.replace("{}", &(1 + number % accounts).to_string());
+            let target = target.clone();
             set.spawn(async move {
                 let mut client = Imap::login(&target, &user, PASSWORD).await?;
                 client.ok("SELECT INBOX").await?;

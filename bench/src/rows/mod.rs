@@ -4,11 +4,13 @@ mod content;
 mod deliveries;
 mod mailboxes;
 mod memory;
+mod proxies;
 mod search;
 mod sessions;
 mod start;
 
 use anyhow::Result;
+use rookery_tests::server::Program;
 use tokio::runtime::Runtime;
 
 use crate::contender::Contender;
@@ -27,8 +29,10 @@ pub(crate) struct Row {
     /// Rows of one stage share servers that were new when its first row began.
     pub(crate) stage: &'static str,
     pub(crate) metrics: Vec<Metric>,
-    /// Whether the peers take part.
-    pub(crate) peers: bool,
+    /// Who takes part. The others' columns stay empty.
+    pub(crate) takes: &'static [Program],
+    /// Whether clients are connected to an edge before each server; the same in all rows of a stage.
+    pub(crate) edges: bool,
     /// Measured once, whatever the number of rounds.
     pub(crate) once: bool,
     pub(crate) prepare: Prepare,
@@ -49,7 +53,8 @@ impl Row {
             title: title.into(),
             stage,
             metrics: metrics.to_vec(),
-            peers: true,
+            takes: &[Program::Rookery, Program::Cyrus, Program::Dovecot],
+            edges: false,
             once: false,
             prepare: Box::new(prepare),
             measure: Box::new(measure),
@@ -61,8 +66,20 @@ impl Row {
         self
     }
 
+    /// Only these take part.
+    fn of(mut self, takes: &'static [Program]) -> Row {
+        self.takes = takes;
+        self
+    }
+
+    /// These take part, each with an edge before it.
+    fn behind_edges(mut self, takes: &'static [Program]) -> Row {
+        self.edges = true;
+        self.of(takes)
+    }
+
     fn alone(mut self) -> Row {
-        self.peers = false;
+        self.takes = &[Program::Rookery];
         self
     }
 }
@@ -76,6 +93,7 @@ pub(crate) fn all() -> Vec<Row> {
     rows.extend(search::rows());
     rows.extend(memory::rows());
     rows.extend(start::rows());
+    rows.extend(proxies::rows());
     rows
 }
 
@@ -97,6 +115,9 @@ mod tests {
         let mut stages: Vec<_> = rows.iter().map(|row| row.stage).collect();
         stages.dedup();
         let torn = stages.len();
+        let mut edges: Vec<_> = rows.iter().map(|row| (row.stage, row.edges)).collect();
+        edges.dedup();
+        assert_eq!(edges.len(), torn);
         stages.sort_unstable();
         stages.dedup();
         assert_eq!(stages.len(), torn);

@@ -37,7 +37,7 @@ pub(crate) fn unavailable(error: EngineError) -> DirectoryError {
     DirectoryError::Unavailable(error.to_string())
 }
 
-fn get(read: &dyn Read, key: &[u8]) -> Result<Option<bytes::Bytes>, DirectoryError> {
+pub(crate) fn get(read: &dyn Read, key: &[u8]) -> Result<Option<bytes::Bytes>, DirectoryError> {
     read.get(Space::Directory, key).map_err(unavailable)
 }
 
@@ -110,7 +110,7 @@ fn domain_name(text: &str) -> Result<Box<str>, DirectoryError> {
 }
 
 /// Remembers what is read of the primary records.
-struct Recorder<'a> {
+pub(crate) struct Recorder<'a> {
     read: &'a dyn Read,
     seen: RefCell<BTreeMap<Vec<u8>, Option<Bytes>>>,
 }
@@ -142,9 +142,9 @@ impl Read for Recorder<'_> {
 
 /// A change being decided.
 pub(crate) struct Change<'a> {
-    read: Recorder<'a>,
+    pub(crate) read: Recorder<'a>,
     /// Above every revision that was seen: it goes into the records that change.
-    revision: u64,
+    pub(crate) revision: u64,
     writes: BTreeMap<Vec<u8>, Option<Bytes>>,
 }
 
@@ -180,7 +180,7 @@ impl<'a> Change<'a> {
         Ok(Some(batch))
     }
 
-    fn put_record(&mut self, key: Vec<u8>, value: Bytes) {
+    pub(crate) fn put_record(&mut self, key: Vec<u8>, value: Bytes) {
         self.writes.insert(key, Some(value));
     }
 
@@ -194,7 +194,7 @@ impl<'a> Change<'a> {
         self.put_record(key, value);
     }
 
-    fn put_state(&mut self, state: &State) {
+    pub(crate) fn put_state(&mut self, state: &State) {
         self.put_record(STATE_KEY.to_vec(), encode_state(state));
     }
 

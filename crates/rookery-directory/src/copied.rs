@@ -14,8 +14,10 @@ use crate::follow::{Follower, Following, Tasks};
 use crate::node::{Node, decode_node};
 use crate::published::{Published, decode_published, published_key, published_prefix};
 use crate::records::{self, domain_key, reservation_key};
-use crate::source::Source;
+use crate::source::{Position, Record, Source};
+use crate::whole::{Whole, goes_on, import_order};
 use crate::{Answer, Commit, Directory, DirectoryError, PAGE_MAX};
+use parking_lot::RwLock;
 use rookery_kv::{Engine, Space};
 use rookery_types::{AccountId, AccountName, Identifier, MailboxId, NodeId, UserName};
 use std::collections::BTreeSet;
@@ -25,13 +27,17 @@ use tokio::sync::watch;
 
 /// Published mailboxes that change in one step.
 const PUBLISH_STEP: usize = 16;
+/// Records that are imported in one step.
+const IMPORT_STEP: usize = 20;
 
 /// A node's directory. Cheap to clone. Its methods run within a tokio runtime.
 #[derive(Clone)]
 pub struct CopiedDirectory(Arc<Inner>);
 
 struct Inner {
-    kept: Kept,
+    /// The same whatever it follows.
+    copy: Arc<Copy>,
+    kept: RwLock<Arc<Kept>>,
     ids: Ids,
 }
 
@@ -43,6 +49,17 @@ enum Kept {
         /// They follow the source until they are dropped.
         tasks: parking_lot::Mutex<Option<Tasks>>,
     },
+}
+
+/// How much is in a directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    /// Accounts, reserved ones too.
+    pub accounts: u64,
+    /// Published mailboxes.
+    pub published: u64,
+    /// Accounts that are being made.
+    pub reservations: u64,
 }
 
 /// Ids of accounts that were taken and not yet given.
@@ -66,11 +83,19 @@ impl Ids {
     }
 }
 
+impl Kept {
+    fn following(copy: Arc<Copy>, source: Arc<dyn Source>) -> Kept {
+        let (follower, tasks) = Follower::start(copy, source);
+        Kept::Elsewhere { follower, tasks: parking_lot::Mutex::new(Some(tasks)) }
+    }
+}
+
 impl CopiedDirectory {
     /// Opens the directory whose source is the node's own engine; an empty one if there is none.
     pub fn open(engine: Arc<dyn Engine>, commit: Arc<dyn Commit>) -> Result<CopiedDirectory, DirectoryError> {
-        let kept = Kept::Here(EmbeddedSource::open(engine, commit)?);
-        Ok(CopiedDirectory(Arc::new(Inner { kept, ids: Ids::default() })))
+        let source = EmbeddedSource::open(engine, commit)?;
+        let copy = source.copy().clone();
+        Ok(CopiedDirectory::new(copy, Kept::Here(source)))
     }
 
     /// Follows a source with a copy in the node's own engine, until all clones are dropped. The copy answers as soon
@@ -80,14 +105,86 @@ impl CopiedDirectory {
         commit: Arc<dyn Commit>,
         source: Arc<dyn Source>,
     ) -> Result<CopiedDirectory, DirectoryError> {
-        let (follower, tasks) = Follower::start(Copy::open(engine, commit)?, source);
-        let kept = Kept::Elsewhere { follower, tasks: parking_lot::Mutex::new(Some(tasks)) };
-        Ok(CopiedDirectory(Arc::new(Inner { kept, ids: Ids::default() })))
+        let copy = Arc::new(Copy::open(engine, commit)?);
+        let kept = Kept::following(copy.clone(), source);
+        Ok(CopiedDirectory::new(copy, kept))
+    }
+
+    fn new(copy: Arc<Copy>, kept: Kept) -> CopiedDirectory {
+        CopiedDirectory(Arc::new(Inner { copy, kept: RwLock::new(Arc::new(kept)), ids: Ids::default() }))
+    }
+
+    /// Follows a source from here on that has taken the place of the one so far. Look-ups go on meanwhile.
+    pub async fn follow_on(&self, source: Arc<dyn Source>) -> Result<(), DirectoryError> {
+        let after =
+            source.predecessor().await.map_err(|error| DirectoryError::Unavailable(error.to_string()))?;
+        if !self.position().is_some_and(|at| goes_on(after, at)) {
+            return Err(DirectoryError::WentBack("the source does not go on from here".to_owned()));
+        }
+        match &*self.0.kept() {
+            Kept::Here(embedded) => embedded.retire(),
+            Kept::Elsewhere { tasks, .. } => drop(tasks.lock().take()),
+        }
+        *self.0.kept.write() = Arc::new(Kept::following(self.0.copy.clone(), source));
+        Ok(())
+    }
+
+    /// How many accounts, published mailboxes and reservations there are.
+    pub fn counts(&self) -> Answer<'_, Counts> {
+        self.read(|copy| {
+            let snapshot = copy.engine.snapshot();
+            let count = |tag: u8| {
+                let mut count = 0;
+                let end = rookery_kv::prefix_end(&[tag]);
+                let scanned = snapshot.scan(Space::Directory, &[tag], end.as_deref(), false, &mut |_, _| {
+                    count += 1;
+                    true
+                });
+                scanned.map(|()| count).map_err(unavailable)
+            };
+            Ok(Counts {
+                accounts: count(records::ACCOUNT)?,
+                published: count(records::MAILBOX)?,
+                reservations: count(records::RESERVATION)?,
+            })
+        })
+    }
+
+    /// All primary records as they are now.
+    pub fn whole(&self) -> Result<Whole, DirectoryError> {
+        let copy = self.0.whole()?;
+        let snapshot = copy.engine.snapshot();
+        let position = crate::change::read_position(&*snapshot)?.or(copy.position()).unwrap_or_default();
+        Ok(Whole { snapshot, position })
+    }
+
+    /// Puts the records of another directory, all of them, into this one, which must be new.
+    pub fn import(&self, mut records: Vec<Record>) -> Answer<'_, ()> {
+        let inner = self.0.clone();
+        detached(async move {
+            records.sort_by_key(import_order);
+            let Some(state) = records.first().filter(|record| import_order(record) == 0).cloned() else {
+                return Err(DirectoryError::Refused("the state of the directory is missing"));
+            };
+            inner.change(&|change: &mut Change<'_>| change.import_state(&state)).await?;
+            for step in records.chunks(IMPORT_STEP) {
+                inner.change(&|change: &mut Change<'_>| change.import(step)).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// How far the source is.
+    pub async fn head(&self) -> Result<Position, DirectoryError> {
+        match &*self.0.kept() {
+            Kept::Here(source) => source.head().await.map_err(|e| DirectoryError::Unavailable(e.to_string())),
+            Kept::Elsewhere { follower, .. } => follower.head().await,
+        }
     }
 
     /// The source in this node's engine, for others to follow; `None` if it is elsewhere.
     pub fn embedded(&self) -> Option<EmbeddedSource> {
-        match &self.0.kept {
+        match &*self.0.kept() {
             Kept::Here(source) => Some(source.clone()),
             Kept::Elsewhere { .. } => None,
         }
@@ -95,21 +192,21 @@ impl CopiedDirectory {
 
     /// Stops following: the node is about to end.
     pub fn stop_following(&self) {
-        if let Kept::Elsewhere { tasks, .. } = &self.0.kept {
+        if let Kept::Elsewhere { tasks, .. } = &*self.0.kept() {
             tasks.lock().take();
         }
     }
 
     /// How the copy stands to its source, and a wake-up when that changes. One whose source is here always follows.
     pub fn following(&self) -> watch::Receiver<Following> {
-        match &self.0.kept {
+        match &*self.0.kept() {
             Kept::Here(_) => watch::Sender::new(Following::Following).subscribe(),
             Kept::Elsewhere { follower, .. } => follower.following(),
         }
     }
 
     /// How far the copy is; `None` before it was whole.
-    pub fn position(&self) -> Option<crate::Position> {
+    pub fn position(&self) -> Option<Position> {
         self.0.copy().position()
     }
 
@@ -119,7 +216,7 @@ impl CopiedDirectory {
         decide: impl Fn(&mut Change<'_>) -> Result<T, DirectoryError> + Send + Sync + 'static,
     ) -> Answer<'_, T> {
         let inner = self.0.clone();
-        match &self.0.kept {
+        match &*self.0.kept() {
             // Once decided it is on its way, whoever waits.
             Kept::Here(_) => Box::pin(async move { inner.change(&decide).await }),
             Kept::Elsewhere { .. } => detached(async move { inner.change(&decide).await }),
@@ -171,15 +268,16 @@ fn detached<'a, T: Send + 'static>(
 
 impl Inner {
     fn copy(&self) -> &Copy {
-        match &self.kept {
-            Kept::Here(source) => source.copy(),
-            Kept::Elsewhere { follower, .. } => follower.copy(),
-        }
+        &self.copy
+    }
+
+    fn kept(&self) -> Arc<Kept> {
+        self.kept.read().clone()
     }
 
     /// The copy, if what it does not have does not exist, as far as it is.
     fn whole(&self) -> Result<&Copy, DirectoryError> {
-        if let Kept::Elsewhere { follower, .. } = &self.kept {
+        if let Kept::Elsewhere { follower, .. } = &*self.kept() {
             follower.check_whole()?;
         }
         Ok(self.copy())
@@ -189,7 +287,7 @@ impl Inner {
         &self,
         decide: &(impl Fn(&mut Change<'_>) -> Result<T, DirectoryError> + Sync),
     ) -> Result<T, DirectoryError> {
-        match &self.kept {
+        match &*self.kept() {
             Kept::Here(source) => source.change(decide).await,
             Kept::Elsewhere { follower, .. } => follower.change(decide).await,
         }
@@ -469,7 +567,7 @@ impl Directory for CopiedDirectory {
 
     fn barrier(&self) -> Answer<'_, u64> {
         Box::pin(async move {
-            match &self.0.kept {
+            match &*self.0.kept() {
                 Kept::Here(source) => {
                     // What was acknowledged is in it. A directory that cannot be read does not say what there is not.
                     read_state(&*source.copy().engine)?;

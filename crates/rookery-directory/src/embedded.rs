@@ -42,13 +42,15 @@ const BATCH_OCTETS_MAX: usize = 1 << 20;
 const PAGE_OCTETS_MAX: usize = 1 << 20;
 /// Events of one follower that are held ready.
 const EVENTS_READY: usize = 64;
+/// What is said when another source takes its place.
+const MOVES: &str = "the directory moves to another source";
 
 /// The source in an engine. Cheap to clone.
 #[derive(Clone)]
 pub struct EmbeddedSource(Arc<Inner>);
 
 struct Inner {
-    copy: Copy,
+    copy: Arc<Copy>,
     room: tokio::sync::Semaphore,
     pipeline: Mutex<Pipeline>,
 }
@@ -66,6 +68,18 @@ struct Pipeline {
     logged_octets: usize,
     /// A task is writing, or about to.
     is_writing: bool,
+    stage: Stage,
+}
+
+/// Whether it is still the source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It takes changes.
+    Open,
+    /// Another is to take its place: nothing changes meanwhile.
+    Closed,
+    /// Another has taken its place: nothing is said any more.
+    Retired,
 }
 
 /// What is written together.
@@ -80,7 +94,7 @@ impl EmbeddedSource {
     /// Opens what the engine holds: an empty directory if there is none. Reads a few records and the log's keys.
     pub fn open(engine: Arc<dyn Engine>, commit: Arc<dyn Commit>) -> Result<EmbeddedSource, DirectoryError> {
         read_state(&*engine)?;
-        let copy = Copy::open(engine, commit)?;
+        let copy = Arc::new(Copy::open(engine, commit)?);
         let position = match copy.position() {
             Some(position) => position,
             None => {
@@ -100,13 +114,41 @@ impl EmbeddedSource {
             logged,
             logged_octets,
             is_writing: false,
+            stage: Stage::Open,
         };
         let room = tokio::sync::Semaphore::new(WAITING_MAX);
         Ok(EmbeddedSource(Arc::new(Inner { copy, room, pipeline: Mutex::new(pipeline) })))
     }
 
-    pub(crate) fn copy(&self) -> &Copy {
+    pub(crate) fn copy(&self) -> &Arc<Copy> {
         &self.0.copy
+    }
+
+    /// Takes no changes from here on, and answers with the last position when all before are on the disk.
+    pub async fn close(&self) -> Result<Position, SourceError> {
+        let waiting = {
+            let mut pipeline = self.0.pipeline.lock();
+            if pipeline.stage == Stage::Open {
+                pipeline.stage = Stage::Closed;
+            }
+            self.wait(&mut pipeline)
+        };
+        let ended = || "the directory has ended".to_owned();
+        waiting.await.unwrap_or_else(|_| Err(ended())).map_err(SourceError::Unavailable)?;
+        Ok(self.0.pipeline.lock().position)
+    }
+
+    /// Takes changes again after [`EmbeddedSource::close`], unless another has taken its place.
+    pub fn reopen(&self) {
+        let mut pipeline = self.0.pipeline.lock();
+        if pipeline.stage == Stage::Closed {
+            pipeline.stage = Stage::Open;
+        }
+    }
+
+    /// Says nothing any more: another has taken its place.
+    pub(crate) fn retire(&self) {
+        self.0.pipeline.lock().stage = Stage::Retired;
     }
 
     /// Decides a change on what all before it leave, and answers when that is durable.
@@ -127,6 +169,9 @@ impl EmbeddedSource {
                 }
             };
             match batch {
+                Some(_) if pipeline.stage != Stage::Open => {
+                    return Err(away(format!("{MOVES}; nothing was changed")));
+                }
                 Some(batch) => drop(self.take(&mut pipeline, &batch.writes)?),
                 // It rests on changes that are not durable, so it waits for them.
                 None if pipeline.is_writing => {}
@@ -271,6 +316,11 @@ fn old_revision(read: &dyn Read) -> Result<Option<u64>, DirectoryError> {
     }
 }
 
+/// The keys of the log.
+pub(crate) fn log_keys(read: &dyn Read) -> Result<Vec<Vec<u8>>, DirectoryError> {
+    Ok(logged(read)?.into_iter().map(|(revision, _)| number_key(LOGGED, revision)).collect())
+}
+
 /// The changes of the log with their octets.
 fn logged(read: &dyn Read) -> Result<VecDeque<(u64, usize)>, DirectoryError> {
     let mut logged = VecDeque::new();
@@ -338,6 +388,9 @@ impl Source for EmbeddedSource {
             let _room = self.0.room.acquire().await.map_err(|error| away(error.to_string()))?;
             let (answer, waiting) = {
                 let mut pipeline = self.0.pipeline.lock();
+                if pipeline.stage != Stage::Open {
+                    return Err(away(MOVES.to_owned()));
+                }
                 let holds = {
                     let read = Overlaid { below: &*self.0.copy.engine, overlay: &pipeline.overlay };
                     let mut holds = batch.conditions.iter().map(|condition| {
@@ -366,7 +419,12 @@ impl Source for EmbeddedSource {
 
     fn head(&self) -> Reply<'_, Position> {
         // What was acknowledged is durable.
-        Box::pin(async move { Ok(self.0.copy.position().unwrap_or_default()) })
+        Box::pin(async move {
+            match self.0.pipeline.lock().stage {
+                Stage::Retired => Err(SourceError::Unavailable(MOVES.to_owned())),
+                Stage::Open | Stage::Closed => Ok(self.0.copy.position().unwrap_or_default()),
+            }
+        })
     }
 
     fn get(&self, keys: Vec<Bytes>) -> Reply<'_, (Position, Vec<Option<Bytes>>)> {

@@ -14,6 +14,7 @@ use crate::derive::Applier;
 use crate::source::{
     Changes, ConditionalBatch, Event, GET_MAX, Position, Record, Source, SourceError, Write,
 };
+use crate::whole::goes_on;
 use bytes::Bytes;
 use rand::Rng;
 use std::collections::BTreeSet;
@@ -63,7 +64,7 @@ pub enum Following {
 pub(crate) struct Follower(Arc<Inner>);
 
 struct Inner {
-    copy: Copy,
+    copy: Arc<Copy>,
     source: Arc<dyn Source>,
     following: watch::Sender<Following>,
     barriers: mpsc::Sender<oneshot::Sender<Result<Position, DirectoryError>>>,
@@ -80,7 +81,7 @@ impl Drop for Tasks {
 
 impl Follower {
     /// Begins to follow.
-    pub(crate) fn start(copy: Copy, source: Arc<dyn Source>) -> (Follower, Tasks) {
+    pub(crate) fn start(copy: Arc<Copy>, source: Arc<dyn Source>) -> (Follower, Tasks) {
         let (barriers, asked) = mpsc::channel(BARRIERS_MAX);
         let following = watch::Sender::new(Following::Starting);
         let follower = Follower(Arc::new(Inner { copy, source, following, barriers }));
@@ -90,10 +91,6 @@ impl Follower {
             tokio::spawn(async move { other.answer_barriers(asked).await }),
         ];
         (follower, Tasks(tasks))
-    }
-
-    pub(crate) fn copy(&self) -> &Copy {
-        &self.0.copy
     }
 
     pub(crate) fn following(&self) -> watch::Receiver<Following> {
@@ -136,13 +133,31 @@ impl Follower {
         let head = timeout(CHANGE_MAX, self.0.source.head()).await;
         let head = head.map_err(|_| away("it does not answer"))?.map_err(source_error)?;
         let mut at = self.0.copy.position();
-        if let Some(at) = at {
+        // What has been at the end of another history may go on with the one that took its place.
+        let moves = match at.filter(|at| at.cluster != head.cluster) {
+            Some(at) => {
+                let after = timeout(CHANGE_MAX, self.0.source.predecessor()).await;
+                let after = after.map_err(|_| away("it does not answer"))?.map_err(source_error)?;
+                if after.is_some_and(|after| after.cluster == at.cluster) && !goes_on(after, at) {
+                    return Err(DirectoryError::WentBack(format!(
+                        "the source went on from {after:?}, and {at:?} was seen"
+                    )));
+                }
+                goes_on(after, at)
+            }
+            None => false,
+        };
+        if let Some(at) = at.filter(|_| !moves) {
             check_position(at, head)?;
         }
         // Up to here the copy may be ahead of the changes that come.
         let mut ahead = 0;
-        if at.is_none_or(|at| at.term != head.term) {
-            (at, ahead) = self.read_again().await.map(|(at, ahead)| (Some(at), ahead))?;
+        if at.is_none_or(|at| at.term != head.term || moves) {
+            let before = at.filter(|_| !moves);
+            (at, ahead) = self.read_again(before).await.map(|(at, ahead)| (Some(at), ahead))?;
+        }
+        if moves {
+            self.forget_log().await?;
         }
         loop {
             let Some(since) = at else { return Err(away("it has no position")) };
@@ -158,11 +173,20 @@ impl Follower {
             };
             match ended {
                 Ended::Compacted => {
-                    (at, ahead) = self.read_again().await.map(|(at, ahead)| (Some(at), ahead))?;
+                    let before = self.0.copy.position();
+                    (at, ahead) = self.read_again(before).await.map(|(at, ahead)| (Some(at), ahead))?;
                 }
                 Ended::Failed(error) => return Err(error),
             }
         }
+    }
+
+    /// The log of a source that was in this engine is of no use any more.
+    async fn forget_log(&self) -> Result<(), DirectoryError> {
+        let log = crate::embedded::log_keys(&*self.0.copy.engine)?;
+        let writes = log.into_iter().map(|key| (key, None)).collect();
+        let written = self.0.copy.write(&[], writes, None).await;
+        written.map_err(|error| DirectoryError::Unavailable(error.to_string()))
     }
 
     async fn apply_all(&self, changes: &mut Changes, mut at: Position, ahead: u64) -> Ended {
@@ -221,11 +245,10 @@ impl Follower {
         written.map(|()| now).map_err(|error| DirectoryError::Unavailable(error.to_string()))
     }
 
-    /// Reads all records, page by page. Gives the position from which changes are to be followed, and the revision up
-    /// to which the copy may already have them.
-    async fn read_again(&self) -> Result<(Position, u64), DirectoryError> {
+    /// Reads all records, page by page. `before`: what the source must not be behind. Gives the position from which
+    /// changes are to be followed, and the revision up to which the copy may already have them.
+    async fn read_again(&self, before: Option<Position>) -> Result<(Position, u64), DirectoryError> {
         self.told(Following::Reading);
-        let before = self.0.copy.position();
         let (mut start, mut first, mut ahead) = (Some(Bytes::new()), None, 0);
         let mut gone = BTreeSet::new();
         while let Some(from) = start {
@@ -319,6 +342,12 @@ impl Follower {
             Following::WentBack(why) => Err(DirectoryError::WentBack(why.clone())),
             _ => self.check_whole(),
         }
+    }
+
+    /// How far the source is.
+    pub(crate) async fn head(&self) -> Result<Position, DirectoryError> {
+        let head = timeout(HEAD_MAX, self.0.source.head()).await;
+        head.map_err(|_| away("it does not answer"))?.map_err(source_error)
     }
 
     /// Returns when the copy has all that was acknowledged anywhere before the call.

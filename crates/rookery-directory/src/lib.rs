@@ -34,10 +34,11 @@ pub mod records;
 pub mod remote;
 pub mod repair;
 pub mod source;
+pub mod whole;
 
 pub use alias::{Alias, AliasName};
 pub use commit::{Commit, CommitError, DirectCommit};
-pub use copied::CopiedDirectory;
+pub use copied::{CopiedDirectory, Counts};
 pub use embedded::{EmbeddedSource, LOGGED_MAX};
 pub use encoding::Damaged;
 pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Page, Verifier};

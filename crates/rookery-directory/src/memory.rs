@@ -61,6 +61,7 @@ struct State {
     position: Position,
     late: Vec<ConditionalBatch>,
     plan: Plan,
+    predecessor: Option<Position>,
 }
 
 /// The source in memory. Clones are the same one.
@@ -83,6 +84,7 @@ impl MemorySource {
             position: Position { cluster, term: 1, revision: 0 },
             late: Vec::new(),
             plan: Box::new(|_| Trouble::None),
+            predecessor: None,
         };
         MemorySource { state: Arc::new(Mutex::new(state)), revisions: watch::Sender::new(0) }
     }
@@ -90,6 +92,11 @@ impl MemorySource {
     /// Sets what will go wrong with each call from now on.
     pub fn set_plan(&self, plan: impl FnMut(Call) -> Trouble + Send + 'static) {
         self.state.lock().plan = Box::new(plan);
+    }
+
+    /// Says that it goes on from where another history was.
+    pub fn begin_after(&self, position: Position) {
+        self.state.lock().predecessor = Some(position);
     }
 
     /// Forgets all changes but the last `kept`.
@@ -221,6 +228,10 @@ impl State {
 }
 
 impl Source for MemorySource {
+    fn predecessor(&self) -> Reply<'_, Option<Position>> {
+        Box::pin(async move { Ok(self.state.lock().predecessor) })
+    }
+
     fn commit(&self, batch: ConditionalBatch) -> Reply<'_, Position> {
         Box::pin(async move {
             if batch.conditions.len().max(batch.writes.len()) > BATCH_KEYS_MAX

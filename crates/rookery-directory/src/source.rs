@@ -159,6 +159,11 @@ pub trait Source: Send + Sync {
     /// All changes after a position.
     fn changes(&self, since: Position) -> Reply<'_, Changes>;
 
+    /// Which position of another history this one went on from, if it took the place of another source.
+    fn predecessor(&self) -> Reply<'_, Option<Position>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// Sees to it that all who follow soon hear of a position not below the present head. Only for sources whose head
     /// may rise without a change of the directory.
     fn nudge(&self) -> Reply<'_, ()> {

@@ -11,7 +11,8 @@ use rookery_directory::{DirectoryError, Published};
 use rookery_route::AccountError;
 use rookery_store::{Account, MailboxState};
 use rookery_types::{
-    AccountId, AccountName, Address, ClientNames, Encoding, Identifier, MailboxId, NameError, Pattern, Rights,
+    AccountId, AccountName, Address, ClientNames, Encoding, Identifier, MailboxId, NameError, NodeId,
+    Pattern, Rights,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -160,6 +161,18 @@ impl User {
         }
     }
 
+    /// The account of that name, if there is one and it is here; that of another home is none.
+    pub(crate) async fn account_here(&self, name: &AccountName) -> Result<Option<Account>, Failure> {
+        let own = self.own.as_ref().filter(|_| name.user() == Some(&self.name));
+        match own {
+            Some(own) => Ok(Some(own.clone())),
+            None => match self.opened(name).await? {
+                Opened::Here(account) => Ok(Some(account)),
+                Opened::Elsewhere(_) | Opened::Nowhere => Ok(None),
+            },
+        }
+    }
+
     /// Accounts of others in which a pattern can match something. For an administrator those that a subscription
     /// names; all there is, is listed elsewhere.
     ///
@@ -241,12 +254,12 @@ impl User {
                     }
                     found.push(Others::Here { account, name, mailboxes: Some(mailboxes) });
                 }
-                Opened::Elsewhere => {
+                Opened::Elsewhere(node) => {
                     let mailboxes = self.published(mailboxes).await?;
                     if mailboxes.is_empty() {
                         continue;
                     }
-                    found.push(Others::Elsewhere { name, mailboxes });
+                    found.push(Others::Elsewhere { node, name, mailboxes: Some(mailboxes) });
                 }
                 Opened::Nowhere => continue,
             }
@@ -265,7 +278,7 @@ impl User {
         match self.services.router.open(&self.services.store, name).await {
             Ok(Some(account)) => Ok(Opened::Here(account.seen_by(&self.name))),
             Ok(None) => Ok(Opened::Nowhere),
-            Err(AccountError::Elsewhere(_)) => Ok(Opened::Elsewhere),
+            Err(AccountError::Elsewhere(node)) => Ok(Opened::Elsewhere(node)),
             Err(error) => Err(not_opened(error)),
         }
     }
@@ -296,8 +309,11 @@ impl User {
             .collect();
         let mut found = Vec::new();
         for name in names {
-            let account = self.account_of(&name).await?;
-            found.extend(account.map(|account| Others::Here { account, name, mailboxes: None }));
+            match self.opened(&name).await? {
+                Opened::Here(account) => found.push(Others::Here { account, name, mailboxes: None }),
+                Opened::Elsewhere(node) => found.push(Others::Elsewhere { node, name, mailboxes: None }),
+                Opened::Nowhere => {}
+            }
         }
         Ok(found)
     }
@@ -312,14 +328,29 @@ pub(crate) enum Others {
         /// `None`: everything.
         mailboxes: Option<Vec<MailboxId>>,
     },
-    /// At home at another node; with the rights that the user has there.
-    Elsewhere { name: AccountName, mailboxes: Vec<(Published, Rights)> },
+    /// At home at another node.
+    Elsewhere {
+        node: NodeId,
+        name: AccountName,
+        /// With the rights that the user has there. `None`: everything, which that node knows.
+        mailboxes: Option<Vec<(Published, Rights)>>,
+    },
+}
+
+impl Others {
+    /// The node, if it is another one.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        match self {
+            Others::Here { .. } => None,
+            Others::Elsewhere { node, .. } => Some(*node),
+        }
+    }
 }
 
 /// Where an account is.
 enum Opened {
     Here(Account),
-    Elsewhere,
+    Elsewhere(NodeId),
     Nowhere,
 }
 

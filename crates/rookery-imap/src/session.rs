@@ -10,8 +10,9 @@ use crate::names::{Names, directory_failed};
 use crate::notify::{Notify, OfSelected};
 use crate::services::Services;
 use crate::view::View;
+use bytes::Bytes;
 use rookery_auth::SessionSlot;
-use rookery_codec::imap::{Code, MessageSet};
+use rookery_codec::imap::{Code, MessageSet, WireName};
 use rookery_directory::Published;
 use rookery_route::Authority;
 use rookery_store::{Account, Mailbox, MailboxState, Messages, Noted, StoreError};
@@ -100,6 +101,10 @@ pub(crate) struct User {
 pub(crate) struct Abroad {
     /// Which node.
     pub(crate) node: NodeId,
+    /// The name by which it was selected.
+    pub(crate) name: WireName,
+    /// Its id, as the guest has said it.
+    pub(crate) mailbox_id: Option<Bytes>,
 }
 
 /// The selected mailbox.
@@ -181,20 +186,9 @@ impl User {
         self.own.as_ref().is_some_and(|own| !own.exists() || own.owner().as_ref() != Some(&self.name))
     }
 
-    /// The rights that decide whether something can be made at a path where nothing is: those on the nearest
-    /// mailbox above (RFC 4314 §4). At the top of their own account the owner may do anything, as may
-    /// administrators; others nothing.
+    /// The rights that decide whether something can be made at a path where nothing is.
     pub(crate) fn rights_above(&self, account: &Account, path: &MailboxPath) -> Rights {
-        let tree = account.tree();
-        let mut above = path.parent();
-        while let Some(path) = above {
-            if let Some(state) = tree.get(&path).and_then(|id| tree.state(id)) {
-                return self.rights(account, &state);
-            }
-            above = path.parent();
-        }
-        let asker = self.asker(account);
-        if asker.owner || asker.administrator { Rights::ALL } else { Rights::NONE }
+        account.tree().rights_above(path, &self.asker(account))
     }
 }
 

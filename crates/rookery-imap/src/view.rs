@@ -240,7 +240,24 @@ impl View {
         self.at_since(places, newest, 0)
     }
 
-    /// The same, where messages with no higher modseq than `since` may be left out.
+    /// Shows the view's messages at some places, as [`View::at`] gives them.
+    pub(crate) fn each(
+        &self,
+        places: Range<usize>,
+        newest: &Messages,
+        mut visit: impl FnMut(SeqNum, &Message),
+    ) -> Result<(), StoreError> {
+        if newest.same_as(&self.base) {
+            return self.base.each(places, visit);
+        }
+        for found in self.at(std::slice::from_ref(&places), newest) {
+            let (seq, message) = found?;
+            visit(seq, &message);
+        }
+        Ok(())
+    }
+
+    /// As [`View::at`], where messages with no higher modseq than `since` may be left out.
     pub(crate) fn at_since<'a>(
         &'a self,
         places: &'a [Range<usize>],

@@ -58,7 +58,8 @@ pub struct LinksConfig {
     pub streams_max: usize,
     /// What all windows together may grow to above their base.
     pub budget_octets: usize,
-    /// How long [`Links::open`] waits for a connection that was there a moment ago.
+    /// How long [`Links::open`] waits for a connection that was there a moment ago, or to a node that was not known
+    /// before.
     pub patience: Duration,
     /// Who may link; `None`: each node with a certificate of the cluster's CA.
     pub admit: Option<Admit>,
@@ -73,7 +74,7 @@ impl LinksConfig {
             protocol: PROTOCOL,
             streams_max: 50_000,
             budget_octets: 64 << 20,
-            patience: Duration::from_millis(250),
+            patience: PATIENCE,
             admit: None,
         }
     }
@@ -81,6 +82,9 @@ impl LinksConfig {
 
 /// The node with the higher id dials a slot only if it stays empty so long.
 const YIELD: Duration = Duration::from_millis(300);
+/// A node that has just begun and has the higher id waits for the other one to dial, and dials then: its first clients
+/// are not to be refused meanwhile.
+const PATIENCE: Duration = Duration::from_millis(750);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_millis(900);
 /// A connection that lived so long was a good one: the next attempt is made at once.

@@ -64,6 +64,15 @@ async fn a_link_is_three_connections_whoever_dials() {
 }
 
 #[tokio::test]
+async fn a_node_that_has_just_begun_waits_for_its_first_connection() {
+    let ca = ca();
+    let (low, high) = (Node::start(&ca, 1).await, Node::start(&ca, 2).await);
+    // It lets the other one dial first, which does not know where it is.
+    high.links.set_peers(vec![low.as_peer()]);
+    high.echo(low.id).await.unwrap();
+}
+
+#[tokio::test]
 async fn head_trace_and_class_arrive_and_octets_pass_as_a_plain_stream() {
     let ca = ca();
     let (a, b) = two(&ca).await;

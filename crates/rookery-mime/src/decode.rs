@@ -90,19 +90,28 @@ impl TransferDecoder {
     }
 
     /// Octets outside the alphabet are skipped (RFC 2045 §6.8); padding ends a group, and another may follow.
-    fn base64(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        for &octet in piece {
-            let sextet = match octet {
-                b'A'..=b'Z' => octet - b'A',
-                b'a'..=b'z' => octet - b'a' + 26,
-                b'0'..=b'9' => octet - b'0' + 52,
-                b'+' => 62,
-                b'/' => 63,
-                b'=' => {
+    fn base64(&mut self, mut piece: &[u8], out: &mut Vec<u8>) {
+        loop {
+            // Groups that lie together, as nearly all do.
+            while let Some((group, after)) = piece.split_first_chunk::<4>().filter(|_| self.sextets == 0) {
+                let [a, b, c, d] = group.map(sextet);
+                if (a | b | c | d) > 63 {
+                    break;
+                }
+                let bits = u32::from(a) << 18 | u32::from(b) << 12 | u32::from(c) << 6 | u32::from(d);
+                let [_, one, two, three] = bits.to_be_bytes();
+                out.extend_from_slice(&[one, two, three]);
+                piece = after;
+            }
+            let Some((&octet, after)) = piece.split_first() else { return };
+            piece = after;
+            let sextet = match sextet(octet) {
+                PADDING => {
                     self.end_group(out);
                     continue;
                 }
-                _ => continue,
+                NO_SEXTET => continue,
+                sextet => sextet,
             };
             self.bits = self.bits << 6 | u32::from(sextet);
             self.sextets += 1;
@@ -131,6 +140,18 @@ impl TransferDecoder {
     fn quoted_printable(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         let mut rest = piece;
         while !rest.is_empty() {
+            if self.escape.is_empty()
+                && let [b'=', high, low, after @ ..] = rest
+                && high.is_ascii_hexdigit()
+                && low.is_ascii_hexdigit()
+            {
+                // White space before it is not at the line's end.
+                out.append(&mut self.pad);
+                self.long_pad = false;
+                out.push(hex(*high) << 4 | hex(*low));
+                rest = after;
+                continue;
+            }
             if self.escape.is_empty() {
                 let at = memchr::memchr(b'=', rest).unwrap_or(rest.len());
                 let (plain, from) = rest.split_at(at);
@@ -184,8 +205,14 @@ impl TransferDecoder {
         while let Some(end) = memchr::memchr(b'\n', text) {
             let (line, after) = text.split_at(end);
             match line.strip_suffix(b"\r") {
-                Some(line) => out.extend([without_pad(line), b"\r\n"].iter().copied().flatten()),
-                None => out.extend([without_pad(line), b"\n"].iter().copied().flatten()),
+                Some(line) => {
+                    out.extend_from_slice(without_pad(line));
+                    out.extend_from_slice(b"\r\n");
+                }
+                None => {
+                    out.extend_from_slice(without_pad(line));
+                    out.push(b'\n');
+                }
             }
             text = after.split_first().map_or(after, |(_, after)| after);
         }
@@ -222,6 +249,28 @@ impl TransferDecoder {
             }
         }
     }
+}
+
+/// What [`sextet`] says of `=`.
+const PADDING: u8 = 64;
+/// What it says of what is not in the alphabet.
+const NO_SEXTET: u8 = 128;
+
+/// The six bits of each octet of the alphabet (RFC 2045 §6.8).
+const SEXTETS: [u8; 256] = {
+    let mut sextets = [NO_SEXTET; 256];
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut at = 0;
+    while at < alphabet.len() {
+        sextets[alphabet[at] as usize] = at as u8;
+        at += 1;
+    }
+    sextets[b'=' as usize] = PADDING;
+    sextets
+};
+
+fn sextet(octet: u8) -> u8 {
+    SEXTETS[usize::from(octet)]
 }
 
 /// A line without the white space at its end, unless that is more than is ever held.

@@ -74,18 +74,18 @@ struct Folded(Vec<u8>);
 impl Folded {
     /// Appends `text`.
     fn push(&mut self, text: &str) {
-        if text.is_ascii() {
-            return self.push_ascii(text.as_bytes());
-        }
         let mut octets = [0; 4];
-        for c in text.chars() {
-            if c.is_ascii() {
-                self.0.push(c.to_ascii_lowercase() as u8);
-            } else {
-                for c in c.to_uppercase().flat_map(char::to_lowercase) {
-                    self.0.extend_from_slice(c.encode_utf8(&mut octets).as_bytes());
-                }
+        let mut rest = text;
+        while !rest.is_empty() {
+            let end = rest.bytes().position(|octet| !octet.is_ascii()).unwrap_or(rest.len());
+            let (ascii, other) = rest.split_at(end);
+            self.push_ascii(ascii.as_bytes());
+            let end = other.bytes().position(|octet| octet.is_ascii()).unwrap_or(other.len());
+            let (other, after) = other.split_at(end);
+            for c in other.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase) {
+                self.0.extend_from_slice(c.encode_utf8(&mut octets).as_bytes());
             }
+            rest = after;
         }
     }
 

@@ -93,6 +93,8 @@ pub(crate) enum Outcome {
 enum Next {
     Go,
     StartTls,
+    /// The client has logged in, and the session goes on at another node.
+    Away(Box<(UserName, NodeId)>),
     /// All has been said.
     Close(&'static str),
     /// The client must not take what it got for whole.
@@ -116,8 +118,13 @@ impl Driver {
             },
         }
         let ended = loop {
-            match self.turn().await {
-                Ok(Next::Go) => {}
+            let next = match self.turn().await {
+                // Not before the command has ended: what it took would be held as long as the session lasts.
+                Ok(Next::Away(login)) => Box::pin(self.away(*login)).await,
+                next => next,
+            };
+            match next {
+                Ok(Next::Go | Next::Away(_)) => {}
                 Ok(Next::Close(why)) => break Ok(why),
                 Ok(Next::Abort) => {
                     self.counts.end("broken");
@@ -265,7 +272,7 @@ impl Driver {
                 self.wire.flush_if_full().await?;
                 ("bad", self.count_bad(true))
             }
-            Outcome::Away { user, home } => ("relayed", Box::pin(self.away(user, home)).await?),
+            Outcome::Away { user, home } => ("relayed", Next::Away(Box::new((user, home)))),
             Outcome::LoggedIn(maildrop) => {
                 self.logged_in(maildrop.user());
                 self.wire.patience = Patience::Silence(self.services.config.idle_timeout());

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - An account is made in the order reserve, store, activate, and taken apart in the order close, store, remove.
-//!   Whatever a crash leaves is resolved by [`Registrar::resolve_reservations`] or by asking again.
+//!   Whatever a crash leaves is resolved by [`Registrar::resolve`] or by asking again.
 //! - A renamed account has its new name in the directory first; [`Registrar::settle`] brings the store after it, at
 //!   the latest when its user logs in.
 //! - An account stays in its domain.
@@ -346,24 +346,36 @@ impl Registrar {
         }
     }
 
-    /// Ends what a crash left half made: an account that the store has becomes active, the others' names are given
-    /// back. Call it before anybody can make accounts.
-    pub async fn resolve_reservations(&self) -> Result<(), RegistrarError> {
-        let mut after = None;
+    /// The accounts of this store that are being made: asked at the start, before anybody can make accounts, those that
+    /// a crash left half made.
+    pub async fn own_reservations(&self) -> Result<Vec<Arc<Entry>>, RegistrarError> {
+        let (mut own, mut after) = (Vec::new(), None);
         loop {
             let page =
                 self.directory.reservations(after, PAGE_MAX).await.map_err(RegistrarError::Directory)?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let Some(last) = page.last() else { return Ok(own) };
             after = Some(last.id);
-            for entry in page.iter().filter(|entry| entry.home.store == self.store.store_id()) {
-                let resolved = match self.store.account(entry.id).await {
-                    Ok(_) => self.directory.activate(entry.id).await.map(drop),
-                    Err(StoreError::NoAccount) => self.directory.remove(entry.id).await,
-                    Err(error) => return Err(error.into()),
-                };
-                resolved.map_err(RegistrarError::Directory)?;
-                tracing::info!(account = %entry.name, "resolved an account that was being made when the server stopped");
+            own.extend(page.into_iter().filter(|entry| entry.home.store == self.store.store_id()));
+        }
+    }
+
+    /// Ends reservations that nobody is working on any more: an account that the store has becomes active, the others'
+    /// names are given back. May be asked again after it was broken off.
+    pub async fn resolve(&self, reservations: &[Arc<Entry>]) -> Result<(), RegistrarError> {
+        for entry in reservations {
+            let resolved = match self.store.account(entry.id).await {
+                Ok(_) => self.directory.activate(entry.id).await.map(drop),
+                Err(StoreError::NoAccount) => self.directory.remove(entry.id).await,
+                Err(error) => return Err(error.into()),
+            };
+            match resolved {
+                Ok(()) => {
+                    tracing::info!(account = %entry.name, "resolved an account that was being made when the server stopped");
+                }
+                Err(DirectoryError::NotFound(_)) => {}
+                Err(error) => return Err(RegistrarError::Directory(error)),
             }
         }
+        Ok(())
     }
 }

@@ -450,7 +450,36 @@ impl Run {
     pub(crate) fn pass_over(&mut self, messages: usize) {
         match self.over {
             None => self.at = self.at.saturating_add(messages),
-            Some(_) => (0..messages).for_each(|_| drop(self.next())),
+            Some(_) => (0..messages).for_each(|_| {
+                let _ = self.advance();
+            }),
+        }
+    }
+
+    /// The next message, where it lies.
+    pub(crate) fn advance(&mut self) -> Option<&Message> {
+        let Some(over) = &self.over else {
+            self.at += 1;
+            return self.chunk.get(self.at - 1);
+        };
+        loop {
+            let packed = self.chunk.get(self.at);
+            let Some((uid, newest)) = over.entries.get(self.over_at) else {
+                self.at += 1;
+                return packed;
+            };
+            match packed {
+                Some(message) if message.uid < *uid => {
+                    self.at += 1;
+                    return packed;
+                }
+                Some(message) if message.uid == *uid => self.at += 1,
+                _ => {}
+            }
+            self.over_at += 1;
+            if newest.is_some() {
+                return newest.as_ref();
+            }
         }
     }
 }
@@ -459,29 +488,6 @@ impl Iterator for Run {
     type Item = Message;
 
     fn next(&mut self) -> Option<Message> {
-        let Some(over) = &self.over else {
-            let message = self.chunk.get(self.at)?;
-            self.at += 1;
-            return Some(message.clone());
-        };
-        loop {
-            let packed = self.chunk.get(self.at);
-            let Some((uid, newest)) = over.entries.get(self.over_at) else {
-                self.at += 1;
-                return packed.cloned();
-            };
-            match packed {
-                Some(message) if message.uid < *uid => {
-                    self.at += 1;
-                    return Some(message.clone());
-                }
-                Some(message) if message.uid == *uid => self.at += 1,
-                _ => {}
-            }
-            self.over_at += 1;
-            if let Some(message) = newest {
-                return Some(message.clone());
-            }
-        }
+        self.advance().cloned()
     }
 }

@@ -416,6 +416,33 @@ impl Messages {
         iter
     }
 
+    /// Shows the messages at some places (from 0), with their sequence numbers, without making copies of them.
+    pub fn each(
+        &self,
+        places: Range<usize>,
+        mut visit: impl FnMut(SeqNum, &Message),
+    ) -> Result<(), StoreError> {
+        for (before, leaf) in self.leaves_at(&places) {
+            let mut run = leaf.read(self.home())?;
+            run.pass_over(places.start.saturating_sub(before));
+            for place in before.max(places.start)..places.end.min(before + leaf.len()) {
+                let uid = u32::try_from(place).unwrap_or(u32::MAX);
+                let Some((seq, message)) = seq_at(place).zip(run.advance()) else {
+                    return Err(miscounted(uid));
+                };
+                match &self.1 {
+                    Some(seen) => visit(seq, &seen.show(message.clone())),
+                    None => visit(seq, message),
+                }
+            }
+            let end = before + leaf.len();
+            if places.end >= end && run.advance().is_some() {
+                return Err(miscounted(u32::try_from(end).unwrap_or(u32::MAX)));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the messages at some places are in memory now: then looking at them does not block.
     pub fn are_loaded(&self, places: &Range<usize>) -> bool {
         self.leaves_at(places).all(|(_, leaf)| leaf.is_resident())
@@ -896,6 +923,10 @@ mod tests {
             );
             let next = messages.iter_from(i).next().map(|found| found.unwrap());
             assert_eq!(next.map(|(seq, m)| (seq.get(), m)), Some((i as u32 + 1, m.clone())));
+            let mut some = Vec::new();
+            let places = i..(i + 150).min(model.len());
+            messages.each(places.clone(), |seq, m| some.push((seq.get(), m.clone()))).unwrap();
+            assert_eq!(some, wanted[places]);
         }
         assert_eq!(messages.get(model.len()).unwrap(), None);
         assert_eq!(messages.last_uid(), model.keys().last().copied().unwrap_or(0));

@@ -69,6 +69,9 @@ pub(crate) enum Command {
     /// Nodes of a cluster: list, let a new one join.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// The directory of a cluster as a whole: status, export, import, move into etcd.
+    #[command(subcommand)]
+    Directory(DirectoryCommand),
     /// Make this server, which has no accounts and does not run, a node of a cluster.
     Join {
         /// What `rookery node token` has printed at the node with the directory.
@@ -110,6 +113,18 @@ pub(crate) struct Top {
 pub(crate) struct Demo {
     /// Where the demo's data lives; it is kept [default: a temporary folder that is removed].
     pub(crate) folder: Option<PathBuf>,
+    /// Several servers that look like one, instead of a single one.
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) murder: Option<Arrangement>,
+}
+
+/// How the nodes of a demo share the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Arrangement {
+    /// Two backends with the mail, and a frontend for the clients.
+    Discrete,
+    /// Three nodes that all do both.
+    Unified,
 }
 
 #[derive(Debug, Args)]
@@ -173,6 +188,26 @@ pub(crate) enum NodeCommand {
         #[arg(long, default_value_t = 24)]
         hours: u64,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DirectoryCommand {
+    /// Where the directory is, how far this node's copy of it is, and what is in it.
+    Status(Json),
+    /// Write all of it, one line of JSON for each record. It has what passwords are checked against.
+    Export {
+        /// A new file; none: standard output.
+        file: Option<PathBuf>,
+    },
+    /// Put an export into this directory, which has never had an account.
+    Import {
+        /// What `export` has written.
+        file: PathBuf,
+    },
+    /// Let the directory, which is at this node, go on in etcd, as `[directory]` in the configuration describes it.
+    Promote,
+    /// Put this node's copy into etcd, because the directory is lost.
+    Rebuild,
 }
 
 #[derive(Debug, Subcommand)]

@@ -342,7 +342,7 @@ pub(crate) fn print_rows(json: Json, columns: &[output::Column], rows: Vec<Value
     }
 }
 
-fn print_members(json: Json, info: &Value) {
+pub(crate) fn print_members(json: Json, info: &Value) {
     if json.json {
         return output::json(info);
     }

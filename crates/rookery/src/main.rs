@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod config;
 mod demo;
+mod directory_client;
 mod exit;
 mod export;
 mod imap;
@@ -76,6 +77,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Domain(command) => client_runtime()?.block_on(client::domain(&config, command)),
         Command::Group(command) => client_runtime()?.block_on(client::group(&config, command)),
         Command::Node(command) => client_runtime()?.block_on(client::node(&config, command)),
+        Command::Directory(command) => {
+            client_runtime()?.block_on(directory_client::directory(&config, command))
+        }
         Command::Join { token } => server_runtime()?.block_on(cluster::join(&config, &token)),
         Command::Quota(command) => client_runtime()?.block_on(client::quota(&config, command)),
         Command::Import(command) => client_runtime()?.block_on(client::import(&config, command)),

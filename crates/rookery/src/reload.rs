@@ -52,6 +52,11 @@ impl Reload {
         Reload { shared: Arc::new(Shared { running: Mutex::new(loaded), tls, apply }) }
     }
 
+    /// The file that is read; `None`: there is none.
+    pub(crate) fn file(&self) -> Option<std::path::PathBuf> {
+        self.shared.running.lock().file.clone()
+    }
+
     /// What the server runs with.
     pub(crate) fn running(&self) -> Config {
         self.shared.running.lock().config.clone()

@@ -14,20 +14,20 @@ use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
 use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
-use rookery_directory::{CopiedDirectory, Directory, DirectoryError};
+use rookery_directory::{CopiedDirectory, Directory, DirectoryError, Entry};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
-use rookery_route::{NoPeers, Publications, Registrar, Router};
+use rookery_route::{NoPeers, Peers, Publications, Registrar, RegistrarError, Router, Transit, TransitTimes};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Desk};
-use crate::cluster::{Cluster, ClusterHomes, ServedParts};
-use crate::config::{Config, Loaded};
+use crate::cluster::{Cluster, ClusterHomes, ServedParts, Settings};
+use crate::config::{Config, Loaded, SourceKind};
 use crate::exit::{Failure, Kind};
 use crate::listen::{Bound, Places};
 use crate::live::{Apply, Live, Parts};
@@ -41,6 +41,8 @@ use crate::restart::Restart;
 const TRACE_OCTETS_MAX: u64 = 64 * 1024;
 /// How often the certificate's files are looked at.
 const TLS_WATCH: Duration = Duration::from_secs(60);
+/// How often reservations of before the start are tried while the directory is away.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// An open data folder, without listeners. Dropping it after [`Data::close`] frees the folder.
 pub(crate) struct Data {
@@ -50,6 +52,8 @@ pub(crate) struct Data {
     pub(crate) cluster: Option<Cluster>,
     pub(crate) router: Router,
     publications: Arc<Publications>,
+    peers: Arc<dyn Peers>,
+    transit: Transit,
     _lock: DataLock,
 }
 
@@ -122,7 +126,7 @@ impl Data {
         let mut cluster = Cluster::open(config, &store).await?;
         let commit = Arc::new(ThroughStore(store.clone()));
         let directory = match &cluster {
-            Some(cluster) => cluster.directory(Arc::clone(&engine), commit).await?,
+            Some(cluster) => cluster.directory(&config.directory, Arc::clone(&engine), commit).await?,
             None => CopiedDirectory::open(Arc::clone(&engine), commit)
                 .map_err(|error| failed("the directory", &error))?,
         };
@@ -190,11 +194,23 @@ impl Data {
                 node.welcome(&user).await.map_err(|error| with_causes(&error))
             })
         }));
-        Ok(Data { node, directory: copied, cluster, router, publications, _lock: lock })
+        let peers: Arc<dyn Peers> = match &cluster {
+            Some(cluster) => Arc::new(cluster.clone()),
+            None => Arc::new(NoPeers),
+        };
+        let transit = Transit::new(
+            node.store.clone(),
+            Arc::clone(&node.directory),
+            Arc::clone(&peers),
+            node.administrators.clone(),
+            TransitTimes::default(),
+        );
+        Ok(Data { node, directory: copied, cluster, router, publications, peers, transit, _lock: lock })
     }
 
     /// Makes durable what is queued, and closes.
     pub(crate) async fn close(self) {
+        self.transit.stop().await;
         self.publications.stop().await;
         self.node.store.close().await;
     }
@@ -207,7 +223,9 @@ async fn settle_domain(directory: &CopiedDirectory, config: &Config) -> Result<(
     if current.as_ref().is_some_and(|domain| *domain.name == *config.default_domain) {
         return Ok(());
     }
-    if directory.embedded().is_none() {
+    let may_set =
+        directory.embedded().is_some() || config.directory.source == SourceKind::Etcd && current.is_none();
+    if !may_set {
         return Err(Failure::new(
             Kind::Usage,
             format!(
@@ -328,8 +346,7 @@ pub(crate) async fn run(
     let hostname = config.hostname();
     let data = Data::open(&config).await?;
     let node = Arc::clone(&data.node);
-    let resolved = node.registrar.resolve_reservations().await;
-    resolved.map_err(|error| failed("accounts that were being made", &error))?;
+    let unresolved = resolve_reservations(&node).await?;
     let tls = make_tls(&config, &hostname)?;
     let bound = Bound::all(&config)?;
     let mut held = bound.hold().map_err(|error| failed("the listening sockets", &error))?;
@@ -342,10 +359,8 @@ pub(crate) async fn run(
     let parts = Parts {
         node: Arc::clone(&node),
         router: data.router.clone(),
-        peers: match &data.cluster {
-            Some(cluster) => Arc::new(cluster.clone()),
-            None => Arc::new(NoPeers),
-        },
+        transit: data.transit.clone(),
+        peers: Arc::clone(&data.peers),
         hostname: hostname.clone(),
         tls: tls.clone(),
         sessions: node.sessions.clone(),
@@ -356,6 +371,10 @@ pub(crate) async fn run(
     let again = vec![imap_again, pop3_again, lmtp_again, gate_again(&gate), tls_again(tls.clone(), hostname)];
     let reload = Reload::new(loaded, tls.clone(), again);
     let (restart, mut restarts) = Restart::new();
+    if !unresolved.is_empty() {
+        let (node, drain) = (Arc::clone(&node), drain.clone());
+        tasks.spawn(async move { resolve_later(&node, &unresolved, &drain).await });
+    }
     if let Some(cluster) = &data.cluster {
         let parts = ServedParts {
             directory: data.directory.clone(),
@@ -364,14 +383,19 @@ pub(crate) async fn run(
             imap: imap.clone(),
             pop3: pop3.clone(),
             lmtp: lmtp.clone(),
+            transit: data.transit.clone(),
             services: services(&places),
             data_dir: config.data_dir.clone(),
+            settings: Settings { file: reload.file() },
         };
         cluster.serve(parts, &mut tasks, &drain);
     }
+    let resumed = data.transit.resume();
+    resumed.map_err(|error| failed("moves to other nodes", &error))?;
     let desk = Arc::new(Desk {
         node: Arc::clone(&node),
         cluster: data.cluster.clone(),
+        directory: data.directory.clone(),
         reload: reload.clone(),
         restart: restart.clone(),
         metrics: metrics.clone(),
@@ -466,6 +490,36 @@ pub(crate) async fn run(
     data.close().await;
     tracing::info!("stopped");
     result.map(|()| end)
+}
+
+/// Ends what a crash left half made; what the directory, being away, does not take is returned.
+async fn resolve_reservations(node: &Node) -> Result<Vec<Arc<Entry>>, Failure> {
+    let cannot = |error: RegistrarError| failed("accounts that were being made", &error);
+    let own = node.registrar.own_reservations().await.map_err(cannot)?;
+    match node.registrar.resolve(&own).await {
+        Ok(()) => Ok(Vec::new()),
+        Err(RegistrarError::Directory(
+            error @ (DirectoryError::Unavailable(_) | DirectoryError::WentBack(_)),
+        )) => {
+            tracing::warn!(%error, "accounts that were being made are resolved when the directory is back");
+            Ok(own)
+        }
+        Err(error) => Err(cannot(error)),
+    }
+}
+
+/// Ends them when the directory is back. They are of before this start, so nobody is working on them.
+async fn resolve_later(node: &Node, reservations: &[Arc<Entry>], drain: &Drain) {
+    loop {
+        tokio::select! {
+            () = drain.draining() => return,
+            () = tokio::time::sleep(RESOLVE_AGAIN) => {}
+        }
+        match node.registrar.resolve(reservations).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(%error, "accounts that were being made are not resolved yet"),
+        }
+    }
 }
 
 /// Where clients reach this node's services.

@@ -84,6 +84,14 @@ impl Passage {
         self.state == State::Between
     }
 
+    /// How much is to come of the literal that was announced last; none: it is over.
+    pub fn literal_left(&self) -> Option<u64> {
+        match self.state {
+            State::Literal(left) => Some(left),
+            _ => None,
+        }
+    }
+
     /// What comes next. Call until [`Passed::NeedMore`].
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at NeedMore; this goes on")]
     pub fn next(&mut self) -> Passed {

@@ -11,7 +11,7 @@
 mod connection;
 mod messages;
 
-use crate::records::is_primary;
+use crate::records::{POSITION_KEY, decode_position, encode_position, is_primary};
 use crate::source::{
     Changes, ConditionalBatch, Event, GET_MAX, Position, Record, RecordPage, Reply, Source, SourceError,
     Write,
@@ -37,6 +37,8 @@ const PAGE_MAX: usize = 1000;
 const EVENTS_READY: usize = 256;
 /// The key, below the prefix, that is written to make etcd tell of its revision. No record has it.
 const NUDGE: &[u8] = b"!nudge";
+/// The key, below the prefix, with the position of another source whose place was taken.
+const AFTER: &[u8] = b"!after";
 /// etcd has one history as long as its cluster lives.
 const TERM: u64 = 1;
 
@@ -82,6 +84,32 @@ impl EtcdSource {
         // Without a prefix: all keys.
         let end = prefix_end(&prefix).map_or(Bytes::from_static(b"\0"), Bytes::from);
         Ok(EtcdSource(Arc::new(Inner { connections: Connections::new(options)?, prefix, end })))
+    }
+
+    /// Lets all who followed another source up to this position go on with this one, which has all that it had. May
+    /// be asked again after a lost answer.
+    pub async fn begin_after(&self, position: Position) -> Result<(), SourceError> {
+        let key = self.key(AFTER);
+        let compare = Compare {
+            result: 0,
+            target: Compare::VERSION,
+            key: key.clone(),
+            with: Some(Compared::Version(0)),
+        };
+        let put = op(Op::Put(PutRequest { key, value: encode_position(position) }));
+        let answer = self.txn(TxnRequest { compare: vec![compare], success: vec![put] }).await;
+        match answer {
+            Ok(answer) if answer.succeeded => Ok(()),
+            Err(Failure::NotSent(why)) => Err(SourceError::Unavailable(why)),
+            Err(Failure::Refused(status)) => Err(SourceError::Unavailable(status.message().to_owned())),
+            // It may be there, perhaps by this.
+            Ok(_) | Err(Failure::Lost(_)) => match self.predecessor().await {
+                Ok(Some(known)) if known == position => Ok(()),
+                Ok(Some(_)) => Err(SourceError::WentBack("it goes on from another directory".to_owned())),
+                Ok(None) => Err(SourceError::Unknown("it gave no answer".to_owned())),
+                Err(error) => Err(SourceError::Unknown(error.to_string())),
+            },
+        }
     }
 
     fn key(&self, key: &[u8]) -> Bytes {
@@ -319,6 +347,15 @@ impl Source for EtcdSource {
             let source = self.clone();
             tokio::spawn(async move { source.tell(since, events).await });
             Ok(Changes::new(changes))
+        })
+    }
+
+    fn predecessor(&self) -> Reply<'_, Option<Position>> {
+        Box::pin(async move {
+            let answer = self.range(self.key(AFTER), Bytes::new(), 1).await.map_err(unavailable)?;
+            let Some(kv) = answer.kvs.into_iter().next() else { return Ok(None) };
+            let position = decode_position(POSITION_KEY, &kv.value);
+            position.map(Some).map_err(|error| SourceError::Damaged(error.to_string()))
         })
     }
 

@@ -7,6 +7,7 @@ mod contract;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod following;
+mod moving;
 mod property;
 mod world;
 

@@ -1,19 +1,20 @@
 //! Commands while a mailbox of another node is selected: a guest there has it, and does what is about its messages.
 
-use super::elsewhere;
-use super::{Context, Outcome, of_mailboxes};
+use super::{Context, Outcome, elsewhere, of_mailboxes, transfer};
 use crate::answer::{Answer, Failure};
 use crate::connection::ended;
 use crate::guest::{Guest, Heard, Trouble, own_tag, printed};
 use crate::measure::Idling;
 use crate::notify;
+use crate::progress::Progress;
 use crate::session::{Abroad, State, User};
 use crate::tell;
 use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
 use bytes::Bytes;
 use rookery_codec::imap::server::Decoded;
-use rookery_codec::imap::{Code, Command, Condition, Response, Tag, WireName};
+use rookery_codec::imap::{Command, Condition, Response, Tag, WireName};
 use rookery_net::{DrainGuard, IoError};
+use rookery_types::NodeId;
 
 /// Takes the old state and gives the next.
 pub(super) async fn abroad(state: State, command: Command, context: Context<'_>) -> (State, Outcome) {
@@ -40,6 +41,10 @@ pub(super) async fn abroad(state: State, command: Command, context: Context<'_>)
         | Command::Thread(_)
         | Command::Fetch(_)
         | Command::Store(_) => user.forward(wire, tag, abroad.node, command).await,
+        Command::Notify(asked) => {
+            let outcome = super::notify::notify(wire, &mut user, None, asked).await;
+            with_news(&mut user, wire, outcome).await
+        }
         Command::Copy { ref mailbox, .. } | Command::Move { ref mailbox, .. } => {
             transferred(&mut user, &abroad, mailbox.clone(), command, wire, tag).await
         }
@@ -64,32 +69,24 @@ async fn transferred(
     wire: &mut Wire,
     tag: &Tag,
 ) -> Outcome {
-    let target = user.names.address(&mailbox).ok();
     let home = user.home_of_mailbox(&mailbox).await?;
-    let is_here = match (&target, home) {
+    let is_here = match (user.names.address(&mailbox), home) {
         (_, Some(node)) => node != abroad.node,
         // What is nowhere is said by the guest, with what else is wrong.
-        (Some(address), None) => user.account_of(address.account()).await?.is_some(),
-        (None, None) => false,
+        (Ok(address), None) => user.account_of(address.account()).await?.is_some(),
+        (Err(_), None) => false,
     };
-    match is_here {
-        false => user.forward(wire, tag, abroad.node, command).await,
-        true => {
-            let outcome = Err(crossing_homes(&command).into());
-            with_news(user, wire, outcome).await
+    let outcome = match command {
+        command if !is_here => return user.forward(wire, tag, abroad.node, command).await,
+        Command::Copy { uid, set, .. } => {
+            let mut progress = Progress::new(tag);
+            let (what, to) = ((set, uid), (home, &mailbox));
+            Box::pin(transfer::bring(wire, &mut progress, user, abroad, what, to)).await
         }
-    }
-}
-
-/// Messages of one home do not go to another by this.
-pub(super) fn crossing_homes(command: &Command) -> Answer {
-    match command {
-        Command::Move { .. } => {
-            let text = "Messages cannot be moved to a mailbox of another server; copy and delete them";
-            Answer::no(Code::Cannot, text)
-        }
-        _ => Answer::no(Code::Cannot, "Messages cannot be copied to a mailbox of another server"),
-    }
+        // The home of the messages moves them, wherever they go.
+        command => return user.forward(wire, tag, abroad.node, command).await,
+    };
+    with_news(user, wire, outcome).await
 }
 
 /// What a command comes to that did not go to the guest, behind what is new in the selected mailbox.
@@ -107,7 +104,18 @@ pub(super) async fn with_news(user: &mut User, wire: &mut Wire, outcome: Outcome
 
 /// Passes on what the guest with the selected mailbox has said without being asked. Refused with BYE: it is lost.
 pub(crate) async fn hear(wire: &mut Wire, user: &mut User) -> Result<(), Failure> {
-    let (Some(node), Some(tag)) = (user.guests.selected(), own_tag()) else { return Ok(()) };
+    match user.guests.selected() {
+        Some(node) => hear_from(wire, user, node).await,
+        None => Ok(()),
+    }
+}
+
+/// The same of the guest at a node; refused without BYE: it is lost, and nothing was selected there.
+pub(super) async fn hear_from(wire: &mut Wire, user: &mut User, node: NodeId) -> Result<(), Failure> {
+    let Some(tag) = own_tag() else { return Ok(()) };
+    if !user.guests.is_open(node) && user.guests.selected() != Some(node) {
+        return Err(crate::guest::not_reached().into());
+    }
     let mut guest = user.guest(wire, node).await?;
     let heard = match guest.unasked(wire, &tag).await {
         // Was it lost, the next reading says so.
@@ -218,10 +226,13 @@ async fn idling(
         if wire.leaving {
             return Ok(super::idle::ending());
         }
-        let User { slot, notify, .. } = &mut *user;
+        let User { slot, notify, guests, .. } = &mut *user;
         let change = async {
             match notify.as_deref_mut() {
-                Some(notify) => notify::changed(notify, None).await,
+                Some(notify) => tokio::select! {
+                    () = notify::changed(notify, None) => {}
+                    () = guests.others_stirred() => {}
+                },
                 None => std::future::pending().await,
             }
         };

@@ -13,7 +13,7 @@
 //! between servers.
 
 use super::abroad::with_news;
-use super::{Context, Outcome, catenate, copy, quota, select, send};
+use super::{Context, Outcome, catenate, copy, quota, select, send, transfer};
 use crate::answer::{Answer, Failure, blocking, no_permission};
 use crate::names::Found;
 use crate::session::{Selected, State, User};
@@ -49,45 +49,61 @@ pub(crate) async fn append(
         }
     };
     let whither = match user.home_of_mailbox(&mailbox).await {
-        Ok(home) => whither(replaced, home, abroad, selected.is_some()),
-        Err(failure) => Err(failure),
+        Ok(home) => Whither::of(replaced, home, abroad, selected.is_some()),
+        Err(failure) => {
+            wire.decoder.refuse_append();
+            return Err(failure);
+        }
     };
     match whither {
-        Ok(None) => {}
-        Ok(Some(node)) => {
+        Whither::Here => {}
+        Whither::There(node) => {
             let appended = Box::pin(send::append(wire, user, tag, node, replaced, mailbox, first)).await;
             return match abroad.is_some_and(|selected| selected != node) {
                 true => with_news(user, wire, appended).await,
                 false => appended,
             };
         }
-        Err(failure) => {
+        Whither::Apart(home) => {
             wire.decoder.refuse_append();
-            return Err(failure);
+            match home {
+                Some(node) => transfer::probe(wire, user, node, &mailbox).await?,
+                None => drop(copy::target(user, &mailbox).await?),
+            }
+            let text = "A message cannot be replaced by one in a mailbox of another server";
+            return Err(Answer::no(Code::Cannot, text).into());
         }
     }
-    let appended = append_here(wire, user, selected, replaced, mailbox, first).await;
+    let appended = Box::pin(append_here(wire, user, selected, replaced, mailbox, first)).await;
     match abroad {
         Some(_) => with_news(user, wire, appended).await,
         None => appended,
     }
 }
 
-/// The other node that has to take the messages. `home`: that of the mailbox; `abroad`: that of the selected mailbox.
-fn whither(
-    replaced: Option<Replaced>,
-    home: Option<NodeId>,
-    abroad: Option<NodeId>,
-    selected_here: bool,
-) -> Result<Option<NodeId>, Failure> {
-    match replaced {
-        None => Ok(home),
-        // What replaces nothing is refused where it is.
-        Some(_) if abroad.is_none() && !selected_here => Ok(None),
-        Some(_) if home == abroad => Ok(home),
-        Some(_) => {
-            let text = "A message cannot be replaced by one in a mailbox of another server";
-            Err(Answer::no(Code::Cannot, text).into())
+/// Where messages have to go.
+enum Whither {
+    Here,
+    There(NodeId),
+    /// The message that is to go is of another home than the mailbox, which is at home at this node, or here.
+    Apart(Option<NodeId>),
+}
+
+impl Whither {
+    /// `home`: that of the mailbox; `abroad`: that of the selected mailbox.
+    fn of(
+        replaced: Option<Replaced>,
+        home: Option<NodeId>,
+        abroad: Option<NodeId>,
+        selected_here: bool,
+    ) -> Whither {
+        let nothing_selected = abroad.is_none() && !selected_here;
+        match (replaced, home) {
+            // What replaces nothing is refused where it is.
+            (Some(_), _) if nothing_selected => Whither::Here,
+            (Some(_), home) if home != abroad => Whither::Apart(home),
+            (_, Some(node)) => Whither::There(node),
+            (_, None) => Whither::Here,
         }
     }
 }
@@ -156,7 +172,7 @@ async fn append_here(
     }
 }
 
-fn append_uid(appended: Appended) -> Code {
+pub(super) fn append_uid(appended: Appended) -> Code {
     let Appended { uid_validity, uids } = appended;
     Code::AppendUid { uid_validity, uids: uids.into_iter().collect() }
 }
@@ -248,7 +264,8 @@ pub(super) fn too_big() -> Answer {
 }
 
 fn acceptable(user: &User, message: &AppendMessage, so_far: usize) -> Result<(), Answer> {
-    if so_far >= user.services.config.append_messages_max {
+    // A session at another home has counted, or copies.
+    if !user.is_guest && so_far >= user.services.config.append_messages_max {
         return Err(Answer::no(Code::Limit, "Too many messages in one APPEND"));
     }
     let AppendSource::Literal(literal) = message.source else { return Ok(()) };
@@ -371,7 +388,7 @@ pub(super) fn answer_to(bad: Bad) -> Answer {
 }
 
 /// A message for the store; flags that the user may not set there are left out (RFC 4314 §4).
-fn message(body: Spooled, announced: AppendMessage, rights: Rights) -> NewMessage {
+pub(super) fn message(body: Spooled, announced: AppendMessage, rights: Rights) -> NewMessage {
     let changeable = crate::tell::changeable(rights);
     let mut flags = SystemFlags::NONE;
     let mut keywords: Vec<Keyword> = Vec::new();

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A part goes to the spool in pieces; no message is whole in memory.
 //! - Only what the user may read here is taken: a URL of another server or of another user is a bad URL, as is one
-//!   of a mailbox that the user may not look up.
+//!   of a mailbox that the user may not look up, or that is at another home.
 //! - \Seen is left alone.
 
 use super::append::too_big;
@@ -95,8 +95,11 @@ async fn find(
 ) -> Result<Option<(Account, Message)>, Failure> {
     let mailbox = match (&url.mailbox, selected) {
         (Some(name), _) => {
-            let Found { account, id, rights, .. } =
-                user.find_address(user.names.address_of_text(name)?).await?;
+            let address = user.names.address_of_text(name)?;
+            if user.home_of(address.account()).await?.is_some() {
+                return Ok(None);
+            }
+            let Found { account, id, rights, .. } = user.find_address(address).await?;
             if !rights.contains(Rights::READ) {
                 return Ok(None);
             }

@@ -5,20 +5,21 @@
 //!   here, or refused; it is never done by half.
 //! - A guest sends nothing on: what is not at home where it runs is not reached.
 
-use super::{Context, Outcome, select};
+use super::{Context, Outcome, notify_there, select};
 use crate::answer::{Answer, Failure};
 use crate::names::{directory_failed, nothing_can_be_made};
 use crate::session::{Abroad, State, User};
 use rookery_codec::imap::command::SelectParameters;
 use rookery_codec::imap::{Code, Command, Condition, Response, WireName};
 use rookery_route::{Route, RouteError, Target};
+use rookery_store::Destination;
 use rookery_types::namespace::AdminNames;
 use rookery_types::{AccountName, Address, NodeId};
 
 impl User {
     /// The other node that an account is at home at; none: it is at home here, or there is none that the user can
     /// reach.
-    async fn other_home(&self, name: &AccountName) -> Result<Option<NodeId>, Failure> {
+    pub(super) async fn other_home(&self, name: &AccountName) -> Result<Option<NodeId>, Failure> {
         let own = self.own.is_some() && name.user() == Some(&self.name);
         if own || !self.reaches(name.domain()) {
             return Ok(None);
@@ -81,6 +82,23 @@ impl User {
         }
     }
 
+    /// Where MOVE of messages of a mailbox that is here takes them, if that is another home; also of a guest's, since
+    /// that home is not asked by this session.
+    pub(crate) async fn departs_for(&self, name: &WireName) -> Result<Option<Destination>, Failure> {
+        let Ok(address) = self.names.address(name) else { return Ok(None) };
+        if self.other_home(address.account()).await?.is_none() {
+            return Ok(None);
+        }
+        match self.services.router.locate(address.account()).await {
+            Ok((account, Route::Proxy(home))) => {
+                let (path, user) = (address.path().clone(), self.name.clone());
+                Ok(Some(Destination { account, home, path, user }))
+            }
+            Ok(_) | Err(RouteError::NonExistent(_) | RouteError::Name(_)) => Ok(None),
+            Err(RouteError::Unavailable(error)) => Err(directory_failed(error)),
+        }
+    }
+
     /// Why a mailbox of another account cannot take the name; none: the account is here, or there is none.
     pub(crate) async fn renames_away(&self, to: &WireName) -> Result<Option<Answer>, Failure> {
         let Ok(address) = self.names.new_address(to) else { return Ok(None) };
@@ -123,7 +141,7 @@ pub(super) async fn select(
         && home != Some(abroad.node)
     {
         // A guest that cannot do that is lost, and nobody minds.
-        let left = user.ask(wire, abroad.node, Command::Unselect, b"* ").await;
+        let left = user.ask(wire, abroad.node, Command::Unselect, &[b"* "]).await;
         if let Err(Failure::Gone(error)) = left {
             return (State::Authenticated(user), Err(Failure::Gone(error)));
         }
@@ -136,11 +154,16 @@ pub(super) async fn select(
         drop(selected);
         wire.put(&Response::ok_code(Code::Closed, "The previous mailbox is closed"));
     }
-    let command = Command::Select { mailbox, read_only, parameters };
+    if let Err(failure) = notify_there::introduce(wire, &mut user, node).await {
+        return (State::Authenticated(user), Err(failure));
+    }
+    let command = Command::Select { mailbox: mailbox.clone(), read_only, parameters };
     match user.forward(wire, tag, node, command).await {
         Ok(answer) if answer.condition == Condition::Ok => {
             user.guests.set_selected(Some(node));
-            (State::Abroad(user, Box::new(Abroad { node })), Ok(answer))
+            let mailbox_id = user.guests.mailbox_id(node);
+            let abroad = Abroad { node, name: mailbox, mailbox_id };
+            (State::Abroad(user, Box::new(abroad)), Ok(answer))
         }
         outcome => (State::Authenticated(user), outcome),
     }

@@ -4,7 +4,7 @@
 //! What can be listed is gathered first: mailboxes, names that exist only through what is below them, and
 //! names that are subscribed to. Then patterns and options choose among it.
 
-use super::{Outcome, list_all, metadata, status};
+use super::{Outcome, list_all, list_there, metadata, status};
 use crate::answer::{Answer, Failure};
 use crate::names::{Names, Others};
 use crate::session::User;
@@ -15,8 +15,8 @@ use rookery_codec::imap::response::{ListAttribute, ListEntry};
 use rookery_codec::imap::{Response, StatusItem, WireName};
 use rookery_directory::Published;
 use rookery_store::{Account, MailboxState};
-use rookery_types::{AccountName, Address, MailboxId, NameError, Pattern, Rights, SpecialUse};
-use std::collections::BTreeMap;
+use rookery_types::{AccountName, Address, MailboxId, NameError, NodeId, Pattern, Rights, SpecialUse};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// One name that can be listed.
@@ -33,21 +33,25 @@ pub(super) struct Listed {
 /// A mailbox that is listed, and the user's rights on it.
 pub(super) enum Known {
     Here(Account, Arc<MailboxState>, Rights),
-    /// At another node: no more is known here.
-    Elsewhere(Rights),
+    /// At another node: more is known there.
+    Elsewhere {
+        node: NodeId,
+        rights: Rights,
+        special_use: Vec<SpecialUse>,
+    },
 }
 
 impl Known {
     fn special_use(&self) -> &[SpecialUse] {
         match self {
             Known::Here(_, state, _) => &state.settings.special_use,
-            Known::Elsewhere(_) => &[],
+            Known::Elsewhere { special_use, .. } => special_use,
         }
     }
 
     fn rights(&self) -> Rights {
         match self {
-            Known::Here(_, _, rights) | Known::Elsewhere(rights) => *rights,
+            Known::Here(_, _, rights) | Known::Elsewhere { rights, .. } => *rights,
         }
     }
 }
@@ -73,7 +77,7 @@ pub(crate) async fn list(wire: &mut Wire, user: &mut User, list: List) -> Outcom
     if user.administers() && !list.select.subscribed {
         list_all::list_all(wire, user, &list, &patterns).await?;
     } else {
-        let names = gather(user, &patterns).await?;
+        let names = gather(wire, user, &patterns, Some(&list.returns)).await?;
         tell(wire, user, &list, &patterns, &names).await?;
     }
     Ok(Answer::ok("LIST completed"))
@@ -82,11 +86,12 @@ pub(crate) async fn list(wire: &mut Wire, user: &mut User, list: List) -> Outcom
 /// Tells those of some names that patterns and options choose.
 pub(super) async fn tell(
     wire: &mut Wire,
-    user: &User,
+    user: &mut User,
     list: &List,
     patterns: &[Pattern],
     names: &Gathered,
 ) -> Result<(), Failure> {
+    let mut away = BTreeSet::new();
     for (name, listed) in names {
         let matched = patterns.iter().any(|pattern| pattern.matches(name));
         if !matched {
@@ -113,7 +118,7 @@ pub(super) async fn tell(
             old_name: None,
         }));
         if chosen {
-            returned(wire, user, name, listed, &list.returns).await?;
+            returned(wire, user, name, listed, &list.returns, &mut away).await?;
         }
         wire.flush_if_full().await?;
     }
@@ -146,8 +151,14 @@ pub(super) fn patterns(
     Ok(patterns?)
 }
 
-/// Gathers what can be listed: the user's own tree, and trees of others as far as a pattern asks for them.
-pub(super) async fn gather(user: &User, patterns: &[Pattern]) -> Result<Gathered, Failure> {
+/// Gathers what can be listed: the user's own tree, and trees of others as far as a pattern asks for them. `returns`:
+/// what is to be returned of mailboxes; none: subscriptions are all that matters.
+pub(super) async fn gather(
+    wire: &mut Wire,
+    user: &mut User,
+    patterns: &[Pattern],
+    returns: Option<&ListReturn>,
+) -> Result<Gathered, Failure> {
     let mut names = Gathered::new();
     if let Some(own) = &user.own {
         add_tree(user, own, &AccountName::User(user.name.clone()), None, &mut names);
@@ -157,7 +168,14 @@ pub(super) async fn gather(user: &User, patterns: &[Pattern]) -> Result<Gathered
             Others::Here { account, name, mailboxes } => {
                 add_tree(user, &account, &name, mailboxes.as_deref(), &mut names);
             }
-            Others::Elsewhere { name, mailboxes } => add_published(user, &name, mailboxes, &mut names),
+            Others::Elsewhere { node, name, mailboxes: Some(mailboxes) } => {
+                add_published(user, node, &name, mailboxes, &mut names);
+            }
+            Others::Elsewhere { node, name, mailboxes: None } => {
+                if let Some(returns) = returns {
+                    list_there::add_tree(wire, user, node, &name, returns.my_rights, &mut names).await?;
+                }
+            }
         }
     }
     add_parents(user, &mut names);
@@ -195,10 +213,16 @@ pub(super) fn add_tree(
 }
 
 /// Adds mailboxes of an account of another node.
-fn add_published(user: &User, name: &AccountName, mailboxes: Vec<(Published, Rights)>, names: &mut Gathered) {
+fn add_published(
+    user: &User,
+    node: NodeId,
+    name: &AccountName,
+    mailboxes: Vec<(Published, Rights)>,
+    names: &mut Gathered,
+) {
     for (published, rights) in mailboxes {
         if let Ok(address) = Address::new(name.clone(), published.path) {
-            let mailbox = Some(Known::Elsewhere(rights));
+            let mailbox = Some(Known::Elsewhere { node, rights, special_use: Vec::new() });
             names.insert(user.names.show(&address), Listed { mailbox, in_tree: true, ..Listed::default() });
         }
     }
@@ -302,17 +326,24 @@ fn attributes(listed: &Listed, list: &List, chosen: bool) -> Vec<ListAttribute> 
 /// STATUS and MYRIGHTS of a name that was listed.
 async fn returned(
     wire: &mut Wire,
-    user: &User,
+    user: &mut User,
     name: &str,
     listed: &Listed,
     returns: &ListReturn,
+    away: &mut BTreeSet<NodeId>,
 ) -> Result<(), Failure> {
     let Some(known) = &listed.mailbox else { return Ok(()) };
     if returns.my_rights {
         let rights = Bytes::from(known.rights().to_string());
         wire.put(&Response::MyRights { mailbox: user.names.wire(name), rights });
     }
-    let Known::Here(account, state, rights) = known else { return Ok(()) };
+    let (account, state, rights) = match known {
+        Known::Here(account, state, rights) => (account, state, rights),
+        Known::Elsewhere { node, rights, .. } => {
+            let place = (*node, *rights);
+            return Box::pin(list_there::returned(wire, user, name, place, returns, away)).await;
+        }
+    };
     if !returns.status.is_empty() && rights.contains(Rights::READ) {
         let items = status::values(user, account, state, &returns.status).await?;
         wire.put(&Response::MailboxStatus { mailbox: user.names.wire(name), items });

@@ -1,8 +1,9 @@
-//! LIST of an administrator: every account that a pattern can reach, one after another.
+//! LIST of an administrator: every account that a pattern can reach, one after another, wherever it is at home.
 //!
 //! Invariant: what is in memory at once is one account and one page of the directory.
 
 use super::list::{Gathered, add_parents, add_tree, tell};
+use super::list_there;
 use crate::answer::Failure;
 use crate::names::directory_failed;
 use crate::session::User;
@@ -19,7 +20,7 @@ const USERS: &str = "user/";
 /// Lists account by account, in the order of domains and names.
 pub(super) async fn list_all(
     wire: &mut Wire,
-    user: &User,
+    user: &mut User,
     list: &List,
     patterns: &[Pattern],
 ) -> Result<(), Failure> {
@@ -50,15 +51,24 @@ pub(super) async fn list_all(
 /// Lists what of one account matches.
 async fn one(
     wire: &mut Wire,
-    user: &User,
+    user: &mut User,
     list: &List,
     patterns: &[Pattern],
     name: &AccountName,
     told_above: &mut BTreeSet<String>,
 ) -> Result<(), Failure> {
-    let Some(account) = user.account_of(name).await? else { return Ok(()) };
     let mut names = Gathered::new();
-    add_tree(user, &account, name, None, &mut names);
+    match user.other_home(name).await? {
+        // A guest lists what is here.
+        Some(_) if user.is_guest => return Ok(()),
+        Some(node) => {
+            list_there::add_tree(wire, user, node, name, list.returns.my_rights, &mut names).await?;
+        }
+        None => match user.account_of(name).await? {
+            Some(account) => add_tree(user, &account, name, None, &mut names),
+            None => return Ok(()),
+        },
+    }
     add_parents(user, &mut names);
     if let Some(own) = &user.own {
         let tree = own.tree();

@@ -11,9 +11,14 @@ use std::collections::BTreeMap;
 
 /// Lists subscriptions. With `%` a name that is not subscribed to stands, with `\Noselect`, for those below it
 /// that the pattern does not reach.
-pub(crate) async fn lsub(wire: &mut Wire, user: &User, reference: &WireName, pattern: &WireName) -> Outcome {
+pub(crate) async fn lsub(
+    wire: &mut Wire,
+    user: &mut User,
+    reference: &WireName,
+    pattern: &WireName,
+) -> Outcome {
     let patterns = list::patterns(&user.names, reference, std::slice::from_ref(pattern))?;
-    let gathered = list::gather(user, &patterns).await?;
+    let gathered = list::gather(wire, user, &patterns, None).await?;
     let mut names: BTreeMap<&str, bool> = BTreeMap::new();
     for (name, _) in gathered.iter().filter(|(_, listed)| listed.subscribed) {
         match patterns.iter().any(|pattern| pattern.matches(name)) {

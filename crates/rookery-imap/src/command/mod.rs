@@ -15,11 +15,13 @@ mod id;
 pub(crate) mod idle;
 mod list;
 mod list_all;
+mod list_there;
 mod lsub;
 mod mailboxes;
 mod metadata;
 mod namespace;
 mod notify;
+pub(crate) mod notify_there;
 mod quota;
 mod search;
 pub(crate) mod select;
@@ -27,6 +29,7 @@ mod send;
 mod sort;
 mod status;
 mod store;
+mod transfer;
 
 use crate::answer::{Answer, Failure, no_permission};
 use crate::capability;
@@ -145,7 +148,9 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
     }
     let wire = context.wire;
     match command {
-        Command::Create { mailbox, special_use } => mailboxes::create(user, &mailbox, special_use).await,
+        Command::Create { mailbox, special_use } => {
+            mailboxes::create(wire, context.tag, user, &mailbox, special_use).await
+        }
         Command::Delete { mailbox } => mailboxes::delete(user, &mailbox).await,
         Command::Rename { from, to } => mailboxes::rename(user, &from, &to).await,
         Command::Subscribe { mailbox } => mailboxes::subscribe(wire, user, &mailbox).await,
@@ -246,9 +251,14 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         Command::Thread(thread) => sort::thread(wire, context.tag, &mut user, &mut selected, thread).await,
         Command::Fetch(fetch) => fetch::fetch(wire, &mut user, &mut selected, fetch).await,
         Command::Store(store) => store::store(wire, progress, &mut user, &mut selected, store).await,
-        Command::Copy { uid, set, mailbox } => {
-            copy::copy(wire, progress, &user, &selected, &set, uid, &mailbox).await
-        }
+        Command::Copy { uid, set, mailbox } => match user.home_of_mailbox(&mailbox).await {
+            Ok(None) => copy::copy(wire, progress, &user, &selected, &set, uid, &mailbox).await,
+            Ok(Some(node)) => {
+                let (what, to) = ((&set, uid), (node, &mailbox));
+                Box::pin(transfer::send(wire, progress, &mut user, &selected, what, to)).await
+            }
+            Err(failure) => Err(failure),
+        },
         Command::Move { uid, set, mailbox } => {
             copy::r#move(wire, progress, &user, &mut selected, &set, uid, &mailbox).await
         }

@@ -4,8 +4,8 @@
 //! - What the guest refuses is refused before the client sends it: it is asked first.
 //! - What cannot be whole is made to be refused there, so that nothing of it stays and the guest is in step.
 
-use super::Outcome;
 use super::append::answer_to;
+use super::{Outcome, transfer};
 use crate::answer::{Answer, Failure};
 use crate::guest::{Guest, Heard, Trouble};
 use crate::session::User;
@@ -68,6 +68,7 @@ pub(super) async fn append(
         Ok((encoder, pieces)) => (encoder, pieces.concat()),
         Err(error) => {
             wire.decoder.refuse_append();
+            transfer::probe(wire, user, node, &mailbox).await?;
             return Err(unsendable(error).into());
         }
     };
@@ -79,7 +80,8 @@ pub(super) async fn append(
         }
     };
     guest.ask(user.enabled, head.into());
-    let sent = match pass(wire, &mut guest, tag, encoder, first).await {
+    let messages_max = user.services.config.append_messages_max;
+    let sent = match pass(wire, &mut guest, tag, encoder, first, messages_max).await {
         Ok(Sent::Bad { answer, left }) => spoil(wire, &mut guest, tag, left).await.map(|()| answer),
         Ok(Sent::Answered(answer)) => Ok(answer),
         Err(Broken::Guest(trouble)) => Err(trouble),
@@ -124,8 +126,9 @@ async fn pass(
     tag: &Tag,
     mut encoder: AppendEncoder,
     mut message: AppendMessage,
+    messages_max: usize,
 ) -> Result<Sent, Broken> {
-    loop {
+    for count in 1.. {
         match guest.hear(wire, tag).await? {
             Heard::Continue(_) => wire.decoder.accept_append(),
             Heard::Answer(answer) => {
@@ -157,6 +160,11 @@ async fn pass(
             Decoded::Bad(bad) => return Ok(Sent::Bad { answer: answer_to(bad), left: 0 }),
             _ => return Err(closed().into()),
         };
+        if count >= messages_max {
+            wire.decoder.refuse_append();
+            let answer = Answer::no(Code::Limit, "Too many messages in one APPEND");
+            return Ok(Sent::Bad { answer, left: 0 });
+        }
         let head = match asking(&message) {
             Some(message) => encoder.next(&message),
             None => Err(EncodeError::Catenate),
@@ -169,6 +177,7 @@ async fn pass(
             }
         }
     }
+    Err(closed().into())
 }
 
 /// Ends an APPEND of which nothing may stay: what was announced is filled up, and nonsense follows.

@@ -122,7 +122,7 @@ impl Driver {
     }
 
     /// The edge's half of the session of someone whose home is another node, from the login to the end.
-    pub(super) async fn away(&mut self, tag: Tag, timing: Timing) -> Result<Next, Failure> {
+    pub(super) async fn away(&mut self, (tag, timing): (Tag, Timing)) -> Result<Next, Failure> {
         let State::Away(away) = std::mem::replace(&mut self.state, State::NotAuthenticated) else {
             return Ok(Next::Go);
         };
@@ -156,6 +156,14 @@ impl Driver {
                 self.counts.end("home lost");
                 self.wire.put(&bye(Some(Code::Unavailable), "Your mailboxes cannot be reached any more"));
                 Ok(Next::Left)
+            }
+            Relayed::NeverBegan(error) => {
+                tracing::warn!(%error, "a user's home is not reached");
+                if let Some(refusal) = self.nobodys_again() {
+                    return Ok(refusal);
+                }
+                let timing = Timing::start(&measure::NAMES, away.verb, tag.as_str());
+                self.answered(tag, timing, true, Err(not_reached().into())).await
             }
             Relayed::Unauthenticated(rest) => {
                 if let Some(refusal) = self.nobodys_again() {

@@ -62,14 +62,13 @@ impl Finding<'_> {
         let mut undecided = Vec::new();
         for window in windows(&everywhere) {
             self.selected.load(window.clone()).await?;
-            for found in self.selected.view.at(std::slice::from_ref(&window), &newest) {
-                let (seq, message) = found?;
-                match self.key.known(&message, &scene) {
-                    Some(true) => hits.push(H::new(seq, &message)),
+            self.selected.view.each(window, &newest, |seq, message| {
+                match self.key.known(message, &scene) {
+                    Some(true) => hits.push(H::new(seq, message)),
                     Some(false) => {}
-                    None => undecided.push((seq, message)),
+                    None => undecided.push((seq, message.clone())),
                 }
-            }
+            })?;
             tokio::task::yield_now().await;
         }
         Ok(undecided)

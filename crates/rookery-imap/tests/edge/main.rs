@@ -34,6 +34,8 @@ mod replacing;
 mod replay;
 #[path = "../imap/searching.rs"]
 mod searching;
+#[path = "../imap/server_metadata.rs"]
+mod server_metadata;
 #[path = "../imap/sharing.rs"]
 mod sharing;
 #[path = "../imap/sorting.rs"]

@@ -294,9 +294,263 @@ async fn names_of_two_homes_do_not_go_together() {
         J< 6 OK <*>
         J> 7 SUBSCRIBE "Other Users/ann/Sent/other"
         J< 7 OK <*>
+        J> 8 LSUB "" "Other*"
+        J< * LSUB () "/" "Other Users/ann/Sent/other"
+        J< 8 OK <*>
         J> 9 DELETE "Other Users/ann/Sent/other"
         J< 9 OK <*>
         "#,
     )
     .await;
+}
+
+#[tokio::test]
+async fn copies_go_from_home_to_home() {
+    let site = shared_inbox().await;
+    site.play(
+        r#"
+        J> 1 APPEND INBOX (\Flagged $one) "01-Feb-2020 03:04:05 +0100" {5+}\nfirst
+        J< 1 OK <*>
+        J> 2 APPEND INBOX (\Seen) {6+}\nsecond
+        J< 2 OK <*>
+        J> 3 SELECT INBOX
+        J< ...
+        J< 3 OK <*>
+        J> 4 COPY 1:2 "Other Users/ann"
+        J< 4 OK [COPYUID <*> 1:2 4:5] COPY completed
+        J> 5 UID COPY 2 "Other Users/ann/Sent"
+        J< 5 OK [COPYUID <*> 2 1] COPY completed
+        J> 6 UID COPY 77 "Other Users/ann/Sent"
+        J< 6 OK No messages to copy
+        J> 7 UID COPY 77 "Other Users/ann/Trash"
+        J< 7 NO [NONEXISTENT] No such mailbox
+        J> 8 COPY 1 "Other Users/ann/Sent/none"
+        J< 8 NO [TRYCREATE] <*>
+        J> 9 COPY 1 "Other Users/ann/Trash"
+        J< 9 NO [NONEXISTENT] No such mailbox
+        J> 10 COPY 9 "Other Users/ann"
+        J< 10 BAD <*>
+        -- And back. What the client knows of the mailbox stays as it was told.
+        J> 13 SELECT "Other Users/ann"
+        J< ...
+        J< 13 OK <*>
+        J> 14 FETCH 4:5 (INTERNALDATE FLAGS BODY.PEEK[])
+        J< * 4 FETCH (INTERNALDATE " 1-Feb-2020 03:04:05 +0100" FLAGS (<*>$one) BODY[] {5}
+        J< first)
+        J< * 5 FETCH (INTERNALDATE <*> FLAGS (\Seen<*>) BODY[] {6}
+        J< second)
+        J< 14 OK <*>
+        A> 1 SELECT INBOX
+        A< ...
+        A< 1 OK <*>
+        A> 2 STORE 4 +FLAGS.SILENT (\Answered)
+        A< ...
+        A< 2 OK <*>
+        J> 15 COPY 4:5 Trash
+        J< * 4 FETCH (FLAGS (<*>\Answered<*>))
+        J< 15 OK [COPYUID <*> 4:5 1:2] COPY completed
+        J> 16 SEARCH RETURN (SAVE) 1:2
+        J< 16 OK <*>
+        J> 17 UID COPY $ Trash
+        J< 17 OK [COPYUID <*> 1:2 3:4] COPY completed
+        J> 18 COPY 1 "Other Users/ann/Sent"
+        J< 18 OK [COPYUID <*> 1 2] COPY completed
+        J> 19 COPY 9 Trash
+        J< 19 BAD <*>
+        J> 20 COPY 1 none
+        J< 20 NO [TRYCREATE] <*>
+        J> 23 UID COPY 99 Trash
+        J< 23 OK No messages to copy
+        A> 3 RENAME INBOX Old
+        A< ...
+        A< 3 OK <*>
+        J> 24 SELECT Trash
+        J< ...
+        J< 24 OK <*>
+        J> 25 FETCH 1 (INTERNALDATE FLAGS BODY.PEEK[])
+        J< * 1 FETCH (INTERNALDATE " 1-Feb-2020 03:04:05 +0100" FLAGS (\Answered \Flagged<*>$one) BODY[] {5}
+        J< first)
+        J< 25 OK <*>
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_copy_that_does_not_fit_leaves_nothing() {
+    let site = shared_inbox().await;
+    let mut root = site.login("root").await;
+    let heard = root.command("1 SETQUOTA user/ann (MESSAGE 4)").await;
+    assert!(heard.last().unwrap().starts_with("1 OK"), "{heard:?}");
+    let mut joe = site.login("joe").await;
+    joe.command(r#"1 APPEND INBOX {3+}\nabc {3+}\ndef"#).await;
+    joe.command("2 SELECT INBOX").await;
+    let heard = joe.command(r#"3 COPY 1:2 "Other Users/ann""#).await;
+    assert!(heard.last().unwrap().starts_with("3 NO [OVERQUOTA]"), "{heard:?}");
+    let heard = joe.command(r#"4 STATUS "Other Users/ann" (MESSAGES)"#).await;
+    assert_eq!(heard[0], r#"* STATUS "Other Users/ann" (MESSAGES 3)"#);
+    let heard = joe.command(r#"5 COPY 1 "Other Users/ann""#).await;
+    assert!(heard.last().unwrap().starts_with("5 OK [COPYUID "), "{heard:?}");
+    let home = site.services.store.node();
+    site.links.lose(home);
+    let heard = joe.command(r#"6 COPY 1 "Other Users/ann""#).await;
+    assert!(heard[0].starts_with("6 NO [UNAVAILABLE]"), "{heard:?}");
+    assert!(joe.command("7 COPY 1 Trash").await[0].starts_with("7 OK [COPYUID "));
+}
+
+#[tokio::test]
+async fn a_list_is_whole_or_none() {
+    let site = shared_inbox().await;
+    site.add_shared("team", "anyone", "lr").await;
+    site.settled().await;
+    site.play(
+        r#"
+        -- An administrator finds every account at any home, in order.
+        R> 1 LIST "" *
+        R< * LIST (\HasNoChildren) "/" team
+        R< * LIST (\HasChildren) "/" user/ann
+        R< * LIST (\HasNoChildren \Sent) "/" user/ann/Sent
+        R< * LIST (\HasNoChildren \Trash) "/" user/ann/Trash
+        R< * LIST (\HasChildren) "/" user/joe
+        R< * LIST (\HasNoChildren \Sent) "/" user/joe/Sent
+        R< * LIST (\HasNoChildren \Trash) "/" user/joe/Trash
+        R< * LIST (\HasChildren) "/" user/max
+        R< * LIST (\HasNoChildren \Sent) "/" user/max/Sent
+        R< * LIST (\HasNoChildren \Trash) "/" user/max/Trash
+        R< 1 OK <*>
+        R> 2 LIST "" user/%/Sent RETURN (STATUS (MESSAGES) MYRIGHTS)
+        R< * LIST (\HasNoChildren \Sent) "/" user/ann/Sent
+        R< * MYRIGHTS user/ann/Sent <*>
+        R< * LIST (\HasNoChildren \Sent) "/" user/joe/Sent
+        R< * MYRIGHTS user/joe/Sent <*>
+        R< * LIST (\HasNoChildren \Sent) "/" user/max/Sent
+        R< * MYRIGHTS user/max/Sent <*>
+        R< 2 OK <*>
+        R> 3 SETACL user/ann/Sent root lr
+        R< 3 OK <*>
+        R> 4 LIST "" user/ann/Sent RETURN (STATUS (MESSAGES))
+        R< * LIST (\HasNoChildren \Sent) "/" user/ann/Sent
+        R< * STATUS user/ann/Sent (MESSAGES 0)
+        R< 4 OK <*>
+        J> 1 SUBSCRIBE "Other Users/ann"
+        J< 1 OK <*>
+        J> 2 LIST "" "Other*" RETURN (STATUS (MESSAGES) SUBSCRIBED METADATA (/shared/comment))
+        J< * LIST (\NonExistent \HasChildren) "/" "Other Users"
+        J< * LIST (\Subscribed \HasChildren) "/" "Other Users/ann"
+        J< * STATUS "Other Users/ann" (MESSAGES 3)
+        J< * METADATA "Other Users/ann" (/shared/comment NIL)
+        J< * LIST (\HasNoChildren) "/" "Other Users/ann/Sent"
+        J< * STATUS "Other Users/ann/Sent" (MESSAGES 0)
+        J< * METADATA "Other Users/ann/Sent" (/shared/comment NIL)
+        J< 2 OK <*>
+        "#,
+    )
+    .await;
+    site.links.lose(site.services.store.node());
+    site.play(
+        r#"
+        -- What the directory knows is listed; what only the home knows is left out where that may be (RFC 5819 §2).
+        J> 1 LIST "" "Other*" RETURN (STATUS (MESSAGES))
+        J< * LIST (\NonExistent \HasChildren) "/" "Other Users"
+        J< * LIST (\HasChildren) "/" "Other Users/ann"
+        J< * LIST (\HasNoChildren) "/" "Other Users/ann/Sent"
+        J< 1 OK <*>
+        J> 2 LSUB "" *
+        J< * LSUB () "/" "Other Users/ann"
+        J< 2 OK <*>
+        R> 1 LIST "" *
+        R< 1 NO [UNAVAILABLE] <*>
+        R> 2 LIST "" user/joe
+        R< * LIST (\HasChildren) "/" user/joe
+        R< 2 OK <*>
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_happens_at_other_homes_is_told() {
+    let site = shared_inbox().await;
+    site.play(
+        r#"
+        J> 1 NOTIFY SET STATUS (MAILBOXES (INBOX "Other Users/ann") (MessageNew MessageExpunge)) (SELECTED (MessageNew MessageExpunge FlagChange))
+        J< * STATUS "Other Users/ann" (MESSAGES 3 <*>)
+        J< * STATUS INBOX (MESSAGES 0 <*>)
+        J< 1 OK NOTIFY completed
+        -- Nothing is selected.
+        A> 1 APPEND INBOX {3+}\nnew
+        A< 1 OK <*>
+        J< * STATUS "Other Users/ann" (MESSAGES 4 <*>)
+        J> 2 APPEND INBOX {3+}\nnew
+        J< 2 OK <*>
+        J> 3 APPEND "Other Users/ann" {3+}\nnew
+        J< 3 OK <*>
+        -- Something of this home is, and joe idles.
+        J> 4 SELECT INBOX
+        J< ...
+        J< 4 OK <*>
+        J~ 5 IDLE
+        J< + idling
+        A> 2 APPEND INBOX {3+}\nnew
+        A< 2 OK <*>
+        J< * STATUS "Other Users/ann" (MESSAGES 6 <*>)
+        J~ DONE
+        J< 5 OK <*>
+        -- Something of the other home is.
+        J> 6 SELECT "Other Users/ann"
+        J< ...
+        J< 6 OK <*>
+        A> 3 APPEND INBOX {3+}\nnew
+        A< 3 OK <*>
+        J< * 7 EXISTS
+        J< * 7 RECENT
+        J~ 7 IDLE
+        J< + idling
+        A> 4 APPEND INBOX {3+}\nnew
+        A< 4 OK <*>
+        J< * 8 EXISTS
+        J< * 8 RECENT
+        J~ DONE
+        J< 7 OK <*>
+        J> 8 NOTIFY NONE
+        J< 8 OK <*>
+        A> 5 APPEND INBOX {3+}\nnew
+        A< 5 OK <*>
+        J> 9 NOOP
+        J< 9 OK <*>
+        J> 10 NOTIFY SET (SUBTREE ("Other Users") (MessageNew MessageExpunge MailboxName))
+        J< * 9 EXISTS
+        J< * 9 RECENT
+        J< 10 OK <*>
+        J> 11 UNSELECT
+        J< 11 OK <*>
+        A> 6 CREATE Sent/new
+        A< 6 OK <*>
+        J< * LIST (\HasNoChildren) "/" "Other Users/ann/Sent/new"
+        J< * LIST (\HasChildren<*>) "/" "Other Users/ann/Sent"
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn who_watches_a_home_that_is_lost_hears_of_it() {
+    let site = shared_inbox().await;
+    let home = site.services.store.node();
+    let watch = r#"NOTIFY SET (MAILBOXES (INBOX "Other Users/ann") (MessageNew MessageExpunge))"#;
+    let mut joe = site.login("joe").await;
+    assert!(joe.command(&format!("1 {watch}")).await.last().unwrap().starts_with("1 OK"));
+    let mut also = site.login("joe").await;
+    also.command(&format!("1 {watch}")).await;
+    also.send("2 IDLE").await;
+    assert_eq!(also.line().await, "+ idling");
+    site.links.lose(home);
+    for client in [&mut joe, &mut also] {
+        assert!(client.line().await.starts_with("* OK [NOTIFICATIONOVERFLOW] "));
+    }
+    also.send("DONE").await;
+    assert_eq!(also.line().await, "2 OK IDLE completed");
+    let heard = joe.command(&format!("2 {watch}")).await;
+    assert!(heard.last().unwrap().starts_with("2 NO [UNAVAILABLE]"), "{heard:?}");
+    assert_eq!(joe.command("3 NOOP").await, ["3 OK NOOP completed"]);
 }

@@ -19,6 +19,7 @@ mod replacing;
 mod replay;
 mod searching;
 mod seen;
+mod server_metadata;
 mod sharing;
 mod sorting;
 mod wire;

@@ -1,7 +1,6 @@
 //! Annotations (RFC 5464, RFC 9590) as transcripts.
 
 use crate::harness::Site;
-use rookery_imap::ImapConfig;
 
 #[tokio::test]
 async fn values_are_set_read_and_taken_away() {
@@ -112,40 +111,6 @@ async fn private_ones_are_seen_by_nobody_else_and_rights_decide() {
             J> 6 GETMETADATA "Other Users/ann" (/private/comment)
             J< * METADATA "Other Users/ann" (/private/comment "joe's")
             J< 6 OK <*>
-            "#,
-        )
-        .await;
-}
-
-#[tokio::test]
-async fn the_servers_own() {
-    let config = ImapConfig { admin_contact: "mailto:max@example.org".into(), ..ImapConfig::default() };
-    Site::with(config)
-        .await
-        .play(
-            r#"
-            A> 1 GETMETADATA "" (/shared/comment /shared/admin)
-            A< * METADATA "" (/shared/comment NIL /shared/admin "mailto:max@example.org")
-            A< 1 OK <*>
-            A> 2 SETMETADATA "" (/shared/comment "mine")
-            A< 2 NO [NOPERM] <*>
-            M> 1 SETMETADATA "" (/shared/comment "Shared comment")
-            M< 1 OK <*>
-            M> 2 SETMETADATA "" (/shared/admin "mailto:x@example.org")
-            M< 2 NO [CANNOT] <*>
-            A> 3 GETMETADATA "" /shared/comment
-            A< * METADATA "" (/shared/comment "Shared comment")
-            A< 3 OK <*>
-            A> 4 SETMETADATA "" (/private/vendor/x/y "mine")
-            A< 4 OK <*>
-            M> 3 GETMETADATA "" (/private/vendor/x/y)
-            M< * METADATA "" (/private/vendor/x/y NIL)
-            M< 3 OK <*>
-            A> 5 GETMETADATA "" (/private/vendor/x/y)
-            A< * METADATA "" (/private/vendor/x/y "mine")
-            A< 5 OK <*>
-            M> 4 SETMETADATA "" (/shared/comment NIL)
-            M< 4 OK <*>
             "#,
         )
         .await;

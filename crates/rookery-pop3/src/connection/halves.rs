@@ -53,7 +53,7 @@ impl Driver {
     }
 
     /// The edge's half of the session of someone whose home is another node, from the login to the end.
-    pub(super) async fn away(&mut self, user: UserName, home: NodeId) -> Result<Next, IoError> {
+    pub(super) async fn away(&mut self, (user, home): (UserName, NodeId)) -> Result<Next, IoError> {
         let trace = self.counts.id().get();
         let head = SessionHead::new(&user, trace, self.wire.connection.stream(), "", "");
         let pipe = match self.services.peers.open(home, PipeService::Pop3, head.encode()).await {
@@ -75,6 +75,16 @@ impl Driver {
             Relayed::Lost(error) => {
                 tracing::info!(%error, "a session's home is lost");
                 Ok(Next::Close("home lost"))
+            }
+            Relayed::NeverBegan(error) => {
+                tracing::warn!(%error, "a user's home is not reached");
+                let peer = self.wire.connection.peer();
+                if self.permit.as_mut().is_some_and(|permit| permit.unauthenticated(peer).is_err()) {
+                    return Ok(Next::Close("too many"));
+                }
+                self.wire.put(&not_reached());
+                self.wire.flush_if_full().await?;
+                Ok(Next::Go)
             }
             Relayed::Unauthenticated(rest) => {
                 let peer = self.wire.connection.peer();

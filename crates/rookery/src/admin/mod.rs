@@ -2,6 +2,7 @@
 
 mod aliases;
 mod check;
+mod directory;
 mod export;
 mod groups;
 mod import;
@@ -44,6 +45,8 @@ pub(crate) struct Desk {
     pub(crate) metrics: PrometheusHandle,
     /// The cluster, if this server is not alone.
     pub(crate) cluster: Option<Cluster>,
+    /// The same as `node.directory`, for what only its own kind can do.
+    pub(crate) directory: rookery_directory::CopiedDirectory,
     /// One import or check at a time.
     pub(crate) heavy: tokio::sync::Mutex<()>,
 }
@@ -93,6 +96,20 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "group.member" => groups::set_member(node, parse(args)?).await,
         "node.list" => cluster::nodes(desk.cluster.as_ref(), &*node.directory, &replies).await,
         "node.token" => cluster::token(desk.cluster.as_ref(), parse(args)?),
+        "directory.status" => directory::status(node, desk.cluster.as_ref(), &desk.directory).await,
+        "directory.export" => directory::export(&desk.directory, &replies).await,
+        "directory.import" => {
+            let _turn = desk.heavy.lock().await;
+            directory::import(&desk.directory, parse(args)?).await
+        }
+        "directory.promote" => {
+            let _turn = desk.heavy.lock().await;
+            cluster::promote(desk.cluster.as_ref(), &desk.directory, parse(args)?, &replies).await
+        }
+        "directory.rebuild" => {
+            let _turn = desk.heavy.lock().await;
+            cluster::rebuild(desk.cluster.as_ref(), &desk.directory, parse(args)?, &replies).await
+        }
         "quota.show" => quota::show(node, parse(args)?, &replies).await,
         "quota.set" => quota::set(node, parse(args)?).await,
         "import.maildir" => {

@@ -1,5 +1,6 @@
 //! What administrators ask of the cluster, and how new nodes are let in.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::join::Welcome;
-use super::site::DirectoryAt;
+use super::site::{DirectoryAt, Site};
 use super::{Cluster, failed};
 use crate::config::Config;
 use crate::exit::Failure;
@@ -22,7 +23,7 @@ impl Cluster {
         config: &Config,
         directory: Arc<dyn Directory>,
     ) -> Result<(), Failure> {
-        if !self.has_directory() {
+        if !self.has_authority() {
             return Ok(());
         }
         let folder = config.data_dir.join("cluster");
@@ -30,21 +31,27 @@ impl Cluster {
         let tokens =
             Tokens::open(folder.join("tokens.json")).map_err(|error| failed("join tokens", &error))?;
         let (ca, tokens) = (Arc::new(ca), Arc::new(tokens));
-        let welcome = Welcome {
-            directory: DirectoryAt { node: self.links.identity().node.0, address: self.address.clone() },
-            default_domain: config.default_domain.clone(),
-        };
-        let facts = serde_json::to_vec(&welcome).map_err(|error| failed("facts of the cluster", &error))?;
+        let at = DirectoryAt { node: self.links.identity().node.0, address: self.address.clone() };
+        let default_domain = config.default_domain.clone();
         let admit = Box::new(move |new: NewNode, allowed: String| {
-            let (directory, facts) = (directory.clone(), facts.clone());
+            let directory = directory.clone();
+            // As it is now: the directory may have moved since the start.
+            let facts = facts(&folder, at.clone(), default_domain.clone());
             let admitted: std::pin::Pin<Box<dyn Future<Output = _> + Send>> =
-                Box::pin(async move { admit(&*directory, new, &allowed, facts).await });
+                Box::pin(async move { admit(&*directory, new, &allowed, facts?).await });
             admitted
         });
         self.links.set_join_desk(Some(Arc::new(JoinDesk::new(ca.clone(), tokens.clone(), admit))));
         self.giving = Some((ca, tokens));
         Ok(())
     }
+}
+
+/// What a new node is told.
+fn facts(folder: &Path, directory: DirectoryAt, default_domain: String) -> Result<Vec<u8>, String> {
+    let site = Site::load(folder).map_err(|failure| failure.text)?;
+    let source = site.map(|site| site.source).unwrap_or_default();
+    serde_json::to_vec(&Welcome { directory, default_domain, source }).map_err(|error| error.to_string())
 }
 
 /// Writes a new node down.
@@ -82,7 +89,7 @@ pub(crate) struct TokenArgs {
 pub(crate) fn token(cluster: Option<&Cluster>, args: TokenArgs) -> Result<Value, Failed> {
     let cluster = in_cluster(cluster)?;
     let Some((ca, tokens)) = &cluster.giving else {
-        return Err(Failed::new("usage", "nodes are let in by the node with the directory; ask there"));
+        return Err(Failed::new("usage", "nodes are let in by the first node; ask there"));
     };
     let duties = Duties::parse(&args.duties.join("&"));
     let Some(duties) = duties.filter(|duties| *duties != Duties::NONE && !duties.contains(Duties::DIRECTORY))
@@ -140,7 +147,7 @@ fn word(duty: Duty) -> &'static str {
     }
 }
 
-fn in_cluster(cluster: Option<&Cluster>) -> Result<&Cluster, Failed> {
+pub(super) fn in_cluster(cluster: Option<&Cluster>) -> Result<&Cluster, Failed> {
     cluster
         .ok_or_else(|| Failed::new("usage", "this server is alone; cluster.listen makes it the first node"))
 }

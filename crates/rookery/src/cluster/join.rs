@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::failed;
 use super::site::{DirectoryAt, Site, make_folder};
-use crate::config::Config;
+use crate::config::{Config, SourceKind};
 use crate::exit::{Failure, Kind};
 use crate::output;
 use crate::serve::Folder;
@@ -18,6 +18,9 @@ use crate::serve::Folder;
 pub(super) struct Welcome {
     pub(super) directory: DirectoryAt,
     pub(super) default_domain: String,
+    /// What keeps the directory.
+    #[serde(default)]
+    pub(super) source: SourceKind,
 }
 
 /// Joins the cluster that a token is of. The server of this data folder must not run.
@@ -75,6 +78,15 @@ async fn join_as(
             ),
         ));
     }
+    if welcome.source != config.directory.source {
+        return Err(Failure::new(
+            Kind::Usage,
+            format!(
+                "the cluster's directory.source is {}; set it here, too, and join again with a new token",
+                welcome.source.word()
+            ),
+        ));
+    }
     // What a start as a single server has left: its own directory, with its default domain.
     let mut batch = Batch::new();
     let scanned = folder.engine.scan(Space::Directory, b"", None, false, &mut |key, _| {
@@ -88,7 +100,7 @@ async fn join_as(
     let cluster = config.data_dir.join("cluster");
     make_folder(&cluster)?;
     joined.credentials.save(&cluster).map_err(|error| failed("this node's certificate", &error))?;
-    let site = Site { name, directory: Some(welcome.directory) };
+    let site = Site { name, directory: Some(welcome.directory), source: welcome.source };
     site.save(&cluster)?;
     Ok(site)
 }

@@ -1,7 +1,8 @@
 //! The node among others: its certificate, its links, and what it does for other nodes.
 //!
 //! A server whose `cluster.listen` is set and that has not joined another is the first node of a cluster: it makes the
-//! cluster's authority and has the directory. The others join with a token of it and follow its directory.
+//! cluster's authority and has the directory, unless that is in etcd. The others join with a token of it and follow the
+//! directory.
 //!
 //! Invariants:
 //! - What other nodes ask for is done only for what is at home here.
@@ -10,6 +11,7 @@
 mod desk;
 mod homes;
 mod join;
+mod moving;
 mod pipe;
 mod site;
 mod source;
@@ -18,21 +20,25 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rookery_directory::remote::{RemoteSource, serve_source};
-use rookery_directory::{Commit, CopiedDirectory, Directory, DirectoryError, Duty, Load, Node};
-use rookery_kv::Engine;
+use rookery_directory::{
+    Commit, CopiedDirectory, Directory, DirectoryError, Duty, Following, Load, Node, Source,
+};
+use rookery_kv::{Engine, Space};
 use rookery_link::{
     Ca, Class, Credentials, Duties, Identity, Incoming, Links, LinksConfig, Message, PROTOCOL, Peer,
     PeerFacts, Tokens, TraceId,
 };
 use rookery_net::{ConnId, Drain, Pipe};
-use rookery_route::{AccountTask, PeerError, Peers, PipeHead, PipeService, Reaching, Registrar, SessionHead};
+use rookery_route::{
+    AccountTask, PeerError, Peers, PipeHead, PipeService, Reaching, Registrar, SessionHead, Transit,
+};
 use rookery_store::Store;
 use rookery_types::{AccountName, NodeId};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use crate::config::Config;
+use crate::config::{Config, DirectorySection, SourceKind};
 use crate::exit::{Failure, Kind};
 use crate::live::Live;
 use crate::serve::with_causes;
@@ -40,6 +46,7 @@ use crate::serve::with_causes;
 pub(crate) use desk::{nodes, token};
 pub(crate) use homes::ClusterHomes;
 pub(crate) use join::join;
+pub(crate) use moving::{Settings, promote, rebuild};
 
 use pipe::LinkPipe;
 use site::Site;
@@ -55,6 +62,8 @@ const LOAD_INTERVAL: Duration = Duration::from_secs(30);
 pub(crate) struct Cluster {
     pub(crate) links: Links,
     site: Site,
+    /// Where certificates and the site are.
+    folder: std::path::PathBuf,
     /// How often this node has started.
     boot: u64,
     /// Where other nodes reach this one.
@@ -75,6 +84,10 @@ impl Cluster {
         let listen = &config.cluster.listen;
         if listen.is_empty() {
             return match joined {
+                None if config.directory.source == SourceKind::Etcd => Err(Failure::new(
+                    Kind::Usage,
+                    "directory.source is etcd, which is for clusters: set cluster.listen",
+                )),
                 None => Ok(None),
                 Some(_) => Err(Failure::new(
                     Kind::Usage,
@@ -85,8 +98,24 @@ impl Cluster {
         let address = config.cluster.address().to_owned();
         let site = match joined {
             Some(site) => site,
-            None => Site::found(&folder, config, store.node())?,
+            None => {
+                if config.directory.source == SourceKind::Etcd {
+                    refuse_own_directory(store)?;
+                }
+                Site::found(&folder, config, store.node())?
+            }
         };
+        // The other way the start itself sees whether the directory has moved.
+        if (site.source, config.directory.source) == (SourceKind::Etcd, SourceKind::Embedded) {
+            return Err(Failure::new(
+                Kind::Usage,
+                format!(
+                    "directory.source is {}, and this node's directory is in {}",
+                    config.directory.source.word(),
+                    site.source.word()
+                ),
+            ));
+        }
         let boot = site::next_boot(&folder)?;
         let credentials = credentials(&folder, &site)?;
         if credentials.identity().node != store.node() {
@@ -101,21 +130,29 @@ impl Cluster {
         if let Some(directory) = &site.directory {
             links.set_peers(vec![Peer { id: NodeId(directory.node), address: directory.address.clone() }]);
         }
-        Ok(Some(Cluster { links, site, boot, address, giving: None }))
+        Ok(Some(Cluster { links, site, folder, boot, address, giving: None }))
     }
 
     /// The directory: in this node's engine, or a copy there of the one that another node has.
     pub(crate) async fn directory(
         &self,
+        settings: &DirectorySection,
         engine: Arc<dyn Engine>,
         commit: Arc<dyn Commit>,
     ) -> Result<CopiedDirectory, Failure> {
         let cannot = |error: DirectoryError| failed("the directory", &error);
-        let Some(at) = &self.site.directory else {
-            return CopiedDirectory::open(engine, commit).map_err(cannot);
+        let (source, place): (Arc<dyn Source>, String) = match (settings.source, &self.site.directory) {
+            (SourceKind::Etcd, _) => {
+                let etcd = settings.etcd().map_err(|error| Failure::new(Kind::Usage, error))?;
+                (Arc::new(etcd), format!("etcd does not answer at {}", settings.endpoints.join(", ")))
+            }
+            (SourceKind::Embedded, None) => return CopiedDirectory::open(engine, commit).map_err(cannot),
+            (SourceKind::Embedded, Some(at)) => {
+                let connect = ToDirectory { links: self.links.clone(), node: NodeId(at.node) };
+                let place = format!("the node with the directory does not answer at {}", at.address);
+                (Arc::new(RemoteSource::new(Arc::new(connect))), place)
+            }
         };
-        let connect = ToDirectory { links: self.links.clone(), node: NodeId(at.node) };
-        let source = Arc::new(RemoteSource::new(Arc::new(connect)));
         let directory = CopiedDirectory::follow(engine, commit, source).map_err(cannot)?;
         let wait = async {
             let mut revisions = directory.subscribe();
@@ -127,16 +164,25 @@ impl Cluster {
         };
         let whole = tokio::time::timeout(FIRST_COPY, wait).await.is_ok();
         if !whole {
-            return Err(Failure::failed(format!(
-                "the node with the directory does not answer at {}, and this node has no copy yet",
-                at.address
-            )));
+            return Err(Failure::failed(format!("{place}, and this node has no copy yet")));
+        }
+        if self.site.source != settings.source {
+            let mut following = directory.following();
+            let follows = following.wait_for(|now| *now == Following::Following);
+            if !matches!(tokio::time::timeout(FIRST_COPY, follows).await, Ok(Ok(_))) {
+                return Err(Failure::new(
+                    Kind::Usage,
+                    "directory.source is etcd, and the directory of this node has not moved there; set it back to \
+                     embedded and give at the first node: rookery directory promote",
+                ));
+            }
+            self.has_moved().map_err(Failure::failed)?;
         }
         Ok(directory)
     }
 
-    /// Whether the directory's source is here.
-    pub(crate) fn has_directory(&self) -> bool {
+    /// Whether the cluster's authority is here.
+    pub(crate) fn has_authority(&self) -> bool {
         self.site.directory.is_none()
     }
 
@@ -200,11 +246,25 @@ impl Cluster {
                 rookery_lmtp::serve_pipe(pipe, lmtp, drain).instrument(span).await;
             }
         });
+        let (transit, draining) = (parts.transit.clone(), drain.clone());
+        // Nobody but the home of the messages asks for it.
+        self.links.serve(PipeService::Transit.name(), Duties::HOLD, move |incoming| {
+            let (transit, drain) = (transit.clone(), draining.guard());
+            async move {
+                let id = PipeHead::decode(&incoming.head)
+                    .map_or_else(|_| ConnId::carried(0), |head| ConnId::carried(head.trace));
+                let (node, name) = (incoming.peer.node, &incoming.peer.name);
+                let span = tracing::info_span!("conn", %id, protocol = "transit", peer = %name);
+                let pipe = Box::new(LinkPipe::new(incoming.stream));
+                transit.serve(pipe, node, drain).instrument(span).await;
+            }
+        });
         let registrar = parts.registrar.clone();
         self.links.serve(homes::SERVICE, Duties::NONE, move |incoming| {
             let registrar = registrar.clone();
             async move { homes::serve(incoming, &registrar).await }
         });
+        self.serve_moves(&parts.directory, parts.settings.clone());
         let (cluster, drain) = (self.clone(), drain.clone());
         tasks.spawn(async move {
             tokio::select! {
@@ -285,8 +345,10 @@ pub(crate) struct ServedParts {
     pub(crate) imap: Live<rookery_imap::Services>,
     pub(crate) pop3: Live<rookery_pop3::Services>,
     pub(crate) lmtp: Live<crate::lmtp::Services>,
+    pub(crate) transit: Transit,
     pub(crate) services: Vec<(Box<str>, Box<str>)>,
     pub(crate) data_dir: std::path::PathBuf,
+    pub(crate) settings: Settings,
 }
 
 /// Whether a node may act for the user of a guest: it takes users' logins, or the user is at home there.
@@ -329,7 +391,7 @@ impl Peers for Cluster {
             // Messages do not stand before what somebody waits for at a screen.
             let class = match service {
                 PipeService::Imap | PipeService::Guest | PipeService::Pop3 => Class::Interactive,
-                PipeService::Lmtp => Class::Bulk,
+                PipeService::Lmtp | PipeService::Transit => Class::Bulk,
             };
             let opened = self.links.open(node, class, service.name(), trace, head).await;
             match opened {
@@ -356,6 +418,24 @@ fn credentials(folder: &std::path::Path, site: &Site) -> Result<Credentials, Fai
     let made = made.map_err(cannot)?;
     made.save(folder).map_err(cannot)?;
     Ok(made)
+}
+
+/// A server that has a directory in its own engine cannot begin with another: its accounts would be nobody's.
+fn refuse_own_directory(store: &Store) -> Result<(), Failure> {
+    let engine = store.engine_for_check();
+    let mut is_there = false;
+    let scanned = engine.scan(Space::Directory, b"", None, false, &mut |_, _| {
+        is_there = true;
+        false
+    });
+    scanned.map_err(|error| failed("the directory", &error))?;
+    match is_there {
+        true => Err(Failure::new(
+            Kind::Usage,
+            "directory.source is etcd, and this data folder has a directory of its own; begin with an empty one",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Who a node is at its founding.

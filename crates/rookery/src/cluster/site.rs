@@ -11,7 +11,7 @@ use rookery_types::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::{failed, founder};
-use crate::config::Config;
+use crate::config::{Config, SourceKind};
 use crate::exit::Failure;
 
 /// This node's cluster.
@@ -19,11 +19,14 @@ use crate::exit::Failure;
 pub(super) struct Site {
     /// This node's name.
     pub(super) name: String,
-    /// Which node has the directory; `None`: this one.
+    /// Which node founded the cluster, and has the directory if that is embedded; `None`: this one.
     pub(super) directory: Option<DirectoryAt>,
+    /// What keeps the directory that this node's copy is of.
+    #[serde(default)]
+    pub(super) source: SourceKind,
 }
 
-/// Where the directory is.
+/// Where the first node is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct DirectoryAt {
     /// The node.
@@ -62,7 +65,7 @@ impl Site {
             ca.credentials(&founder(node, &name), now)?.save(folder)
         });
         made.map_err(|error| failed("the cluster's certificates", &error))?;
-        let site = Site { name, directory: None };
+        let site = Site { name, directory: None, source: config.directory.source };
         site.save(folder)?;
         tracing::info!(name = site.name, "this server is the first node of a cluster");
         Ok(site)

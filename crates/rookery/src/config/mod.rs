@@ -4,6 +4,7 @@
 //! - A file with a fault is refused as a whole, and all its faults are told together, each with its line.
 //! - An unknown key is a fault; the nearest known one is suggested.
 
+mod directory;
 mod read;
 mod reference;
 mod settings;
@@ -11,6 +12,7 @@ mod show;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use directory::{DirectorySection, SourceKind};
 pub(crate) use read::Faults;
 pub(crate) use reference::reference;
 pub(crate) use settings::{Config, LogFormat};

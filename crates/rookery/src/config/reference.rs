@@ -62,6 +62,7 @@ fn kind(setting: &Setting) -> Option<String> {
         "PathBuf" => "path",
         "Vec<String>" => "list of texts",
         "CertificateField" => "`cn` or `email`",
+        "SourceKind" => "`embedded` or `etcd`",
         "LogFormat" => "`text` or `json`",
         _ => return None,
     };

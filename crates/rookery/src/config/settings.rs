@@ -11,6 +11,8 @@ use rookery_pop3::Pop3Config;
 use rookery_types::Setting;
 use serde::{Deserialize, Serialize};
 
+use super::directory::DirectorySection;
+
 rookery_types::settings! {
     /// The whole configuration. A missing key has its default.
     #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +54,8 @@ rookery_types::settings! {
         pub server: ServerSection,
         /// Other nodes.
         pub cluster: ClusterSection,
+        /// Where the directory is.
+        pub directory: DirectorySection,
     }
 }
 
@@ -254,7 +258,7 @@ rookery_types::settings! {
 }
 
 /// The sections' names with what describes their settings.
-pub(super) const SECTIONS: [(&str, &[&[Setting]]); 12] = [
+pub(super) const SECTIONS: [(&str, &[&[Setting]]); 13] = [
     ("imap", &[ImapSection::SETTINGS, ImapConfig::SETTINGS]),
     ("pop3", &[Pop3Config::SETTINGS]),
     ("lmtp", &[LmtpConfig::SETTINGS]),
@@ -267,6 +271,7 @@ pub(super) const SECTIONS: [(&str, &[&[Setting]]); 12] = [
     ("store", &[StoreSection::SETTINGS]),
     ("server", &[ServerSection::SETTINGS]),
     ("cluster", &[ClusterSection::SETTINGS]),
+    ("directory", &[DirectorySection::SETTINGS]),
 ];
 
 impl Default for Config {
@@ -289,6 +294,7 @@ impl Default for Config {
             store: StoreSection::default(),
             server: ServerSection::default(),
             cluster: ClusterSection::default(),
+            directory: DirectorySection::default(),
         }
     }
 }

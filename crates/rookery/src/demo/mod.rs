@@ -1,6 +1,7 @@
-//! `rookery demo`: a server of its own with one account full of mail.
+//! `rookery demo`: a server of its own with one account full of mail, or several servers.
 
 mod messages;
+mod murder;
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -35,6 +36,9 @@ pub(crate) fn run(options: Demo, runtime: &tokio::runtime::Runtime) -> Result<()
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => std::path::PathBuf::from("rookery-demo"),
     };
+    if let Some(arrangement) = options.murder {
+        return murder::run(arrangement, &folder, temporary.is_none(), runtime);
+    }
     let mut config =
         Config { data_dir: folder.clone(), hostname: "localhost".to_owned(), ..Config::default() };
     config.log.level = "warn".to_owned();

@@ -1,0 +1,114 @@
+//! What clients are connected to instead of the server that has their mail: another node, or a proxy.
+//!
+//! Rookery's nodes speak over mutual TLS, since they have nothing else; the peers in plain text, as they do where the
+//! network between them is trusted.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rookery_tests::edge as front;
+use rookery_tests::peer;
+use rookery_tests::server::{PASSWORD, Program, Server};
+
+/// Who may make accounts, on both nodes.
+pub(crate) const ROOKERY_ADMIN: &str = "postmaster";
+pub(crate) const CYRUS_ADMIN: &str = "cyrus";
+/// Where proxies look for what they are told no port of.
+const IMAP: u16 = 143;
+const LMTP: u16 = 24;
+/// Whom a Cyrus frontend logs in as.
+const CYRUS_PROXY: &str = "murder";
+
+/// Starts an edge, and before it the home, which was prepared and not started.
+pub(crate) fn start(
+    program: Program,
+    home: &mut Server,
+    place: &Path,
+    binary: Option<&Path>,
+) -> Result<Server> {
+    let place = place.join("edge");
+    std::fs::create_dir_all(&place)?;
+    let mut edge = Server::of(program, &place)?;
+    match program {
+        Program::Rookery => {
+            for server in [&*home, &edge] {
+                let text = std::fs::read_to_string(server.config())?;
+                std::fs::write(server.config(), format!("admins = [\"{ROOKERY_ADMIN}\"]\n{text}"))?;
+            }
+            if let Some(binary) = binary {
+                edge.use_binary(binary.to_path_buf());
+            }
+            for (server, name) in [(&*home, "be1.example"), (&edge, "fe1.example")] {
+                server.add_config(&front::cluster_section(name, front::link_place(server.imap)?))?;
+            }
+            home.launch()?;
+            home.add_user(ROOKERY_ADMIN)?;
+            front::join(&mut edge, home, "serve")?;
+            return Ok(edge);
+        }
+        Program::Cyrus => cyrus(home, &edge)?,
+        Program::Dovecot => {
+            home.use_ports(IMAP, LMTP)?;
+            // It asks for LMTP at the port where it was asked itself.
+            edge.use_ports(edge.imap.port(), LMTP)?;
+            write(&edge, home, &edge.config(), include_str!("../peers/dovecot-proxy.conf"))?;
+        }
+        Program::Nginx => write(&edge, home, &edge.config(), include_str!("../peers/nginx-mail.conf"))?,
+    }
+    home.launch().context("the home")?;
+    edge.launch().context("the edge")?;
+    Ok(edge)
+}
+
+/// A frontend with the mupdate master beside it; the home becomes its backend.
+fn cyrus(home: &mut Server, edge: &Server) -> Result<()> {
+    // The load's LMTP is one without a login, which is not what a frontend expects; it has a port of its own.
+    home.use_ports(IMAP, home.lmtp.port())?;
+    let services = home.root().join("services");
+    let text = std::fs::read_to_string(&services)?;
+    let more = filled(edge, home, include_str!("../peers/cyrus-backend-services.conf"));
+    std::fs::write(&services, text.replace("SERVICES {\n", &format!("SERVICES {{\n{more}")))?;
+    let mut config = std::fs::read_to_string(home.config())?;
+    config.push_str(&filled(edge, home, include_str!("../peers/cyrus-backend-murder.conf")));
+    std::fs::write(home.config(), config)?;
+    for server in [&*home, edge] {
+        peer::cyrus_password(server, CYRUS_PROXY)?;
+    }
+    let root = edge.root();
+    let master = root.join("data-master");
+    for folder in ["conf/socket", "conf/proc", "conf/lock", "sieve"] {
+        std::fs::create_dir_all(master.join(folder))?;
+    }
+    write(edge, home, &edge.config(), include_str!("../peers/cyrus-frontend-imapd.conf"))?;
+    write(edge, home, &root.join("services"), include_str!("../peers/cyrus-frontend-services.conf"))?;
+    write(edge, home, &root.join("master"), include_str!("../peers/cyrus-master-imapd.conf"))?;
+    for server in [&*home, edge] {
+        peer::cyrus_own(server)?;
+    }
+    Ok(())
+}
+
+fn write(edge: &Server, home: &Server, file: &Path, template: &str) -> Result<()> {
+    Ok(std::fs::write(file, filled(edge, home, template))?)
+}
+
+fn filled(edge: &Server, home: &Server, template: &str) -> String {
+    template
+        .replace("@BIN@", peer::CYRUS_PROGRAMS)
+        .replace("@ROOT@", &edge.root().display().to_string())
+        .replace("@DATA@", &edge.data().display().to_string())
+        .replace("@HOST@", &edge.imap.ip().to_string())
+        .replace("@EDGE@", &edge.imap.ip().to_string())
+        .replace("@IMAPPORT@", &edge.imap.port().to_string())
+        .replace("@LMTPPORT@", &edge.lmtp.port().to_string())
+        .replace("@IMAP@", &edge.imap.to_string())
+        .replace("@LMTP@", &edge.lmtp.to_string())
+        .replace("@HTTP@", &edge.http.to_string())
+        // None speaks POP3 here, so its port is free.
+        .replace("@SLAVEPORT@", &edge.pop3.port().to_string())
+        .replace("@HOMEROOT@", &home.root().display().to_string())
+        .replace("@HOMEIP@", &home.imap.ip().to_string())
+        .replace("@HOMEPORT@", &home.imap.port().to_string())
+        .replace("@HOME@", &home.imap.ip().to_string())
+        .replace("@PASSWORD@", PASSWORD)
+}

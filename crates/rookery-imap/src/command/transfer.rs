@@ -1,0 +1,596 @@
+//! COPY between mailboxes of two homes: the session reads at one and appends at the other, all of it as one APPEND of
+//! several messages.
+//!
+//! Invariants:
+//! - All messages arrive or none: the target's home takes them in one step.
+//! - No message is whole in memory here; at the home that takes them, small ones are until all have come. So that this
+//!   stays small, what one COPY takes has a bound.
+//! - Messages of another home are read by a guest of its own, which nothing else uses: the client's view of the
+//!   selected mailbox stays as it was told.
+//!
+//! DEVIATION: RFC 9051 §6.4.7, because between two homes a COPY is an APPEND: flags that the user may not set in the
+//! target are left out (RFC 4314 §4), and SAVEDATE is that of the copy.
+
+use super::append::{self, append_uid};
+use super::{Outcome, copy, quota};
+use crate::answer::{Answer, Failure, blocking, no_such_mailbox};
+use crate::guest::{Guest, Heard, Trouble, lost_before, own_tag, printed};
+use crate::names::Found;
+use crate::progress::Progress;
+use crate::session::{Abroad, Enabled, Selected, User};
+use crate::wire::Wire;
+use bytes::{Bytes, BytesMut};
+use rookery_codec::imap::client::{AppendEncoder, Decoded, Decoder, Literals};
+use rookery_codec::imap::command::{
+    AppendLiteral, AppendMessage, AppendSource, Fetch, FetchItem, Search, SearchKey, SearchReturn,
+    SelectParameters,
+};
+use rookery_codec::imap::passage::Passed;
+use rookery_codec::imap::response::FetchData;
+use rookery_codec::imap::types::LiteralKind;
+use rookery_codec::imap::{Code, Command, Condition, FlagList, MessageSet, Response, Section, Tag, WireName};
+use rookery_store::{Account, BodyReader, Message, NewMessage, Spool};
+use rookery_types::{
+    Flag, InternalDate, Keyword, NodeId, SequenceSet, SetEnd, SystemFlags, Uid, UidSet, UidValidity,
+};
+use std::sync::Arc;
+
+/// Messages that one COPY takes.
+const MESSAGES_MAX: usize = 10_000;
+/// Octets that it takes, if they are of more than one message.
+const OCTETS_MAX: u64 = 64 << 20;
+/// Octets that are read at once.
+const PIECE_OCTETS: u64 = 256 << 10;
+/// Octets of a FETCH response outside of its literal.
+const RESPONSE_OCTETS_MAX: usize = 1 << 20;
+/// Messages of more octets are finished on a thread that may block.
+const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
+
+/// A message on its way, but for its octets.
+struct Carried {
+    uid: Uid,
+    octets: u64,
+    flags: Vec<Flag>,
+    date: InternalDate,
+}
+
+/// Why nothing was copied.
+enum Broken {
+    /// The client is told so, and nothing was done.
+    Refused(Failure),
+    /// The guest that reads is lost.
+    Reader,
+    /// The guest that takes the messages is lost, before the last octet was sent or behind it.
+    Taker(Trouble, bool),
+}
+
+impl<T: Into<Failure>> From<T> for Broken {
+    fn from(failure: T) -> Broken {
+        Broken::Refused(failure.into())
+    }
+}
+
+/// COPY of messages of this home to a mailbox at the home of `node`.
+pub(super) async fn send(
+    wire: &mut Wire,
+    progress: &mut Progress,
+    user: &mut User,
+    selected: &Selected,
+    (set, uid): (&MessageSet, bool),
+    (node, name): (NodeId, &WireName),
+) -> Outcome {
+    let uids = selected.resolve_uids(set, uid)?;
+    if uids.is_empty() {
+        probe(wire, user, node, name).await?;
+        return Ok(Answer::ok("No messages to copy"));
+    }
+    let (state, all) = selected.now();
+    let found = blocking(move || {
+        let mut found = Vec::new();
+        for number in uids.iter().take(MESSAGES_MAX + 1) {
+            found.extend(Uid::new(number).map(|uid| all.message(uid)).transpose()?.flatten());
+        }
+        Ok::<_, rookery_store::StoreError>(found)
+    });
+    let messages: Vec<Message> = found.await??;
+    if messages.is_empty() {
+        return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
+    }
+    let source = Here {
+        whole: messages.len(),
+        account: selected.mailbox.account().clone(),
+        keywords: state.settings.keywords.clone(),
+        messages: messages.into_iter(),
+        body: None,
+    };
+    carry(wire, progress, user, Source::Here(Box::new(source)), Whither::There(node, name)).await
+}
+
+/// COPY of messages of the selected mailbox, which is at another home, to a mailbox here or at a third home.
+pub(super) async fn bring(
+    wire: &mut Wire,
+    progress: &mut Progress,
+    user: &mut User,
+    abroad: &Abroad,
+    (set, uid): (MessageSet, bool),
+    (home, name): (Option<NodeId>, &WireName),
+) -> Outcome {
+    let uids = match resolve(wire, user, abroad.node, set, uid).await? {
+        Ok(uids) => uids,
+        Err(answer) => return Ok(answer),
+    };
+    let whither = match home {
+        Some(node) => {
+            if uids.is_empty() {
+                probe(wire, user, node, name).await?;
+            }
+            Whither::There(node, name)
+        }
+        None => Whither::Here(copy::target(user, name).await?),
+    };
+    if uids.is_empty() {
+        return Ok(Answer::ok("No messages to copy"));
+    }
+    let reader = match There::open(wire, user, abroad, uids).await {
+        Ok(reader) => reader,
+        Err(Broken::Refused(failure)) => return Err(failure),
+        Err(_) => return Err(crate::guest::not_reached().into()),
+    };
+    carry(wire, progress, user, Source::There(Box::new(reader)), whither).await
+}
+
+/// Refuses unless the user may know of the mailbox.
+pub(super) async fn probe(
+    wire: &mut Wire,
+    user: &mut User,
+    node: NodeId,
+    name: &WireName,
+) -> Result<(), Failure> {
+    let command = Command::MyRights { mailbox: name.clone() };
+    let (answer, _) = user.ask(wire, node, command, &[b"* MYRIGHTS "]).await?;
+    match answer.condition {
+        Condition::Ok => Ok(()),
+        _ if answer.code == Some(Code::NonExistent) => Err(no_such_mailbox().into()),
+        _ => Err(answer.into()),
+    }
+}
+
+/// The UIDs of messages of the selected mailbox, by the guest that has it.
+async fn resolve(
+    wire: &mut Wire,
+    user: &mut User,
+    node: NodeId,
+    set: MessageSet,
+    uid: bool,
+) -> Result<Result<UidSet, Answer>, Failure> {
+    let key = if uid { SearchKey::Uid(set) } else { SearchKey::Sequence(set) };
+    let returns = Some(SearchReturn { all: true, ..SearchReturn::default() });
+    let command = Command::Search(Search { uid: true, returns, charset: None, key });
+    let (answer, caught) = user.ask(wire, node, command, &[b"* ESEARCH (TAG \"guest\")"]).await?;
+    if answer.condition != Condition::Ok {
+        return Ok(Err(answer));
+    }
+    let mut uids = UidSet::new();
+    for octets in caught {
+        if let Some(Response::Esearch(found)) = read(&octets) {
+            found.all.ranges().for_each(|(first, last)| uids.insert_range(first, last));
+        }
+    }
+    Ok(match uids.is_empty() && !uid {
+        true => Err(Answer::bad("There is no message of that number")),
+        false => Ok(uids),
+    })
+}
+
+/// One response.
+fn read(octets: &[u8]) -> Option<Response> {
+    let mut decoder = Decoder::new(octets.len().saturating_add(1));
+    decoder.push(octets);
+    match decoder.next() {
+        Decoded::Response(response) => Some(response),
+        _ => None,
+    }
+}
+
+/// Where the messages come from.
+enum Source {
+    Here(Box<Here>),
+    There(Box<There>),
+}
+
+impl Source {
+    /// How many messages it has in all, about.
+    fn whole(&self) -> usize {
+        match self {
+            Source::Here(here) => here.whole,
+            Source::There(there) => there.whole,
+        }
+    }
+
+    /// The next message. What is left of the one before is passed over.
+    async fn next(&mut self) -> Result<Option<Carried>, Broken> {
+        match self {
+            Source::Here(here) => here.next().await,
+            Source::There(there) => there.next().await,
+        }
+    }
+
+    /// The next octets of the message; none: that were all.
+    async fn octets(&mut self) -> Result<Option<Bytes>, Broken> {
+        match self {
+            Source::Here(here) => here.octets().await,
+            Source::There(there) => there.octets().await,
+        }
+    }
+}
+
+/// Messages of this store.
+struct Here {
+    whole: usize,
+    account: Account,
+    keywords: Arc<Vec<Keyword>>,
+    messages: std::vec::IntoIter<Message>,
+    /// The message under way, and how much of it was read.
+    body: Option<(BodyReader, u64)>,
+}
+
+impl Here {
+    async fn next(&mut self) -> Result<Option<Carried>, Broken> {
+        let Some(message) = self.messages.next() else { return Ok(None) };
+        let (account, content) = (self.account.clone(), message.content);
+        let reader = blocking(move || account.reader(content)).await??;
+        let keywords = message.keywords.as_slice().iter();
+        let keywords = keywords.filter_map(|n| self.keywords.get(usize::from(*n)).cloned());
+        let mut flags = flags_of(message.flags);
+        flags.extend(keywords.map(Flag::Keyword));
+        let octets = reader.size();
+        self.body = Some((reader, 0));
+        Ok(Some(Carried { uid: message.uid, octets, flags, date: message.date }))
+    }
+
+    async fn octets(&mut self) -> Result<Option<Bytes>, Broken> {
+        let Some((reader, from)) = self.body.take() else { return Ok(None) };
+        let left = reader.size().saturating_sub(from);
+        if left == 0 {
+            return Ok(None);
+        }
+        let wanted = usize::try_from(left.min(PIECE_OCTETS)).unwrap_or(0);
+        let (piece, reader) = blocking(move || (reader.read(from, wanted), reader)).await?;
+        let piece = piece?;
+        if piece.len() != wanted {
+            tracing::error!("a message is shorter than its record says");
+            return Err(Answer::server_fault().into());
+        }
+        self.body = Some((reader, from + piece.len() as u64));
+        Ok(Some(piece))
+    }
+}
+
+fn flags_of(system: SystemFlags) -> Vec<Flag> {
+    let each = SystemFlags::ALL.iter().filter(|(flag, _)| system.contains(*flag));
+    each.map(|(flag, _)| Flag::System(*flag)).collect()
+}
+
+/// Messages of a mailbox of another home.
+struct There {
+    whole: usize,
+    guest: Guest,
+    tag: Tag,
+}
+
+impl There {
+    /// Opens the selected mailbox once more, and asks for messages.
+    async fn open(wire: &Wire, user: &User, abroad: &Abroad, uids: UidSet) -> Result<There, Broken> {
+        let Some(tag) = own_tag() else { return Err(Answer::server_fault().into()) };
+        let whole = uids
+            .ranges()
+            .fold(0, |all: u32, (a, b)| all.saturating_add(b.saturating_sub(a)).saturating_add(1));
+        let whole = usize::try_from(whole).unwrap_or(usize::MAX);
+        let mut there = There { whole, guest: user.new_guest(wire, abroad.node).await?, tag };
+        // Names are written as the session writes them; what messages look like is as it is without extensions.
+        let enabled = Enabled { rev2: user.enabled.rev2, utf8: user.enabled.utf8, ..Enabled::default() };
+        let (mailbox, parameters) = (abroad.name.clone(), SelectParameters::default());
+        let examine = Command::Select { mailbox, read_only: true, parameters };
+        there.guest.ask(enabled, printed(&there.tag, examine)?);
+        let mut id = None;
+        loop {
+            match there.heard().await? {
+                Passed::Status { status, .. } if status.tag.is_some() => {
+                    if status.condition == Condition::Ok && id == abroad.mailbox_id {
+                        break;
+                    }
+                    let text = "The mailbox is not what it was when it was selected; select it again";
+                    return Err(Answer::no(Code::Unavailable, text).into());
+                }
+                Passed::Status { status, .. } => {
+                    if let Some(Code::MailboxId(told)) = status.code {
+                        id = Some(told);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let number = |(first, last)| (SetEnd::Number(first), SetEnd::Number(last));
+        let set = SequenceSet::new(uids.ranges().map(number).collect());
+        let set = MessageSet::Set(set.ok_or_else(Answer::server_fault)?);
+        let items = vec![
+            FetchItem::Uid,
+            FetchItem::Flags,
+            FetchItem::InternalDate,
+            FetchItem::Section { peek: true, section: Section::default(), partial: None },
+        ];
+        let fetch = Fetch { uid: true, set, items, changed_since: None, vanished: false, partial: None };
+        there.guest.ask(enabled, printed(&there.tag, Command::Fetch(fetch))?);
+        Ok(there)
+    }
+
+    async fn heard(&mut self) -> Result<Passed, Broken> {
+        self.guest.next().await.map_err(|_| Broken::Reader)
+    }
+
+    async fn next(&mut self) -> Result<Option<Carried>, Broken> {
+        let mut text = BytesMut::new();
+        loop {
+            match self.heard().await? {
+                Passed::Text { octets, last } => {
+                    text.extend_from_slice(&octets);
+                    if let Some(octets) = self.guest.literal_left() {
+                        return match carried(&text, octets) {
+                            Some(message) => Ok(Some(message)),
+                            None => Err(self.unreadable()),
+                        };
+                    }
+                    // The end of a message, or something else that there is to tell.
+                    if last {
+                        text.clear();
+                    }
+                    if text.len() > RESPONSE_OCTETS_MAX {
+                        return Err(self.unreadable());
+                    }
+                }
+                Passed::Literal(_) => {}
+                Passed::Status { status, .. } => match (status.tag, status.condition) {
+                    (Some(_), Condition::Ok) => return Ok(None),
+                    (Some(_), _) => {
+                        let code = status.code.unwrap_or(Code::ServerBug);
+                        return Err(Answer::no(code, status.text).into());
+                    }
+                    (None, Condition::Bye) => return Err(Broken::Reader),
+                    (None, _) => {}
+                },
+                _ => return Err(self.unreadable()),
+            }
+        }
+    }
+
+    async fn octets(&mut self) -> Result<Option<Bytes>, Broken> {
+        if self.guest.literal_left().is_none_or(|left| left == 0) {
+            return Ok(None);
+        }
+        match self.heard().await? {
+            Passed::Literal(octets) => Ok(Some(octets)),
+            _ => Err(self.unreadable()),
+        }
+    }
+
+    fn unreadable(&self) -> Broken {
+        tracing::error!("a mailbox's server answers FETCH with something else");
+        Broken::Reader
+    }
+}
+
+/// Reads a FETCH response up to the announcement of its only literal, the message.
+fn carried(text: &[u8], octets: u64) -> Option<Carried> {
+    let at = memchr_last(text, b" BODY[] ")?;
+    let whole = [text.get(..at)?, b")\r\n"].concat();
+    let Some(Response::Fetch { items, .. }) = read(&whole) else { return None };
+    let (mut uid, mut flags, mut date) = (None, None, None);
+    for item in items {
+        match item {
+            FetchData::Uid(one) => uid = Some(one),
+            FetchData::Flags(list) => flags = Some(list),
+            FetchData::InternalDate(one) => date = Some(one),
+            _ => {}
+        }
+    }
+    let FlagList { system, keywords, .. } = flags?;
+    let mut flags = flags_of(system);
+    flags.extend(keywords.into_iter().map(Flag::Keyword));
+    Some(Carried { uid: uid?, octets, flags, date: date? })
+}
+
+/// Where some octets stand last.
+fn memchr_last(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).rposition(|window| window == wanted)
+}
+
+/// Where the messages go.
+enum Whither<'a> {
+    Here(Found),
+    There(NodeId, &'a WireName),
+}
+
+/// Carries messages over. Nothing of it is done unless all of it is.
+async fn carry(
+    wire: &mut Wire,
+    progress: &mut Progress,
+    user: &mut User,
+    mut source: Source,
+    whither: Whither<'_>,
+) -> Outcome {
+    let carried = match whither {
+        Whither::Here(found) => take(wire, progress, user, &mut source, found).await,
+        Whither::There(node, name) => hand_over(wire, progress, user, &mut source, node, name).await,
+    };
+    match carried {
+        Ok(answer) => Ok(answer),
+        Err(Broken::Refused(failure)) => Err(failure),
+        Err(Broken::Reader) => Err(crate::guest::not_reached().into()),
+        Err(Broken::Taker(trouble, ended)) => Err(lost_before(trouble, ended)),
+    }
+}
+
+/// Counts what one COPY takes.
+#[derive(Default)]
+struct Bound {
+    messages: usize,
+    octets: u64,
+}
+
+impl Bound {
+    fn add(&mut self, message: &Carried) -> Result<(), Answer> {
+        self.messages += 1;
+        self.octets = self.octets.saturating_add(message.octets);
+        match self.messages > MESSAGES_MAX || (self.messages > 1 && self.octets > OCTETS_MAX) {
+            true => {
+                let text = "That is more than can be copied to another server at once; copy fewer messages";
+                Err(Answer::no(Code::Limit, text))
+            }
+            false => Ok(()),
+        }
+    }
+}
+
+/// Into a mailbox here.
+async fn take(
+    wire: &mut Wire,
+    progress: &mut Progress,
+    user: &User,
+    source: &mut Source,
+    found: Found,
+) -> Result<Answer, Broken> {
+    let mut bound = Bound::default();
+    let mut from = UidSet::new();
+    let mut messages: Vec<NewMessage> = Vec::new();
+    while let Some(message) = source.next().await? {
+        bound.add(&message)?;
+        let mut spool: Spool = user.services.store.spool();
+        while let Some(octets) = source.octets().await? {
+            spool.push(&octets)?;
+        }
+        let body = match spool.size() {
+            0..=FINISH_INLINE_OCTETS => spool.finish_without_nul()?,
+            _ => blocking(move || spool.finish_without_nul()).await??,
+        };
+        from.insert_uid(message.uid);
+        let announced = announced(&message);
+        messages.push(append::message(body, announced, found.rights));
+        progress.note(wire, messages.len(), source.whole()).await?;
+    }
+    if messages.is_empty() {
+        return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
+    }
+    let appended = found.account.append(found.id, messages).await?;
+    quota::warn(wire, user, &found.account, found.address.path());
+    match append_uid(appended) {
+        Code::AppendUid { uid_validity, uids } => Ok(copied(uid_validity, from, uids)),
+        _ => Err(Answer::server_fault().into()),
+    }
+}
+
+fn copied(uid_validity: UidValidity, from: UidSet, to: UidSet) -> Answer {
+    Answer::ok_code(Code::CopyUid { uid_validity, from, to }, "COPY completed")
+}
+
+/// What is said of a message in APPEND. Octets of any kind may come.
+fn announced(message: &Carried) -> AppendMessage {
+    let kind = LiteralKind { synchronising: false, binary: true };
+    let source = AppendSource::Literal(AppendLiteral { octets: message.octets, kind, utf8: false });
+    AppendMessage { flags: message.flags.clone(), date: Some(message.date), source }
+}
+
+/// Into a mailbox of another home. If it comes to no good end, the guest is left: what it was given is not whole.
+async fn hand_over(
+    wire: &mut Wire,
+    progress: &mut Progress,
+    user: &mut User,
+    source: &mut Source,
+    node: NodeId,
+    name: &WireName,
+) -> Result<Answer, Broken> {
+    let Some(tag) = own_tag() else { return Err(Answer::server_fault().into()) };
+    let early = |trouble| Broken::Taker(trouble, false);
+    let mut bound = Bound::default();
+    let mut from = UidSet::new();
+    let mut taker: Option<(Guest, AppendEncoder)> = None;
+    while let Some(message) = source.next().await? {
+        bound.add(&message)?;
+        let mut announced = announced(&message);
+        let (guest, _) = match &mut taker {
+            Some(open) => {
+                let head = open.1.next(&announced).map_err(|_| Answer::server_fault())?;
+                open.0.put(head.concat().into());
+                open
+            }
+            None => {
+                let mut guest = user.guest(wire, node).await?;
+                if let AppendSource::Literal(literal) = &mut announced.source {
+                    // It is asked before it is sent anything.
+                    literal.kind.synchronising = true;
+                }
+                let start = AppendEncoder::start(&tag, None, name, &announced, Literals::NonSynchronising);
+                let (encoder, head) = start.map_err(|_| Answer::server_fault())?;
+                guest.ask(user.enabled, head.concat().into());
+                match guest.hear(wire, &tag).await.map_err(early)? {
+                    Heard::Continue(_) => taker.insert((guest, encoder)),
+                    Heard::Answer(answer) => {
+                        user.guests.keep(guest);
+                        return Ok(answer);
+                    }
+                }
+            }
+        };
+        while let Some(octets) = source.octets().await? {
+            guest.put(octets);
+            guest.flush_if_full().await.map_err(early)?;
+        }
+        from.insert_uid(message.uid);
+        progress.note(wire, bound.messages, source.whole()).await?;
+    }
+    let Some((mut guest, encoder)) = taker else {
+        return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
+    };
+    guest.put(Bytes::from_static(encoder.end()));
+    let answer = guest.answer(wire, &tag).await.map_err(|trouble| Broken::Taker(trouble, true))?;
+    user.guests.keep(guest);
+    Ok(match answer.code {
+        Some(Code::AppendUid { uid_validity, uids }) if answer.condition == Condition::Ok => {
+            copied(uid_validity, from, uids)
+        }
+        _ => answer,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_read_before_its_octets() {
+        let text =
+            b"* 2 FETCH (UID 7 FLAGS (\\Seen $a) INTERNALDATE \" 1-Jan-2024 10:00:00 +0000\" BODY[] {3}\r\n";
+        let message = carried(text, 3).unwrap();
+        assert_eq!((message.uid.get(), message.octets), (7, 3));
+        let flags = [Flag::System(SystemFlags::SEEN), Flag::Keyword(Keyword::new("$a").unwrap())];
+        assert_eq!(message.flags, flags);
+        for other in [&b"* 2 FETCH (UID 7 BODY[] {3}\r\n"[..], b"* 2 FETCH (BODY[TEXT] {3}\r\n", b""] {
+            assert!(carried(other, 3).is_none());
+        }
+    }
+
+    #[test]
+    fn one_message_may_be_of_any_size_and_many_may_not() {
+        let message = |octets| Carried {
+            uid: Uid::new(1).unwrap(),
+            octets,
+            flags: vec![],
+            date: InternalDate::new(0, 0).unwrap(),
+        };
+        let mut bound = Bound::default();
+        assert!(bound.add(&message(OCTETS_MAX + 1)).is_ok());
+        assert_eq!(bound.add(&message(1)).unwrap_err().code, Some(Code::Limit));
+        let mut bound = Bound { messages: MESSAGES_MAX - 1, octets: 0 };
+        assert!(bound.add(&message(1)).is_ok());
+        assert_eq!(bound.add(&message(1)).unwrap_err().code, Some(Code::Limit));
+    }
+}
