@@ -259,11 +259,9 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
             }
             Err(failure) => Err(failure),
         },
-        Command::Move { uid, set, mailbox } => match user.home_of_mailbox(&mailbox).await {
-            Ok(None) => copy::r#move(wire, progress, &user, &mut selected, &set, uid, &mailbox).await,
-            Ok(Some(node)) => abroad::refuse_move(wire, &mut user, node, &mailbox).await,
-            Err(failure) => Err(failure),
-        },
+        Command::Move { uid, set, mailbox } => {
+            copy::r#move(wire, progress, &user, &mut selected, &set, uid, &mailbox).await
+        }
         command => {
             let context = Context { services: context.services, wire: &mut *wire, tag: context.tag };
             of_mailboxes(&mut user, command, context).await
