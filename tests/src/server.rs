@@ -279,6 +279,29 @@ impl Server {
         Ok(file.write_all(text.as_bytes())?)
     }
 
+    /// Takes a whole configuration of the caller's, of a server with IMAP and LMTP on TCP.
+    pub fn follow_config(&mut self, text: &str) -> Result<()> {
+        let first = |section: &str| -> Result<SocketAddr> {
+            let place = || {
+                let (_, section) = text.split_once(&format!("[{section}]\n"))?;
+                section.split_once("listen = [\"")?.1.split('"').next()
+            };
+            Ok(place().with_context(|| format!("no place for {section}"))?.parse()?)
+        };
+        (self.imap, self.lmtp) = (first("imap")?, first("lmtp")?);
+        (self.listens.imap, self.listens.lmtp) = (self.imap, self.lmtp);
+        Ok(std::fs::write(self.config(), text)?)
+    }
+
+    /// Puts lines before all sections of the configuration file, for the next start.
+    pub fn put_config_first(&self, lines: &str) -> Result<()> {
+        if let Some(edge) = &self.edge {
+            edge.node().put_config_first(lines)?;
+        }
+        let config = std::fs::read_to_string(self.config())?;
+        Ok(std::fs::write(self.config(), format!("{lines}{config}"))?)
+    }
+
     /// Adds lines to a section of whoever the clients connect to, for the next start.
     pub fn add_to_section(&self, section: &str, lines: &str) -> Result<()> {
         let config = self.edge.as_ref().map_or(self.config(), |edge| edge.node().config());

@@ -12,7 +12,7 @@ use crate::tell;
 use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
 use bytes::Bytes;
 use rookery_codec::imap::server::Decoded;
-use rookery_codec::imap::{Code, Command, Condition, Response, Tag, WireName};
+use rookery_codec::imap::{Command, Condition, Response, Tag, WireName};
 use rookery_net::{DrainGuard, IoError};
 use rookery_types::NodeId;
 
@@ -41,6 +41,10 @@ pub(super) async fn abroad(state: State, command: Command, context: Context<'_>)
         | Command::Thread(_)
         | Command::Fetch(_)
         | Command::Store(_) => user.forward(wire, tag, abroad.node, command).await,
+        Command::Notify(asked) => {
+            let outcome = super::notify::notify(wire, &mut user, None, asked).await;
+            with_news(&mut user, wire, outcome).await
+        }
         Command::Copy { ref mailbox, .. } | Command::Move { ref mailbox, .. } => {
             transferred(&mut user, &abroad, mailbox.clone(), command, wire, tag).await
         }
@@ -79,31 +83,10 @@ async fn transferred(
             let (what, to) = ((set, uid), (home, &mailbox));
             Box::pin(transfer::bring(wire, &mut progress, user, abroad, what, to)).await
         }
-        _ => match home {
-            Some(node) => refuse_move(wire, user, node, &mailbox).await,
-            None => match user.find(&mailbox).await {
-                Ok(_) => Ok(unmovable()),
-                Err(failure) => Err(failure),
-            },
-        },
+        // The home of the messages moves them, wherever they go.
+        command => return user.forward(wire, tag, abroad.node, command).await,
     };
     with_news(user, wire, outcome).await
-}
-
-/// Messages of one home do not move to another: that would have to happen exactly once.
-pub(super) async fn refuse_move(
-    wire: &mut Wire,
-    user: &mut User,
-    node: NodeId,
-    mailbox: &WireName,
-) -> Outcome {
-    transfer::probe(wire, user, node, mailbox).await?;
-    Ok(unmovable())
-}
-
-fn unmovable() -> Answer {
-    let text = "Messages cannot be moved to a mailbox of another server; copy and delete them";
-    Answer::no(Code::Cannot, text)
 }
 
 /// What a command comes to that did not go to the guest, behind what is new in the selected mailbox.
@@ -121,7 +104,18 @@ pub(super) async fn with_news(user: &mut User, wire: &mut Wire, outcome: Outcome
 
 /// Passes on what the guest with the selected mailbox has said without being asked. Refused with BYE: it is lost.
 pub(crate) async fn hear(wire: &mut Wire, user: &mut User) -> Result<(), Failure> {
-    let (Some(node), Some(tag)) = (user.guests.selected(), own_tag()) else { return Ok(()) };
+    match user.guests.selected() {
+        Some(node) => hear_from(wire, user, node).await,
+        None => Ok(()),
+    }
+}
+
+/// The same of the guest at a node; refused without BYE: it is lost, and nothing was selected there.
+pub(super) async fn hear_from(wire: &mut Wire, user: &mut User, node: NodeId) -> Result<(), Failure> {
+    let Some(tag) = own_tag() else { return Ok(()) };
+    if !user.guests.is_open(node) && user.guests.selected() != Some(node) {
+        return Err(crate::guest::not_reached().into());
+    }
     let mut guest = user.guest(wire, node).await?;
     let heard = match guest.unasked(wire, &tag).await {
         // Was it lost, the next reading says so.
@@ -232,10 +226,13 @@ async fn idling(
         if wire.leaving {
             return Ok(super::idle::ending());
         }
-        let User { slot, notify, .. } = &mut *user;
+        let User { slot, notify, guests, .. } = &mut *user;
         let change = async {
             match notify.as_deref_mut() {
-                Some(notify) => notify::changed(notify, None).await,
+                Some(notify) => tokio::select! {
+                    () = notify::changed(notify, None) => {}
+                    () = guests.others_stirred() => {}
+                },
                 None => std::future::pending().await,
             }
         };

@@ -5,13 +5,14 @@
 //!   here, or refused; it is never done by half.
 //! - A guest sends nothing on: what is not at home where it runs is not reached.
 
-use super::{Context, Outcome, select};
+use super::{Context, Outcome, notify_there, select};
 use crate::answer::{Answer, Failure};
 use crate::names::{directory_failed, nothing_can_be_made};
 use crate::session::{Abroad, State, User};
 use rookery_codec::imap::command::SelectParameters;
 use rookery_codec::imap::{Code, Command, Condition, Response, WireName};
 use rookery_route::{Route, RouteError, Target};
+use rookery_store::Destination;
 use rookery_types::namespace::AdminNames;
 use rookery_types::{AccountName, Address, NodeId};
 
@@ -81,6 +82,23 @@ impl User {
         }
     }
 
+    /// Where MOVE of messages of a mailbox that is here takes them, if that is another home; also of a guest's, since
+    /// that home is not asked by this session.
+    pub(crate) async fn departs_for(&self, name: &WireName) -> Result<Option<Destination>, Failure> {
+        let Ok(address) = self.names.address(name) else { return Ok(None) };
+        if self.other_home(address.account()).await?.is_none() {
+            return Ok(None);
+        }
+        match self.services.router.locate(address.account()).await {
+            Ok((account, Route::Proxy(home))) => {
+                let (path, user) = (address.path().clone(), self.name.clone());
+                Ok(Some(Destination { account, home, path, user }))
+            }
+            Ok(_) | Err(RouteError::NonExistent(_) | RouteError::Name(_)) => Ok(None),
+            Err(RouteError::Unavailable(error)) => Err(directory_failed(error)),
+        }
+    }
+
     /// Why a mailbox of another account cannot take the name; none: the account is here, or there is none.
     pub(crate) async fn renames_away(&self, to: &WireName) -> Result<Option<Answer>, Failure> {
         let Ok(address) = self.names.new_address(to) else { return Ok(None) };
@@ -135,6 +153,9 @@ pub(super) async fn select(
     if selected.is_some() {
         drop(selected);
         wire.put(&Response::ok_code(Code::Closed, "The previous mailbox is closed"));
+    }
+    if let Err(failure) = notify_there::introduce(wire, &mut user, node).await {
+        return (State::Authenticated(user), Err(failure));
     }
     let command = Command::Select { mailbox: mailbox.clone(), read_only, parameters };
     match user.forward(wire, tag, node, command).await {

@@ -330,10 +330,6 @@ async fn copies_go_from_home_to_home() {
         J< 9 NO [NONEXISTENT] No such mailbox
         J> 10 COPY 9 "Other Users/ann"
         J< 10 BAD <*>
-        J> 11 MOVE 1 "Other Users/ann"
-        J< 11 NO [CANNOT] <*>
-        J> 12 MOVE 1 "Other Users/ann/Trash"
-        J< 12 NO [NONEXISTENT] <*>
         -- And back. What the client knows of the mailbox stays as it was told.
         J> 13 SELECT "Other Users/ann"
         J< ...
@@ -363,10 +359,6 @@ async fn copies_go_from_home_to_home() {
         J< 19 BAD <*>
         J> 20 COPY 1 none
         J< 20 NO [TRYCREATE] <*>
-        J> 21 MOVE 1 Trash
-        J< 21 NO [CANNOT] <*>
-        J> 22 MOVE 1 none
-        J< 22 NO [NONEXISTENT] <*>
         J> 23 UID COPY 99 Trash
         J< 23 OK No messages to copy
         A> 3 RENAME INBOX Old
@@ -474,4 +466,144 @@ async fn a_list_is_whole_or_none() {
         "#,
     )
     .await;
+}
+
+#[tokio::test]
+async fn what_happens_at_other_homes_is_told() {
+    let site = shared_inbox().await;
+    site.play(
+        r#"
+        J> 1 NOTIFY SET STATUS (MAILBOXES (INBOX "Other Users/ann") (MessageNew MessageExpunge)) (SELECTED (MessageNew MessageExpunge FlagChange))
+        J< * STATUS "Other Users/ann" (MESSAGES 3 <*>)
+        J< * STATUS INBOX (MESSAGES 0 <*>)
+        J< 1 OK NOTIFY completed
+        -- Nothing is selected.
+        A> 1 APPEND INBOX {3+}\nnew
+        A< 1 OK <*>
+        J< * STATUS "Other Users/ann" (MESSAGES 4 <*>)
+        J> 2 APPEND INBOX {3+}\nnew
+        J< 2 OK <*>
+        J> 3 APPEND "Other Users/ann" {3+}\nnew
+        J< 3 OK <*>
+        -- Something of this home is, and joe idles.
+        J> 4 SELECT INBOX
+        J< ...
+        J< 4 OK <*>
+        J~ 5 IDLE
+        J< + idling
+        A> 2 APPEND INBOX {3+}\nnew
+        A< 2 OK <*>
+        J< * STATUS "Other Users/ann" (MESSAGES 6 <*>)
+        J~ DONE
+        J< 5 OK <*>
+        -- Something of the other home is.
+        J> 6 SELECT "Other Users/ann"
+        J< ...
+        J< 6 OK <*>
+        A> 3 APPEND INBOX {3+}\nnew
+        A< 3 OK <*>
+        J< * 7 EXISTS
+        J< * 7 RECENT
+        J~ 7 IDLE
+        J< + idling
+        A> 4 APPEND INBOX {3+}\nnew
+        A< 4 OK <*>
+        J< * 8 EXISTS
+        J< * 8 RECENT
+        J~ DONE
+        J< 7 OK <*>
+        J> 8 NOTIFY NONE
+        J< 8 OK <*>
+        A> 5 APPEND INBOX {3+}\nnew
+        A< 5 OK <*>
+        J> 9 NOOP
+        J< 9 OK <*>
+        J> 10 NOTIFY SET (SUBTREE ("Other Users") (MessageNew MessageExpunge MailboxName))
+        J< * 9 EXISTS
+        J< * 9 RECENT
+        J< 10 OK <*>
+        J> 11 UNSELECT
+        J< 11 OK <*>
+        A> 6 CREATE Sent/new
+        A< 6 OK <*>
+        J< * LIST (\HasNoChildren) "/" "Other Users/ann/Sent/new"
+        J< * LIST (\HasChildren<*>) "/" "Other Users/ann/Sent"
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn who_watches_a_home_that_is_lost_hears_of_it() {
+    let site = shared_inbox().await;
+    let home = site.services.store.node();
+    let watch = r#"NOTIFY SET (MAILBOXES (INBOX "Other Users/ann") (MessageNew MessageExpunge))"#;
+    let mut joe = site.login("joe").await;
+    assert!(joe.command(&format!("1 {watch}")).await.last().unwrap().starts_with("1 OK"));
+    let mut also = site.login("joe").await;
+    also.command(&format!("1 {watch}")).await;
+    also.send("2 IDLE").await;
+    assert_eq!(also.line().await, "+ idling");
+    site.links.lose(home);
+    for client in [&mut joe, &mut also] {
+        assert!(client.line().await.starts_with("* OK [NOTIFICATIONOVERFLOW] "));
+    }
+    also.send("DONE").await;
+    assert_eq!(also.line().await, "2 OK IDLE completed");
+    let heard = joe.command(&format!("2 {watch}")).await;
+    assert!(heard.last().unwrap().starts_with("2 NO [UNAVAILABLE]"), "{heard:?}");
+    assert_eq!(joe.command("3 NOOP").await, ["3 OK NOOP completed"]);
+}
+
+#[tokio::test]
+async fn what_may_have_been_done_is_never_answered() {
+    // Each ends the command; the home is lost before it answers.
+    for (command, last, ends) in [
+        (r#"SETACL "Other Users/ann" max lr"#, "\r\n", true),
+        (r#"CREATE "Other Users/ann/Sent/new""#, "\r\n", true),
+        (r#"STATUS "Other Users/ann" (MESSAGES)"#, "\r\n", false),
+        (r#"SELECT "Other Users/ann""#, "\r\n", false),
+        (r#"APPEND "Other Users/ann" {3+}\nabc"#, "abc\r\n", true),
+        // Messages of which not all has come cannot be there.
+        (r#"COPY 1 "Other Users/ann""#, "y", false),
+        (r#"COPY 1 "Other Users/ann""#, "y\r\n", true),
+    ] {
+        let site = shared_inbox().await;
+        let mut joe = site.login("joe").await;
+        joe.command(&format!("1 APPEND INBOX {{100000+}}\\n{}", "y".repeat(100_000))).await;
+        joe.command("2 SELECT INBOX").await;
+        site.links.lose_after(site.services.store.node(), last);
+        joe.send(&format!("3 {command}")).await;
+        let mut heard = joe.line().await;
+        if heard.starts_with("* OK [CLOSED]") {
+            heard = joe.line().await;
+        }
+        match ends {
+            true => {
+                assert!(heard.starts_with("* BYE [UNAVAILABLE] "), "{command}: {heard}");
+                assert_eq!(joe.next_line().await, None);
+            }
+            false => {
+                assert!(heard.starts_with("3 NO [UNAVAILABLE] "), "{command}: {heard}");
+                assert!(joe.command("4 NOOP").await[0].starts_with("4 OK"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_is_not_needed_goes() {
+    let site = shared_inbox().await;
+    let mut joe = site.login("joe").await;
+    let mut reader = site.login("joe").await;
+    let status = r#"STATUS "Other Users/ann" (MESSAGES)"#;
+    joe.command(&format!("1 {status}")).await;
+    reader.command(r#"1 SELECT "Other Users/ann""#).await;
+    assert_eq!(site.links.sessions(), 2);
+    tokio::time::pause();
+    tokio::time::sleep(std::time::Duration::from_secs(301)).await;
+    tokio::time::resume();
+    assert_eq!(site.links.sessions(), 1, "the one with a mailbox selected stays");
+    assert!(joe.command(&format!("2 {status}")).await.last().unwrap().starts_with("2 OK"));
+    assert!(reader.command("2 FETCH 1 FLAGS").await.last().unwrap().starts_with("2 OK"));
 }
