@@ -19,7 +19,7 @@ use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
-use rookery_route::{NoPeers, Publications, Registrar, RegistrarError, Router};
+use rookery_route::{Fence, NoPeers, Publications, Registrar, RegistrarError, Router};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
@@ -161,7 +161,16 @@ impl Data {
         if let Some(cluster) = &mut cluster {
             cluster.open_desk(config, Arc::clone(&directory))?;
         }
+        let fence = cluster.as_ref().map_or_else(Fence::default, |cluster| cluster.fence.clone());
+        if let Some(cluster) = &cluster
+            && !cluster.look_back(&copied, &store).await
+        {
+            tracing::warn!(
+                "this node cannot be compared with what the directory knows of it, and serves meanwhile"
+            );
+        }
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default())
+            .with_store(store.store_id(), fence)
             .with_newcomers(newcomers.clone());
         let mailboxes = config.accounts.parsed().map_err(|error| Failure::new(Kind::Usage, error))?;
         let registrar = Registrar::new(Arc::clone(&directory), store.clone(), mailboxes);
