@@ -80,8 +80,13 @@ fn a_node_with_an_old_snapshot_holds_nothing_until_that_is_accepted() -> Result<
     command::ok("rm", &["-r", &data], b"")?;
     command::ok("mv", &[&old, &data], b"")?;
     for node in 0..3 {
-        let lines =
-            ["this node holds nothing", "the directory failed a command", "home is not reached", "accepted"];
+        let lines = [
+            "this node holds nothing",
+            "a recipient could not be looked up",
+            "the directory failed a command",
+            "home is not reached",
+            "accepted",
+        ];
         for line in lines {
             murder.node_mut(node)?.allow_log(line);
         }
