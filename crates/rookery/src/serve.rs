@@ -165,7 +165,7 @@ impl Data {
         if let Some(cluster) = &cluster
             && !cluster.look_back(&copied, &store).await
         {
-            tracing::warn!(
+            tracing::info!(
                 "this node cannot be compared with what the directory knows of it, and serves meanwhile"
             );
         }
