@@ -21,6 +21,7 @@ mod murder;
 mod murder_etcd;
 mod murder_nodes;
 mod neomutt;
+mod outages;
 mod pop3;
 mod postfix;
 mod postfix_lmtp;

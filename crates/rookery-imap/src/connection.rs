@@ -13,10 +13,11 @@ pub use halves::{serve_guest, serve_pipe};
 use crate::answer::{Answer, Failure};
 use crate::capability;
 use crate::command::{self, Context};
+use crate::guest::Guests;
 use crate::measure;
-use crate::notify;
+use crate::notify::{self, Notify};
 use crate::services::Services;
-use crate::session::{State, User};
+use crate::session::{Selected, State, User};
 use crate::tell;
 use crate::wire::Wire;
 use rookery_auth::SessionSlot;
@@ -238,19 +239,15 @@ impl Driver {
             State::Selected(user, selected) => (Some(&mut **user), Some(&**selected)),
             State::NotAuthenticated | State::Away(_) | State::Logout => (None, None),
         };
-        let (slot, notify, guests) = match user {
-            Some(User { slot, notify, guests, .. }) => (slot.as_ref(), notify.as_deref_mut(), Some(guests)),
-            None => (None, None, None),
-        };
-        // Few ask for it, and what they wait with is large.
-        let mut notified = notify.map(|notify| Box::pin(notify::changed(notify, selected)));
-        let changed = async {
-            match &mut notified {
-                Some(changed) => changed.await,
-                None => std::future::pending().await,
+        let (slot, mut stirred) = match user {
+            Some(User { slot, notify, guests, .. }) => {
+                // Few need it, and what they wait with is large.
+                let needed = notify.is_some() || !guests.is_empty();
+                let stirred = needed.then(|| Box::pin(stirred(notify.as_deref_mut(), guests, selected)));
+                (slot.as_ref(), stirred)
             }
+            None => (None, None),
         };
-        let mut stirred = guests.filter(|guests| !guests.is_empty()).map(|guests| Box::pin(guests.stirred()));
         let stirs = async {
             match &mut stirred {
                 Some(stirred) => stirred.await,
@@ -268,10 +265,9 @@ impl Driver {
                 false => return Ok(Next::Close),
             },
             () = ended(slot) => return Ok(account_closed(&mut self.wire)),
-            () = changed => {}
             () = stirs => {}
         }
-        drop((notified, stirred));
+        drop(stirred);
         Box::pin(self.unasked()).await
     }
 
@@ -284,10 +280,14 @@ impl Driver {
             }
             State::Authenticated(user) => tell::all(&mut self.wire, user, None, true).await?,
             State::Abroad(user, _) => {
-                if let Err(Failure::Refused(answer)) = command::abroad::hear(&mut self.wire, user).await {
+                let heard = match command::abroad::hear(&mut self.wire, user).await {
+                    Ok(()) => tell::all(&mut self.wire, user, None, true).await,
+                    Err(failure) => Err(failure),
+                };
+                if let Err(Failure::Refused(answer)) = heard {
                     return Ok(self.farewell(*answer));
                 }
-                tell::all(&mut self.wire, user, None, true).await?;
+                heard?;
             }
             State::NotAuthenticated | State::Away(_) | State::Logout => {}
         }
@@ -478,7 +478,10 @@ impl Driver {
         timing.end(answer.result());
         self.counts.commands += 1;
         self.wire.put(&answer.into_response(tag));
-        self.wire.flush_if_full().await?;
+        if self.wire.connection.must_flush() {
+            // In a box, since it is rare.
+            Box::pin(self.wire.flush_if_full()).await?;
+        }
         if matches!(self.state, State::Logout) {
             return Ok(Next::Close);
         }
@@ -526,6 +529,20 @@ impl Driver {
                 None
             }
         }
+    }
+}
+
+/// Returns when there may be something to tell that was not asked for. Safe to cancel.
+async fn stirred(notify: Option<&mut Notify>, guests: &mut Guests, selected: Option<&Selected>) {
+    let changed = async {
+        match notify {
+            Some(notify) => notify::changed(notify, selected).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = changed => {}
+        () = guests.stirred() => {}
     }
 }
 

@@ -11,6 +11,7 @@
 //! - No answer is invented: without one, a command that may have changed something ends the session.
 
 use crate::answer::{Answer, Failure};
+use crate::command::notify_there::Groups;
 use crate::session::{Enabled, User};
 use crate::wire::Wire;
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use rookery_net::{Connection, IoError, Stream};
 use rookery_route::{PipeService, SessionHead, SessionNote};
 use rookery_types::NodeId;
 use std::collections::BTreeMap;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -40,6 +42,10 @@ pub(crate) struct Guests {
     open: BTreeMap<NodeId, Guest>,
     /// Where the session's selected mailbox is, if that is another node.
     selected: Option<NodeId>,
+    /// What NOTIFY asks for, if some guest is to tell of it.
+    notify: Option<Groups>,
+    /// A guest has given up telling what NOTIFY asks for.
+    overflow: bool,
 }
 
 /// A session of the user's at another node.
@@ -52,6 +58,10 @@ pub(crate) struct Guest {
     used: Instant,
     /// The id of the mailbox that it has told of last.
     mailbox_id: Option<Bytes>,
+    /// It tells what NOTIFY asks for.
+    watches: bool,
+    /// It has given that up.
+    overflow: bool,
 }
 
 /// Why there is no answer.
@@ -91,41 +101,104 @@ impl Guests {
         self.open.get(&node).and_then(|guest| guest.mailbox_id.clone())
     }
 
+    /// Whether there is one at a node.
+    pub(crate) fn is_open(&self, node: NodeId) -> bool {
+        self.open.contains_key(&node)
+    }
+
+    /// What NOTIFY asks for from here on. Without anything the guests that watch are closed, but for the one with the
+    /// selected mailbox.
+    pub(crate) fn watch(&mut self, groups: Option<Groups>) {
+        if groups.is_none() {
+            let selected = self.selected;
+            self.open.retain(|node, guest| !guest.watches || Some(*node) == selected);
+            self.open.values_mut().for_each(|guest| guest.watches = false);
+            self.overflow = false;
+        }
+        self.notify = groups;
+    }
+
+    /// What NOTIFY asks for, if some guest is to tell of it.
+    pub(crate) fn watched(&self) -> Option<Groups> {
+        self.notify.clone()
+    }
+
+    /// The guest at a node tells what NOTIFY asks for.
+    pub(crate) fn watches(&mut self, node: NodeId) {
+        if let Some(guest) = self.open.get_mut(&node) {
+            guest.watches = true;
+        }
+    }
+
+    /// Whether it does.
+    pub(crate) fn is_watching(&self, node: NodeId) -> bool {
+        self.open.get(&node).is_some_and(|guest| guest.watches)
+    }
+
+    /// Where there are guests that do, or should and are lost; but for the one with the selected mailbox.
+    pub(crate) fn watching(&self) -> Vec<NodeId> {
+        let selected = self.selected;
+        let watching = self.open.values().filter(|guest| guest.watches && Some(guest.node) != selected);
+        watching.map(|guest| guest.node).collect()
+    }
+
+    /// A guest has given up telling what NOTIFY asks for, or is lost.
+    pub(crate) fn overflow(&mut self) {
+        self.overflow = true;
+    }
+
+    /// Whether one has, since it was asked last.
+    pub(crate) fn take_overflow(&mut self) -> bool {
+        std::mem::take(&mut self.overflow)
+    }
+
     /// Takes a guest back that is ready for the next command.
     pub(crate) fn keep(&mut self, guest: Guest) {
+        self.overflow |= guest.overflow;
         self.open.insert(guest.node, Guest { used: Instant::now(), ..guest });
     }
 
-    /// Returns when the guest with the selected mailbox has something to say, or is lost; closes others that were not
-    /// needed for long. Safe to cancel.
+    /// Returns when a guest that may speak without being asked has done so, or is lost: the one with the selected
+    /// mailbox, and those that watch. Closes others that were not needed for long. Safe to cancel.
     pub(crate) async fn stirred(&mut self) {
+        if self.selected.is_some_and(|node| !self.open.contains_key(&node)) {
+            // Lost already.
+            return;
+        }
+        self.some_stirred(self.selected).await;
+    }
+
+    /// The same of all but the one with the selected mailbox.
+    pub(crate) async fn others_stirred(&mut self) {
+        self.some_stirred(None).await;
+    }
+
+    async fn some_stirred(&mut self, also: Option<NodeId>) {
         loop {
             let now = Instant::now();
             let selected = self.selected;
-            self.open.retain(|node, guest| Some(*node) == selected || guest.used + UNUSED_MAX > now);
-            let others = self.open.values().filter(|guest| Some(guest.node) != selected);
-            let next = others.map(|guest| guest.used + UNUSED_MAX).min();
+            let stays = |guest: &Guest| guest.watches || Some(guest.node) == selected;
+            self.open.retain(|_, guest| stays(guest) || guest.used + UNUSED_MAX > now);
+            let idle = self.open.values().filter(|guest| !stays(guest));
+            let next = idle.map(|guest| guest.used + UNUSED_MAX).min();
             let unused = async {
                 match next {
                     Some(next) => tokio::time::sleep_until(next).await,
                     None => std::future::pending().await,
                 }
             };
-            let guest = match selected {
-                Some(node) => match self.open.get_mut(&node) {
-                    Some(guest) => Some(guest),
-                    // Lost already.
-                    None => return,
-                },
-                None => None,
-            };
-            let speaks = async {
-                match guest {
-                    // Whatever came of it is found out by whoever listens.
-                    Some(guest) => drop(guest.read_for(FOREVER).await),
-                    None => std::future::pending().await,
+            let speakers = self.open.values_mut().filter(|guest| {
+                let is_selected = Some(guest.node) == selected;
+                Some(guest.node) == also || (guest.watches && !is_selected)
+            });
+            // Whatever came of it is found out by whoever listens.
+            let mut reads: Vec<_> = speakers.map(|guest| Box::pin(guest.read_for(FOREVER))).collect();
+            let speaks = std::future::poll_fn(|context| {
+                match reads.iter_mut().any(|read| read.as_mut().poll(context).is_ready()) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
                 }
-            };
+            });
             tokio::select! {
                 biased;
                 () = speaks => return,
@@ -135,7 +208,8 @@ impl Guests {
     }
 
     /// What a guest comes to that gave no answer. `changes`: it may have changed something.
-    pub(crate) fn lost(&self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
+    pub(crate) fn lost(&mut self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
+        self.overflow |= guest.watches;
         match trouble {
             Trouble::Client(error) => Failure::Gone(error),
             // In the middle of a response there is no way to say anything.
@@ -181,10 +255,11 @@ impl User {
         if self.guests.selected == Some(node) {
             return known.ok_or_else(|| farewell().into());
         }
-        if let Some(mut guest) = known
-            && guest.is_there().await
-        {
-            return Ok(guest);
+        if let Some(mut guest) = known {
+            if guest.is_there().await {
+                return Ok(guest);
+            }
+            self.guests.overflow |= guest.watches;
         }
         self.new_guest(wire, node).await
     }
@@ -212,6 +287,8 @@ impl User {
             enabled: Enabled::default(),
             used: Instant::now(),
             mailbox_id: None,
+            watches: false,
+            overflow: false,
         })
     }
 
@@ -402,6 +479,11 @@ impl Guest {
         if let Some(Code::MailboxId(id)) = &status.code {
             self.mailbox_id = Some(id.clone());
         }
+        if status.code == Some(Code::NotificationOverflow) {
+            // That is said for all of them, once, by this session.
+            self.overflow = true;
+            return Ok(());
+        }
         wire.connection.push_body(octets);
         Ok(())
     }
@@ -478,8 +560,12 @@ impl Guest {
 
     /// Whether it can be asked: it is not lost, and has not said good-bye.
     async fn is_there(&mut self) -> bool {
-        // It says nothing without being asked, but for that.
-        matches!(self.read_for(Duration::ZERO).await, Err(IoError::Idle))
+        match self.read_for(Duration::ZERO).await {
+            Err(IoError::Idle) => true,
+            // Without being asked it says nothing but that.
+            Ok(true) => self.watches,
+            Ok(false) | Err(_) => false,
+        }
     }
 }
 

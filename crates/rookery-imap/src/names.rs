@@ -161,6 +161,18 @@ impl User {
         }
     }
 
+    /// The account of that name, if there is one and it is here; that of another home is none.
+    pub(crate) async fn account_here(&self, name: &AccountName) -> Result<Option<Account>, Failure> {
+        let own = self.own.as_ref().filter(|_| name.user() == Some(&self.name));
+        match own {
+            Some(own) => Ok(Some(own.clone())),
+            None => match self.opened(name).await? {
+                Opened::Here(account) => Ok(Some(account)),
+                Opened::Elsewhere(_) | Opened::Nowhere => Ok(None),
+            },
+        }
+    }
+
     /// Accounts of others in which a pattern can match something. For an administrator those that a subscription
     /// names; all there is, is listed elsewhere.
     ///
@@ -323,6 +335,16 @@ pub(crate) enum Others {
         /// With the rights that the user has there. `None`: everything, which that node knows.
         mailboxes: Option<Vec<(Published, Rights)>>,
     },
+}
+
+impl Others {
+    /// The node, if it is another one.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        match self {
+            Others::Here { .. } => None,
+            Others::Elsewhere { node, .. } => Some(*node),
+        }
+    }
 }
 
 /// Where an account is.

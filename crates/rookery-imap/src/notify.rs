@@ -219,7 +219,7 @@ impl Notify {
             }));
         }
         for name in named {
-            accounts.extend(user.account_of(&name).await?.map(|account| (account, name)));
+            accounts.extend(user.account_here(&name).await?.map(|account| (account, name)));
         }
         for (account, name) in accounts {
             if self.watched.iter().any(|known| known.account.id() == account.id()) {
@@ -289,7 +289,7 @@ fn attributes_of(events: Vec<Event>, user: &User) -> Option<Arc<Plan>> {
 }
 
 /// A name as patterns see it; `None` for what cannot be one.
-fn shown(user: &User, name: &WireName) -> Option<String> {
+pub(crate) fn shown(user: &User, name: &WireName) -> Option<String> {
     match user.names.address(name) {
         Ok(address) => Some(user.names.show(&address)),
         // The top of a namespace is no mailbox, and can have some below it.
@@ -425,6 +425,7 @@ pub(crate) async fn catch_up(
     }
     notify.own.clear();
     if told.is_err() {
+        user.guests.watch(None);
         let text = "More has happened than can be told; nothing more will be";
         wire.put(&Response::ok_code(Code::NotificationOverflow, text));
         notify = Box::new(Notify::none(user));
@@ -673,7 +674,8 @@ impl Notify {
                 .zip(account.as_ref())
                 .is_some_and(|(state, account)| user.rights(account, &state).contains(Rights::LOOKUP));
             let mut attributes = attributes(user, &tree, &address);
-            if !exists {
+            // Whether there is one at another home is not known here.
+            if !exists && user.home_of(address.account()).await?.is_none() {
                 attributes.insert(0, ListAttribute::NonExistent);
             }
             wire.put(&listed(user.names.wire(&user.names.show(&address)), attributes, None));

@@ -1,7 +1,7 @@
 //! Checkpoints: telling a client what has changed in its selected mailbox.
 
 use crate::answer::Failure;
-use crate::command::fetch;
+use crate::command::{fetch, notify_there};
 use crate::notify;
 use crate::session::{Selected, User};
 use crate::view::View;
@@ -30,10 +30,11 @@ pub(crate) async fn all(
     {
         checkpoint(wire, user, selected, expunges).await?;
     }
-    match user.notify.is_some() {
-        true => Box::pin(notify::catch_up(wire, user, id)).await,
-        false => Ok(()),
+    if user.notify.is_none() {
+        return Ok(());
     }
+    Box::pin(notify_there::hear(wire, user)).await?;
+    Box::pin(notify::catch_up(wire, user, id)).await
 }
 
 /// Tells what differs between the session's view and the mailbox. `expunges`: whether messages may disappear

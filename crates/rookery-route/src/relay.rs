@@ -238,6 +238,8 @@ pub enum Relayed {
     ClientGone,
     /// The home, or the way to it, is lost.
     Lost(io::Error),
+    /// The same, before the home has said anything and the client has sent anything: as if it had not been reached.
+    NeverBegan(io::Error),
     /// The client is nobody's again and may log in anew; it has sent this much already.
     Unauthenticated(BytesMut),
 }
@@ -281,6 +283,9 @@ pub async fn relay(
         return match stopped {
             Stopped::Client => Relayed::ClientGone,
             Stopped::Ended => Relayed::Ended,
+            Stopped::Lost(error) if relay.octets_in == 0 && relay.octets_out == 0 => {
+                Relayed::NeverBegan(error)
+            }
             Stopped::Lost(error) => Relayed::Lost(error),
             Stopped::Note(note) => match SessionNote::decode(note) {
                 Some(SessionNote::Release) => match taken_back(&mut *pipe).await {
@@ -408,7 +413,7 @@ mod tests {
         assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
         assert_eq!(far.take_note().and_then(SessionNote::decode), Some(SessionNote::Leave));
         // It does not say good-bye.
-        assert!(matches!(edge.await.unwrap(), Relayed::Lost(_)));
+        assert!(matches!(edge.await.unwrap(), Relayed::NeverBegan(_)));
     }
 
     #[test]

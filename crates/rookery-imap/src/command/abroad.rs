@@ -41,6 +41,10 @@ pub(super) async fn abroad(state: State, command: Command, context: Context<'_>)
         | Command::Thread(_)
         | Command::Fetch(_)
         | Command::Store(_) => user.forward(wire, tag, abroad.node, command).await,
+        Command::Notify(asked) => {
+            let outcome = super::notify::notify(wire, &mut user, None, asked).await;
+            with_news(&mut user, wire, outcome).await
+        }
         Command::Copy { ref mailbox, .. } | Command::Move { ref mailbox, .. } => {
             transferred(&mut user, &abroad, mailbox.clone(), command, wire, tag).await
         }
@@ -121,7 +125,18 @@ pub(super) async fn with_news(user: &mut User, wire: &mut Wire, outcome: Outcome
 
 /// Passes on what the guest with the selected mailbox has said without being asked. Refused with BYE: it is lost.
 pub(crate) async fn hear(wire: &mut Wire, user: &mut User) -> Result<(), Failure> {
-    let (Some(node), Some(tag)) = (user.guests.selected(), own_tag()) else { return Ok(()) };
+    match user.guests.selected() {
+        Some(node) => hear_from(wire, user, node).await,
+        None => Ok(()),
+    }
+}
+
+/// The same of the guest at a node; refused without BYE: it is lost, and nothing was selected there.
+pub(super) async fn hear_from(wire: &mut Wire, user: &mut User, node: NodeId) -> Result<(), Failure> {
+    let Some(tag) = own_tag() else { return Ok(()) };
+    if !user.guests.is_open(node) && user.guests.selected() != Some(node) {
+        return Err(crate::guest::not_reached().into());
+    }
     let mut guest = user.guest(wire, node).await?;
     let heard = match guest.unasked(wire, &tag).await {
         // Was it lost, the next reading says so.
@@ -232,10 +247,13 @@ async fn idling(
         if wire.leaving {
             return Ok(super::idle::ending());
         }
-        let User { slot, notify, .. } = &mut *user;
+        let User { slot, notify, guests, .. } = &mut *user;
         let change = async {
             match notify.as_deref_mut() {
-                Some(notify) => notify::changed(notify, None).await,
+                Some(notify) => tokio::select! {
+                    () = notify::changed(notify, None) => {}
+                    () = guests.others_stirred() => {}
+                },
                 None => std::future::pending().await,
             }
         };

@@ -74,7 +74,7 @@ pub(crate) async fn append(
             return Err(Answer::no(Code::Cannot, text).into());
         }
     }
-    let appended = append_here(wire, user, selected, replaced, mailbox, first).await;
+    let appended = Box::pin(append_here(wire, user, selected, replaced, mailbox, first)).await;
     match abroad {
         Some(_) => with_news(user, wire, appended).await,
         None => appended,

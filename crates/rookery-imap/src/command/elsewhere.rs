@@ -5,7 +5,7 @@
 //!   here, or refused; it is never done by half.
 //! - A guest sends nothing on: what is not at home where it runs is not reached.
 
-use super::{Context, Outcome, select};
+use super::{Context, Outcome, notify_there, select};
 use crate::answer::{Answer, Failure};
 use crate::names::{directory_failed, nothing_can_be_made};
 use crate::session::{Abroad, State, User};
@@ -135,6 +135,9 @@ pub(super) async fn select(
     if selected.is_some() {
         drop(selected);
         wire.put(&Response::ok_code(Code::Closed, "The previous mailbox is closed"));
+    }
+    if let Err(failure) = notify_there::introduce(wire, &mut user, node).await {
+        return (State::Authenticated(user), Err(failure));
     }
     let command = Command::Select { mailbox: mailbox.clone(), read_only, parameters };
     match user.forward(wire, tag, node, command).await {

@@ -56,7 +56,7 @@ pub(crate) async fn idle(
             return Ok(ending());
         }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
-        let User { slot, notify, .. } = &mut *user;
+        let User { slot, notify, guests, .. } = &mut *user;
         let end = async {
             tokio::select! {
                 biased;
@@ -67,7 +67,12 @@ pub(crate) async fn idle(
         let woken = match notify.as_deref_mut() {
             None => wait(wire, of_mailbox(&mut changed), end, still_here, silence_max).await?,
             Some(notify) => {
-                let change = notify::changed(notify, selected.as_deref());
+                let change = async {
+                    tokio::select! {
+                        () = notify::changed(notify, selected.as_deref()) => {}
+                        () = guests.others_stirred() => {}
+                    }
+                };
                 Box::pin(wait(wire, change, end, still_here, silence_max)).await?
             }
         };

@@ -21,6 +21,7 @@ mod mailboxes;
 mod metadata;
 mod namespace;
 mod notify;
+pub(crate) mod notify_there;
 mod quota;
 mod search;
 pub(crate) mod select;

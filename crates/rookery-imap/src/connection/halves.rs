@@ -157,6 +157,14 @@ impl Driver {
                 self.wire.put(&bye(Some(Code::Unavailable), "Your mailboxes cannot be reached any more"));
                 Ok(Next::Left)
             }
+            Relayed::NeverBegan(error) => {
+                tracing::warn!(%error, "a user's home is not reached");
+                if let Some(refusal) = self.nobodys_again() {
+                    return Ok(refusal);
+                }
+                let timing = Timing::start(&measure::NAMES, away.verb, tag.as_str());
+                self.answered(tag, timing, true, Err(not_reached().into())).await
+            }
             Relayed::Unauthenticated(rest) => {
                 if let Some(refusal) = self.nobodys_again() {
                     return Ok(refusal);

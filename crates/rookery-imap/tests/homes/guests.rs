@@ -475,3 +475,90 @@ async fn a_list_is_whole_or_none() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn what_happens_at_other_homes_is_told() {
+    let site = shared_inbox().await;
+    site.play(
+        r#"
+        J> 1 NOTIFY SET STATUS (MAILBOXES (INBOX "Other Users/ann") (MessageNew MessageExpunge)) (SELECTED (MessageNew MessageExpunge FlagChange))
+        J< * STATUS "Other Users/ann" (MESSAGES 3 <*>)
+        J< * STATUS INBOX (MESSAGES 0 <*>)
+        J< 1 OK NOTIFY completed
+        -- Nothing is selected.
+        A> 1 APPEND INBOX {3+}\nnew
+        A< 1 OK <*>
+        J< * STATUS "Other Users/ann" (MESSAGES 4 <*>)
+        J> 2 APPEND INBOX {3+}\nnew
+        J< 2 OK <*>
+        J> 3 APPEND "Other Users/ann" {3+}\nnew
+        J< 3 OK <*>
+        -- Something of this home is, and joe idles.
+        J> 4 SELECT INBOX
+        J< ...
+        J< 4 OK <*>
+        J~ 5 IDLE
+        J< + idling
+        A> 2 APPEND INBOX {3+}\nnew
+        A< 2 OK <*>
+        J< * STATUS "Other Users/ann" (MESSAGES 6 <*>)
+        J~ DONE
+        J< 5 OK <*>
+        -- Something of the other home is.
+        J> 6 SELECT "Other Users/ann"
+        J< ...
+        J< 6 OK <*>
+        A> 3 APPEND INBOX {3+}\nnew
+        A< 3 OK <*>
+        J< * 7 EXISTS
+        J< * 7 RECENT
+        J~ 7 IDLE
+        J< + idling
+        A> 4 APPEND INBOX {3+}\nnew
+        A< 4 OK <*>
+        J< * 8 EXISTS
+        J< * 8 RECENT
+        J~ DONE
+        J< 7 OK <*>
+        J> 8 NOTIFY NONE
+        J< 8 OK <*>
+        A> 5 APPEND INBOX {3+}\nnew
+        A< 5 OK <*>
+        J> 9 NOOP
+        J< 9 OK <*>
+        J> 10 NOTIFY SET (SUBTREE ("Other Users") (MessageNew MessageExpunge MailboxName))
+        J< * 9 EXISTS
+        J< * 9 RECENT
+        J< 10 OK <*>
+        J> 11 UNSELECT
+        J< 11 OK <*>
+        A> 6 CREATE Sent/new
+        A< 6 OK <*>
+        J< * LIST (\HasNoChildren) "/" "Other Users/ann/Sent/new"
+        J< * LIST (\HasChildren<*>) "/" "Other Users/ann/Sent"
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn who_watches_a_home_that_is_lost_hears_of_it() {
+    let site = shared_inbox().await;
+    let home = site.services.store.node();
+    let watch = r#"NOTIFY SET (MAILBOXES (INBOX "Other Users/ann") (MessageNew MessageExpunge))"#;
+    let mut joe = site.login("joe").await;
+    assert!(joe.command(&format!("1 {watch}")).await.last().unwrap().starts_with("1 OK"));
+    let mut also = site.login("joe").await;
+    also.command(&format!("1 {watch}")).await;
+    also.send("2 IDLE").await;
+    assert_eq!(also.line().await, "+ idling");
+    site.links.lose(home);
+    for client in [&mut joe, &mut also] {
+        assert!(client.line().await.starts_with("* OK [NOTIFICATIONOVERFLOW] "));
+    }
+    also.send("DONE").await;
+    assert_eq!(also.line().await, "2 OK IDLE completed");
+    let heard = joe.command(&format!("2 {watch}")).await;
+    assert!(heard.last().unwrap().starts_with("2 NO [UNAVAILABLE]"), "{heard:?}");
+    assert_eq!(joe.command("3 NOOP").await, ["3 OK NOOP completed"]);
+}

@@ -15,10 +15,14 @@ mod harness;
 mod listing;
 #[path = "../imap/metadata.rs"]
 mod metadata;
+#[path = "../imap/notify.rs"]
+mod notify;
 #[path = "../imap/quota.rs"]
 mod quota;
 #[path = "../imap/replacing.rs"]
 mod replacing;
+#[path = "../imap/seen.rs"]
+mod seen;
 #[path = "../imap/sharing.rs"]
 mod sharing;
 

@@ -36,3 +36,22 @@ async fn the_servers_own() {
         )
         .await;
 }
+
+#[tokio::test]
+async fn its_changes_are_told_by_name() {
+    Site::new()
+        .await
+        .play(
+            r#"
+            A> 1 NOTIFY SET (mailboxes INBOX (ServerMetadataChange))
+            A< 1 OK <*>
+            M> 1 SETMETADATA "" (/shared/comment "x")
+            M< 1 OK <*>
+            A< * METADATA "" /shared/comment
+            B> 2 SETMETADATA "" (/private/vendor/a/b "x")
+            B< 2 OK <*>
+            A< * METADATA "" /private/vendor/a/b
+            "#,
+        )
+        .await;
+}

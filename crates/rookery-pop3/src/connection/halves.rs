@@ -76,6 +76,16 @@ impl Driver {
                 tracing::info!(%error, "a session's home is lost");
                 Ok(Next::Close("home lost"))
             }
+            Relayed::NeverBegan(error) => {
+                tracing::warn!(%error, "a user's home is not reached");
+                let peer = self.wire.connection.peer();
+                if self.permit.as_mut().is_some_and(|permit| permit.unauthenticated(peer).is_err()) {
+                    return Ok(Next::Close("too many"));
+                }
+                self.wire.put(&not_reached());
+                self.wire.flush_if_full().await?;
+                Ok(Next::Go)
+            }
             Relayed::Unauthenticated(rest) => {
                 let peer = self.wire.connection.peer();
                 if self.permit.as_mut().is_some_and(|permit| permit.unauthenticated(peer).is_err()) {

@@ -1,0 +1,178 @@
+//! Nodes that fall silent: a stopped process answers nothing and closes nothing, as a machine behind a cut cable.
+
+use anyhow::{Context, Result, ensure};
+use rookery_tests::imap::{Imap, Reply, quote};
+use rookery_tests::lmtp::Lmtp;
+use rookery_tests::murder::Murder;
+use rookery_tests::process;
+use rookery_tests::server::{PASSWORD, Server};
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+
+const MESSAGE: &[u8] = b"From: a@example.net\r\nSubject: while it is away\r\n\r\nbody\r\n";
+/// How long it may take until a node that has fallen silent counts as away.
+const DETECTION_MAX: Duration = Duration::from_secs(5);
+/// How long it may take to hear that it is away, once it counts as that.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// How long it may take until all goes on, once it is back.
+const RECOVERY_MAX: Duration = Duration::from_secs(20);
+
+/// A process that is stopped until this is dropped.
+struct Silent(u32);
+
+impl Silent {
+    fn now(server: &Server) -> Result<Silent> {
+        let pid = server.pid()?;
+        process::signal(pid, Signal::STOP)?;
+        let silent = Silent(pid);
+        // Each thread stops for itself.
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let stat = thread?.path().join("stat");
+            until("the stop of a thread", || Ok(std::fs::read_to_string(&stat)?.contains(") T ")))?;
+        }
+        Ok(silent)
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile.
+        process::signal(self.0, Signal::CONT).ok();
+    }
+}
+
+/// What a command is answered, and that it is in time.
+fn within<T>(time: Duration, what: &str, ask: impl FnOnce() -> T) -> Result<T> {
+    let began = Instant::now();
+    let answer = ask();
+    ensure!(began.elapsed() <= time, "{what} took {:?}", began.elapsed());
+    Ok(answer)
+}
+
+fn log_in(server: &Server, user: &str) -> Result<Reply> {
+    Imap::connect(server.imap)?.command(&format!("LOGIN {user} {}", quote(PASSWORD)))
+}
+
+fn is_unavailable(reply: &Reply) -> bool {
+    reply.code("UNAVAILABLE").is_some()
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + RECOVERY_MAX;
+    while !is_so()? {
+        ensure!(Instant::now() < deadline, "{what} does not come back");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_falls_silent_is_away_within_seconds_and_comes_back() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("be1.example", ""), ("be2.example", "hold"), ("fe1.example", "serve")])?;
+    murder.node(0)?.add_user("ann")?;
+    murder.node(1)?.add_user("joe")?;
+    for text in ["a link connection is refused", "the directory's source is away"] {
+        murder.node_mut(1)?.allow_log(text);
+    }
+    for node in [0, 2] {
+        for text in ["is not reached", "is lost", "a home is away"] {
+            murder.node_mut(node)?.allow_log(text);
+        }
+    }
+    let front = murder.node(2)?;
+    let mut of_joe = front.login("joe")?;
+    of_joe.ok("CREATE Plans")?;
+    of_joe.ok("SETACL Plans ann lrswi")?;
+    of_joe.ok("SELECT INBOX")?;
+    let mut of_ann = front.login("ann")?;
+    let mut with_plans = front.login("ann")?;
+    with_plans.ok("SELECT \"Other Users/joe/Plans\"")?;
+    let silent = Silent::now(murder.node(1)?)?;
+    // Sessions there end, one way or another; nobody waits for longer than it takes to find out.
+    let noop = within(DETECTION_MAX + ANSWER_MAX, "a session at the silent node", || of_joe.command("NOOP"))?;
+    ensure!(noop.is_err(), "a session at a silent node goes on: {noop:?}");
+    let there = within(ANSWER_MAX, "a mailbox at the silent node", || with_plans.command("NOOP"))?;
+    ensure!(there.is_err() || there.as_ref().is_ok_and(is_unavailable), "{there:?}");
+    // From now on it is known.
+    for _ in 0..3 {
+        let refused = within(ANSWER_MAX, "a login", || log_in(front, "joe"))??;
+        ensure!(is_unavailable(&refused), "{:?}", refused.lines());
+        let refused =
+            within(ANSWER_MAX, "STATUS", || of_ann.command("STATUS \"Other Users/joe/Plans\" (MESSAGES)"))??;
+        ensure!(is_unavailable(&refused), "{:?}", refused.lines());
+        let mut mta = Lmtp::connect(front.lmtp)?;
+        let deliver = || mta.deliver("x@example.net", &["joe", "ann"], MESSAGE);
+        let answers = within(ANSWER_MAX, "a delivery", deliver)??;
+        ensure!(answers.iter().map(|answer| answer.code).eq([451, 250]), "{answers:?}");
+        // Everybody else goes on, and what the directory knows is listed.
+        let listed = within(ANSWER_MAX, "LIST", || of_ann.ok("LIST \"\" *"))??;
+        ensure!(
+            listed.lines().iter().any(|line| line.ends_with("Other Users/joe/Plans\"")),
+            "{:?}",
+            listed.lines()
+        );
+        within(ANSWER_MAX, "an append", || of_ann.append_ok("INBOX", "", MESSAGE))??;
+        let logged_in = within(ANSWER_MAX, "a login of another", || log_in(front, "ann"))??;
+        ensure!(logged_in.code("UNAVAILABLE").is_none(), "{:?}", logged_in.lines());
+    }
+    drop(silent);
+    until("joe's home", || Ok(!is_unavailable(&log_in(front, "joe")?)))?;
+    // A session that goes on finds the mailbox again.
+    until("what joe shares", || {
+        Ok(!is_unavailable(&of_ann.command("STATUS \"Other Users/joe/Plans\" (MESSAGES)")?))
+    })?;
+    let mut of_joe = front.login("joe")?;
+    ensure!(of_joe.ok("STATUS INBOX (MESSAGES)")?.lines().iter().any(|line| line.contains("MESSAGES 0")));
+    drop((of_joe, of_ann, with_plans));
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    murder.stop()
+}
+
+#[test]
+fn a_directory_that_falls_silent_keeps_nobody_from_their_mail() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("be1.example", ""), ("be2.example", "serve,hold"), ("fe1.example", "serve")])?;
+    murder.node(1)?.add_user("joe")?;
+    // What others have begun with it while it was silent.
+    murder.node_mut(0)?.allow_log("a link connection is refused");
+    for node in [1, 2] {
+        for text in ["directory", "is not reached", "is lost", "failed a command"] {
+            murder.node_mut(node)?.allow_log(text);
+        }
+    }
+    let (home, front) = (murder.node(1)?, murder.node(2)?);
+    let mut open = front.login("joe")?;
+    open.ok("SELECT INBOX")?;
+    let silent = Silent::now(murder.node(0)?)?;
+    for node in [front, home] {
+        let mut client = within(DETECTION_MAX, "a login", || node.login("joe"))??;
+        client.append_ok("INBOX", "", MESSAGE)?;
+        client.ok("CREATE Later")?;
+        client.ok("DELETE Later")?;
+        node.deliver("joe", MESSAGE)?;
+        open.ok("STORE 1:* +FLAGS (\\Seen)")?;
+        // What only the directory can say or do is refused, and nothing is made of it.
+        let add = || node.cli(&["user", "add", "eve", "--password-stdin"], PASSWORD.as_bytes());
+        let added = within(Duration::from_secs(15), "adding an account", add)??;
+        ensure!(!added.status.success(), "an account was made without the directory: {}", added.text());
+        let unknown = Lmtp::connect(node.lmtp)?.deliver("x@example.net", &["eve"], MESSAGE)?;
+        ensure!(unknown.iter().all(|answer| answer.code == 451), "{unknown:?}");
+    }
+    drop(silent);
+    until("the directory", || {
+        let added = front.cli(&["user", "add", "bob", "--password-stdin"], PASSWORD.as_bytes())?;
+        Ok(added.status.success())
+    })?;
+    ensure!(Imap::login(front.imap, "eve", PASSWORD).is_err(), "an account was made after all");
+    let mut of_bob = home.login("bob")?;
+    of_bob.append_ok("INBOX", "", MESSAGE)?;
+    let count = open.ok("STATUS INBOX (MESSAGES)")?.lines();
+    ensure!(count.iter().any(|line| line.contains("MESSAGES 4")), "{count:?}");
+    let unknown = Lmtp::connect(front.lmtp)?.deliver("x@example.net", &["nobody"], MESSAGE)?;
+    ensure!(unknown.first().context("no answer")?.code == 550, "{unknown:?}");
+    drop((open, of_bob));
+    murder.stop()
+}
