@@ -7,9 +7,7 @@ use rookery_tests::server::{PASSWORD, Server};
 /// A server that `cyrus` administers, who has no mailboxes.
 pub(crate) fn administered() -> Result<Server> {
     let mut server = Server::unstarted()?;
-    let config = std::fs::read_to_string(server.config())?;
-    let admins = "admins = [\"cyrus\"]\ndomain_admins = [\"adm@b.test\"]\n";
-    std::fs::write(server.config(), format!("{admins}{config}"))?;
+    server.put_config_first("admins = [\"cyrus\"]\ndomain_admins = [\"adm@b.test\"]\n")?;
     server.launch()?;
     for admin in ["cyrus", "adm@b.test"] {
         let args = ["user", "add", admin, "--login-only", "--password-stdin"];

@@ -279,6 +279,15 @@ impl Server {
         Ok(file.write_all(text.as_bytes())?)
     }
 
+    /// Puts lines before all sections of the configuration file, for the next start.
+    pub fn put_config_first(&self, lines: &str) -> Result<()> {
+        if let Some(edge) = &self.edge {
+            edge.node().put_config_first(lines)?;
+        }
+        let config = std::fs::read_to_string(self.config())?;
+        Ok(std::fs::write(self.config(), format!("{lines}{config}"))?)
+    }
+
     /// Adds lines to a section of whoever the clients connect to, for the next start.
     pub fn add_to_section(&self, section: &str, lines: &str) -> Result<()> {
         let config = self.edge.as_ref().map_or(self.config(), |edge| edge.node().config());

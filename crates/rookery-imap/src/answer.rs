@@ -148,6 +148,7 @@ impl From<StoreError> for Answer {
             StoreError::Nul(_) => {
                 Answer::no(Code::UnknownCte, "NUL stands where no transfer encoding can be put over it")
             }
+            StoreError::InUse => Answer::no(Code::InUse, "Messages there are being moved; try again later"),
             StoreError::NoSpace => Answer::no(Code::Unavailable, "The disk is full; the operator was told"),
             StoreError::Commit(CommitError::Unpublished) => Answer::no(
                 Code::Unavailable,

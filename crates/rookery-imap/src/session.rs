@@ -186,20 +186,9 @@ impl User {
         self.own.as_ref().is_some_and(|own| !own.exists() || own.owner().as_ref() != Some(&self.name))
     }
 
-    /// The rights that decide whether something can be made at a path where nothing is: those on the nearest
-    /// mailbox above (RFC 4314 §4). At the top of their own account the owner may do anything, as may
-    /// administrators; others nothing.
+    /// The rights that decide whether something can be made at a path where nothing is.
     pub(crate) fn rights_above(&self, account: &Account, path: &MailboxPath) -> Rights {
-        let tree = account.tree();
-        let mut above = path.parent();
-        while let Some(path) = above {
-            if let Some(state) = tree.get(&path).and_then(|id| tree.state(id)) {
-                return self.rights(account, &state);
-            }
-            above = path.parent();
-        }
-        let asker = self.asker(account);
-        if asker.owner || asker.administrator { Rights::ALL } else { Rights::NONE }
+        account.tree().rights_above(path, &self.asker(account))
     }
 }
 

@@ -10,6 +10,7 @@ mod administrators;
 mod publications;
 mod registrar;
 mod relay;
+mod transit;
 
 pub use administrators::{Administrators, Authority};
 pub use publications::{Publications, StartError};
@@ -18,6 +19,7 @@ pub use relay::{
     BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeHead, PipeService, Reaching, Relayed,
     SessionHead, SessionNote, hand_back, relay,
 };
+pub use transit::{MoveError, Transit, TransitTimes};
 
 use parking_lot::Mutex;
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};
@@ -221,6 +223,12 @@ impl Router {
             }
         }
         Ok(Target { route, address })
+    }
+
+    /// The account of a name, and where the commands on its mailboxes run.
+    pub async fn locate(&self, name: &AccountName) -> Result<(AccountId, Route), RouteError> {
+        let entry = self.entry(name).await?;
+        Ok((entry.id, route(&entry, self.here)?))
     }
 
     /// Who gets the mail for an address: the account of this name; else where the alias of this name leads; else a

@@ -39,12 +39,14 @@ pub enum PipeService {
     Pop3,
     /// LMTP, for recipients whose home the far node is.
     Lmtp,
+    /// Messages that move to a mailbox of an account at home there.
+    Transit,
 }
 
 impl PipeService {
     /// All of them.
-    pub const ALL: [PipeService; 4] =
-        [PipeService::Imap, PipeService::Guest, PipeService::Pop3, PipeService::Lmtp];
+    pub const ALL: [PipeService; 5] =
+        [PipeService::Imap, PipeService::Guest, PipeService::Pop3, PipeService::Lmtp, PipeService::Transit];
 
     /// Its name between nodes.
     pub fn name(self) -> &'static str {
@@ -53,6 +55,7 @@ impl PipeService {
             PipeService::Guest => "imap-guest",
             PipeService::Pop3 => "pop3",
             PipeService::Lmtp => "lmtp",
+            PipeService::Transit => "transit",
         }
     }
 }

@@ -189,8 +189,12 @@ impl Account {
     /// Deletes a mailbox and its messages; mailboxes below it stay. Kept for undelete until the retention ends.
     /// INBOX and a shared account's root cannot be deleted.
     pub async fn delete(&self, id: MailboxId) -> Result<(), StoreError> {
+        self.until_here(id, None).await?;
         self.transact(|t| {
             let state = t.mailbox(id).ok_or(StoreError::NoMailbox)?.clone();
+            if t.is_departing(id, None) {
+                return Err(StoreError::InUse);
+            }
             if state.settings.path.is_inbox() || state.settings.path.is_root() {
                 return Err(StoreError::InvalidName);
             }

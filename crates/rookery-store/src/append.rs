@@ -18,6 +18,7 @@ use crate::readers::Coming;
 use crate::records::{self, Change, ContentRecord, Facts, Held, Summary};
 use crate::sequencer::Transaction;
 use crate::store::{Store, now_unix};
+use crate::transit::{self, Arriving, Verdict};
 use crate::volume::{LargeBody, Placed};
 use bytes::Bytes;
 use rookery_kv::engine::Space;
@@ -217,6 +218,26 @@ pub(crate) struct Numbered {
     pub(crate) saved_unix_seconds: u32,
 }
 
+/// What is done in the same change as messages are appended.
+#[derive(Clone, Copy)]
+pub(crate) enum Along<'a> {
+    /// Nothing.
+    Nothing,
+    /// This message is expunged.
+    InPlaceOf(MailboxId, Uid),
+    /// It is remembered that the message was delivered.
+    Once(&'a Once),
+    /// It is remembered what became of their move.
+    Verdict(&'a Arriving<'a>),
+}
+
+impl Along<'_> {
+    /// Whether it must not outlive the messages, nor they it.
+    fn is_for_good(self) -> bool {
+        matches!(self, Along::InPlaceOf(..) | Along::Verdict(_))
+    }
+}
+
 /// Where new messages went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appended {
@@ -229,7 +250,7 @@ pub struct Appended {
 impl Account {
     /// Puts messages into a mailbox, all or none of them. When it returns they are on stable storage.
     pub async fn append(&self, to: MailboxId, messages: Vec<NewMessage>) -> Result<Appended, StoreError> {
-        let appended = self.append_in_place_of(to, messages, Vec::new(), None, None).await?;
+        let appended = self.append_along(to, messages, Vec::new(), Along::Nothing).await?;
         appended.ok_or(StoreError::NoContent)
     }
 
@@ -242,7 +263,8 @@ impl Account {
         message: NewMessage,
         (from, old): (MailboxId, Uid),
     ) -> Result<Option<Appended>, StoreError> {
-        self.append_in_place_of(to, vec![message], Vec::new(), Some((from, old)), None).await
+        self.until_here(from, Some(&UidSet::from_iter([old]))).await?;
+        self.append_along(to, vec![message], Vec::new(), Along::InPlaceOf(from, old)).await
     }
 
     /// Puts messages into a mailbox under UIDs that they had before.
@@ -252,17 +274,16 @@ impl Account {
         messages: Vec<NewMessage>,
         numbers: Vec<Numbered>,
     ) -> Result<(), StoreError> {
-        self.append_in_place_of(to, messages, numbers, None, None).await.map(drop)
+        self.append_along(to, messages, numbers, Along::Nothing).await.map(drop)
     }
 
-    /// `None`: what is to be replaced is not there, or what is to come once has come.
-    pub(crate) async fn append_in_place_of(
+    /// `None`: what is to be replaced is not there, what is to come once has come, or there is a verdict already.
+    pub(crate) async fn append_along(
         &self,
         to: MailboxId,
         messages: Vec<NewMessage>,
         numbers: Vec<Numbered>,
-        replaced: Option<(MailboxId, Uid)>,
-        once: Option<&Once>,
+        along: Along<'_>,
     ) -> Result<Option<Appended>, StoreError> {
         if self.store.is_full() {
             return Err(StoreError::NoSpace);
@@ -277,9 +298,9 @@ impl Account {
             });
         }
         loop {
-            // A crash can take back what was appended, if its octets did not reach the disk, but not what was taken out
-            // in the same change. So the octets are on the disk before anything is taken out.
-            if replaced.is_some() {
+            // A crash can take back what was appended, if its octets did not reach the disk, but not what else was done
+            // in the same change. So the octets are on the disk before.
+            if along.is_for_good() {
                 self.transact(|t| {
                     placed.iter().flatten().for_each(|placed| t.sync_body(placed));
                     Ok(())
@@ -289,31 +310,41 @@ impl Account {
             let (mut missing, mut is_pending) = (None, false);
             let outcome = self
                 .transact(|t| {
-                    if let Some(once) = once
-                        && deliveries::is_known(t, self, to, once)?
-                    {
+                    let is_late = match along {
+                        Along::Once(once) => deliveries::is_known(t, self, to, once)?,
+                        Along::Verdict(arriving) => transit::known(t, self.id(), arriving.id)?.is_some(),
+                        Along::Nothing | Along::InPlaceOf(..) => false,
+                    };
+                    if is_late {
                         return Ok(None);
                     }
                     missing = first_missing(t, &messages, &placed)?;
                     if missing.is_some() {
                         return Err(StoreError::NoContent);
                     }
-                    let Some((from, old)) = replaced else {
-                        let appended = append_messages(t, self, to, &messages, &numbers, &placed)?;
-                        if let Some(once) = once {
-                            deliveries::remember(t, self, to, once)?;
-                        }
-                        return Ok(Some(appended));
-                    };
                     // Somebody else's change that brings the same octets is still on its way.
-                    is_pending = messages.iter().any(|message| t.is_on_its_way(message.body.content()));
+                    is_pending = along.is_for_good()
+                        && messages.iter().any(|message| t.is_on_its_way(message.body.content()));
                     if is_pending {
                         return Err(StoreError::NoContent);
                     }
-                    match take_out(t, from, old)? {
-                        true => append_messages(t, self, to, &messages, &numbers, &placed).map(Some),
-                        false => Ok(None),
+                    if let Along::InPlaceOf(from, old) = along
+                        && !take_out(t, from, old)?
+                    {
+                        return Ok(None);
                     }
+                    let appended = append_messages(t, self, to, &messages, &numbers, &placed)?;
+                    match along {
+                        Along::Once(once) => deliveries::remember(t, self, to, once)?,
+                        Along::Verdict(arriving) => {
+                            let uids = arriving.from.iter().copied().zip(appended.uids.iter().copied());
+                            let uid_validity = appended.uid_validity;
+                            let verdict = Verdict::Moved { uid_validity, uids: uids.collect() };
+                            transit::remember(t, self.id(), arriving.id, &verdict);
+                        }
+                        Along::Nothing | Along::InPlaceOf(..) => {}
+                    }
+                    Ok(Some(appended))
                 })
                 .await;
             if is_pending {
@@ -351,6 +382,9 @@ fn take_out(t: &mut Transaction<'_>, from: MailboxId, uid: Uid) -> Result<bool, 
     let state = t.mailbox(from).ok_or(StoreError::NoMailbox)?;
     let messages = state.messages.as_ref().ok_or(StoreError::NoMailbox)?;
     let Some(old) = messages.message(uid)? else { return Ok(false) };
+    if t.is_departing(from, Some(&UidSet::from_iter([uid]))) {
+        return Err(StoreError::InUse);
+    }
     expunge_messages(t, from, &[old], true)?;
     Ok(true)
 }

@@ -233,6 +233,7 @@ fn forget_account(t: &mut Transaction<'_>, account: &Account, before: u32) -> Re
     {
         return Ok(true);
     }
+    crate::transit::forget_pointers(t, account.id())?;
     for space in [Space::Queue, Space::Account] {
         for (key, _) in t.scan(space, &prefix, end.as_deref(), usize::MAX)? {
             t.delete(space, key);

@@ -15,6 +15,7 @@ mod mend;
 mod private;
 mod rebuild;
 mod repair;
+mod transit;
 mod volumes;
 mod walk;
 
@@ -35,7 +36,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// The kind of record, by its name in [`crate::KINDS`]; of the store itself `store identity`, `group`, `tail`,
-    /// `server annotations`, `volume counter`, `volume file` or
+    /// `server annotations`, `move pointer`, `volume counter`, `volume file` or
     /// `volume record`.
     pub kind: &'static str,
     /// Which account; `None` for the store's own records.
@@ -145,6 +146,10 @@ impl Findings {
 pub(crate) fn own_name(key: &[u8]) -> String {
     match key.strip_prefix(keys::VOLUME) {
         Some(number) => format!("volume/{}", crate::encoding::hex(number)),
+        None if key.starts_with(keys::TRANSIT) => match keys::transit_of_pointer(key) {
+            Some(id) => format!("transit/{id}"),
+            None => format!("transit/{}", crate::encoding::hex(key)),
+        },
         None => String::from_utf8_lossy(key).into_owned(),
     }
 }
@@ -170,6 +175,7 @@ pub fn check(engine: &dyn Engine, files: Arc<dyn FileLayer>) -> Result<Vec<Findi
         account::check(id, &seen, summarised, &mut findings);
         seen.bodies(id, &mut in_use, &mut bodies);
     }
+    transit::check(engine, &mut findings)?;
     let survey = volumes::Survey::take(engine, files, store, in_use, &bodies)?;
     survey.tell(&bodies, &mut findings);
     Ok(findings.found)

@@ -10,7 +10,7 @@
 //!   first. Those beyond the window count for nothing, and go when their record is written next.
 
 use crate::account::Account;
-use crate::append::{Appended, NewMessage};
+use crate::append::{Along, Appended, NewMessage};
 use crate::encoding::{Damaged, Encoder, open, seal};
 use crate::error::StoreError;
 use crate::keys;
@@ -127,7 +127,7 @@ impl Account {
         // Known durably: nothing needs to be written to find that out.
         match known.knows(&hash, now_unix(), seconds(once)) {
             true => Ok(None),
-            false => self.append_in_place_of(to, vec![message], Vec::new(), None, Some(once)).await,
+            false => self.append_along(to, vec![message], Vec::new(), Along::Once(once)).await,
         }
     }
 }

@@ -34,6 +34,9 @@ pub enum StoreError {
     /// Numbers have run out.
     #[error("the {0} of a mailbox or account have run out")]
     Exhausted(&'static str),
+    /// The messages are on their way to another home, or the mailbox has such.
+    #[error("the messages are being moved to another home")]
+    InUse,
     /// A message that was to be read is not there any more.
     #[error("the message's octets are gone")]
     NoContent,

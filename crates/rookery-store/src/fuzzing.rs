@@ -6,6 +6,7 @@ use crate::records::{
     self, AccountRecord, Annotations, ContentRecord, Facts, Held, LogEntry, Settings, Summary,
 };
 use crate::seen::{Block, Head};
+use crate::transit::{Transit, Verdict, decode_floor, decode_pointer};
 use crate::volume::{RecordHeader, decode_file_header, encode_file_header, number};
 use rookery_kv::Space;
 
@@ -20,6 +21,14 @@ pub fn record(space: Space, key: &[u8], fields: &[u8]) {
     let _ = Summary::decode(key, &value);
     let _ = Annotations::decode(key, &value);
     let _ = Deliveries::decode(key, &value);
+    if let Ok(transit) = Transit::decode(key, &value) {
+        assert_eq!(Transit::decode(key, &transit.encode(key)), Ok(transit));
+    }
+    if let Ok(verdict) = Verdict::decode(key, &value) {
+        assert_eq!(Verdict::decode(key, &verdict.encode(key)), Ok(verdict));
+    }
+    let _ = decode_floor(key, &value);
+    let _ = decode_pointer(key, &value);
     let _ = ContentRecord::decode(key, &value);
     let _ = LogEntry::decode(key, &value);
     let _ = Facts::decode(key, &value);

@@ -1,5 +1,6 @@
 //! Where records stand. Every key of an account begins with its id, so an account is a few ranges.
 
+use crate::transit::TransitId;
 use rookery_types::{AccountId, ContentId, MailboxId, ModSeq, Uid, UserName};
 
 /// Settings of the whole store, in [`rookery_kv::engine::Space::Meta`].
@@ -134,6 +135,59 @@ pub(crate) fn seen_parts(key: &[u8]) -> Option<(u32, UserName, Option<u32>)> {
 /// The number at the end of a block's key.
 pub(crate) fn seen_block_of(key: &[u8]) -> Option<u32> {
     seen_parts(key)?.2
+}
+
+/// Before what points to the moves to other homes, in [`rookery_kv::engine::Space::Meta`].
+pub(crate) const TRANSIT: &[u8] = b"transit/";
+
+/// What points to a move, so that a store that opens finds it without reading all accounts.
+pub(crate) fn transit_pointer(id: TransitId) -> Vec<u8> {
+    [TRANSIT, &account(id.account), &id.counter.to_be_bytes()].concat()
+}
+
+/// The move that a pointer's key names.
+pub(crate) fn transit_of_pointer(key: &[u8]) -> Option<TransitId> {
+    let (account, counter) = key.strip_prefix(TRANSIT)?.split_first_chunk::<8>()?;
+    let account = AccountId::new(u64::from_be_bytes(*account))?;
+    Some(TransitId { account, counter: u64::from_be_bytes(counter.try_into().ok()?) })
+}
+
+/// Before the moves out of an account to other homes.
+pub(crate) fn departures(id: AccountId) -> [u8; 9] {
+    with(id, &[7])
+}
+
+/// A move out of an account.
+pub(crate) fn departure(id: AccountId, counter: u64) -> [u8; 17] {
+    let mut rest = [7; 9];
+    rest[1..].copy_from_slice(&counter.to_be_bytes());
+    with(id, &rest)
+}
+
+/// The move in its key.
+pub(crate) fn transit_of_departure(key: &[u8]) -> Option<TransitId> {
+    let counter = key.get(9..)?.try_into().ok()?;
+    Some(TransitId { account: account_of(key)?, counter: u64::from_be_bytes(counter) })
+}
+
+/// Below which number the moves of another account into this one are closed.
+pub(crate) fn transit_floor(id: AccountId, source: AccountId) -> [u8; 17] {
+    let mut rest = [8; 9];
+    rest[1..].copy_from_slice(&account(source));
+    with(id, &rest)
+}
+
+/// The other account in the key of a floor or of what was said of a move.
+pub(crate) fn transit_source(key: &[u8]) -> Option<AccountId> {
+    AccountId::new(u64::from_be_bytes(*key.get(9..17)?.first_chunk::<8>()?))
+}
+
+/// What was said of a move into an account.
+pub(crate) fn verdict(id: AccountId, transit: TransitId) -> [u8; 25] {
+    let mut rest = [8; 17];
+    rest[1..9].copy_from_slice(&account(transit.account));
+    rest[9..].copy_from_slice(&transit.counter.to_be_bytes());
+    with(id, &rest)
 }
 
 /// The annotations of the server, in [`rookery_kv::engine::Space::Meta`].

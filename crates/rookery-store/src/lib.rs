@@ -38,6 +38,7 @@ mod restore;
 mod seen;
 mod sequencer;
 mod store;
+mod transit;
 mod undelete;
 mod volume;
 
@@ -61,5 +62,6 @@ pub use records::{
 pub use restore::{RestoredMailbox, RestoredMessage};
 pub use sequencer::{MailboxState, Tree};
 pub use store::{FORMAT, NewAccount, OpenError, Store, StoreOptions};
+pub use transit::{Arrival, Departure, Destination, Refusal, Transit, TransitId, Verdict};
 pub use undelete::{DeletedAccount, DeletedMailbox, Expunged};
 pub use volume::VolumeError;

@@ -67,6 +67,15 @@ pub struct Copied {
     pub to: Vec<Uid>,
 }
 
+/// What is done to messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    /// They are other than before, or gone.
+    Changes,
+    /// They stay as they are.
+    Reads,
+}
+
 /// A handle to an open mailbox.
 pub struct Mailbox {
     account: Account,
@@ -190,7 +199,7 @@ impl Mailbox {
         let mut stored = Stored { missing: uids.clone(), ..Stored::default() };
         let last = self.now().summary.uid_next.saturating_sub(1);
         stored.missing.remove_range(last.saturating_add(1), u32::MAX);
-        self.in_slices(uids, |t, slice| {
+        self.in_slices(uids, Touch::Changes, |t, slice| {
             let keywords = keyword_numbers(t, self.cell.id, &change)?;
             let modseq = t.modseq;
             let shown = readers::shown(t, self.cell.id, self.viewer(), &slice)?;
@@ -256,7 +265,7 @@ impl Mailbox {
         if doomed.is_empty() {
             return Ok(gone);
         }
-        self.in_slices(&doomed, |t, slice| {
+        self.in_slices(&doomed, Touch::Changes, |t, slice| {
             let doomed: Vec<Message> =
                 slice.into_iter().filter(|m| m.flags.contains(SystemFlags::DELETED)).collect();
             gone.extend(&doomed.iter().map(|m| m.uid).collect());
@@ -269,7 +278,7 @@ impl Mailbox {
     /// Expunges messages whatever their flags; tells which. A UID without a message is no error.
     pub async fn remove(&self, uids: &UidSet) -> Result<UidSet, StoreError> {
         let mut gone = UidSet::new();
-        self.in_slices(uids, |t, slice| {
+        self.in_slices(uids, Touch::Changes, |t, slice| {
             let doomed: Vec<Message> = slice;
             gone.extend(&doomed.iter().map(|m| m.uid).collect());
             expunge_messages(t, self.cell.id, &doomed, true)
@@ -321,7 +330,8 @@ impl Mailbox {
                 false => quota::check(&t, target, more)?,
             }
         }
-        self.in_slices(&uids, |t, slice| {
+        let touch = if leave { Touch::Changes } else { Touch::Reads };
+        self.in_slices(&uids, touch, |t, slice| {
             let messages: Vec<Message> = slice;
             if messages.is_empty() {
                 return Ok(());
@@ -355,6 +365,9 @@ impl Mailbox {
         leave: bool,
         mut copied: Copied,
     ) -> Result<Copied, StoreError> {
+        if leave {
+            self.account.until_here(self.cell.id, Some(uids)).await?;
+        }
         let state = self.now();
         let messages = state.messages.clone().unwrap_or_default();
         let mut chosen: Vec<Message> = Vec::new();
@@ -382,16 +395,21 @@ impl Mailbox {
             copied.to.extend(appended.uids);
             if leave {
                 let uids = UidSet::from_iter([message.uid]);
-                self.in_slices(&uids, |t, slice| expunge_messages(t, self.cell.id, &slice, true)).await?;
+                let expunge = |t: &mut Transaction<'_>, slice: Vec<Message>| {
+                    expunge_messages(t, self.cell.id, &slice, true)
+                };
+                self.in_slices(&uids, Touch::Changes, expunge).await?;
             }
         }
         Ok(copied)
     }
 
-    /// Runs a change over the messages with these UIDs, slice by slice; each slice waits for its own durability.
+    /// Runs a change over the messages with these UIDs, slice by slice; each slice waits for its own durability, and
+    /// before, if it changes them, for those that are in transit to another home.
     async fn in_slices(
         &self,
         uids: &UidSet,
+        touch: Touch,
         mut change: impl FnMut(&mut Transaction<'_>, Vec<Message>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut from = uids.first().unwrap_or(u32::MAX);
@@ -402,11 +420,23 @@ impl Mailbox {
                 let messages = state.messages.clone().ok_or(StoreError::NoMailbox)?;
                 let slice = next_slice(&messages, uids, from)?;
                 let Some(last) = slice.last() else { return Ok(()) };
-                from = last.uid.get().saturating_add(1);
-                change(&mut t, slice)?;
-                t.finish(self.account.store.committer())
+                let touched: UidSet = match touch {
+                    Touch::Changes => slice.iter().map(|message| message.uid).collect(),
+                    Touch::Reads => UidSet::new(),
+                };
+                match t.is_departing(self.cell.id, Some(&touched)) {
+                    true => Err(touched),
+                    false => {
+                        from = last.uid.get().saturating_add(1);
+                        change(&mut t, slice)?;
+                        Ok(t.finish(self.account.store.committer()))
+                    }
+                }
             };
-            ticket.wait().await?;
+            match ticket {
+                Ok(ticket) => ticket.wait().await?,
+                Err(busy) => self.account.until_here(self.cell.id, Some(&busy)).await?,
+            }
             self.account.cell.tidy();
         }
     }
@@ -433,7 +463,7 @@ fn each_of(messages: &Messages, uids: &UidSet, mut visit: impl FnMut(Message)) -
 }
 
 /// The next messages of a set, from a UID on. Steps over ranges of the set that have no messages.
-fn next_slice(messages: &Messages, uids: &UidSet, from: u32) -> Result<Vec<Message>, StoreError> {
+pub(crate) fn next_slice(messages: &Messages, uids: &UidSet, from: u32) -> Result<Vec<Message>, StoreError> {
     let mut slice = Vec::new();
     for (first, last) in uids.ranges() {
         if last < from || slice.len() >= SLICE_MESSAGES {

@@ -26,7 +26,7 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 22] = [
+pub const KINDS: [Kind; 25] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "subscription list", space: Space::Account, derived: true },
@@ -35,6 +35,9 @@ pub const KINDS: [Kind; 22] = [
     Kind { name: "private seen", space: Space::Account, derived: false },
     Kind { name: "private seen summary", space: Space::Account, derived: true },
     Kind { name: "deliveries", space: Space::Account, derived: false },
+    Kind { name: "outgoing move", space: Space::Account, derived: false },
+    Kind { name: "incoming moves floor", space: Space::Account, derived: false },
+    Kind { name: "incoming move", space: Space::Account, derived: false },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
     Kind { name: "mailbox summary", space: Space::Mailbox, derived: true },
     Kind { name: "quota usage", space: Space::Mailbox, derived: true },

@@ -20,16 +20,18 @@ use crate::records::{
     self, AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Held, LogEntry, Settings,
     Summary,
 };
+use crate::transit::Transit;
 use crate::volume::Placed;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use rookery_kv::engine::{Batch, Engine, Space, prefix_end};
-use rookery_types::{AccountId, ContentId, MailboxId, MailboxPath, ModSeq, UserName};
+use rookery_kv::engine::{Batch, Engine, Read, Space, prefix_end};
+use rookery_types::acl::Asker;
+use rookery_types::{AccountId, ContentId, MailboxId, MailboxPath, ModSeq, Rights, UidSet, UserName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// A mailbox at one moment.
 #[derive(Clone, Debug)]
@@ -185,6 +187,20 @@ impl Tree {
         self.subscriptions.clone()
     }
 
+    /// The rights that decide whether something can be made at a path where nothing is: those on the nearest mailbox
+    /// above (RFC 4314 §4). At the top of their own account the owner may do anything, as may administrators; others
+    /// nothing.
+    pub fn rights_above(&self, path: &MailboxPath, asker: &Asker<'_>) -> Rights {
+        let mut above = path.parent();
+        while let Some(path) = above {
+            if let Some(state) = self.get(&path).and_then(|id| self.state(id)) {
+                return state.settings.acl.rights_of(asker);
+            }
+            above = path.parent();
+        }
+        if asker.owner || asker.administrator { Rights::ALL } else { Rights::NONE }
+    }
+
     /// Whether a mailbox stands below the path.
     pub fn has_children(&self, path: &MailboxPath) -> bool {
         // Between "a" and "a/…" stand only names like "a b" and "a-b"; a range that begins at "a/" has none.
@@ -205,6 +221,9 @@ impl Tree {
 /// The records of one mailbox, as far as they have been read.
 type Parts = (Option<Settings>, Option<Summary>, Option<Held>);
 
+/// Messages in transit to other homes, by mailbox and move.
+type Departing = BTreeMap<u32, BTreeMap<u64, UidSet>>;
+
 type Overlay = BTreeMap<(Space, Bytes), (u64, Option<Bytes>)>;
 
 /// The state that the next change is made from.
@@ -216,6 +235,8 @@ pub(crate) struct Sequencer {
     pub(crate) mailboxes: BTreeMap<u32, (Arc<MailboxCell>, Arc<MailboxState>)>,
     /// The numbers of those that are quota roots.
     roots: BTreeSet<u32>,
+    /// Messages in transit to other homes, by mailbox and move.
+    departing: Departing,
     overlay: Overlay,
     /// The number of the last batch queued.
     queued: u64,
@@ -234,11 +255,35 @@ pub(crate) struct AccountCell {
     fence: Arc<Fence>,
     /// The account's modseq, told after a change is published.
     pub(crate) changed: watch::Sender<u64>,
+    /// Told when messages are in transit no more.
+    pub(crate) departed: Notify,
 }
 
 /// Reads and checks a record of a kind.
 fn decoded<T>(result: Result<T, Damaged>) -> Result<T, StoreError> {
     result.map_err(StoreError::Damaged)
+}
+
+/// The messages of an account that are in transit.
+fn departing(read: &dyn Read, id: AccountId) -> Result<Departing, StoreError> {
+    let mut departing = Departing::new();
+    let mut failure = None;
+    let prefix = keys::departures(id);
+    read.scan(Space::Account, &prefix, prefix_end(&prefix).as_deref(), false, &mut |key, value| {
+        match (keys::transit_of_departure(key), Transit::decode(key, value)) {
+            (Some(transit), Ok(Transit::Open(departure))) => {
+                let uids = departure.messages.iter().map(|(uid, _)| *uid).collect();
+                departing.entry(departure.mailbox.number).or_default().insert(transit.counter, uids);
+            }
+            (_, Err(damaged)) => failure = Some(damaged),
+            _ => {}
+        }
+        failure.is_none()
+    })?;
+    match failure {
+        Some(damaged) => Err(StoreError::Damaged(damaged)),
+        None => Ok(departing),
+    }
 }
 
 impl AccountCell {
@@ -272,6 +317,7 @@ impl AccountCell {
                 failure.is_none()
             },
         )?;
+        let departing = departing(&*snapshot, id)?;
         let mut parts: BTreeMap<u32, Parts> = BTreeMap::new();
         let prefix = keys::account(id);
         snapshot.scan(
@@ -312,12 +358,12 @@ impl AccountCell {
             let state = MailboxState { id, settings, summary, held, messages: None, readers };
             mailboxes.insert(number, (MailboxCell::new(state.clone()), Arc::new(state)));
         }
-        Ok(Some(AccountCell::new(id, record, subscriptions, mailboxes)))
+        Ok(Some(AccountCell::new(id, record, subscriptions, mailboxes, departing)))
     }
 
     /// A new account without mailboxes; nothing is written yet.
     pub(crate) fn fresh(id: AccountId, record: AccountRecord) -> Arc<AccountCell> {
-        AccountCell::new(id, record, BTreeMap::new(), BTreeMap::new())
+        AccountCell::new(id, record, BTreeMap::new(), BTreeMap::new(), Departing::new())
     }
 
     fn new(
@@ -325,6 +371,7 @@ impl AccountCell {
         record: AccountRecord,
         subscriptions: BTreeMap<String, Option<MailboxId>>,
         mailboxes: BTreeMap<u32, (Arc<MailboxCell>, Arc<MailboxState>)>,
+        departing: Departing,
     ) -> Arc<AccountCell> {
         let is_root = |state: &MailboxState| state.settings.quota.is_some();
         let roots = mailboxes.iter().filter(|(_, (_, state))| is_root(state)).map(|(number, _)| *number);
@@ -333,6 +380,7 @@ impl AccountCell {
             record,
             subscriptions: Arc::new(subscriptions),
             mailboxes,
+            departing,
             overlay: Overlay::new(),
             queued: 0,
         };
@@ -344,6 +392,7 @@ impl AccountCell {
             record: ArcSwap::from_pointee(sequencer.record.clone()),
             sequencer: Mutex::new(sequencer),
             durable: AtomicU64::new(0),
+            departed: Notify::new(),
         })
     }
 
@@ -368,6 +417,7 @@ impl AccountCell {
             log: LogEntry::default(),
             subscriptions: None,
             tree_changed: false,
+            departures: Vec::new(),
             pending: Pending::default(),
         })
     }
@@ -427,6 +477,8 @@ pub(crate) struct Transaction<'a> {
     log: LogEntry,
     subscriptions: Option<BTreeMap<String, Option<MailboxId>>>,
     tree_changed: bool,
+    /// The moves to other homes that begin, with their messages, and those that end.
+    departures: Vec<(u32, u64, Option<UidSet>)>,
     pending: Pending,
 }
 
@@ -573,6 +625,36 @@ impl Transaction<'_> {
     /// The mailbox that will have a path.
     pub(crate) fn by_path(&self, path: &MailboxPath) -> Option<MailboxId> {
         self.mailboxes().find(|state| state.settings.path == *path).map(|state| state.id)
+    }
+
+    /// Whether any message of a mailbox, or any of these, is in transit to another home.
+    pub(crate) fn is_departing(&self, id: MailboxId, uids: Option<&UidSet>) -> bool {
+        let moves = self.sequencer.departing.get(&id.number);
+        let mut moves = moves.into_iter().flat_map(BTreeMap::values);
+        moves.any(|gone| uids.is_none_or(|uids| !uids.intersection(gone).is_empty()))
+    }
+
+    /// The messages of a mailbox that are.
+    pub(crate) fn departing(&self, id: MailboxId) -> UidSet {
+        let mut gone = UidSet::new();
+        let moves = self.sequencer.departing.get(&id.number);
+        moves.into_iter().flat_map(BTreeMap::values).for_each(|uids| gone.extend(uids));
+        gone
+    }
+
+    /// The number of the first move to another home that is under way.
+    pub(crate) fn first_departure(&self) -> Option<u64> {
+        self.sequencer.departing.values().filter_map(|moves| moves.keys().next()).min().copied()
+    }
+
+    /// Messages of a mailbox are in transit from now on.
+    pub(crate) fn begin_departure(&mut self, number: u32, counter: u64, uids: UidSet) {
+        self.departures.push((number, counter, Some(uids)));
+    }
+
+    /// They are not any more.
+    pub(crate) fn end_departure(&mut self, number: u32, counter: u64) {
+        self.departures.push((number, counter, None));
     }
 
     /// A mailbox to be changed: what is done to it is written and published with this change.
@@ -818,6 +900,19 @@ impl Transaction<'_> {
         for number in &self.removed {
             self.sequencer.mailboxes.remove(number);
             self.sequencer.roots.remove(number);
+        }
+        for (number, counter, uids) in std::mem::take(&mut self.departures) {
+            let moves = self.sequencer.departing.entry(number).or_default();
+            match uids {
+                Some(uids) => drop(moves.insert(counter, uids)),
+                None => {
+                    moves.remove(&counter);
+                    self.cell.departed.notify_waiters();
+                }
+            }
+            if moves.is_empty() {
+                self.sequencer.departing.remove(&number);
+            }
         }
         self.sequencer.record = self.record.clone();
         if let Some(subscriptions) = self.subscriptions.take() {

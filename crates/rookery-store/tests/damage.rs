@@ -11,8 +11,8 @@ use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_store::check::{Outcome, Report, check, repair};
 use rookery_store::{
-    Account, Annotation, AnnotationName, FlagChange, FlagList, Limits, NewAccount, NewMessage, Once, Store,
-    StoreOptions,
+    Account, Annotation, AnnotationName, Destination, FlagChange, FlagList, Limits, NewAccount, NewMessage,
+    Once, Refusal, Store, StoreOptions, TransitId,
 };
 use rookery_types::{
     AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, UidSet, UserName,
@@ -172,6 +172,22 @@ async fn build() -> (Image, Mail) {
         let old = message(&store, &text(9_500 + n as u32, None), SystemFlags::SEEN, &[]);
         account.append(id("Old"), vec![old]).await.expect("it appends");
         account.delete(id("Old")).await.expect("it deletes");
+        let to = Destination {
+            account: account_id(77),
+            home: store.node(),
+            path: path("INBOX"),
+            user: UserName::parse("ann@mail.example", "").expect("a name"),
+        };
+        let departs = open.depart(&set(2, 3), &to).await.expect("it departs");
+        assert!(departs.is_some_and(|(_, uids)| uids == set(2, 3)));
+        let transit = |counter| TransitId { account: account_id(70 + n), counter };
+        account.forget_arrivals(account_id(70 + n), 5).await.expect("it forgets");
+        account.refuse(transit(6), Refusal::NoRight).await.expect("it refuses");
+        // One that is there already, so that the volumes are what they would be without it.
+        let new = message(&store, &text(9_700 + n as u32, None), SystemFlags::NONE, &[]);
+        let from = open.now().messages.as_ref().expect("it is open").iter().next().expect("there is one");
+        let from = from.expect("it is read").1.uid;
+        account.arrive(transit(7), id("Sent"), vec![(from, new)]).await.expect("it arrives");
         if n == 2 {
             let mut large = text(9_999, None);
             large.resize(700_000, b'x');
@@ -197,7 +213,7 @@ const DAMAGES: [Damage; 4] = [Damage::Flip, Damage::Drop, Damage::Duplicate, Dam
 
 /// Each kind of record in the engine, its space, and how to know its keys.
 type Known = fn(&[u8]) -> bool;
-const RECORDS: [(&str, Space, Known); 26] = [
+const RECORDS: [(&str, Space, Known); 30] = [
     ("store identity", Space::Meta, |key| key == b"store"),
     ("group", Space::Meta, |key| key == b"group"),
     ("tail", Space::Meta, |key| key == b"tail"),
@@ -210,6 +226,10 @@ const RECORDS: [(&str, Space, Known); 26] = [
     ("private seen", Space::Account, |key| key[8] == 5 && key[key.len() - 5] == 0),
     ("private seen summary", Space::Account, |key| key[8] == 5 && key[key.len() - 5] != 0),
     ("deliveries", Space::Account, |key| key[8] == 6),
+    ("outgoing move", Space::Account, |key| key[8] == 7),
+    ("incoming moves floor", Space::Account, |key| key[8] == 8 && key.len() == 17),
+    ("incoming move", Space::Account, |key| key[8] == 8 && key.len() == 25),
+    ("move pointer", Space::Meta, |key| key.starts_with(b"transit/")),
     ("server annotations", Space::Meta, |key| key == b"annotations"),
     ("mailbox settings", Space::Mailbox, |key| key[12] == 0),
     ("mailbox summary", Space::Mailbox, |key| key[12] == 1),
@@ -233,9 +253,15 @@ fn other_key(kind: &str, key: &[u8]) -> Vec<u8> {
         "store identity" | "group" | "tail" | "subscription" | "annotation" | "server annotations" => {
             other.push(b'2')
         }
-        "volume counter" | "account" | "subscription list" | "annotation usage" | "deliveries" => {
-            other[7] ^= 0x40
-        }
+        "volume counter"
+        | "account"
+        | "subscription list"
+        | "annotation usage"
+        | "deliveries"
+        | "outgoing move"
+        | "incoming move"
+        | "incoming moves floor" => other[7] ^= 0x40,
+        "move pointer" => other[15] ^= 0x40,
         "mailbox settings"
         | "mailbox summary"
         | "quota usage"
@@ -283,6 +309,10 @@ fn hex(octets: &[u8]) -> String {
 fn named(space: Space, key: &[u8]) -> String {
     match key.strip_prefix(b"volume/") {
         Some(number) if space == Space::Meta => format!("volume/{}", hex(number)),
+        _ if space == Space::Meta && key.starts_with(b"transit/") => {
+            let number = |at: usize| u64::from_be_bytes(key[at..at + 8].try_into().expect("eight octets"));
+            format!("transit/{}-{}", number(8), number(16))
+        }
         _ if space == Space::Meta => String::from_utf8_lossy(key).into_owned(),
         _ => hex(key),
     }
@@ -420,8 +450,9 @@ async fn every_kind_of_record_and_every_damage() {
         assert!(!keys.is_empty(), "the store has no {kind}");
         let targets: BTreeSet<usize> = [0, keys.len() / 2, keys.len() - 1].into_iter().collect();
         for how in DAMAGES {
-            // No other record knows that the server has annotations, or what was delivered when.
-            if how == Damage::Drop && matches!(kind, "server annotations" | "deliveries") {
+            // No other record knows that the server has annotations, what was delivered when, or what was said of moves.
+            let is_alone = ["server annotations", "deliveries", "incoming move", "incoming moves floor"];
+            if how == Damage::Drop && is_alone.contains(&kind) {
                 continue;
             }
             for at in &targets {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rookery_auth::Sessions;
 use rookery_net::{Networks, ServerTls};
-use rookery_route::{Peers, Router};
+use rookery_route::{Peers, Router, Transit};
 
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
@@ -19,6 +19,7 @@ pub(crate) struct Parts {
     pub(crate) node: Arc<Node>,
     pub(crate) router: Router,
     pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) transit: Transit,
     pub(crate) hostname: String,
     pub(crate) tls: Option<Arc<ServerTls>>,
     pub(crate) sessions: Sessions,

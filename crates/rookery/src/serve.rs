@@ -19,7 +19,9 @@ use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
-use rookery_route::{Fence, NoPeers, Publications, Registrar, RegistrarError, Router};
+use rookery_route::{
+    Fence, NoPeers, Peers, Publications, Registrar, RegistrarError, Router, Transit, TransitTimes,
+};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,6 +54,8 @@ pub(crate) struct Data {
     pub(crate) cluster: Option<Cluster>,
     pub(crate) router: Router,
     publications: Arc<Publications>,
+    peers: Arc<dyn Peers>,
+    transit: Transit,
     _lock: DataLock,
 }
 
@@ -201,11 +205,23 @@ impl Data {
                 node.welcome(&user).await.map_err(|error| with_causes(&error))
             })
         }));
-        Ok(Data { node, directory: copied, cluster, router, publications, _lock: lock })
+        let peers: Arc<dyn Peers> = match &cluster {
+            Some(cluster) => Arc::new(cluster.clone()),
+            None => Arc::new(NoPeers),
+        };
+        let transit = Transit::new(
+            node.store.clone(),
+            Arc::clone(&node.directory),
+            Arc::clone(&peers),
+            node.administrators.clone(),
+            TransitTimes::default(),
+        );
+        Ok(Data { node, directory: copied, cluster, router, publications, peers, transit, _lock: lock })
     }
 
     /// Makes durable what is queued, and closes.
     pub(crate) async fn close(self) {
+        self.transit.stop().await;
         self.publications.stop().await;
         self.node.store.close().await;
     }
@@ -354,10 +370,8 @@ pub(crate) async fn run(
     let parts = Parts {
         node: Arc::clone(&node),
         router: data.router.clone(),
-        peers: match &data.cluster {
-            Some(cluster) => Arc::new(cluster.clone()),
-            None => Arc::new(NoPeers),
-        },
+        transit: data.transit.clone(),
+        peers: Arc::clone(&data.peers),
         hostname: hostname.clone(),
         tls: tls.clone(),
         sessions: node.sessions.clone(),
@@ -380,11 +394,17 @@ pub(crate) async fn run(
             imap: imap.clone(),
             pop3: pop3.clone(),
             lmtp: lmtp.clone(),
+            transit: data.transit.clone(),
             services: services(&places),
             data_dir: config.data_dir.clone(),
             settings: Settings { file: reload.file() },
         };
         cluster.serve(parts, &mut tasks, &drain);
+    }
+    // What an old store knows of a move may have been settled since; once it is accepted, the next start goes on.
+    if data.cluster.as_ref().is_none_or(|cluster| cluster.fence.why().is_none()) {
+        let resumed = data.transit.resume();
+        resumed.map_err(|error| failed("moves to other nodes", &error))?;
     }
     let desk = Arc::new(Desk {
         node: Arc::clone(&node),

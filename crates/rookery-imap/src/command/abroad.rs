@@ -12,7 +12,7 @@ use crate::tell;
 use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
 use bytes::Bytes;
 use rookery_codec::imap::server::Decoded;
-use rookery_codec::imap::{Code, Command, Condition, Response, Tag, WireName};
+use rookery_codec::imap::{Command, Condition, Response, Tag, WireName};
 use rookery_net::{DrainGuard, IoError};
 use rookery_types::NodeId;
 
@@ -83,31 +83,10 @@ async fn transferred(
             let (what, to) = ((set, uid), (home, &mailbox));
             Box::pin(transfer::bring(wire, &mut progress, user, abroad, what, to)).await
         }
-        _ => match home {
-            Some(node) => refuse_move(wire, user, node, &mailbox).await,
-            None => match user.find(&mailbox).await {
-                Ok(_) => Ok(unmovable()),
-                Err(failure) => Err(failure),
-            },
-        },
+        // The home of the messages moves them, wherever they go.
+        command => return user.forward(wire, tag, abroad.node, command).await,
     };
     with_news(user, wire, outcome).await
-}
-
-/// Messages of one home do not move to another: that would have to happen exactly once.
-pub(super) async fn refuse_move(
-    wire: &mut Wire,
-    user: &mut User,
-    node: NodeId,
-    mailbox: &WireName,
-) -> Outcome {
-    transfer::probe(wire, user, node, mailbox).await?;
-    Ok(unmovable())
-}
-
-fn unmovable() -> Answer {
-    let text = "Messages cannot be moved to a mailbox of another server; copy and delete them";
-    Answer::no(Code::Cannot, text)
 }
 
 /// What a command comes to that did not go to the guest, behind what is new in the selected mailbox.

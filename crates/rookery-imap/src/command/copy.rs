@@ -1,15 +1,16 @@
 //! COPY and MOVE (RFC 9051 §6.4.7, §6.4.8), with COPYUID (RFC 4315 §3).
 
 use super::{Outcome, quota, select};
-use crate::answer::{Answer, Failure, no_permission};
+use crate::answer::{Answer, Failure, no_permission, no_such_mailbox};
 use crate::names::Found;
 use crate::progress::Progress;
 use crate::session::{Selected, User};
 use crate::tell;
 use crate::wire::Wire;
 use rookery_codec::imap::{Code, MessageSet, Response, WireName};
-use rookery_store::Copied;
-use rookery_types::Rights;
+use rookery_route::MoveError;
+use rookery_store::{Copied, Destination, Refusal, StoreError};
+use rookery_types::{Rights, UidSet};
 
 /// Copies messages to another mailbox.
 pub(crate) async fn copy(
@@ -49,6 +50,9 @@ pub(crate) async fn r#move(
         return Err(no_permission().into());
     }
     let uids = selected.resolve_uids(set, uid)?;
+    if let Some(to) = user.departs_for(name).await? {
+        return depart(wire, progress, user, selected, &uids, &to).await;
+    }
     let target = target(user, name).await?;
     if uids.is_empty() {
         return Ok(Answer::ok("No messages to move"));
@@ -60,10 +64,63 @@ pub(crate) async fn r#move(
     quota::warn(wire, user, &target.account, target.address.path());
     wire.put(&Response::ok_code(code, "These moved"));
     tell::checkpoint(wire, user, selected, true).await?;
-    Ok(match user.enabled.qresync {
+    Ok(moved_all(user, selected))
+}
+
+fn moved_all(user: &User, selected: &Selected) -> Answer {
+    match user.enabled.qresync {
         true => Answer::ok_code(select::highest_modseq(selected), "MOVE completed"),
         false => Answer::ok("MOVE completed"),
-    })
+    }
+}
+
+/// Moves messages to a mailbox of another home. They go in slices; what has gone is told, also if the rest stays.
+async fn depart(
+    wire: &mut Wire,
+    progress: &mut Progress,
+    user: &User,
+    selected: &mut Selected,
+    uids: &UidSet,
+    to: &Destination,
+) -> Outcome {
+    if uids.is_empty() {
+        return Ok(Answer::ok("No messages to move"));
+    }
+    let transit = user.services.transit.clone();
+    let moving = transit.r#move(wire.trace, &selected.mailbox, uids, to);
+    let (moved, result) = progress.during(wire, moving).await;
+    let codes: Vec<Code> = moved.iter().filter_map(copy_uid).collect();
+    if codes.is_empty() && result.is_ok() {
+        return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
+    }
+    for code in codes {
+        wire.put(&Response::ok_code(code, "These moved"));
+    }
+    tell::checkpoint(wire, user, selected, true).await?;
+    match result {
+        Ok(()) => Ok(moved_all(user, selected)),
+        Err(MoveError::Refused(refusal)) => Err(refused(refusal).into()),
+        Err(MoveError::Store(error)) => Err(error.into()),
+        Err(MoveError::Pending) => {
+            let text =
+                "The move is pending: the messages will be there or stay here, and cannot change until then";
+            Err(Answer::no(Code::InUse, text).into())
+        }
+    }
+}
+
+/// Why another home does not take messages.
+fn refused(refusal: Refusal) -> Answer {
+    match refusal {
+        Refusal::NoMailbox | Refusal::Gone => no_such_mailbox(),
+        Refusal::MayCreate => Answer::no(Code::TryCreate, "No such mailbox; it could be created"),
+        Refusal::NoRight => no_permission(),
+        Refusal::OverQuota => StoreError::OverQuota.into(),
+        Refusal::NoSpace => StoreError::NoSpace.into(),
+        Refusal::TooLarge => StoreError::TooLarge(0).into(),
+        Refusal::Limit => StoreError::TooMany("").into(),
+        Refusal::GivenUp => Answer::no(Code::Unavailable, "The move was given up"),
+    }
 }
 
 /// The mailbox that takes the messages; `[TRYCREATE]` if it could be made (RFC 9051 §6.4.7).

@@ -12,6 +12,7 @@ use crate::session::{Abroad, State, User};
 use rookery_codec::imap::command::SelectParameters;
 use rookery_codec::imap::{Code, Command, Condition, Response, WireName};
 use rookery_route::{Route, RouteError, Target};
+use rookery_store::Destination;
 use rookery_types::namespace::AdminNames;
 use rookery_types::{AccountName, Address, NodeId};
 
@@ -78,6 +79,23 @@ impl User {
                 }
             }
             _ => Ok(None),
+        }
+    }
+
+    /// Where MOVE of messages of a mailbox that is here takes them, if that is another home; also of a guest's, since
+    /// that home is not asked by this session.
+    pub(crate) async fn departs_for(&self, name: &WireName) -> Result<Option<Destination>, Failure> {
+        let Ok(address) = self.names.address(name) else { return Ok(None) };
+        if self.other_home(address.account()).await?.is_none() {
+            return Ok(None);
+        }
+        match self.services.router.locate(address.account()).await {
+            Ok((account, Route::Proxy(home))) => {
+                let (path, user) = (address.path().clone(), self.name.clone());
+                Ok(Some(Destination { account, home, path, user }))
+            }
+            Ok(_) | Err(RouteError::NonExistent(_) | RouteError::Name(_)) => Ok(None),
+            Err(RouteError::Unavailable(error)) => Err(directory_failed(error)),
         }
     }
 

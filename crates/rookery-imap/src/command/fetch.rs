@@ -207,11 +207,20 @@ impl Fetching<'_> {
     async fn see(&mut self, mut batch: Vec<(SeqNum, Message)>, state: &MailboxState) -> Result<Job, Failure> {
         let unseen: UidSet =
             batch.iter().filter(|(_, m)| !m.flags.contains(SystemFlags::SEEN)).map(|(_, m)| m.uid).collect();
+        let as_it_is = |batch| Ok(job(self.user, self.selected, state, self.plan.clone(), batch));
         if unseen.is_empty() {
-            return Ok(job(self.user, self.selected, state, self.plan.clone(), batch));
+            return as_it_is(batch);
+        }
+        // Those that are being moved to another home are read and stay as they are.
+        let unseen = unseen.difference(&self.selected.mailbox.departing()?);
+        if unseen.is_empty() {
+            return as_it_is(batch);
         }
         let change = FlagChange::Add(FlagList { flags: SystemFlags::SEEN, keywords: Vec::new() });
-        let stored = self.selected.mailbox.store_flags(&unseen, change, None).await?;
+        let stored = match self.selected.mailbox.store_flags(&unseen, change, None).await {
+            Err(StoreError::InUse) => return as_it_is(batch),
+            stored => stored?,
+        };
         let (state, newest) = self.selected.now();
         tell::new_keywords(self.wire, self.user, self.selected, &state);
         for (_, message) in &mut batch {

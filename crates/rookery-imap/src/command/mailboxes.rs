@@ -6,18 +6,31 @@ use crate::answer::{Answer, Failure, no_permission, no_such_mailbox};
 use crate::names::{Found, Place, nothing_can_be_made};
 use crate::session::User;
 use crate::wire::Wire;
-use rookery_codec::imap::{Code, Command, Condition, WireName};
+use rookery_codec::imap::client::{Decoded, Decoder};
+use rookery_codec::imap::response::StatusValue;
+use rookery_codec::imap::{Code, Command, Condition, Response, StatusItem, Tag, WireName};
 use rookery_store::StoreError;
-use rookery_types::{AccountName, Address, Rights, SpecialUse};
+use rookery_types::{AccountName, Address, NodeId, Rights, SpecialUse};
 
 /// Makes a mailbox; those above it need not exist. Says its id (RFC 8474 §4.2). Administrators make accounts by it.
-pub(crate) async fn create(user: &User, name: &WireName, special_use: Vec<SpecialUse>) -> Outcome {
+pub(crate) async fn create(
+    wire: &mut Wire,
+    tag: &Tag,
+    user: &mut User,
+    name: &WireName,
+    special_use: Vec<SpecialUse>,
+) -> Outcome {
     if special_use.contains(&SpecialUse::All) || special_use.contains(&SpecialUse::Flagged) {
         // Views of other mailboxes, which a mailbox with messages of its own cannot be (RFC 6154 §3).
         return Err(Answer::no(Code::UseAttr, "That special use cannot be given to a mailbox").into());
     }
     if user.administers() {
-        make_account(user, &user.names.new_address(name)?, &special_use).await?;
+        let address = user.names.new_address(name)?;
+        make_account(user, &address, &special_use).await?;
+        if let Some(node) = user.home_of(address.account()).await? {
+            let is_top = address == Address::top(address.account().clone());
+            return made_elsewhere(wire, tag, user, node, name, special_use.clone(), is_top).await;
+        }
     }
     let Place { account, address } = user.place(name).await?;
     let id = match address == Address::top(address.account().clone()) && user.administers() {
@@ -25,6 +38,45 @@ pub(crate) async fn create(user: &User, name: &WireName, special_use: Vec<Specia
         false => account.create(address.path(), special_use).await?,
     };
     Ok(Answer::ok_code(Code::MailboxId(id.objectid().into()), "CREATE completed"))
+}
+
+/// CREATE of an account that was placed at another node, or of a shared mailbox in a tree that was.
+async fn made_elsewhere(
+    wire: &mut Wire,
+    tag: &Tag,
+    user: &mut User,
+    node: NodeId,
+    name: &WireName,
+    special_use: Vec<SpecialUse>,
+    is_top: bool,
+) -> Outcome {
+    if !is_top {
+        return user.forward(wire, tag, node, Command::Create { mailbox: name.clone(), special_use }).await;
+    }
+    // It is made; only its mailbox's id is there.
+    let command = Command::Status { mailbox: name.clone(), items: vec![StatusItem::MailboxId] };
+    let caught = match user.ask(wire, node, command, &[b"* STATUS "]).await {
+        Ok((_, caught)) => caught,
+        Err(Failure::Refused(_)) => Vec::new(),
+        Err(gone) => return Err(gone),
+    };
+    let id = caught.iter().find_map(|octets| {
+        let mut decoder = Decoder::new(octets.len().saturating_add(1));
+        decoder.push(octets);
+        match decoder.next() {
+            Decoded::Response(Response::MailboxStatus { items, .. }) => {
+                items.into_iter().find_map(|item| match item {
+                    StatusValue::MailboxId(id) => Some(id),
+                    _ => None,
+                })
+            }
+            _ => None,
+        }
+    });
+    Ok(match id {
+        Some(id) => Answer::ok_code(Code::MailboxId(id), "CREATE completed"),
+        None => Answer::ok("CREATE completed"),
+    })
 }
 
 /// Makes the account that a mailbox to be made is, or the shared tree that it stands in.

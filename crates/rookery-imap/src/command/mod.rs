@@ -148,7 +148,9 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
     }
     let wire = context.wire;
     match command {
-        Command::Create { mailbox, special_use } => mailboxes::create(user, &mailbox, special_use).await,
+        Command::Create { mailbox, special_use } => {
+            mailboxes::create(wire, context.tag, user, &mailbox, special_use).await
+        }
         Command::Delete { mailbox } => mailboxes::delete(user, &mailbox).await,
         Command::Rename { from, to } => mailboxes::rename(user, &from, &to).await,
         Command::Subscribe { mailbox } => mailboxes::subscribe(wire, user, &mailbox).await,
@@ -257,11 +259,9 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
             }
             Err(failure) => Err(failure),
         },
-        Command::Move { uid, set, mailbox } => match user.home_of_mailbox(&mailbox).await {
-            Ok(None) => copy::r#move(wire, progress, &user, &mut selected, &set, uid, &mailbox).await,
-            Ok(Some(node)) => abroad::refuse_move(wire, &mut user, node, &mailbox).await,
-            Err(failure) => Err(failure),
-        },
+        Command::Move { uid, set, mailbox } => {
+            copy::r#move(wire, progress, &user, &mut selected, &set, uid, &mailbox).await
+        }
         command => {
             let context = Context { services: context.services, wire: &mut *wire, tag: context.tag };
             of_mailboxes(&mut user, command, context).await

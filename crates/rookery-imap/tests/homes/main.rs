@@ -15,6 +15,7 @@ mod harness;
 mod listing;
 #[path = "../imap/metadata.rs"]
 mod metadata;
+mod moving;
 #[path = "../imap/notify.rs"]
 mod notify;
 #[path = "../imap/quota.rs"]

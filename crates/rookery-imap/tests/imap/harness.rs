@@ -21,6 +21,7 @@ use rookery_kv::{Batch, Bytes, Engine, EngineError, Read, Space};
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Pipe, ServerTls, Stream};
 use rookery_route::{
     Administrators, PeerError, Peers, PipeService, Publications, Reaching, Registrar, Router, SessionHead,
+    Transit, TransitTimes,
 };
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
@@ -93,15 +94,24 @@ impl Peers for Links {
     fn open(&self, node: NodeId, service: PipeService, head: Bytes) -> Reaching<'_> {
         Box::pin(async move {
             let home = self.nodes.lock().get(&node).cloned();
-            let is_known = [PipeService::Imap, PipeService::Guest].contains(&service);
+            let is_known = [PipeService::Imap, PipeService::Guest, PipeService::Transit].contains(&service);
             let Some(home) = home.filter(|_| is_known) else {
                 return Err(PeerError { node, why: "there is no such node".to_string() });
             };
             let (near, far) = rookery_net::pipe::in_memory(1 << 16);
-            let head = SessionHead::decode(&head).unwrap();
             // Without a drain of its own: the halves end together.
             let drain = Drain::new();
             let guard = drain.guard();
+            if service == PipeService::Transit {
+                let other = self.nodes.lock().keys().copied().find(|known| *known != node);
+                let task = tokio::spawn(async move {
+                    let _drain = drain;
+                    home.transit.serve(Box::new(far), other.unwrap(), guard).await;
+                });
+                self.open.lock().push((node, task.abort_handle()));
+                return Ok::<Box<dyn Pipe>, PeerError>(Box::new(near));
+            }
+            let head = SessionHead::decode(&head).unwrap();
             let task = tokio::spawn(async move {
                 let _drain = drain;
                 match service {
@@ -252,16 +262,19 @@ impl Site {
         let authenticator = Arc::new(authenticator);
         let services = |store: Store, directory: EmbeddedDirectory| {
             let directory: Arc<dyn Directory> = Arc::new(directory);
+            let administrators =
+                Administrators::new(vec![user("root"), user("max")], vec![user("adm@b.test")]);
+            let times = TransitTimes { answer_max: Duration::from_millis(500), ..TransitTimes::default() };
+            let transit =
+                Transit::new(store.clone(), directory.clone(), links.clone(), administrators.clone(), times);
             let services = Arc::new(Services {
                 registrar: Arc::new(Registrar::new(directory.clone(), store.clone(), vec![])),
-                administrators: Administrators::new(
-                    vec![user("root"), user("max")],
-                    vec![user("adm@b.test")],
-                ),
+                administrators,
                 router: Router::new(directory.clone(), store.node(), Style::Rookery),
                 store,
                 directory: directory.clone(),
                 peers: links.clone(),
+                transit,
                 authenticator: authenticator.clone(),
                 tls: tls.clone(),
                 config: config.clone(),

@@ -60,6 +60,10 @@ pub(super) struct Seen {
     pub(super) contents: HashMap<ContentId, ContentRecord>,
     pub(super) origins: HashMap<ContentId, Origin>,
     pub(super) threads: HashMap<Bytes, ThreadId>,
+    /// The modseq of the last move to another home that there is a record of; 0: there is none.
+    pub(super) last_move: u64,
+    /// Moves from other homes are spoken of.
+    pub(super) has_arrivals: bool,
 }
 
 fn entries(
@@ -99,6 +103,11 @@ impl Seen {
             Some(4) => seen.annotation_usage = Annotations::decode(key, value).ok(),
             Some(5) => Private::take(&mut seen.private, key, value),
             Some(6) => {}
+            Some(7) => {
+                let counter = keys::transit_of_departure(key).map_or(0, |id| id.counter);
+                seen.last_move = seen.last_move.max(counter);
+            }
+            Some(8) => seen.has_arrivals = true,
             _ => seen.list = records::decode_subscription_list(key, value).ok(),
         })?;
         entries(engine, Space::Mailbox, &prefix, &mut |key, value| {
@@ -209,6 +218,8 @@ impl Seen {
             && self.contents.is_empty()
             && self.origins.is_empty()
             && self.threads.is_empty()
+            && self.last_move == 0
+            && !self.has_arrivals
     }
 
     /// The summaries that the chunks should have, by mailbox and first UID.

@@ -42,7 +42,9 @@ impl Seen {
         let tombstones = self.tombstones.keys().map(|(_, modseq)| *modseq);
         let log = self.log.keys().copied();
         let private = self.private.values().map(Private::modseq);
-        messages.chain(summaries).chain(tombstones).chain(log).chain(private).max().unwrap_or(1)
+        let moves = std::iter::once(self.last_move);
+        let all = messages.chain(summaries).chain(tombstones).chain(log).chain(private).chain(moves);
+        all.max().unwrap_or(1).max(1)
     }
 }
 

@@ -164,6 +164,7 @@ impl Repair<'_> {
 
     fn round(&mut self) -> Result<(), CheckError> {
         self.put_damaged_aside()?;
+        super::transit::mend(self)?;
         let (identity, is_new) = self.mend_identity()?;
         let store = identity.store;
         let (group, marked) = groups(self.engine, &self.files, Some(store))?;

@@ -6,6 +6,7 @@ use crate::keys;
 use crate::records::{self, AccountRecord, ContentRecord, Facts, LogEntry, Settings, Summary};
 use crate::seen::{Block, Head};
 use crate::store::{decode_group, decode_live};
+use crate::transit::{Transit, Verdict, decode_floor, decode_pointer};
 use bytes::Bytes;
 use rookery_kv::engine::{Engine, EngineError, Space};
 
@@ -17,6 +18,7 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
             keys::GROUP => Some("group"),
             keys::TAIL => Some("tail"),
             keys::SERVER_ANNOTATIONS => Some("server annotations"),
+            _ if keys::transit_of_pointer(key).is_some() => Some("move pointer"),
             _ if key.starts_with(keys::VOLUME) && key.len() == keys::VOLUME.len() + 4 => {
                 Some("volume counter")
             }
@@ -34,6 +36,9 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
         (Space::Account, Some(4), 9) => Some("annotation usage"),
         (Space::Account, Some(5), _) => keys::seen_parts(key).map(|_| super::private::kind_of(key)),
         (Space::Account, Some(6), 10) => Some("deliveries"),
+        (Space::Account, Some(7), 17) => Some("outgoing move"),
+        (Space::Account, Some(8), 17) => keys::transit_source(key).map(|_| "incoming moves floor"),
+        (Space::Account, Some(8), 25) => keys::transit_source(key).map(|_| "incoming move"),
         (Space::Mailbox, _, 13) => match key.last() {
             Some(0) => Some("mailbox settings"),
             Some(1) => Some("mailbox summary"),
@@ -66,6 +71,7 @@ fn kind_near(space: Space, key: &[u8]) -> &'static str {
         Space::Meta if key.starts_with(keys::GROUP) => "group",
         Space::Meta if key.starts_with(keys::TAIL) => "tail",
         Space::Meta if key.starts_with(keys::VOLUME) => "volume counter",
+        Space::Meta if key.starts_with(keys::TRANSIT) => "move pointer",
         Space::Meta if key.starts_with(keys::SERVER_ANNOTATIONS) => "server annotations",
         Space::Meta | Space::Directory => "store identity",
         Space::Account => "account",
@@ -92,6 +98,10 @@ fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
         "annotation usage" => records::Annotations::decode(key, value).map(drop),
         "private seen" => Block::decode(key, value).map(drop),
         "private seen summary" => Head::decode(key, value).map(drop),
+        "outgoing move" => Transit::decode(key, value).map(drop),
+        "incoming moves floor" => decode_floor(key, value).map(drop),
+        "incoming move" => Verdict::decode(key, value).map(drop),
+        "move pointer" => decode_pointer(key, value).map(drop),
         "deliveries" => Deliveries::decode(key, value).map(drop),
         "account" => AccountRecord::decode(key, value).map(drop),
         "subscription" => records::decode_subscription(key, value).map(drop),

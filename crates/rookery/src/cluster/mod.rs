@@ -32,7 +32,7 @@ use rookery_link::{
 };
 use rookery_net::{ConnId, Drain, Pipe};
 use rookery_route::{
-    AccountTask, Fence, PeerError, Peers, PipeHead, PipeService, Reaching, Registrar, SessionHead,
+    AccountTask, Fence, PeerError, Peers, PipeHead, PipeService, Reaching, Registrar, SessionHead, Transit,
 };
 use rookery_store::Store;
 use rookery_types::{AccountName, NodeId};
@@ -257,6 +257,22 @@ impl Cluster {
                 rookery_lmtp::serve_pipe(pipe, lmtp, drain).instrument(span).await;
             }
         });
+        let (transit, draining, fence) = (parts.transit.clone(), drain.clone(), self.fence.clone());
+        // Nobody but the home of the messages asks for it.
+        self.links.serve(PipeService::Transit.name(), Duties::HOLD, move |incoming| {
+            let (transit, drain, fence) = (transit.clone(), draining.guard(), fence.clone());
+            async move {
+                let id = PipeHead::decode(&incoming.head)
+                    .map_or_else(|_| ConnId::carried(0), |head| ConnId::carried(head.trace));
+                let (node, name) = (incoming.peer.node, &incoming.peer.name);
+                let span = tracing::info_span!("conn", %id, protocol = "transit", peer = %name);
+                let pipe = Box::new(LinkPipe::new(incoming.stream));
+                // What an old store knows of a move may have been settled since.
+                if fence.why().is_none() {
+                    transit.serve(pipe, node, drain).instrument(span).await;
+                }
+            }
+        });
         let registrar = parts.registrar.clone();
         self.links.serve(homes::SERVICE, Duties::NONE, move |incoming| {
             let registrar = registrar.clone();
@@ -354,6 +370,7 @@ pub(crate) struct ServedParts {
     pub(crate) imap: Live<rookery_imap::Services>,
     pub(crate) pop3: Live<rookery_pop3::Services>,
     pub(crate) lmtp: Live<crate::lmtp::Services>,
+    pub(crate) transit: Transit,
     pub(crate) services: Vec<(Box<str>, Box<str>)>,
     pub(crate) data_dir: std::path::PathBuf,
     pub(crate) settings: Settings,
@@ -399,7 +416,7 @@ impl Peers for Cluster {
             // Messages do not stand before what somebody waits for at a screen.
             let class = match service {
                 PipeService::Imap | PipeService::Guest | PipeService::Pop3 => Class::Interactive,
-                PipeService::Lmtp => Class::Bulk,
+                PipeService::Lmtp | PipeService::Transit => Class::Bulk,
             };
             let opened = self.links.open(node, class, service.name(), trace, head).await;
             match opened {
