@@ -26,6 +26,7 @@ mod pop3;
 mod postfix;
 mod postfix_lmtp;
 mod quota;
+mod recipes;
 mod refusals;
 mod restart;
 mod rights;
