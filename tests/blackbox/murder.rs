@@ -349,6 +349,61 @@ fn a_home_that_is_lost_ends_what_has_its_mailbox_selected_alone() -> Result<()> 
     Ok(())
 }
 
+#[test]
+fn a_session_has_to_do_with_three_homes() -> Result<()> {
+    let all = "serve,hold";
+    let nodes = [("be1.example", ""), ("be2.example", all), ("be3.example", all)];
+    let mut murder = Murder::start_under(&nodes, "admins = [\"cyrus\"]\n", "")?;
+    for (node, user) in [(0, "ann"), (1, "joe"), (2, "eve"), (0, "cyrus")] {
+        murder.node(node)?.add_user(user)?;
+    }
+    for (node, user) in [(1, "ann"), (2, "eve")] {
+        let mut client = murder.node(node)?.login(user)?;
+        client.append_ok("INBOX", "(\\Flagged)", MESSAGE)?;
+        client.ok("SETACL INBOX joe lrswipkxte")?;
+    }
+    // From one remote mailbox into another.
+    let of_eve = "\"Other Users/eve\"";
+    let mut joe = murder.node(0)?.login("joe")?;
+    let listed = joe.ok("LIST \"\" \"Other Users/%\" RETURN (STATUS (MESSAGES))")?.lines();
+    for user in ["ann", "eve"] {
+        let status = format!("STATUS \"Other Users/{user}\" (MESSAGES 1)");
+        ensure!(listed.contains(&status), "{listed:?}");
+    }
+    joe.ok(&format!("SELECT {OF_ANN}"))?;
+    let copied = joe.ok(&format!("COPY 1 {of_eve}"))?;
+    ensure!(copied.code("COPYUID").is_some_and(|code| code.ends_with(" 1 2")), "{}", copied.text);
+    joe.ok(&format!("SELECT {of_eve}"))?;
+    let fetched = joe.ok("FETCH 2 (FLAGS BODY.PEEK[])")?.fetches()?;
+    ensure!(fetched[0].body("BODY[]")? == MESSAGE);
+    ensure!(fetched[0].flags()?.iter().any(|flag| flag == "\\Flagged"));
+    // An administrator sees and changes all of it, at any node.
+    for node in [2, 1, 0] {
+        let mut cyrus = murder.node(node)?.login("cyrus")?;
+        let names: Vec<String> = cyrus
+            .ok("LIST \"\" user/%")?
+            .lines()
+            .iter()
+            .filter_map(|line| line.rsplit(' ').next().map(str::to_owned))
+            .collect();
+        ensure!(names == ["user/ann", "user/cyrus", "user/eve", "user/joe"], "{names:?}");
+        cyrus.ok("CREATE user/eve/made")?;
+        cyrus.ok("SETQUOTA user/joe (STORAGE 1000)")?;
+        ensure!(cyrus.ok("GETQUOTA user/joe")?.lines()[0].contains("1000"));
+        cyrus.ok("DELETE user/eve/made")?;
+    }
+    // What is away is not left out.
+    murder.node_mut(2)?.kill9()?;
+    let heard = joe.response()?;
+    ensure!(heard.starts_with(b"* BYE [UNAVAILABLE]"), "{}", String::from_utf8_lossy(&heard));
+    let mut cyrus = murder.node(1)?.login("cyrus")?;
+    let began = Instant::now();
+    ensure!(cyrus.command("LIST \"\" *")?.code("UNAVAILABLE").is_some());
+    ensure!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    cyrus.ok("LIST \"\" user/joe")?;
+    Ok(())
+}
+
 /// The one command that shows a murder, and the commands that it tells of.
 #[test]
 fn the_demo_shows_a_murder() -> Result<()> {

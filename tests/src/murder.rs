@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 /// The nodes of a cluster. The first one has the directory.
 #[derive(Debug)]
 pub struct Murder {
-    /// What all configurations say besides.
+    /// What all configurations begin with.
+    top: String,
+    /// What they say besides.
     config: String,
     /// In the order of their names given.
     pub nodes: Vec<Server>,
@@ -22,7 +24,12 @@ impl Murder {
 
     /// The same, with more sections in the configuration of each.
     pub fn start_with(nodes: &[(&str, &str)], config: &str) -> Result<Murder> {
-        let mut murder = Murder { config: config.to_owned(), nodes: Vec::new() };
+        Murder::start_under(nodes, "", config)
+    }
+
+    /// The same, with lines before all sections.
+    pub fn start_under(nodes: &[(&str, &str)], top: &str, config: &str) -> Result<Murder> {
+        let mut murder = Murder { top: top.to_owned(), config: config.to_owned(), nodes: Vec::new() };
         for (name, duties) in nodes {
             murder.add(name, duties)?;
         }
@@ -32,6 +39,8 @@ impl Murder {
     /// Lets one more node join, and starts it.
     pub fn add(&mut self, name: &str, duties: &str) -> Result<()> {
         let mut server = Server::unstarted()?;
+        let config = std::fs::read_to_string(server.config())?;
+        std::fs::write(server.config(), format!("{}{config}", self.top))?;
         server.add_config(&edge::cluster_section(name, edge::link_place(server.imap)?))?;
         server.add_config(&self.config)?;
         match self.nodes.first() {

@@ -279,6 +279,20 @@ impl Server {
         Ok(file.write_all(text.as_bytes())?)
     }
 
+    /// Takes a whole configuration of the caller's, of a server with IMAP and LMTP on TCP.
+    pub fn follow_config(&mut self, text: &str) -> Result<()> {
+        let first = |section: &str| -> Result<SocketAddr> {
+            let place = || {
+                let (_, section) = text.split_once(&format!("[{section}]\n"))?;
+                section.split_once("listen = [\"")?.1.split('"').next()
+            };
+            Ok(place().with_context(|| format!("no place for {section}"))?.parse()?)
+        };
+        (self.imap, self.lmtp) = (first("imap")?, first("lmtp")?);
+        (self.listens.imap, self.listens.lmtp) = (self.imap, self.lmtp);
+        Ok(std::fs::write(self.config(), text)?)
+    }
+
     /// Puts lines before all sections of the configuration file, for the next start.
     pub fn put_config_first(&self, lines: &str) -> Result<()> {
         if let Some(edge) = &self.edge {

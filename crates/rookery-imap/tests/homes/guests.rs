@@ -554,3 +554,56 @@ async fn who_watches_a_home_that_is_lost_hears_of_it() {
     assert!(heard.last().unwrap().starts_with("2 NO [UNAVAILABLE]"), "{heard:?}");
     assert_eq!(joe.command("3 NOOP").await, ["3 OK NOOP completed"]);
 }
+
+#[tokio::test]
+async fn what_may_have_been_done_is_never_answered() {
+    // Each ends the command; the home is lost before it answers.
+    for (command, last, ends) in [
+        (r#"SETACL "Other Users/ann" max lr"#, "\r\n", true),
+        (r#"CREATE "Other Users/ann/Sent/new""#, "\r\n", true),
+        (r#"STATUS "Other Users/ann" (MESSAGES)"#, "\r\n", false),
+        (r#"SELECT "Other Users/ann""#, "\r\n", false),
+        (r#"APPEND "Other Users/ann" {3+}\nabc"#, "abc\r\n", true),
+        // Messages of which not all has come cannot be there.
+        (r#"COPY 1 "Other Users/ann""#, "y", false),
+        (r#"COPY 1 "Other Users/ann""#, "y\r\n", true),
+    ] {
+        let site = shared_inbox().await;
+        let mut joe = site.login("joe").await;
+        joe.command(&format!("1 APPEND INBOX {{100000+}}\\n{}", "y".repeat(100_000))).await;
+        joe.command("2 SELECT INBOX").await;
+        site.links.lose_after(site.services.store.node(), last);
+        joe.send(&format!("3 {command}")).await;
+        let mut heard = joe.line().await;
+        if heard.starts_with("* OK [CLOSED]") {
+            heard = joe.line().await;
+        }
+        match ends {
+            true => {
+                assert!(heard.starts_with("* BYE [UNAVAILABLE] "), "{command}: {heard}");
+                assert_eq!(joe.next_line().await, None);
+            }
+            false => {
+                assert!(heard.starts_with("3 NO [UNAVAILABLE] "), "{command}: {heard}");
+                assert!(joe.command("4 NOOP").await[0].starts_with("4 OK"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_is_not_needed_goes() {
+    let site = shared_inbox().await;
+    let mut joe = site.login("joe").await;
+    let mut reader = site.login("joe").await;
+    let status = r#"STATUS "Other Users/ann" (MESSAGES)"#;
+    joe.command(&format!("1 {status}")).await;
+    reader.command(r#"1 SELECT "Other Users/ann""#).await;
+    assert_eq!(site.links.sessions(), 2);
+    tokio::time::pause();
+    tokio::time::sleep(std::time::Duration::from_secs(301)).await;
+    tokio::time::resume();
+    assert_eq!(site.links.sessions(), 1, "the one with a mailbox selected stays");
+    assert!(joe.command(&format!("2 {status}")).await.last().unwrap().starts_with("2 OK"));
+    assert!(reader.command("2 FETCH 1 FLAGS").await.last().unwrap().starts_with("2 OK"));
+}

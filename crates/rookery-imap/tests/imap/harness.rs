@@ -74,6 +74,8 @@ pub(crate) struct Links {
     nodes: Mutex<BTreeMap<NodeId, Arc<Services>>>,
     /// Their ends here, to be cut.
     open: Mutex<Vec<(NodeId, AbortHandle)>>,
+    /// What is said to a node is heard up to this, and then it is lost; what it says is lost from the start.
+    deaf: Mutex<BTreeMap<NodeId, &'static str>>,
 }
 
 impl Links {
@@ -82,6 +84,19 @@ impl Links {
     pub(crate) fn lose(&self, node: NodeId) {
         self.nodes.lock().remove(&node);
         self.open.lock().iter().filter(|(of, _)| *of == node).for_each(|(_, session)| session.abort());
+    }
+
+    /// From here on new sessions of a node are lost once they have heard something that ends so.
+    #[allow(dead_code, reason = "only where there are two homes is one of them lost")]
+    pub(crate) fn lose_after(&self, node: NodeId, heard: &'static str) {
+        self.lose(node);
+        self.deaf.lock().insert(node, heard);
+    }
+
+    /// Sessions that are open between nodes.
+    #[allow(dead_code, reason = "only where there are two homes is one of them lost")]
+    pub(crate) fn sessions(&self) -> usize {
+        self.open.lock().iter().filter(|(_, session)| !session.is_finished()).count()
     }
 
     /// It is there again.
@@ -93,6 +108,25 @@ impl Links {
 impl Peers for Links {
     fn open(&self, node: NodeId, service: PipeService, head: Bytes) -> Reaching<'_> {
         Box::pin(async move {
+            if let Some(last) = self.deaf.lock().get(&node).copied() {
+                let (near, mut far) = rookery_net::pipe::in_memory(1 << 16);
+                tokio::spawn(async move {
+                    let mut heard = Vec::new();
+                    while !heard.ends_with(last.as_bytes()) {
+                        let mut octets = [0; 1000];
+                        let read = far.read(&mut octets).await.unwrap_or(0);
+                        if read == 0 && far.take_note().is_none() {
+                            break;
+                        }
+                        heard.extend_from_slice(&octets[..read]);
+                        if heard.ends_with(b"}\r\n") {
+                            far.write_all(b"+ OK\r\n").await.unwrap();
+                            far.flush().await.unwrap();
+                        }
+                    }
+                });
+                return Ok::<Box<dyn Pipe>, PeerError>(Box::new(near));
+            }
             let home = self.nodes.lock().get(&node).cloned();
             let is_known = [PipeService::Imap, PipeService::Guest, PipeService::Transit].contains(&service);
             let Some(home) = home.filter(|_| is_known) else {
