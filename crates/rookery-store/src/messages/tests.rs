@@ -1,6 +1,6 @@
 use super::*;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 pub(crate) fn message(uid: u32, modseq: u64, flags: SystemFlags) -> Message {
     Message {
