@@ -71,7 +71,7 @@ pub fn compare(
         std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let mut contenders = Vec::new();
         for program in plan.contenders.iter().filter(|it| stage.iter().any(|row| row.takes.contains(it))) {
-            let contender = Contender::start(*program, &place, plan.binary.as_deref(), first.edges);
+            let contender = Contender::start(*program, &place, plan.binary.as_deref(), first.before);
             contenders.push(contender.with_context(|| format!("{} does not start", name(*program)))?);
         }
         for row in stage {

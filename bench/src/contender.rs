@@ -10,7 +10,7 @@ use rookery_tests::{peer, process};
 use tokio::runtime::Runtime;
 
 use crate::client::{Imap, Target};
-use crate::edge;
+use crate::edge::{self, Before, Edge};
 use crate::load::{self, Bound, Users};
 
 /// A server that takes part.
@@ -19,7 +19,7 @@ pub(crate) struct Contender {
     /// Where the mail is.
     pub(crate) server: Server,
     /// What clients are connected to instead.
-    edge: Option<Server>,
+    edge: Option<Edge>,
     users: BTreeSet<String>,
     filled: BTreeSet<String>,
     started: u64,
@@ -42,12 +42,12 @@ fn open_to_all(folder: &Path) -> Result<()> {
 }
 
 impl Contender {
-    /// Starts it on a new folder below this one, with an edge before it or without.
+    /// Starts it on a new folder below this one, with what stands before it.
     pub(crate) fn start(
         program: Program,
         folder: &Path,
         binary: Option<&Path>,
-        with_edge: bool,
+        before: Before,
     ) -> Result<Contender> {
         let place = folder.join(name(program));
         std::fs::create_dir_all(&place)?;
@@ -58,12 +58,12 @@ impl Contender {
         if let Some(binary) = binary {
             server.use_binary(binary.to_path_buf());
         }
-        let edge = match with_edge {
-            true => Some(edge::start(program, &mut server, &place, binary)?),
-            false => {
+        let edge = match before {
+            Before::Nothing => {
                 server.launch()?;
                 None
             }
+            before => Some(edge::start(program, &mut server, &place, binary, before)?),
         };
         let (users, filled) = (BTreeSet::new(), BTreeSet::new());
         Ok(Contender { program, server, edge, users, filled, started: 0 })
@@ -79,12 +79,12 @@ impl Contender {
 
     /// What clients are connected to instead of the home.
     pub(crate) fn edge(&self) -> Result<&Server> {
-        self.edge.as_ref().context("there is no edge")
+        Ok(&self.edge.as_ref().context("there is no edge")?.server)
     }
 
     /// The same, to be stopped or started.
     pub(crate) fn edge_mut(&mut self) -> Result<&mut Server> {
-        self.edge.as_mut().context("there is no edge")
+        Ok(&mut self.edge.as_mut().context("there is no edge")?.server)
     }
 
     /// Who may make accounts, where somebody may over IMAP.
@@ -112,7 +112,7 @@ impl Contender {
         if !missing.is_empty() {
             self.server.add_users(&missing)?;
             if let (Some(edge), Program::Cyrus) = (&self.edge, self.program) {
-                missing.iter().try_for_each(|user| peer::cyrus_password(edge, user))?;
+                missing.iter().try_for_each(|user| peer::cyrus_password(&edge.server, user))?;
             }
             if self.program() == Program::Dovecot {
                 // It makes INBOX when it is first needed, and fails if two need it at once.

@@ -7,9 +7,23 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use rookery_tests::edge as front;
+use rookery_tests::etcd::Etcd;
 use rookery_tests::peer;
 use rookery_tests::server::{PASSWORD, Program, Server};
 
+/// What clients are connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// The server with the mail.
+    Nothing,
+    /// An edge.
+    Edge,
+    /// An edge of a cluster whose directory is in etcd. Rookery alone has that.
+    EdgeOfEtcd,
+}
+
+/// Members of etcd.
+const MEMBERS: usize = 3;
 /// Who may make accounts, on both nodes.
 pub(crate) const ROOKERY_ADMIN: &str = "postmaster";
 pub(crate) const CYRUS_ADMIN: &str = "cyrus";
@@ -19,13 +33,21 @@ const LMTP: u16 = 24;
 /// Whom a Cyrus frontend logs in as.
 const CYRUS_PROXY: &str = "murder";
 
+/// An edge that runs.
+pub(crate) struct Edge {
+    pub(crate) server: Server,
+    /// It ends behind the nodes.
+    _etcd: Option<Etcd>,
+}
+
 /// Starts an edge, and before it the home, which was prepared and not started.
 pub(crate) fn start(
     program: Program,
     home: &mut Server,
     place: &Path,
     binary: Option<&Path>,
-) -> Result<Server> {
+    before: Before,
+) -> Result<Edge> {
     let place = place.join("edge");
     std::fs::create_dir_all(&place)?;
     let mut edge = Server::of(program, &place)?;
@@ -38,13 +60,19 @@ pub(crate) fn start(
             if let Some(binary) = binary {
                 edge.use_binary(binary.to_path_buf());
             }
+            let etcd = match before {
+                Before::EdgeOfEtcd => Some(Etcd::start(home.imap.ip(), MEMBERS)?),
+                Before::Nothing | Before::Edge => None,
+            };
+            let directory = etcd.as_ref().map(|etcd| etcd.config(true)).transpose()?.unwrap_or_default();
             for (server, name) in [(&*home, "be1.example"), (&edge, "fe1.example")] {
+                server.add_config(&directory)?;
                 server.add_config(&front::cluster_section(name, front::link_place(server.imap)?))?;
             }
             home.launch()?;
             home.add_user(ROOKERY_ADMIN)?;
             front::join(&mut edge, home, "serve")?;
-            return Ok(edge);
+            return Ok(Edge { server: edge, _etcd: etcd });
         }
         Program::Cyrus => cyrus(home, &edge)?,
         Program::Dovecot => {
@@ -57,7 +85,7 @@ pub(crate) fn start(
     }
     home.launch().context("the home")?;
     edge.launch().context("the edge")?;
-    Ok(edge)
+    Ok(Edge { server: edge, _etcd: None })
 }
 
 /// A frontend with the mupdate master beside it; the home becomes its backend.

@@ -1,43 +1,30 @@
 //! A wall clock that is set back, and forward again, while the server runs and while it does not.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rookery_tests::command;
+use rookery_tests::clock::{Clock, DAY};
 use rookery_tests::imap::Imap;
 use rookery_tests::server::Server;
 
 use crate::message;
 
-const DAY: i64 = 86_400;
-
 /// A server whose wall clock is so many seconds off, as a file says.
 struct Shifted {
     server: Server,
-    clock: PathBuf,
+    clock: Clock,
 }
 
 impl Shifted {
     fn start() -> Result<Shifted> {
         let mut server = Server::unstarted()?;
         server.add_config("[store]\nretention_days = 1\n")?;
-        let (shim, clock) = (server.root().join("clock-shim.so"), server.root().join("clock"));
-        let source = rookery_tests::workspace().join("tests/clock/shim.c").display().to_string();
-        let target = shim.display().to_string();
-        command::ok("cc", &["-O2", "-Wall", "-shared", "-fPIC", "-o", &target, &source, "-ldl"], b"")?;
-        server.set_environment("LD_PRELOAD", shim);
-        server.set_environment("ROOKERY_CLOCK", clock.clone());
-        let shifted = Shifted { server, clock };
-        shifted.shift(0)?;
-        Ok(shifted)
+        let clock = Clock::of(&mut server)?;
+        Ok(Shifted { server, clock })
     }
 
     fn shift(&self, seconds: i64) -> Result<()> {
-        // In one step: the server may read at any moment.
-        let new = self.clock.with_extension("new");
-        std::fs::write(&new, seconds.to_string())?;
-        Ok(std::fs::rename(new, &self.clock)?)
+        self.clock.shift(seconds)
     }
 
     fn undeletable(&self) -> Result<String> {

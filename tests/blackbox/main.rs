@@ -19,6 +19,7 @@ mod lmtp;
 mod mbsync;
 mod murder;
 mod murder_etcd;
+mod murder_nodes;
 mod neomutt;
 mod outages;
 mod pop3;

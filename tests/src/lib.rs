@@ -9,6 +9,7 @@
 
 pub mod bodystructure;
 pub mod certificate;
+pub mod clock;
 pub mod command;
 pub mod corpus;
 pub mod edge;

@@ -14,6 +14,7 @@ use rookery_tests::server::Program;
 use tokio::runtime::Runtime;
 
 use crate::contender::Contender;
+use crate::edge::Before;
 use crate::report::Metric;
 
 /// Values of one measurement by metric.
@@ -31,8 +32,8 @@ pub(crate) struct Row {
     pub(crate) metrics: Vec<Metric>,
     /// Who takes part. The others' columns stay empty.
     pub(crate) takes: &'static [Program],
-    /// Whether clients are connected to an edge before each server; the same in all rows of a stage.
-    pub(crate) edges: bool,
+    /// What stands before each server; the same in all rows of a stage.
+    pub(crate) before: Before,
     /// Measured once, whatever the number of rounds.
     pub(crate) once: bool,
     pub(crate) prepare: Prepare,
@@ -54,7 +55,7 @@ impl Row {
             stage,
             metrics: metrics.to_vec(),
             takes: &[Program::Rookery, Program::Cyrus, Program::Dovecot],
-            edges: false,
+            before: Before::Nothing,
             once: false,
             prepare: Box::new(prepare),
             measure: Box::new(measure),
@@ -74,7 +75,7 @@ impl Row {
 
     /// These take part, each with an edge before it.
     fn behind_edges(mut self, takes: &'static [Program]) -> Row {
-        self.edges = true;
+        self.before = Before::Edge;
         self.of(takes)
     }
 
@@ -115,9 +116,9 @@ mod tests {
         let mut stages: Vec<_> = rows.iter().map(|row| row.stage).collect();
         stages.dedup();
         let torn = stages.len();
-        let mut edges: Vec<_> = rows.iter().map(|row| (row.stage, row.edges)).collect();
-        edges.dedup();
-        assert_eq!(edges.len(), torn);
+        let mut before: Vec<_> = rows.iter().map(|row| (row.stage, row.before)).collect();
+        before.dedup();
+        assert_eq!(before.len(), torn);
         stages.sort_unstable();
         stages.dedup();
         assert_eq!(stages.len(), torn);

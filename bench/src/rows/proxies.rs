@@ -12,10 +12,13 @@ use tokio::runtime::Runtime;
 use super::{Row, Values, memory};
 use crate::client::{Imap, Lmtp, Target};
 use crate::contender::{Contender, Window};
+use crate::edge::Before;
 use crate::load::{self, Bound, Done, Users};
+use crate::machine::KeptAwake;
 use crate::report::{Aim, Metric, less, more};
 
 const STAGE: &str = "proxies";
+const ETCD_STAGE: &str = "proxies-etcd";
 const MEMORY_STAGE: &str = "proxies-memory";
 const DIRECTORY_STAGE: &str = "proxies-directory";
 const ALL: &[Program] = &[Program::Rookery, Program::Cyrus, Program::Dovecot, Program::Nginx];
@@ -47,33 +50,25 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) fn rows() -> Vec<Row> {
     let mut rows = vec![
-        row(
+        latency(
             "proxy-noop",
-            "NOOP with INBOX selected, 2,000 times straight at the home and as often through the edge, by turns of 200",
-            &[
-                less("added p50 µs", Aim::AtMost(50.0)),
-                less("added p50 µs", Aim::Times(1.0)),
-                less("through p50 µs", Aim::Shown),
-                less("through p99 µs", Aim::Shown),
-                less("straight p50 µs", Aim::Shown),
-                less("edge CPU µs/command", Aim::Shown),
-            ],
-            |contender, runtime| added(contender, runtime, "NOOP"),
+            "NOOP with INBOX selected, 2,000 times straight at the home and as often through the edge, by turns of 200; \
+             no core of the machine sleeps meanwhile",
+            true,
+            "NOOP",
         ),
-        row(
+        latency(
             "proxy-status",
             "STATUS of another mailbox, in the same way",
-            &[
-                less("added p50 µs", Aim::AtMost(50.0)),
-                less("added p50 µs", Aim::Times(1.0)),
-                less("through p50 µs", Aim::Shown),
-                less("through p99 µs", Aim::Shown),
-                less("straight p50 µs", Aim::Shown),
-                less("edge CPU µs/command", Aim::Shown),
-            ],
-            |contender, runtime| {
-                added(contender, runtime, &format!("STATUS {OTHER} (MESSAGES UNSEEN UIDNEXT UIDVALIDITY)"))
-            },
+            true,
+            "STATUS Other (MESSAGES UNSEEN UIDNEXT UIDVALIDITY)",
+        ),
+        latency(
+            "proxy-noop-asleep",
+            "NOOP in the same way, and cores that have nothing to do sleep: each of four ways has to wake one, straight \
+             each of two",
+            false,
+            "NOOP",
         ),
         row(
             "proxy-fetch-4k",
@@ -112,21 +107,12 @@ pub(super) fn rows() -> Vec<Row> {
             lmtp,
         )
         .of(WITH_LMTP),
-        row(
-            "proxy-create",
-            "CREATE of users by 64 connections of the administrator to the edge, 2 s",
-            &[more("creations/s", Aim::AtLeast(1000.0)), less("p50 ms", Aim::Shown), less("p99 ms", Aim::Shown)],
-            create,
-        )
-        .of(WITH_ACCOUNTS),
-        row(
-            "proxy-visible",
-            "from the OK of CREATE of a user at the home until the edge's LMTP takes the name; 200 times, Cyrus 2",
-            &[less("p50 ms", Aim::AtMost(10.0)), less("max ms", Aim::AtMost(10.0))],
-            visible,
-        )
-        .of(WITH_ACCOUNTS),
     ];
+    rows.extend(of_accounts(STAGE, "", "").map(|row| row.behind_edges(WITH_ACCOUNTS)));
+    rows.extend(of_accounts(ETCD_STAGE, "-etcd", ", the directory in etcd, three members").map(|row| {
+        let row = row.behind_edges(&[Program::Rookery]);
+        Row { before: Before::EdgeOfEtcd, ..row }
+    }));
     let idle = Row::new(
         MEMORY_STAGE,
         "proxy-idle",
@@ -155,6 +141,52 @@ pub(super) fn rows() -> Vec<Row> {
     );
     rows.push(directory.once().behind_edges(&[Program::Rookery]));
     rows
+}
+
+/// What is added to one command.
+fn latency(name: &str, title: &str, awake: bool, command: &'static str) -> Row {
+    let metrics = [
+        less("added p50 µs", Aim::AtMost(50.0)),
+        less("added p50 µs", Aim::Times(1.0)),
+        less("through p50 µs", Aim::Shown),
+        less("through p99 µs", Aim::Shown),
+        less("straight p50 µs", Aim::Shown),
+        less("edge CPU µs/command", Aim::Shown),
+    ];
+    let row = Row::new(STAGE, name, title, &metrics, prepare, move |contender, runtime| {
+        let _awake = awake.then(KeptAwake::begin).transpose()?;
+        added(contender, runtime, command)
+    });
+    row.behind_edges(ALL)
+}
+
+/// Rows of accounts that are made through the edge, in a directory of this kind.
+fn of_accounts(stage: &'static str, suffix: &str, where_to: &str) -> [Row; 2] {
+    [
+        Row::new(
+            stage,
+            format!("proxy-create{suffix}"),
+            format!("CREATE of users by 64 connections of the administrator to the edge, 2 s{where_to}"),
+            &[
+                more("creations/s", Aim::AtLeast(1000.0)),
+                less("p50 ms", Aim::Shown),
+                less("p99 ms", Aim::Shown),
+            ],
+            prepare,
+            create,
+        ),
+        Row::new(
+            stage,
+            format!("proxy-visible{suffix}"),
+            format!(
+                "from the OK of CREATE of a user at the home until the edge's LMTP takes the name; 200 times, Cyrus \
+                 2{where_to}"
+            ),
+            &[less("p50 ms", Aim::AtMost(10.0)), less("max ms", Aim::AtMost(10.0))],
+            prepare,
+            visible,
+        ),
+    ]
 }
 
 fn row(

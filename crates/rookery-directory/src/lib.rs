@@ -48,6 +48,7 @@ pub use follow::Following;
 pub use memory::{Call, MemorySnapshot, MemorySource, Trouble};
 pub use node::{Duty, Load, Node};
 pub use published::Published;
+pub use records::{boot_of, boot_record};
 pub use source::{Position, Source, SourceError};
 
 /// The directory whose source is this node's own engine.

@@ -29,6 +29,7 @@
 //! |---|---|---|
 //! | change log | `e` revision, big-endian | keys with what was written to them: of the embedded source |
 //! | position | `t` | how far the copy is: cluster, term, revision |
+//! | starts | `b` | how often the node has started |
 //! | outbox | `u` account, mailbox, big-endian | what is to be published of a mailbox of this store |
 //! | published | `w` | that the mailboxes of this node's store are published |
 //! | put aside | `q` and the key it had | what a repair took away, as it was |
@@ -62,8 +63,9 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 17] = [
+pub const KINDS: [Kind; 18] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
+    Kind { tag: BOOT, name: "starts", check: |key, value| decode_boot(key, value).map(drop) },
     Kind { tag: DOMAIN, name: "domain", check: |key, value| decode_domain(key, value).map(drop) },
     Kind { tag: LOGGED, name: "change log", check: |key, value| decode_logged(key, value).map(drop) },
     Kind { tag: GROUP, name: "group", check: |key, value| decode_group(key, value).map(drop) },
@@ -99,6 +101,7 @@ pub(crate) fn is_primary(key: &[u8]) -> bool {
 }
 
 pub(crate) const ACCOUNT: u8 = b'a';
+pub(crate) const BOOT: u8 = b'b';
 pub(crate) const DOMAIN: u8 = b'd';
 pub(crate) const GROUP: u8 = b'g';
 pub(crate) const ID: u8 = b'i';
@@ -120,6 +123,7 @@ pub(crate) const STATE_KEY: &[u8] = &[STATE];
 
 /// The key of the record that says that all of this store's mailboxes are published.
 pub(crate) const PUBLISHED_KEY: &[u8] = &[PUBLISHED];
+const BOOT_KEY: &[u8] = &[BOOT];
 
 /// The key of the one record that says how far the copy is.
 pub(crate) const POSITION_KEY: &[u8] = &[POSITION];
@@ -467,6 +471,26 @@ pub(crate) fn decode_complete(key: &[u8], value: &[u8]) -> Result<bool, Damaged>
     }
     let old = layout_of(value) == Some(1);
     open(key, value, if old { 1 } else { 2 }, |_| Some(!old))
+}
+
+/// The record of how often the node has started.
+pub fn boot_record(boot: u64) -> (Vec<u8>, Bytes) {
+    let mut e = Encoder::new(LAYOUT);
+    e.varint(boot);
+    (BOOT_KEY.to_vec(), e.seal(BOOT_KEY))
+}
+
+fn decode_boot(key: &[u8], value: &[u8]) -> Result<u64, Damaged> {
+    match key == BOOT_KEY {
+        true => open(key, value, LAYOUT, |d| d.varint()),
+        false => Err(Damaged::new(key, "no such record is made")),
+    }
+}
+
+/// How often the node has started.
+pub fn boot_of(read: &dyn rookery_kv::Read) -> Result<u64, crate::DirectoryError> {
+    let found = read.get(rookery_kv::Space::Directory, BOOT_KEY).map_err(crate::change::unavailable)?;
+    Ok(found.map(|value| decode_boot(BOOT_KEY, &value)).transpose()?.unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub mod token;
 pub mod trace;
 
 pub use budget::Budget;
-pub use ca::{Ca, CaError, Credentials, Fingerprint, NodeKey};
+pub use ca::{Ca, CaError, Credentials, Fingerprint, NODE_DAYS, NodeKey};
 pub use dial::{BoxTransport, Dial, Transport};
 pub use error::{LinkError, Reach};
 pub use hello::{ConnectError, PROTOCOL};

@@ -21,10 +21,11 @@ pub use relay::{
 };
 pub use transit::{MoveError, Transit, TransitTimes};
 
+use parking_lot::Mutex;
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};
 use rookery_store::{Account, Store, StoreError};
 use rookery_types::{
-    AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, Style, UserName,
+    AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, StoreId, Style, UserName,
 };
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -122,11 +123,44 @@ pub trait Newcomers: Send + Sync + 'static {
     fn welcome<'a>(&'a self, user: &'a UserName) -> Coming<'a, Result<(), String>>;
 }
 
+/// Says whether this node's store counts as holding nothing, and why. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Fence(Arc<Mutex<(bool, Option<Box<str>>)>>);
+
+impl Fence {
+    /// From here on it holds nothing.
+    pub fn close(&self, why: &str) {
+        self.0.lock().1 = Some(why.into());
+    }
+
+    /// It holds what it has, as an operator has decided.
+    pub fn lift(&self) {
+        self.0.lock().1 = None;
+    }
+
+    /// Why it holds nothing; `None`: it holds what it has.
+    pub fn why(&self) -> Option<Box<str>> {
+        self.0.lock().1.clone()
+    }
+
+    /// It was compared with what the directory knows.
+    pub fn compared(&self) {
+        self.0.lock().0 = true;
+    }
+
+    /// Whether it was.
+    pub fn is_compared(&self) -> bool {
+        self.0.lock().0
+    }
+}
+
 /// Resolves the names that clients use.
 #[derive(Clone)]
 pub struct Router {
     directory: Arc<dyn Directory>,
     here: NodeId,
+    /// The store that is here, if that is asked.
+    store: Option<(StoreId, Fence)>,
     style: Style,
     newcomers: Option<Arc<dyn Newcomers>>,
 }
@@ -134,7 +168,12 @@ pub struct Router {
 impl Router {
     /// A router of the node `here`, whose clients see names in one style.
     pub fn new(directory: Arc<dyn Directory>, here: NodeId, style: Style) -> Router {
-        Router { directory, here, style, newcomers: None }
+        Router { directory, here, store: None, style, newcomers: None }
+    }
+
+    /// The same, for which accounts that are at home in another store than this, or in a fenced one, are not reached.
+    pub fn with_store(self, store: StoreId, fence: Fence) -> Router {
+        Router { store: Some((store, fence)), ..self }
     }
 
     /// The same, with users who get accounts when mail comes for them.
@@ -172,7 +211,18 @@ impl Router {
     /// Where the commands on a mailbox run whose name is known: a recipient's INBOX, say.
     pub async fn target(&self, address: Address) -> Result<Target, RouteError> {
         let entry = self.entry(address.account()).await?;
-        Ok(Target { route: route(&entry, self.here)?, address })
+        let route = route(&entry, self.here)?;
+        if let (Route::Here { .. }, Some((store, fence))) = (&route, &self.store) {
+            // A home is a node and its store: nobody is told that there is nothing because another store has nothing.
+            let why = match *store == entry.home.store {
+                true => fence.why(),
+                false => Some("the account is at home in another store".into()),
+            };
+            if let Some(why) = why {
+                return Err(unavailable(why.into()));
+            }
+        }
+        Ok(Target { route, address })
     }
 
     /// The account of a name, and where the commands on its mailboxes run.

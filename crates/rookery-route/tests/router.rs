@@ -9,7 +9,7 @@ use rookery_directory::{
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_kv::{Batch, Engine, Space};
-use rookery_route::{Coming, Newcomers, Recipients, Route, RouteError, Router};
+use rookery_route::{Coming, Fence, Newcomers, Recipients, Route, RouteError, Router};
 use rookery_types::{
     AccountId, AccountName, Address, Encoding, Epoch, NameError, NodeId, StoreId, Style, UserName,
 };
@@ -197,4 +197,24 @@ async fn mail_finds_accounts_aliases_newcomers_and_catch_alls() {
     assert!(
         router.has_domain("other.test").await.unwrap() && !router.has_domain("nowhere.test").await.unwrap()
     );
+}
+
+#[tokio::test]
+async fn what_another_store_has_is_not_missed_in_this_one() {
+    let site = Site::new().await;
+    let joe = site.account("user/joe@example.org", HERE).await;
+    let fence = Fence::default();
+    let router = |store: u8| {
+        Router::new(Arc::new(site.directory.clone()), HERE, Style::Rookery)
+            .with_store(StoreId([store; 16]), fence.clone())
+    };
+    let inbox = || Address::inbox(UserName::parse("joe", "example.org").unwrap());
+    let away =
+        |found: Result<rookery_route::Target, RouteError>| matches!(found, Err(RouteError::Unavailable(_)));
+    assert!(away(router(2).target(inbox()).await), "the store is another one");
+    assert_eq!(router(1).target(inbox()).await.unwrap().route, Route::Here { account: joe });
+    fence.close("it is old");
+    assert!(away(router(1).target(inbox()).await));
+    fence.lift();
+    assert_eq!(router(1).target(inbox()).await.unwrap().route, Route::Here { account: joe });
 }

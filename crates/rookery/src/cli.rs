@@ -179,6 +179,8 @@ pub(crate) enum User {
 pub(crate) enum NodeCommand {
     /// All nodes, as this one sees them.
     List(Json),
+    /// Let this node, which holds nothing because its store is older than it was, hold what its store has.
+    Accept,
     /// Print a token with which one new node can join. Ask the node with the directory.
     Token {
         /// What the node is to do: take clients (`serve`), hold accounts (`hold`), or both.

@@ -213,6 +213,10 @@ pub(crate) async fn node(config: &Config, command: NodeCommand) -> Result<(), Fa
             ];
             print_rows(json, &columns, rows);
         }
+        NodeCommand::Accept => {
+            call(config, "node.accept", Value::Null).await?;
+            say("This node holds what its store has.");
+        }
         NodeCommand::Token { duties, hours } => {
             let (_, answer) = call(config, "node.token", json!({"duties": duties, "hours": hours})).await?;
             output::line(answer.get("token").and_then(Value::as_str).unwrap_or(""));

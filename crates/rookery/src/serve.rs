@@ -19,7 +19,9 @@ use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
-use rookery_route::{NoPeers, Peers, Publications, Registrar, RegistrarError, Router, Transit, TransitTimes};
+use rookery_route::{
+    Fence, NoPeers, Peers, Publications, Registrar, RegistrarError, Router, Transit, TransitTimes,
+};
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
 use tokio::signal::unix::{SignalKind, signal};
@@ -163,7 +165,16 @@ impl Data {
         if let Some(cluster) = &mut cluster {
             cluster.open_desk(config, Arc::clone(&directory))?;
         }
+        let fence = cluster.as_ref().map_or_else(Fence::default, |cluster| cluster.fence.clone());
+        if let Some(cluster) = &cluster
+            && !cluster.look_back(&copied, &store).await
+        {
+            tracing::info!(
+                "this node cannot be compared with what the directory knows of it, and serves meanwhile"
+            );
+        }
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default())
+            .with_store(store.store_id(), fence)
             .with_newcomers(newcomers.clone());
         let mailboxes = config.accounts.parsed().map_err(|error| Failure::new(Kind::Usage, error))?;
         let registrar = Registrar::new(Arc::clone(&directory), store.clone(), mailboxes);
@@ -390,8 +401,11 @@ pub(crate) async fn run(
         };
         cluster.serve(parts, &mut tasks, &drain);
     }
-    let resumed = data.transit.resume();
-    resumed.map_err(|error| failed("moves to other nodes", &error))?;
+    // What an old store knows of a move may have been settled since; once it is accepted, the next start goes on.
+    if data.cluster.as_ref().is_none_or(|cluster| cluster.fence.why().is_none()) {
+        let resumed = data.transit.resume();
+        resumed.map_err(|error| failed("moves to other nodes", &error))?;
+    }
     let desk = Arc::new(Desk {
         node: Arc::clone(&node),
         cluster: data.cluster.clone(),

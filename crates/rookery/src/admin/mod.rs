@@ -95,6 +95,7 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "group.members" => groups::members(node, parse(args)?, &replies).await,
         "group.member" => groups::set_member(node, parse(args)?).await,
         "node.list" => cluster::nodes(desk.cluster.as_ref(), &*node.directory, &replies).await,
+        "node.accept" => cluster::accept(desk.cluster.as_ref()),
         "node.token" => cluster::token(desk.cluster.as_ref(), parse(args)?),
         "directory.status" => directory::status(node, desk.cluster.as_ref(), &desk.directory).await,
         "directory.export" => directory::export(&desk.directory, &replies).await,

@@ -113,7 +113,10 @@ pub(crate) async fn nodes(
     let nodes = directory.nodes().await.map_err(|error| Failed::new("failed", error.to_string()))?;
     for node in nodes {
         let link = match node.id == cluster.links.identity().node {
-            true => "here".to_owned(),
+            true => match cluster.fence.why() {
+                Some(why) => format!("here, holding nothing: {why}"),
+                None => "here".to_owned(),
+            },
             false => match &*cluster.links.peer(node.id).borrow() {
                 PeerState::Up(_) => "up".to_owned(),
                 PeerState::Suspect(_) => "suspect".to_owned(),
@@ -128,6 +131,7 @@ pub(crate) async fn nodes(
                 "serve": word(node.serve),
                 "hold": word(node.hold),
                 "version": node.version,
+                "boot": node.boot,
                 "octets_free": node.load.octets_free,
                 "link": link,
         });
@@ -135,6 +139,17 @@ pub(crate) async fn nodes(
             break;
         }
     }
+    Ok(Value::Null)
+}
+
+/// Lets this node hold what its store has, though the directory knows that it had more.
+pub(crate) fn accept(cluster: Option<&Cluster>) -> Result<Value, Failed> {
+    let cluster = in_cluster(cluster)?;
+    let Some(why) = cluster.fence.why() else {
+        return Err(Failed::new("usage", "this node holds what it has; there is nothing to accept"));
+    };
+    tracing::warn!(%why, "an operator has accepted this node's store as it is");
+    cluster.fence.lift();
     Ok(Value::Null)
 }
 

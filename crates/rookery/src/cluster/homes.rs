@@ -34,11 +34,13 @@ impl Homes for ClusterHomes {
             let nodes = self.directory.nodes().await.map_err(RegistrarError::Directory)?;
             let takes = |node: &&Node| node.hold == Duty::On && node.store.is_some();
             let own = nodes.iter().find(|node| node.id == here);
-            if own.map_or(self.cluster.holds(), |own| own.hold == Duty::On) {
+            let is_fenced = self.cluster.fence.why().is_some();
+            if !is_fenced && own.map_or(self.cluster.holds(), |own| own.hold == Duty::On) {
                 return Ok((here, self.store));
             }
             let others = nodes
                 .iter()
+                .filter(|node| node.id != here)
                 .filter(takes)
                 .filter(|node| self.cluster.links.peer(node.id).borrow().takes_streams());
             // Among those with as much, any.

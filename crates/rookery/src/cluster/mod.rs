@@ -9,15 +9,17 @@
 //! - Certificates and tokens lie in the data folder, readable for the server's user alone.
 
 mod desk;
+mod fence;
 mod homes;
 mod join;
 mod moving;
 mod pipe;
+mod renewal;
 mod site;
 mod source;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use rookery_directory::remote::{RemoteSource, serve_source};
 use rookery_directory::{
@@ -30,7 +32,7 @@ use rookery_link::{
 };
 use rookery_net::{ConnId, Drain, Pipe};
 use rookery_route::{
-    AccountTask, PeerError, Peers, PipeHead, PipeService, Reaching, Registrar, SessionHead, Transit,
+    AccountTask, Fence, PeerError, Peers, PipeHead, PipeService, Reaching, Registrar, SessionHead, Transit,
 };
 use rookery_store::Store;
 use rookery_types::{AccountName, NodeId};
@@ -43,7 +45,7 @@ use crate::exit::{Failure, Kind};
 use crate::live::Live;
 use crate::serve::with_causes;
 
-pub(crate) use desk::{nodes, token};
+pub(crate) use desk::{accept, nodes, token};
 pub(crate) use homes::ClusterHomes;
 pub(crate) use join::join;
 pub(crate) use moving::{Settings, promote, rebuild};
@@ -56,6 +58,8 @@ use source::{Receiving, Sending, ToDirectory};
 const FIRST_COPY: Duration = Duration::from_secs(20);
 /// How often a node says what it holds.
 const LOAD_INTERVAL: Duration = Duration::from_secs(30);
+/// How often at most it looks whether its certificate ends.
+const RENEWAL_EVERY: Duration = Duration::from_secs(1);
 
 /// This node's place in its cluster.
 #[derive(Clone)]
@@ -66,6 +70,8 @@ pub(crate) struct Cluster {
     folder: std::path::PathBuf,
     /// How often this node has started.
     boot: u64,
+    /// Whether it holds what is in its store.
+    pub(crate) fence: Fence,
     /// Where other nodes reach this one.
     address: String,
     /// The cluster's authority and the tokens it has given, if they are here.
@@ -116,10 +122,15 @@ impl Cluster {
                 ),
             ));
         }
-        let boot = site::next_boot(&folder)?;
-        let credentials = credentials(&folder, &site)?;
+        let boot = fence::next_boot(store).await?;
+        let credentials =
+            Credentials::load(&folder).map_err(|error| failed("this node's certificate", &error))?;
         if credentials.identity().node != store.node() {
-            return Err(Failure::failed("the certificate in the data folder is another node's"));
+            return Err(Failure::failed(
+                "the certificate in the data folder is another node's than the store is: is the store a new one? What \
+                 was at home here is answered as unavailable until the store is back; an empty machine joins under \
+                 another name",
+            ));
         }
         let links = Links::new(&credentials, LinksConfig::new(boot, env!("CARGO_PKG_VERSION")));
         let links = links.map_err(|error| failed("links", &error))?;
@@ -130,7 +141,7 @@ impl Cluster {
         if let Some(directory) = &site.directory {
             links.set_peers(vec![Peer { id: NodeId(directory.node), address: directory.address.clone() }]);
         }
-        Ok(Some(Cluster { links, site, folder, boot, address, giving: None }))
+        Ok(Some(Cluster { links, site, folder, boot, fence: Fence::default(), address, giving: None }))
     }
 
     /// The directory: in this node's engine, or a copy there of the one that another node has.
@@ -246,17 +257,20 @@ impl Cluster {
                 rookery_lmtp::serve_pipe(pipe, lmtp, drain).instrument(span).await;
             }
         });
-        let (transit, draining) = (parts.transit.clone(), drain.clone());
+        let (transit, draining, fence) = (parts.transit.clone(), drain.clone(), self.fence.clone());
         // Nobody but the home of the messages asks for it.
         self.links.serve(PipeService::Transit.name(), Duties::HOLD, move |incoming| {
-            let (transit, drain) = (transit.clone(), draining.guard());
+            let (transit, drain, fence) = (transit.clone(), draining.guard(), fence.clone());
             async move {
                 let id = PipeHead::decode(&incoming.head)
                     .map_or_else(|_| ConnId::carried(0), |head| ConnId::carried(head.trace));
                 let (node, name) = (incoming.peer.node, &incoming.peer.name);
                 let span = tracing::info_span!("conn", %id, protocol = "transit", peer = %name);
                 let pipe = Box::new(LinkPipe::new(incoming.stream));
-                transit.serve(pipe, node, drain).instrument(span).await;
+                // What an old store knows of a move may have been settled since.
+                if fence.why().is_none() {
+                    transit.serve(pipe, node, drain).instrument(span).await;
+                }
             }
         });
         let registrar = parts.registrar.clone();
@@ -264,6 +278,7 @@ impl Cluster {
             let registrar = registrar.clone();
             async move { homes::serve(incoming, &registrar).await }
         });
+        self.serve_renewals(&parts.directory);
         self.serve_moves(&parts.directory, parts.settings.clone());
         let (cluster, drain) = (self.clone(), drain.clone());
         tasks.spawn(async move {
@@ -278,12 +293,16 @@ impl Cluster {
     async fn keep_known(&self, parts: &ServedParts) {
         let mut revisions = parts.directory.subscribe();
         let mut told: Option<Node> = None;
+        let mut renewed: Option<Instant> = None;
         loop {
             match parts.directory.nodes().await {
                 Ok(nodes) => {
                     let known = nodes.iter().find(|node| node.id == self.links.identity().node);
                     let node = self.myself(parts, known);
-                    if known != Some(&node) && told.as_ref() != Some(&node) {
+                    // What the directory knows is compared first, and stays if this node is not that one.
+                    let is_it =
+                        self.look_back(&parts.directory, &parts.store).await && self.fence.why().is_none();
+                    if is_it && known != Some(&node) && told.as_ref() != Some(&node) {
                         match parts.directory.put_node(node.clone()).await {
                             Ok(()) => told = Some(node),
                             Err(error) => tracing::debug!(%error, "the directory is not told of this node"),
@@ -301,6 +320,12 @@ impl Cluster {
                     self.links.set_peers(peers);
                 }
                 Err(error) => tracing::warn!(%error, "the nodes of the cluster cannot be read"),
+            }
+            if renewed.is_none_or(|last| last.elapsed() > RENEWAL_EVERY) {
+                renewed = Some(Instant::now());
+                if let Err(why) = self.renew().await {
+                    tracing::warn!(why, "this node's certificate is not renewed yet");
+                }
             }
             // The next look is at the next change, or when there is other load to tell of.
             let _ = tokio::time::timeout(LOAD_INTERVAL, revisions.changed()).await;
@@ -400,24 +425,6 @@ impl Peers for Cluster {
             }
         })
     }
-}
-
-/// This node's certificate; the node with the authority makes itself a new one in time.
-fn credentials(folder: &std::path::Path, site: &Site) -> Result<Credentials, Failure> {
-    let cannot = |error: rookery_link::CaError| failed("this node's certificate", &error);
-    let credentials = Credentials::load(folder).map_err(cannot)?;
-    let now = SystemTime::now();
-    if !credentials.needs_renewal(now) {
-        return Ok(credentials);
-    }
-    if site.directory.is_some() {
-        tracing::warn!("this node's certificate ends soon; let it join again");
-        return Ok(credentials);
-    }
-    let made = Ca::load(folder).and_then(|ca| ca.credentials(credentials.identity(), now));
-    let made = made.map_err(cannot)?;
-    made.save(folder).map_err(cannot)?;
-    Ok(made)
 }
 
 /// A server that has a directory in its own engine cannot begin with another: its accounts would be nobody's.

@@ -90,16 +90,3 @@ fn write(file: &Path, octets: &[u8]) -> Result<(), Failure> {
     })();
     written.map_err(|error: std::io::Error| failed(file.display(), &error))
 }
-
-/// Counts this start of the node.
-pub(super) fn next_boot(folder: &Path) -> Result<u64, Failure> {
-    let file = folder.join("boot");
-    let last = match fs::read_to_string(&file) {
-        Ok(text) => text.trim().parse::<u64>().map_err(|error| failed(file.display(), &error))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(failed(file.display(), &error)),
-    };
-    let next = last.saturating_add(1);
-    write(&file, next.to_string().as_bytes())?;
-    Ok(next)
-}
