@@ -8,13 +8,17 @@
 //!   it; all else is shared, so two versions of a mailbox differ only where their leaves are different pointers.
 //! - Counts are kept per leaf, so the first unseen message or a sequence number is found without a scan.
 
-use crate::encoding::Damaged;
+mod difference;
+mod iter;
+
+pub use difference::Difference;
+pub use iter::Iter;
+use iter::seq_at;
+
 use crate::error::StoreError;
-use crate::leaf::{Counts, Home, Leaf, Over, Packed, Run, over_chunk};
+use crate::leaf::{Counts, Home, Leaf, Over, Packed, over_chunk};
 use crate::seen::{SeenBy, shown};
-use rookery_kv::engine::Space;
 use rookery_types::{ContentId, InternalDate, ModSeq, SeqNum, SystemFlags, Uid, UidSet};
-use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -112,24 +116,6 @@ struct Root {
 impl std::fmt::Debug for Messages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Messages({})", self.len())
-    }
-}
-
-/// What differs between two versions of a mailbox, older to newer.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Difference {
-    /// Sequence numbers *in the older version* of messages that are gone, ascending, with their UIDs.
-    pub gone: Vec<(SeqNum, Uid)>,
-    /// Messages in both whose modseq differs, as the newer has them, ascending.
-    pub changed: Vec<Message>,
-    /// How many messages the newer has above the older's last UID.
-    pub arrived: usize,
-}
-
-impl Difference {
-    /// Whether nothing differs.
-    pub fn is_empty(&self) -> bool {
-        self.gone.is_empty() && self.changed.is_empty() && self.arrived == 0
     }
 }
 
@@ -389,60 +375,6 @@ impl Messages {
         Ok(uids)
     }
 
-    /// All messages with their sequence numbers, ascending. Ends after an error.
-    pub fn iter(&self) -> Iter<'_> {
-        self.iter_from(0)
-    }
-
-    /// The messages from a place (from 0) on, with their sequence numbers. Ends after an error.
-    pub fn iter_from(&self, place: usize) -> Iter<'_> {
-        self.iter_since(place, 0)
-    }
-
-    /// The same, but for messages that are in one leaf with none of a higher modseq than `since`: these are not even
-    /// read.
-    pub fn iter_since(&self, place: usize, since: u64) -> Iter<'_> {
-        let mut iter = Iter { messages: self, branch: 0, leaf: 0, run: None, place: 0, end: 0, since };
-        while let Some(branch) = self.0.branches.get(iter.branch).filter(|b| place - iter.end >= b.count) {
-            iter.end += branch.count;
-            iter.branch += 1;
-        }
-        let leaves = self.0.branches.get(iter.branch).map_or(&[][..], |branch| &branch.leaves[..]);
-        while let Some(leaf) = leaves.get(iter.leaf).filter(|leaf| place - iter.end >= leaf.len()) {
-            iter.end += leaf.len();
-            iter.leaf += 1;
-        }
-        iter.place = place.min(self.len());
-        iter
-    }
-
-    /// Shows the messages at some places (from 0), with their sequence numbers, without making copies of them.
-    pub fn each(
-        &self,
-        places: Range<usize>,
-        mut visit: impl FnMut(SeqNum, &Message),
-    ) -> Result<(), StoreError> {
-        for (before, leaf) in self.leaves_at(&places) {
-            let mut run = leaf.read(self.home())?;
-            run.pass_over(places.start.saturating_sub(before));
-            for place in before.max(places.start)..places.end.min(before + leaf.len()) {
-                let uid = u32::try_from(place).unwrap_or(u32::MAX);
-                let Some((seq, message)) = seq_at(place).zip(run.advance()) else {
-                    return Err(miscounted(uid));
-                };
-                match &self.1 {
-                    Some(seen) => visit(seq, &seen.show(message.clone())),
-                    None => visit(seq, message),
-                }
-            }
-            let end = before + leaf.len();
-            if places.end >= end && run.advance().is_some() {
-                return Err(miscounted(u32::try_from(end).unwrap_or(u32::MAX)));
-            }
-        }
-        Ok(())
-    }
-
     /// Whether the messages at some places are in memory now: then looking at them does not block.
     pub fn are_loaded(&self, places: &Range<usize>) -> bool {
         self.leaves_at(places).all(|(_, leaf)| leaf.is_resident())
@@ -543,141 +475,6 @@ impl Messages {
         Messages::from_branches(Some(home.clone()), branches)
     }
 
-    /// What a session that knows `self` has to hear to know `newer`. Costs in proportion to the leaves that
-    /// differ, and reads only those whose chunks differ.
-    pub fn difference(&self, newer: &Messages) -> Result<Difference, StoreError> {
-        let mut difference = Difference::default();
-        if self.same_as(newer) {
-            return Ok(difference);
-        }
-        let last_known = self.last_uid();
-        let known = newer.place_of(last_known.saturating_add(1))?;
-        difference.arrived = newer.len() - known;
-        // Branches that both share at their ends cannot differ, nor can leaves that both share between them. Of two
-        // leaves over one chunk only what lies over it is compared; what is left of each side is compared message
-        // by message.
-        let (old, new) = (&self.0.branches, &newer.0.branches);
-        let front = old.iter().zip(new).take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
-        let room = old.len().min(new.len()) - front;
-        let back =
-            old.iter().rev().zip(new.iter().rev()).take(room).take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
-        let old_leaves = || self.leaves(front..old.len() - back);
-        let new_leaves = || newer.leaves(front..new.len() - back);
-        let of_newer: HashMap<usize, &Leaf> = new_leaves().map(|(_, leaf)| (leaf.root(), leaf)).collect();
-        let of_older: HashSet<usize> = old_leaves().map(|(_, leaf)| leaf.root()).collect();
-        let mut fresh = Vec::new();
-        for (_, leaf) in new_leaves().filter(|(_, leaf)| !of_older.contains(&leaf.root())) {
-            if leaf.len() > 0 && leaf.first() <= last_known {
-                fresh.push(leaf.read(newer.home())?);
-            }
-        }
-        let mut fresh =
-            fresh.into_iter().flatten().take_while(|message| message.uid.get() <= last_known).peekable();
-        for (place, leaf) in old_leaves() {
-            match of_newer.get(&leaf.root()) {
-                Some(other) if leaf.same_as(other) => {}
-                Some(Leaf::Packed(_, newest)) => {
-                    self.compare_over(place, leaf, newer, newest.as_deref(), &mut difference)?;
-                }
-                _ if leaf.len() == 0 => {}
-                _ => {
-                    for (i, old) in leaf.read(self.home())?.enumerate() {
-                        while fresh.next_if(|m| m.uid < old.uid).is_some() {}
-                        match fresh.next_if(|m| m.uid == old.uid) {
-                            Some(new) if new.modseq != old.modseq => {
-                                difference.changed.extend(self.differs(newer, old, new));
-                            }
-                            Some(_) => {}
-                            None => difference.gone.extend(seq_at(place + i).map(|seq| (seq, old.uid))),
-                        }
-                    }
-                }
-            }
-        }
-        if let (Some(known), Some(newest)) = (&self.1, &newer.1)
-            && !known.same_as(newest)
-        {
-            self.compare_seen(newer, &newest.since(known.modseq()), &mut difference)?;
-        }
-        Ok(difference)
-    }
-
-    /// A message of both as the user of the newer version sees it, if it differs from what that of the older sees.
-    fn differs(&self, newer: &Messages, old: Message, new: Message) -> Option<Message> {
-        let (old, new) = (shown(self.1.as_ref(), old), shown(newer.1.as_ref(), new));
-        (old.modseq != new.modseq).then_some(new)
-    }
-
-    /// Adds the messages of which only what their user has seen differs.
-    fn compare_seen(
-        &self,
-        newer: &Messages,
-        uids: &UidSet,
-        difference: &mut Difference,
-    ) -> Result<(), StoreError> {
-        let known: HashSet<Uid> = difference.changed.iter().map(|message| message.uid).collect();
-        for (first, last) in uids.ranges() {
-            for found in newer.iter_from(newer.place_of(first)?) {
-                let (_, new) = found?;
-                if new.uid.get() > last {
-                    break;
-                }
-                if known.contains(&new.uid) {
-                    continue;
-                }
-                if self.message(new.uid)?.is_some_and(|old| old.modseq != new.modseq) {
-                    difference.changed.push(new);
-                }
-            }
-        }
-        difference.changed.sort_unstable_by_key(|message| message.uid);
-        Ok(())
-    }
-
-    /// Compares what lies over one chunk in two versions.
-    fn compare_over(
-        &self,
-        place: usize,
-        leaf: &Leaf,
-        newer: &Messages,
-        newest: Option<&Over>,
-        difference: &mut Difference,
-    ) -> Result<(), StoreError> {
-        let Leaf::Packed(packed, known) = leaf else { return Ok(()) };
-        let bare = Leaf::Packed(packed.clone(), None);
-        let mut known = known.iter().flat_map(|over| &over.entries).peekable();
-        let mut newest = newest.iter().flat_map(|over| &over.entries).peekable();
-        loop {
-            let (uid, old, new) = match (known.peek().copied(), newest.peek().copied()) {
-                (None, None) => return Ok(()),
-                (Some((uid, _)), other) if other.is_none_or(|(other, _)| uid < other) => {
-                    let old = known.next().and_then(|(_, message)| message.clone());
-                    (*uid, old, bare.message(*uid, self.home())?)
-                }
-                (other, Some((uid, _))) if other.is_none_or(|(other, _)| uid < other) => {
-                    let new = newest.next().and_then(|(_, message)| message.clone());
-                    (*uid, bare.message(*uid, self.home())?, new)
-                }
-                _ => {
-                    let old = known.next().and_then(|(uid, message)| Some((*uid, message.clone()?)));
-                    let new = newest.next().and_then(|(_, message)| message.clone());
-                    let Some((uid, old)) = old else { continue };
-                    (uid, Some(old), new)
-                }
-            };
-            match (old, new) {
-                (Some(old), Some(new)) if old.modseq != new.modseq => {
-                    difference.changed.extend(self.differs(newer, old, new));
-                }
-                (Some(_), None) => {
-                    let place = place + leaf.place_of(uid.get(), self.home())?;
-                    difference.gone.extend(seq_at(place).map(|seq| (seq, uid)));
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// The leaves of some branches, each with the place of its first message.
     fn leaves(&self, branches: Range<usize>) -> impl Iterator<Item = (usize, &Leaf)> {
         let before = self.0.branches.get(..branches.start).unwrap_or(&[]);
@@ -695,84 +492,6 @@ impl Messages {
     pub fn octets(&self) -> usize {
         64 + self.0.branches.iter().map(|branch| 96 + branch.octets).sum::<usize>()
     }
-}
-
-/// Messages with their sequence numbers. Ends after an error.
-pub struct Iter<'a> {
-    messages: &'a Messages,
-    /// The leaf that comes after `run`.
-    branch: usize,
-    leaf: usize,
-    run: Option<Run>,
-    /// The place of the next message.
-    place: usize,
-    /// The place behind the last message of `run`'s leaf.
-    end: usize,
-    since: u64,
-}
-
-impl Iter<'_> {
-    fn fail(&mut self, error: StoreError) -> Option<Result<(SeqNum, Message), StoreError>> {
-        self.run = None;
-        self.branch = usize::MAX;
-        Some(Err(error))
-    }
-}
-
-impl Iterator for Iter<'_> {
-    type Item = Result<(SeqNum, Message), StoreError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(message) = self.run.as_mut().and_then(Run::next) {
-                let seq = seq_at(self.place)?;
-                self.place += 1;
-                if self.place > self.end {
-                    return self.fail(miscounted(message.uid.get()));
-                }
-                return Some(Ok((seq, shown(self.messages.1.as_ref(), message))));
-            }
-            if self.place < self.end && self.run.is_some() {
-                let uid = u32::try_from(self.place).unwrap_or(u32::MAX);
-                return self.fail(miscounted(uid));
-            }
-            self.run = None;
-            let branch = self.messages.0.branches.get(self.branch)?;
-            let Some(leaf) = branch.leaves.get(self.leaf) else {
-                self.branch += 1;
-                self.leaf = 0;
-                continue;
-            };
-            self.leaf += 1;
-            let begin = self.end;
-            self.end += leaf.len();
-            if self.place >= self.end {
-                continue;
-            }
-            let newer = |seen: &SeenBy| seen.has_newer(leaf.first(), leaf.end(), self.since);
-            if leaf.counts().modseq <= self.since && !self.messages.1.as_ref().is_some_and(newer) {
-                self.place = self.end;
-                continue;
-            }
-            match leaf.read(self.messages.home()) {
-                Ok(mut run) => {
-                    run.pass_over(self.place - begin);
-                    self.run = Some(run);
-                }
-                Err(error) => return self.fail(error),
-            }
-        }
-    }
-}
-
-/// A chunk's summary says other numbers than its messages: what is numbered by it would be wrong.
-fn miscounted(near: u32) -> StoreError {
-    let what = "a chunk has other messages than its summary counts";
-    StoreError::Damaged(Damaged { space: Space::Leaf, key: format!("near {near}"), what })
-}
-
-fn seq_at(place: usize) -> Option<SeqNum> {
-    SeqNum::new(u32::try_from(place).ok()?.checked_add(1)?)
 }
 
 /// Adds leaves with these messages.
@@ -887,105 +606,4 @@ fn merge(messages: &[Message], changes: &[(Uid, Option<Message>)]) -> Vec<Messag
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-
-    pub(crate) fn message(uid: u32, modseq: u64, flags: SystemFlags) -> Message {
-        Message {
-            uid: Uid::new(uid).unwrap(),
-            size: uid * 3,
-            modseq: ModSeq::new(modseq).unwrap(),
-            date: InternalDate::from_unix(0),
-            saved_unix_seconds: 0,
-            flags,
-            keywords: KeywordNumbers::default(),
-            content: ContentId([0; 16]),
-        }
-    }
-
-    type Model = BTreeMap<u32, Message>;
-
-    fn check(messages: &Messages, model: &Model) {
-        let all: Vec<_> =
-            messages.iter().map(|found| found.unwrap()).map(|(seq, m)| (seq.get(), m)).collect();
-        let wanted: Vec<_> = model.values().cloned().enumerate().map(|(i, m)| (i as u32 + 1, m)).collect();
-        assert_eq!(all, wanted);
-        assert_eq!(messages.len(), model.len());
-        let unseen = model.values().position(|m| !m.flags.contains(SystemFlags::SEEN)).map(|i| i as u32 + 1);
-        assert_eq!(messages.first_unseen().unwrap().map(SeqNum::get), unseen);
-        for (i, (uid, m)) in model.iter().enumerate().step_by(97) {
-            assert_eq!(messages.get(i).unwrap().as_ref(), Some(m));
-            assert_eq!(
-                messages.by_uid(Uid::new(*uid).unwrap()).unwrap(),
-                Some((SeqNum::new(i as u32 + 1).unwrap(), m.clone()))
-            );
-            let next = messages.iter_from(i).next().map(|found| found.unwrap());
-            assert_eq!(next.map(|(seq, m)| (seq.get(), m)), Some((i as u32 + 1, m.clone())));
-            let mut some = Vec::new();
-            let places = i..(i + 150).min(model.len());
-            messages.each(places.clone(), |seq, m| some.push((seq.get(), m.clone()))).unwrap();
-            assert_eq!(some, wanted[places]);
-        }
-        assert_eq!(messages.get(model.len()).unwrap(), None);
-        assert_eq!(messages.last_uid(), model.keys().last().copied().unwrap_or(0));
-        let uids: Vec<u32> = messages.uids(0..messages.len()).unwrap().iter().collect();
-        assert_eq!(uids, model.keys().copied().collect::<Vec<_>>());
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-        /// Random steps against a map, and each difference against the naive one.
-        #[test]
-        fn versions_agree_with_a_map(
-            start in 0usize..30_000,
-            steps in proptest::collection::vec(proptest::collection::vec((1u32..50_000, 0u8..4), 1..40), 1..6)
-        ) {
-            let mut modseq = 1;
-            let mut model: Model = (1..=start as u32).map(|uid| (uid, message(uid, 1, SystemFlags::SEEN))).collect();
-            let mut uidnext = start as u32 + 1;
-            let mut messages = Messages::from_sorted(model.values().cloned());
-            for step in steps {
-                modseq += 1;
-                let mut changes: BTreeMap<u32, Option<Message>> = BTreeMap::new();
-                for (uid, kind) in step {
-                    match kind {
-                        0 => { changes.insert(uidnext, Some(message(uidnext, modseq, SystemFlags::NONE))); uidnext += 1; }
-                        1 if model.contains_key(&uid) => { changes.insert(uid, None); }
-                        _ if model.contains_key(&uid) => { changes.insert(uid, Some(message(uid, modseq, SystemFlags::FLAGGED))); }
-                        _ => {}
-                    }
-                }
-                let before = (messages.clone(), model.clone());
-                let list: Vec<_> = changes.into_iter().map(|(uid, m)| (Uid::new(uid).unwrap(), m)).collect();
-                messages = messages.with(&list).unwrap();
-                for (uid, change) in list {
-                    match change { Some(m) => { model.insert(uid.get(), m); } None => { model.remove(&uid.get()); } }
-                }
-                check(&messages, &model);
-                let difference = before.0.difference(&messages).unwrap();
-                let gone: Vec<_> = before.1.keys().enumerate().filter(|(_, uid)| !model.contains_key(uid)).map(|(i, uid)| (i as u32 + 1, *uid)).collect();
-                prop_assert_eq!(difference.gone.iter().map(|(s, u)| (s.get(), u.get())).collect::<Vec<_>>(), gone);
-                let changed: Vec<_> = model.values().filter(|m| before.1.get(&m.uid.get()).is_some_and(|o| o.modseq != m.modseq)).cloned().collect();
-                prop_assert_eq!(difference.changed, changed);
-                let last = before.1.keys().last().copied().unwrap_or(0);
-                prop_assert_eq!(difference.arrived, model.keys().filter(|uid| **uid > last).count());
-            }
-        }
-    }
-
-    #[test]
-    fn an_arrival_in_a_large_mailbox_copies_one_leaf() {
-        let large = Messages::from_sorted((1..=1_000_000).map(|uid| message(uid, 1, SystemFlags::SEEN)));
-        let newer = large
-            .with(&[(Uid::new(1_000_001).unwrap(), Some(message(1_000_001, 2, SystemFlags::NONE)))])
-            .unwrap();
-        let old: HashSet<_> = large.leaves(0..large.0.branches.len()).map(|(_, leaf)| leaf.root()).collect();
-        assert!(
-            newer.leaves(0..newer.0.branches.len()).filter(|(_, leaf)| !old.contains(&leaf.root())).count()
-                <= 1
-        );
-        assert_eq!(newer.first_unseen().unwrap().map(SeqNum::get), Some(1_000_001));
-    }
-}
+pub(crate) mod tests;
