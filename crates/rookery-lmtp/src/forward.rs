@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rookery_net::Pipe;
-use rookery_route::{Peers, PipeService};
+use rookery_route::{Peers, PipeService, framed};
 use rookery_types::{MailboxPath, NodeId, UserName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -83,10 +83,10 @@ impl Forward {
 /// What the home says once it has the whole message.
 async fn answer(mut pipe: Box<dyn Pipe>, addressees: usize) -> Result<Vec<Outcome>, String> {
     let lost = |error: std::io::Error| format!("lost before it answered: {error}");
-    pipe.put_note(parcel::END);
+    pipe.put_note(framed::END);
     pipe.flush().await.map_err(lost)?;
     let mut json = Vec::new();
-    let limit = u64::try_from(parcel::JSON_OCTETS_MAX).unwrap_or(u64::MAX);
+    let limit = u64::try_from(framed::JSON_OCTETS_MAX).unwrap_or(u64::MAX);
     (&mut pipe).take(limit).read_to_end(&mut json).await.map_err(lost)?;
     if json.is_empty() {
         return Err("no answer".to_owned());

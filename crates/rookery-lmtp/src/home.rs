@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use rookery_net::{DrainGuard, Pipe};
+use rookery_route::framed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backing::{Backing, LookUpError, Place};
@@ -27,7 +28,7 @@ pub async fn serve_pipe<B: Backing>(mut pipe: Box<dyn Pipe>, services: Arc<Servi
 
 async fn take<B: Backing>(pipe: &mut dyn Pipe, services: &Services<B>) -> io::Result<()> {
     let octets = usize::try_from(pipe.read_u32().await?).unwrap_or(usize::MAX);
-    if octets > parcel::JSON_OCTETS_MAX {
+    if octets > framed::JSON_OCTETS_MAX {
         return Err(io::Error::other("a parcel that is too long"));
     }
     let mut json = Vec::new();
@@ -43,7 +44,7 @@ async fn take<B: Backing>(pipe: &mut dyn Pipe, services: &Services<B>) -> io::Re
         }
         incoming.push(piece.get(..read).unwrap_or_default());
     }
-    if pipe.take_note() != Some(parcel::END) {
+    if pipe.take_note() != Some(framed::END) {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     drop(piece);

@@ -1,21 +1,15 @@
 //! What two nodes say to each other about one message: the codec of [`crate::forward`] and [`crate::home`].
 //!
-//! The node that the MTA is connected to sends a length of four octets, as much JSON (a [`Parcel`]), the message, and a
-//! note, [`END`]. The home of the recipients answers with JSON: one [`Said`] for each addressee, in their order.
-//!
-//! Invariant: a stream that ends without the note brings no message.
+//! The node that the MTA is connected to sends a [`Parcel`] and the message, as [`framed`] has it. The home of the
+//! recipients answers with JSON: one [`Said`] for each addressee, in their order.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
+use rookery_route::framed;
 use rookery_types::{InternalDate, MailboxPath, UserName};
 use serde::{Deserialize, Serialize};
 
 use crate::body::BodyError;
 use crate::deliver::Outcome;
-
-/// Stands behind a whole message.
-pub(crate) const END: Bytes = Bytes::from_static(b"E");
-/// Octets of the longest parcel, and of the longest answer.
-pub(crate) const JSON_OCTETS_MAX: usize = 64 << 20;
 
 /// Says what the octets behind it are.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -91,11 +85,7 @@ impl Parcel {
 
     /// With its length before it.
     pub(crate) fn encode(&self) -> Bytes {
-        let json = serde_json::to_vec(self).unwrap_or_default();
-        let mut octets = BytesMut::with_capacity(json.len() + 4);
-        octets.put_u32(u32::try_from(json.len()).unwrap_or(u32::MAX));
-        octets.extend_from_slice(&json);
-        octets.freeze()
+        framed::encode(self)
     }
 
     /// Reads it, without the length.

@@ -7,6 +7,7 @@
 //! - An account whose home is another node is never answered as if it did not exist.
 
 mod administrators;
+pub mod framed;
 mod publications;
 mod registrar;
 mod relay;

@@ -1,7 +1,8 @@
 //! The half of the home that messages leave: says what is to be done until it is.
 
-use super::wire::{Answer, END, Errand, Item, JSON_OCTETS_MAX, Put, Task};
+use super::wire::{Answer, Errand, Item, Put, Task};
 use super::{Inner, Known, Trouble};
+use crate::framed::{END, JSON_OCTETS_MAX};
 use crate::relay::{PipeHead, PipeService};
 use rookery_net::Pipe;
 use rookery_store::{Account, BodyReader, Departure, Refusal, StoreError, Transit, TransitId, Verdict};

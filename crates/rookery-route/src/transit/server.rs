@@ -1,8 +1,9 @@
 //! The half of the home that messages go to: gives each move its verdict, once.
 
-use super::wire::{Answer, END, Errand, Item, JSON_OCTETS_MAX, Put, Task};
+use super::wire::{Answer, Errand, Item, Put, Task};
 use super::{Inner, Known, Transit, Trouble};
 use crate::Authority;
+use crate::framed::{END, JSON_OCTETS_MAX};
 use rookery_directory::{AccountState, Entry};
 use rookery_net::{DrainGuard, Pipe};
 use rookery_store::{Account, Arrival, NewMessage, Refusal, Spooled, StoreError, TransitId};

@@ -1,19 +1,13 @@
 //! What two homes say to each other about a move: the codec of the coordinator and the server.
 //!
-//! The node that the messages leave sends a length of four octets, as much JSON (an [`Errand`]), the octets of all
-//! messages one after another, and a note, [`END`]. The other answers with JSON, an [`Answer`].
-//!
-//! Invariant: a stream that ends without the note is no errand.
+//! The node that the messages leave sends an [`Errand`] and the octets of all messages one after another, as
+//! [`framed`] has it. The other answers with JSON, an [`Answer`].
 
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::framed;
+use bytes::Bytes;
 use rookery_store::{Refusal, TransitId, Verdict};
 use rookery_types::{AccountId, InternalDate, Keyword, MailboxPath, SystemFlags, Uid, UidValidity, UserName};
 use serde::{Deserialize, Serialize};
-
-/// Stands behind a whole errand.
-pub(super) const END: Bytes = Bytes::from_static(b"E");
-/// Octets of the longest errand without its messages, and of the longest answer.
-pub(super) const JSON_OCTETS_MAX: usize = 64 << 20;
 
 /// What cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -109,11 +103,7 @@ impl Errand {
         };
         let (source, counter) = (self.id.account.get(), self.id.counter);
         let errand = ErrandJson { source, counter, target: self.target.get(), task };
-        let json = serde_json::to_vec(&errand).unwrap_or_default();
-        let mut octets = BytesMut::with_capacity(json.len() + 4);
-        octets.put_u32(u32::try_from(json.len()).unwrap_or(u32::MAX));
-        octets.extend_from_slice(&json);
-        octets.freeze()
+        framed::encode(&errand)
     }
 
     /// Reads it, without the length.
