@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rookery_tests::command::{self, Output};
 use rookery_tests::server::{PASSWORD, Server};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// One block of a recipe.
 struct Block<'a> {
@@ -83,10 +84,17 @@ fn follow(section: &str, network: &str) -> Result<()> {
                     succeeded(line, server.cli(&add, PASSWORD.as_bytes())?)?;
                 }
                 ["rookery", "node", "list"] => {
-                    let listed = server.cli(&words[1..], b"")?;
-                    let text = listed.text();
-                    let up = text.lines().filter(|line| line.ends_with(" up") || line.ends_with(" here"));
-                    ensure!(up.count() == known, "{text}");
+                    // A node that has just started is linked a moment later.
+                    let deadline = Instant::now() + Duration::from_secs(5);
+                    loop {
+                        let text = server.cli(&words[1..], b"")?.text();
+                        let up = text.lines().filter(|line| line.ends_with(" up") || line.ends_with(" here"));
+                        if up.count() == known {
+                            break;
+                        }
+                        ensure!(Instant::now() < deadline, "{text}");
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
                 }
                 ["swaks", ..] => {
                     let line = line.replace("--port 24 ", "--port 2424 ");

@@ -384,6 +384,10 @@ impl Inner {
         self.peers.lock().values().cloned().collect()
     }
 
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) || *self.closed.borrow()
+    }
+
     fn known(&self, node: NodeId) -> Option<Arc<PeerEntry>> {
         self.peers.lock().get(&node).cloned()
     }
@@ -433,7 +437,12 @@ impl Inner {
                 let from = tcp.peer_addr().map_or_else(|_| String::new(), |address| address.to_string());
                 if let Err(error) = inner.shake_hands(tcp, permit).await {
                     count(&inner.counters.connections_refused);
-                    tracing::warn!(%from, %error, "a link connection is refused");
+                    if inner.is_leaving() {
+                        // Peers that have not heard of it yet try at once: nothing is wrong.
+                        tracing::debug!(%from, %error, "a link connection is refused");
+                    } else {
+                        tracing::warn!(%from, %error, "a link connection is refused");
+                    }
                 }
             });
         }
@@ -479,7 +488,7 @@ impl Inner {
             if facts.node == self.identity.node {
                 return Err("this is the node itself".to_owned());
             }
-            if self.leaving.load(Ordering::Relaxed) || *self.closed.borrow() {
+            if self.is_leaving() {
                 return Err("this node is about to leave".to_owned());
             }
             self.admit.as_ref().map_or(Ok(()), |admit| admit(facts))
