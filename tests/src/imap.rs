@@ -165,6 +165,11 @@ impl Imap {
         Ok(client)
     }
 
+    /// Fails whatever the server is silent about for longer; by default that is [`SILENCE_MAX`].
+    pub fn set_silence_max(&mut self, max: Duration) -> Result<()> {
+        Ok(self.reader.get_ref().set_read_timeout(Some(max))?)
+    }
+
     /// Sends one command without tag or CRLF and reads its answer, whatever it is.
     pub fn command(&mut self, command: &str) -> Result<Reply> {
         let tag = self.send(command)?;

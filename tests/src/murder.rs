@@ -3,10 +3,13 @@
 use crate::edge;
 use crate::server::Server;
 use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
 
 /// The nodes of a cluster. The first one has the directory.
 #[derive(Debug)]
 pub struct Murder {
+    /// The program that all run, if it is not the one of the tests.
+    binary: Option<PathBuf>,
     /// What all configurations begin with.
     top: String,
     /// What they say besides.
@@ -27,18 +30,37 @@ impl Murder {
         Murder::start_under(nodes, "", config)
     }
 
+    /// The same, of a program other than that of the tests.
+    pub fn start_by(binary: Option<&Path>, nodes: &[(&str, &str)]) -> Result<Murder> {
+        Murder::empty("", "").by(binary).with(nodes)
+    }
+
     /// The same, with lines before all sections.
     pub fn start_under(nodes: &[(&str, &str)], top: &str, config: &str) -> Result<Murder> {
-        let mut murder = Murder { top: top.to_owned(), config: config.to_owned(), nodes: Vec::new() };
+        Murder::empty(top, config).with(nodes)
+    }
+
+    fn empty(top: &str, config: &str) -> Murder {
+        Murder { binary: None, top: top.to_owned(), config: config.to_owned(), nodes: Vec::new() }
+    }
+
+    fn by(self, binary: Option<&Path>) -> Murder {
+        Murder { binary: binary.map(Path::to_path_buf), ..self }
+    }
+
+    fn with(mut self, nodes: &[(&str, &str)]) -> Result<Murder> {
         for (name, duties) in nodes {
-            murder.add(name, duties)?;
+            self.add(name, duties)?;
         }
-        Ok(murder)
+        Ok(self)
     }
 
     /// Lets one more node join, and starts it.
     pub fn add(&mut self, name: &str, duties: &str) -> Result<()> {
         let mut server = Server::unstarted()?;
+        if let Some(binary) = &self.binary {
+            server.use_binary(binary.clone());
+        }
         let config = std::fs::read_to_string(server.config())?;
         std::fs::write(server.config(), format!("{}{config}", self.top))?;
         server.add_config(&edge::cluster_section(name, edge::link_place(server.imap)?))?;

@@ -1,9 +1,9 @@
 //! House commands. `cargo xtask soak kill9`, `cargo xtask soak powerloss`, `cargo xtask soak store`,
-//! `cargo xtask soak moves`, `cargo xtask soak connects`, `cargo xtask trace-delivery`, `cargo xtask bench compare`,
+//! `cargo xtask soak moves`, `cargo xtask soak pauses`, `cargo xtask soak drain`, `cargo xtask soak connects`, `cargo xtask trace-delivery`, `cargo xtask bench compare`,
 //! `cargo xtask bench load`, `cargo xtask imaptest PROGRAM`.
 #![allow(clippy::print_stdout, reason = "a command line tool's results go to standard output")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use rookery_bench::connects::Plan;
 use rookery_tests::server::Server;
 use rookery_tests::soak;
+use rookery_tests::soak::moving::{DrainPlan, PausesPlan};
 
 mod bench;
 mod imaptest;
@@ -76,6 +77,36 @@ enum Soak {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// An account that moves to and fro, with clients that send a command every 5 ms: how long they wait.
+    Pauses {
+        /// Moves.
+        #[arg(long, default_value_t = 50)]
+        moves: u64,
+        /// Messages in the account at first, of 4 KB.
+        #[arg(long, default_value_t = 10_000)]
+        messages: u32,
+        /// Clients are at the two homes instead of at a frontend.
+        #[arg(long)]
+        unified: bool,
+        /// This program of Rookery's instead of one built now.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
+    /// One node of three is emptied while people work and mail comes in.
+    Drain {
+        /// Accounts on the node.
+        #[arg(long, default_value_t = 1000)]
+        accounts: u32,
+        /// Messages that each has, of 4 KB.
+        #[arg(long, default_value_t = 100)]
+        messages: u32,
+        /// People at work.
+        #[arg(long, default_value_t = 50)]
+        people: usize,
+        /// This program of Rookery's instead of one built now.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
     /// Connections that come and go, 200 a second: logins, handshakes, half-open ones. The server's memory at the end
     /// must be what it was after a third of the time.
     Connects {
@@ -102,6 +133,14 @@ fn main() -> Result<()> {
         }
         Xtask::Soak(Soak::Store { seeds, first, release }) => store(seeds, first, release),
         Xtask::Soak(Soak::Moves { rounds, seed }) => moves(rounds, seed.unwrap_or_else(clock)),
+        Xtask::Soak(Soak::Pauses { moves, messages, unified, binary }) => {
+            let plan = PausesPlan { moves, messages, through_frontend: !unified, time_max: Duration::MAX };
+            pauses(plan, &program(binary)?)
+        }
+        Xtask::Soak(Soak::Drain { accounts, messages, people, binary }) => {
+            let plan = DrainPlan { accounts, messages, people, time_max: Duration::from_secs(1800) };
+            drain(plan, &program(binary)?)
+        }
         Xtask::Soak(Soak::Connects { minutes, a_second, growth_max, binary }) => {
             connects(minutes, a_second, growth_max, binary)
         }
@@ -147,11 +186,35 @@ fn moves(rounds: u64, seed: u64) -> Result<()> {
     Ok(())
 }
 
+/// The program that is measured.
+fn program(given: Option<PathBuf>) -> Result<PathBuf> {
+    given.map_or_else(rookery_bench::release_binary, |path| Ok(std::path::absolute(path)?))
+}
+
+fn pauses(plan: PausesPlan, binary: &Path) -> Result<()> {
+    let done = soak::moving::pauses(plan, Some(binary), |line| println!("{line}"))?;
+    println!("{} moves: {}", done.moves, done.took.text());
+    println!("writes: {}", done.writes.text());
+    println!("reads: {}", done.reads.text());
+    println!("{} messages, each of those acknowledged once", done.messages);
+    Ok(())
+}
+
+fn drain(plan: DrainPlan, binary: &Path) -> Result<()> {
+    let done = soak::moving::drain(plan, Some(binary), |line| println!("{line}"))?;
+    println!("{} accounts gone after {:?}", done.accounts, done.took);
+    println!("writes: {}", done.account.writes.text());
+    println!("reads: {}", done.account.reads.text());
+    println!(
+        "{} delivered; {} messages of people at work, none lost or doubled",
+        done.account.delivered, done.messages
+    );
+    Ok(())
+}
+
 fn connects(minutes: u32, a_second: u32, growth_max_percent: f64, binary: Option<PathBuf>) -> Result<()> {
     let mut server = Server::unstarted()?;
-    server.use_binary(
-        binary.map_or_else(rookery_bench::release_binary, |path| Ok(std::path::absolute(path)?))?,
-    );
+    server.use_binary(program(binary)?);
     let time = Duration::from_secs(60) * minutes;
     let plan =
         Plan { a_second, time, warm: time / 3, sample_every: Duration::from_secs(10), growth_max_percent };

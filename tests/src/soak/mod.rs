@@ -6,9 +6,11 @@
 //!   after the last one sent.
 //! - Times are CLOCK_MONOTONIC, the same that the power-loss shim writes.
 
+pub mod crowd;
 pub mod kill9;
 pub mod load;
 pub mod moves;
+pub mod moving;
 pub mod powerloss;
 pub mod verify;
 
