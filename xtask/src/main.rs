@@ -92,6 +92,16 @@ enum Soak {
         #[arg(long)]
         binary: Option<PathBuf>,
     },
+    /// An account moves, with clients at work in it, and one of the parties is killed at a random moment: its old home,
+    /// its new one, the node that the clients are at, and the leader of etcd, in turn.
+    MoveKills {
+        /// Kills.
+        #[arg(long, default_value_t = 200)]
+        rounds: u64,
+        /// Repeats the choices of an earlier run; by default the clock decides.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// One node of three is emptied while people work and mail comes in.
     Drain {
         /// Accounts on the node.
@@ -137,6 +147,7 @@ fn main() -> Result<()> {
             let plan = PausesPlan { moves, messages, through_frontend: !unified, time_max: Duration::MAX };
             pauses(plan, &program(binary)?)
         }
+        Xtask::Soak(Soak::MoveKills { rounds, seed }) => move_kills(rounds, seed.unwrap_or_else(clock)),
         Xtask::Soak(Soak::Drain { accounts, messages, people, binary }) => {
             let plan = DrainPlan { accounts, messages, people, time_max: Duration::from_secs(1800) };
             drain(plan, &program(binary)?)
@@ -189,6 +200,19 @@ fn moves(rounds: u64, seed: u64) -> Result<()> {
 /// The program that is measured.
 fn program(given: Option<PathBuf>) -> Result<PathBuf> {
     given.map_or_else(rookery_bench::release_binary, |path| Ok(std::path::absolute(path)?))
+}
+
+fn move_kills(rounds: u64, seed: u64) -> Result<()> {
+    println!("seed {seed}");
+    let summary = soak::move_kills::soak(rounds, seed, Duration::MAX, |line| println!("{line}"))?;
+    for (victim, kills) in soak::move_kills::VICTIMS.iter().zip(summary.kills) {
+        println!("{kills} kills of {victim:?}");
+    }
+    println!(
+        "{} accounts moved, {} stayed; {} messages delivered meanwhile, none lost or doubled",
+        summary.moved, summary.stayed, summary.delivered
+    );
+    Ok(())
 }
 
 fn pauses(plan: PausesPlan, binary: &Path) -> Result<()> {

@@ -1,7 +1,7 @@
-//! People at their mail programs while something happens to the servers. Nobody of them tries anything twice: a command
-//! that is not answered with OK within two seconds, or a connection that ends, is a failure.
+//! People at their mail programs while something happens to the servers. A command that is not answered with OK within
+//! two seconds, or a connection that ends, fails them, unless they are [`Mood::Patient`]. Nobody does anything twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,6 +14,8 @@ use crate::imap::{Imap, Reply};
 use crate::lmtp::Lmtp;
 use crate::server::PASSWORD;
 
+/// Somebody patient may find nothing working for so long.
+const AWAY_MAX: Duration = Duration::from_secs(40);
 /// A command may take so long.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Where those who file put messages.
@@ -45,6 +47,15 @@ pub enum Habit {
 impl Habit {
     /// What people do, in turn.
     pub const ALL: [Habit; 5] = [Habit::Reads, Habit::Writes, Habit::Idles, Habit::Files, Habit::Looks];
+}
+
+/// What somebody does when a server fails them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mood {
+    /// They go home and complain.
+    Strict,
+    /// They connect anew, and go on with something else.
+    Patient,
 }
 
 /// Somebody.
@@ -105,6 +116,10 @@ pub struct Ledger {
     pub reads: Times,
     /// By subject: where a message must be, with its UID if that was told.
     pub messages: BTreeMap<String, Vec<(&'static str, Option<u32>)>>,
+    /// The subjects of messages for which a command was not answered.
+    pub open: BTreeSet<String>,
+    /// That of the message that a command is under way for.
+    at_work: Option<String>,
 }
 
 /// What all have done and were told.
@@ -137,7 +152,7 @@ pub struct Crowd {
 impl Crowd {
     /// Sets people to work, and a postman who brings `a_second` messages to them in turn by LMTP to `door`. Returns when
     /// all are logged in.
-    pub fn gather(people: Vec<Person>, door: Option<(SocketAddr, u32)>) -> Result<Crowd> {
+    pub fn gather(people: Vec<Person>, mood: Mood, door: Option<(SocketAddr, u32)>) -> Result<Crowd> {
         let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let users: Vec<String> = people.iter().map(|person| person.user.clone()).collect();
         let mut crowd = Crowd { stop, people: Vec::new(), postman: None, failed };
@@ -146,7 +161,10 @@ impl Crowd {
             let (stop, failed, user) = (crowd.stop.clone(), crowd.failed.clone(), person.user.clone());
             let thread = std::thread::spawn(move || {
                 let mut ledger = Ledger::default();
-                let done = day(&person, client, &mut ledger, &stop);
+                let done = match mood {
+                    Mood::Strict => day(&person, client, &mut ledger, &mut 0, &stop),
+                    Mood::Patient => many_days(&person, client, &mut ledger, &stop),
+                };
                 if done.is_err() {
                     failed.fetch_add(1, Ordering::Relaxed);
                 }
@@ -158,7 +176,7 @@ impl Crowd {
             let (stop, failed) = (crowd.stop.clone(), crowd.failed.clone());
             crowd.postman = Some(std::thread::spawn(move || {
                 let mut brought = BTreeMap::new();
-                let done = round(door, a_second, &users, &mut brought, &stop);
+                let done = round(door, a_second, &users, mood, &mut brought, &stop);
                 if done.is_err() {
                     failed.fetch_add(1, Ordering::Relaxed);
                 }
@@ -189,6 +207,7 @@ impl Crowd {
                     for (subject, places) in ledger.messages {
                         all.messages.entry(subject).or_default().extend(places);
                     }
+                    all.open.extend(ledger.open);
                 }
                 Err(_) => account.failures.push(format!("{user}: panicked")),
             }
@@ -252,6 +271,10 @@ fn verify_one(at: SocketAddr, user: &str, ledger: &Ledger) -> Result<u64> {
     }
     for (subject, must) in &ledger.messages {
         let is = found.get(subject).map(Vec::as_slice).unwrap_or_default();
+        if ledger.open.contains(subject) {
+            ensure!(!is.is_empty(), "{subject:?} is nowhere");
+            continue;
+        }
         // Where a delivered message is when nobody has filed it, nobody has to say.
         let told: Vec<&(&str, Option<u32>)> =
             must.iter().filter(|(place, _)| *place != "somewhere").collect();
@@ -263,6 +286,11 @@ fn verify_one(at: SocketAddr, user: &str, ledger: &Ledger) -> Result<u64> {
                 "{subject:?} is at {is:?}, and should be at {must:?}"
             );
         }
+    }
+    for (subject, places) in &found {
+        let mut mailboxes: Vec<&str> = places.iter().map(|(mailbox, _)| *mailbox).collect();
+        mailboxes.dedup();
+        ensure!(mailboxes.len() == places.len() && places.len() <= 2, "{subject:?} is at {places:?}");
     }
     Ok(found.values().map(|places| places.len() as u64).sum())
 }
@@ -293,10 +321,38 @@ fn timed(times: &mut Times, work: impl FnOnce() -> Result<Reply>) -> Result<Repl
     Ok(reply)
 }
 
-fn day(person: &Person, mut client: Imap, ledger: &mut Ledger, stop: &AtomicBool) -> Result<()> {
-    let mut number = 0;
+/// Goes on with a new connection when one has failed, until it is time.
+fn many_days(person: &Person, client: Imap, ledger: &mut Ledger, stop: &AtomicBool) -> Result<()> {
+    let (mut client, mut number, mut done) = (Some(client), 0, 0);
+    let mut since = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        number += 1;
+        let entered = client.take().map_or_else(|| enter(person), Ok);
+        match entered.and_then(|client| day(person, client, ledger, &mut number, stop)) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                ledger.open.extend(ledger.at_work.take());
+                if number > done {
+                    (done, since) = (number, Instant::now());
+                }
+                ensure!(since.elapsed() < AWAY_MAX, "served no more: {error:#}");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn day(
+    person: &Person,
+    mut client: Imap,
+    ledger: &mut Ledger,
+    number: &mut u64,
+    stop: &AtomicBool,
+) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        *number += 1;
+        let number = *number;
+        ledger.at_work = None;
         match person.habit {
             Habit::Reads => reads(&mut client, ledger, number)?,
             Habit::Writes => writes(&mut client, ledger, &person.user, number)?,
@@ -304,12 +360,12 @@ fn day(person: &Person, mut client: Imap, ledger: &mut Ledger, stop: &AtomicBool
             Habit::Files => files(&mut client, ledger, &person.user, number)?,
             Habit::Looks => looks(&mut client, ledger)?,
             Habit::Flags => {
-                let sign = if number % 2 == 0 { '-' } else { '+' };
+                let sign = if number.is_multiple_of(2) { '-' } else { '+' };
                 let store = format!("STORE 1 {sign}FLAGS (\\Flagged)");
                 timed(&mut ledger.writes, || client.ok(&store)).map(drop)?;
             }
             Habit::Asks => {
-                let ask = if number % 2 == 0 { "NOOP" } else { "FETCH * FLAGS" };
+                let ask = if number.is_multiple_of(2) { "NOOP" } else { "FETCH * FLAGS" };
                 timed(&mut ledger.reads, || client.ok(ask)).map(drop)?;
             }
         }
@@ -341,9 +397,11 @@ fn appended(reply: &Reply) -> Result<u32> {
 
 fn writes(client: &mut Imap, ledger: &mut Ledger, user: &str, number: u64) -> Result<()> {
     let (subject, text) = letter(user, number);
+    ledger.at_work = Some(subject.clone());
     let reply = timed(&mut ledger.writes, || client.append(DRAFTS, "(\\Draft)", text.as_bytes()))?;
     ensure!(reply.status == crate::imap::Status::Ok, "APPEND was answered {}", reply.text);
     ledger.messages.insert(subject, vec![(DRAFTS, Some(appended(&reply)?))]);
+    ledger.at_work = None;
     timed(&mut ledger.writes, || client.ok("UID STORE * +FLAGS (\\Flagged)"))?;
     Ok(())
 }
@@ -357,6 +415,7 @@ fn idles(client: &mut Imap, ledger: &mut Ledger) -> Result<()> {
 
 fn files(client: &mut Imap, ledger: &mut Ledger, user: &str, number: u64) -> Result<()> {
     let (subject, text) = letter(user, number);
+    ledger.at_work = Some(subject.clone());
     let reply = timed(&mut ledger.writes, || client.append("INBOX", "", text.as_bytes()))?;
     ensure!(reply.status == crate::imap::Status::Ok, "APPEND was answered {}", reply.text);
     let uid = appended(&reply)?;
@@ -386,25 +445,41 @@ fn looks(client: &mut Imap, ledger: &mut Ledger) -> Result<()> {
     Ok(())
 }
 
-/// Brings letters, each in a transaction over one connection.
+/// Brings letters, each in a transaction over one connection. A patient postman brings a letter again that was not
+/// taken, or of which nobody said so.
 fn round(
     door: SocketAddr,
     a_second: u32,
     users: &[String],
+    mood: Mood,
     brought: &mut BTreeMap<String, Vec<String>>,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let mut lmtp = Lmtp::connect(door)?;
+    let mut lmtp = Some(Lmtp::connect(door)?);
     let pause = Duration::from_secs(1) / a_second.max(1);
-    let mut number = 0_usize;
+    let (mut number, mut since) = (0_usize, Instant::now());
     while !stop.load(Ordering::Relaxed) {
         let user = users.get(number % users.len()).context("nobody to write to")?;
         let subject = format!("letter {number}");
         let text = format!("Message-ID: <{number}@crowd>\r\nSubject: {subject}\r\n\r\nThe text of it.\r\n");
-        let answers = lmtp.deliver("sender@example.net", &[user], text.as_bytes())?;
-        ensure!(answers.iter().all(|answer| answer.code == 250), "{subject} was answered {answers:?}");
-        brought.entry(user.clone()).or_default().push(subject);
-        number += 1;
+        let connected = lmtp.take().map_or_else(|| Lmtp::connect(door), Ok);
+        let answered = connected.and_then(|mut connected| {
+            let answers = connected.deliver("sender@example.net", &[user], text.as_bytes())?;
+            lmtp = Some(connected);
+            ensure!(answers.iter().all(|answer| answer.code == 250), "{subject} was answered {answers:?}");
+            Ok(())
+        });
+        match (answered, mood) {
+            (Ok(()), _) => {
+                brought.entry(user.clone()).or_default().push(subject);
+                (number, since) = (number + 1, Instant::now());
+            }
+            (Err(error), Mood::Patient) => {
+                ensure!(since.elapsed() < AWAY_MAX, "mail is taken no more: {error:#}");
+                lmtp = None;
+            }
+            (Err(error), Mood::Strict) => return Err(error),
+        }
         std::thread::sleep(pause);
     }
     Ok(())

@@ -9,6 +9,7 @@
 pub mod crowd;
 pub mod kill9;
 pub mod load;
+pub mod move_kills;
 pub mod moves;
 pub mod moving;
 pub mod powerloss;

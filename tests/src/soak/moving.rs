@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::lmtp::Lmtp;
 use crate::murder::Murder;
 use crate::server::Server;
-use crate::soak::crowd::{Account, Crowd, Habit, Person, Times};
+use crate::soak::crowd::{Account, Crowd, Habit, Mood, Person, Times};
 
 /// What one run of moves showed.
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ pub fn pauses(
     for number in 0..5 {
         people.push(Person { user: "joe".into(), at: door(number)?, habit: Habit::Idles, pace });
     }
-    let crowd = Crowd::gather(people, None)?;
+    let crowd = Crowd::gather(people, Mood::Strict, None)?;
     let (mut done, began) = (Pauses::default(), Instant::now());
     while done.moves < plan.moves
         && crowd.failed() == 0
@@ -156,7 +156,7 @@ pub fn drain(
     }
     report(&format!("{} accounts of {} messages are there", plan.accounts, plan.messages));
     let people = people_at(&murder, &users, plan.people)?;
-    let crowd = Crowd::gather(people, Some((murder.node(2)?.lmtp, 20)))?;
+    let crowd = Crowd::gather(people, Mood::Strict, Some((murder.node(2)?.lmtp, 20)))?;
     let began = Instant::now();
     let asked = murder.node(0)?.cli(&["node", "hold", "drain", "--node", "n2.example"], b"")?;
     ensure!(asked.status.success(), "hold drain: {}", asked.text());
