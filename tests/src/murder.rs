@@ -55,6 +55,18 @@ impl Murder {
         Ok(self)
     }
 
+    /// A cluster of one node so far, which runs already. Nodes that join run `binary`.
+    pub fn around(first: Server, binary: Option<&Path>) -> Murder {
+        let murder = Murder::empty("", "").by(binary);
+        Murder { nodes: vec![first], ..murder }
+    }
+
+    /// Adds sections to the configuration of all nodes, and of those to come.
+    pub fn configure(&mut self, config: &str) -> Result<()> {
+        self.config += config;
+        self.nodes.iter().try_for_each(|node| node.add_config(config))
+    }
+
     /// Lets one more node join, and starts it.
     pub fn add(&mut self, name: &str, duties: &str) -> Result<()> {
         let mut server = Server::unstarted()?;

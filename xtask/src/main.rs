@@ -102,6 +102,21 @@ enum Soak {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// One server becomes three nodes, then five, then two, while people work and mail comes in.
+    Growth {
+        /// Accounts.
+        #[arg(long, default_value_t = 100)]
+        accounts: u32,
+        /// Messages that each has, of 4 KB.
+        #[arg(long, default_value_t = 100)]
+        messages: u32,
+        /// People at work.
+        #[arg(long, default_value_t = 50)]
+        people: usize,
+        /// This program of Rookery's instead of one built now.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
     /// One node of three is emptied while people work and mail comes in.
     Drain {
         /// Accounts on the node.
@@ -148,6 +163,10 @@ fn main() -> Result<()> {
             pauses(plan, &program(binary)?)
         }
         Xtask::Soak(Soak::MoveKills { rounds, seed }) => move_kills(rounds, seed.unwrap_or_else(clock)),
+        Xtask::Soak(Soak::Growth { accounts, messages, people, binary }) => {
+            let plan = soak::growth::Plan { accounts, messages, people, step_max: Duration::from_secs(600) };
+            growth(plan, &program(binary)?)
+        }
         Xtask::Soak(Soak::Drain { accounts, messages, people, binary }) => {
             let plan = DrainPlan { accounts, messages, people, time_max: Duration::from_secs(1800) };
             drain(plan, &program(binary)?)
@@ -200,6 +219,17 @@ fn moves(rounds: u64, seed: u64) -> Result<()> {
 /// The program that is measured.
 fn program(given: Option<PathBuf>) -> Result<PathBuf> {
     given.map_or_else(rookery_bench::release_binary, |path| Ok(std::path::absolute(path)?))
+}
+
+fn growth(plan: soak::growth::Plan, binary: &Path) -> Result<()> {
+    let done = soak::growth::soak(plan, Some(binary), |line| println!("{line}"))?;
+    println!("writes: {}", done.account.writes.text());
+    println!("reads: {}", done.account.reads.text());
+    println!(
+        "{} delivered; {} messages of people at work, none lost or doubled",
+        done.account.delivered, done.messages
+    );
+    Ok(())
 }
 
 fn move_kills(rounds: u64, seed: u64) -> Result<()> {

@@ -7,6 +7,7 @@
 //! - Times are CLOCK_MONOTONIC, the same that the power-loss shim writes.
 
 pub mod crowd;
+pub mod growth;
 pub mod kill9;
 pub mod load;
 pub mod move_kills;

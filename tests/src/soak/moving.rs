@@ -197,7 +197,7 @@ fn people_at(murder: &Murder, users: &[String], count: usize) -> Result<Vec<Pers
 }
 
 /// How many accounts the directory says are at home at a node.
-fn accounts_at(node: &Server, name: &str) -> Result<u64> {
+pub fn accounts_at(node: &Server, name: &str) -> Result<u64> {
     let shown = node.cli(&["node", "list", "--json"], b"")?;
     let nodes: serde_json::Value = serde_json::from_str(&shown.text()).context("node list --json")?;
     let found = nodes.as_array().and_then(|nodes| nodes.iter().find(|node| node["name"] == name));
