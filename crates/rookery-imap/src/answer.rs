@@ -154,6 +154,7 @@ impl From<StoreError> for Answer {
                 Code::Unavailable,
                 "Done here, but other servers do not know of it yet: outcome pending",
             ),
+            StoreError::Moved => Answer::no(Code::Unavailable, "The mailbox is moving to another server"),
             StoreError::CutOff => Answer::no(Code::Unavailable, "The server is ending"),
             _ => Answer::server_fault(),
         }

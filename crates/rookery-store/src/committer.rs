@@ -69,6 +69,11 @@ impl Fence {
         Fence(AtomicU64::new(epoch.0))
     }
 
+    /// No epoch is the right one any more.
+    pub(crate) fn close(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+
     pub(crate) fn is(&self, epoch: Epoch) -> bool {
         self.0.load(Ordering::Acquire) == epoch.0
     }

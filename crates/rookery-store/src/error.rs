@@ -13,6 +13,9 @@ pub enum StoreError {
     /// There is no such account here.
     #[error("no such account")]
     NoAccount,
+    /// The account's home is another node: nothing was changed here, nor will be.
+    #[error("the account's home is another node")]
+    Moved,
     /// There is no such mailbox, or no more.
     #[error("no such mailbox")]
     NoMailbox,

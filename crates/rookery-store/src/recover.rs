@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> Result<(), StoreError> {
     let Some(account) = store.load_account(id)? else { return Ok(()) };
     let ticket = {
-        let mut t = account.begin()?;
+        let mut t = account.peek()?;
         let mut doomed: BTreeMap<MailboxId, Vec<Message>> = BTreeMap::new();
         for entry in entries {
             doomed.entry(entry.mailbox).or_default().extend(message_of(&t, entry)?);

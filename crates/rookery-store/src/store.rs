@@ -12,6 +12,7 @@ use crate::leaf::Source;
 use crate::publish::Publisher;
 use crate::records::{AccountRecord, AccountState};
 use crate::sequencer::AccountCell;
+use crate::travel::Whereabouts;
 use crate::volume::{Purpose, RecordKind, Volumes};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// The format this program writes. A store of a higher one is refused.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 /// The first format that has chunk summaries.
 pub(crate) const FORMAT_WITH_SUMMARIES: u32 = 2;
 /// How many octets come in between two looks at the disk, at most; the background work looks besides.
@@ -424,13 +425,22 @@ impl Store {
         Ok(account)
     }
 
-    /// An account that is at home here.
+    /// An account that is at home here; `Moved` if another node serves it.
     pub async fn account(&self, id: AccountId) -> Result<Account, StoreError> {
         let account = self.find(id)?.ok_or(StoreError::NoAccount)?;
         match account.cell.record.load().state {
-            AccountState::Home => Ok(account),
             AccountState::Deleted => Err(StoreError::NoAccount),
+            // It is read here until its new home serves it.
+            _ if *account.cell.whereabouts.borrow() == Whereabouts::Here => Ok(account),
+            _ => Err(StoreError::Moved),
         }
+    }
+
+    /// An account's own record, as it is on disk. Reads the disk.
+    pub fn account_record(&self, id: AccountId) -> Result<Option<AccountRecord>, StoreError> {
+        let key = keys::account_record(id);
+        let Some(value) = self.engine().get(Space::Account, &key)? else { return Ok(None) };
+        AccountRecord::decode(&key, &value).map(Some).map_err(StoreError::Damaged)
     }
 
     fn find(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
@@ -438,6 +448,12 @@ impl Store {
         let mut accounts = self.0.accounts.lock();
         if let Some(cell) = accounts.get(&id) {
             return Ok(Some(Account { store: self.clone(), cell: cell.clone(), viewer: None }));
+        }
+        match self.account_record(id)?.map(|record| record.state) {
+            None => return Ok(None),
+            Some(AccountState::Home | AccountState::Deleted | AccountState::Released(_)) => {}
+            // What is here of it is not whole.
+            Some(_) => return Err(StoreError::Moved),
         }
         let Some(cell) = AccountCell::load(&*self.0.engine, id)? else { return Ok(None) };
         if accounts.len() >= IDLE_ACCOUNTS_MAX {
