@@ -15,6 +15,7 @@ use crate::records::{self, Change, Held, Settings};
 use crate::sequencer::{MailboxCell, MailboxState, ReaderCell, Transaction};
 use crate::store::now_unix;
 use rookery_kv::engine::Space;
+use rookery_kv::off_thread;
 use rookery_types::{Keyword, MailboxId, SystemFlags, Uid, UidSet, UidValidity};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -132,8 +133,7 @@ impl Mailbox {
                 }
                 Ok((kept, t.finish(account.store.committer())))
             };
-            let (kept, ticket) =
-                tokio::task::spawn_blocking(load).await.map_err(|_| StoreError::CutOff)??;
+            let (kept, ticket) = off_thread(load).await??;
             // Published in queue order, so when everything before it is durable.
             ticket.wait().await?;
             kept.iter().for_each(|packed| packed.is_durable(mailbox.account.store.source()));
@@ -255,8 +255,7 @@ impl Mailbox {
     pub async fn expunge(&self, uids: Option<&UidSet>) -> Result<UidSet, StoreError> {
         // Only these are gone through, slice by slice: of a large mailbox they are few.
         let messages = self.now().messages.clone().unwrap_or_default();
-        let marked = tokio::task::spawn_blocking(move || messages.deleted());
-        let marked = marked.await.map_err(|_| StoreError::CutOff)??;
+        let marked = off_thread(move || messages.deleted()).await??;
         let doomed = match uids {
             Some(uids) => marked.intersection(uids),
             None => marked,
@@ -378,9 +377,7 @@ impl Mailbox {
             let account = self.account.clone();
             let content = message.content;
             let size = message.size;
-            let body = tokio::task::spawn_blocking(move || account.respool(content, size))
-                .await
-                .map_err(|_| StoreError::CutOff)??;
+            let body = off_thread(move || account.respool(content, size)).await??;
             let keywords = state.settings.keywords.clone();
             let names =
                 message.keywords.as_slice().iter().filter_map(|n| keywords.get(usize::from(*n)).cloned());
