@@ -3,6 +3,7 @@
 use crate::committer::CommitError;
 use crate::encoding::Damaged;
 use crate::volume::VolumeError;
+use rookery_kv::CutOff;
 use rookery_kv::engine::EngineError;
 use rookery_mime::NulOutside;
 use rookery_types::MailboxId;
@@ -67,6 +68,12 @@ pub enum StoreError {
     /// A blocking task of ours ended early.
     #[error("a store task was cut off")]
     CutOff,
+}
+
+impl From<CutOff> for StoreError {
+    fn from(_: CutOff) -> StoreError {
+        StoreError::CutOff
+    }
 }
 
 impl StoreError {

@@ -16,6 +16,7 @@ use crate::records::{self, AccountState, Change, Held, Settings};
 use crate::sequencer::{MailboxCell, MailboxState, ReaderCell, Transaction};
 use crate::store::now_unix;
 use rookery_kv::engine::Space;
+use rookery_kv::off_thread;
 use rookery_types::{Keyword, MailboxId, SystemFlags, Uid, UidSet, UidValidity};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -150,8 +151,7 @@ impl Mailbox {
         if mailbox.reader.is_some() || mailbox.cell.published.load().messages.is_none() {
             let (kept, ticket) = loop {
                 let loading = account.clone();
-                let load = tokio::task::spawn_blocking(move || loading.load_mailbox(id));
-                match load.await.map_err(|_| StoreError::CutOff)?? {
+                match off_thread(move || loading.load_mailbox(id)).await?? {
                     Some(loaded) => break loaded,
                     None => account.until_open().await,
                 }
@@ -277,8 +277,7 @@ impl Mailbox {
     pub async fn expunge(&self, uids: Option<&UidSet>) -> Result<UidSet, StoreError> {
         // Only these are gone through, slice by slice: of a large mailbox they are few.
         let messages = self.now().messages.clone().unwrap_or_default();
-        let marked = tokio::task::spawn_blocking(move || messages.deleted());
-        let marked = marked.await.map_err(|_| StoreError::CutOff)??;
+        let marked = off_thread(move || messages.deleted()).await??;
         let doomed = match uids {
             Some(uids) => marked.intersection(uids),
             None => marked,
@@ -402,9 +401,7 @@ impl Mailbox {
             let account = self.account.clone();
             let content = message.content;
             let size = message.size;
-            let body = tokio::task::spawn_blocking(move || account.respool(content, size))
-                .await
-                .map_err(|_| StoreError::CutOff)??;
+            let body = off_thread(move || account.respool(content, size)).await??;
             let keywords = state.settings.keywords.clone();
             let names =
                 message.keywords.as_slice().iter().filter_map(|n| keywords.get(usize::from(*n)).cloned());

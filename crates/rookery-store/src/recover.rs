@@ -37,7 +37,7 @@ pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> 
         deliveries::forget(&mut t, id)?;
         t.finish(store.committer())
     };
-    ticket.wait_blocking()?;
+    store.committer().settle(ticket)?;
     Ok(())
 }
 

@@ -17,8 +17,10 @@ use crate::volume::{Purpose, RecordKind, Volumes};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rand::TryRngCore;
 use rookery_kv::engine::{Batch, Engine, EngineError, Space, prefix_end};
 use rookery_kv::files::FileLayer;
+use rookery_kv::off_thread;
 use rookery_types::{
     AccountId, Epoch, MailboxId, MailboxPath, ModSeq, NodeId, SpecialUse, StoreId, UserName,
 };
@@ -66,6 +68,8 @@ pub struct StoreOptions {
     /// The volume that is being filled is ended so that it can be packed when it has so many octets and the store is
     /// idle.
     pub pack_octets_min: u64,
+    /// The committer has no threads: nothing is written but by [`Store::commit_step`], from outside. For simulations.
+    pub by_steps: bool,
 }
 
 impl Default for StoreOptions {
@@ -83,6 +87,7 @@ impl Default for StoreOptions {
             reserve_octets: 256 << 20,
             compress: true,
             pack_octets_min: 1 << 20,
+            by_steps: false,
         }
     }
 }
@@ -220,7 +225,7 @@ pub(crate) fn now_unix() -> u32 {
 /// Random octets from the operating system.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], std::io::Error> {
     let mut octets = [0; N];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut octets)?;
+    rand::rngs::OsRng.try_fill_bytes(&mut octets).map_err(std::io::Error::other)?;
     Ok(octets)
 }
 
@@ -253,8 +258,12 @@ impl Store {
             Some(value) => crate::records::decode_server_annotations(&value)?,
             None => BTreeMap::new(),
         };
-        let committer =
-            Committer::start(engine.clone(), volumes.clone(), group, live).map_err(OpenError::Volumes)?;
+        let committer = match options.by_steps {
+            true => Committer::by_steps(engine.clone(), volumes.clone(), group, live),
+            false => {
+                Committer::start(engine.clone(), volumes.clone(), group, live).map_err(OpenError::Volumes)?
+            }
+        };
         let source = Source::new(engine.clone(), options.hot_octets_max / 2);
         let store = Store(Arc::new(Inner {
             options,
@@ -307,6 +316,17 @@ impl Store {
     /// The engine, for a check of a store that nobody uses.
     pub fn engine_for_check(&self) -> Arc<dyn Engine> {
         self.0.engine.clone()
+    }
+
+    /// Returns when a change waits for [`Store::commit_step`]. Never, if the committer has threads of its own.
+    pub async fn commit_waits(&self) {
+        self.0.committer.waits().await;
+    }
+
+    /// Writes one group of the changes that wait, in a store without threads ([`StoreOptions::by_steps`]): what the
+    /// committer's thread does in any other. Returns whether there was one.
+    pub fn commit_step(&self) -> bool {
+        self.0.committer.step()
     }
 
     /// Does the background work that is due, now.
@@ -551,7 +571,7 @@ impl Store {
                 inner.engine.settle();
             }
         };
-        if tokio::task::spawn_blocking(end).await.is_err() {
+        if off_thread(end).await.is_err() {
             tracing::error!("closing the store was cut off");
         }
     }
