@@ -300,22 +300,22 @@ impl Account {
         }
     }
 
+    /// Begins a change of an account that may be deleted; `None` while it is frozen.
+    fn begin_judging(&self) -> Result<Option<Transaction<'_>>, StoreError> {
+        match self.try_begin() {
+            Err(StoreError::NoAccount) => self.cell.begin(self.store.engine()).map(Some),
+            begun => begun,
+        }
+    }
+
     /// A change that is made to deleted accounts as well, as long as anything is kept of them.
     async fn judge<T: Judged>(
         &self,
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let (result, ticket) = loop {
-            let is_deleted = self.cell.record.load().state == AccountState::Deleted;
-            let begun = match is_deleted {
-                true => Some(self.cell.begin(self.store.engine())?),
-                // It may have been deleted just now.
-                false => match self.try_begin() {
-                    Err(StoreError::NoAccount) => Some(self.cell.begin(self.store.engine())?),
-                    begun => begun?,
-                },
-            };
-            if let Some(mut t) = begun {
+            // Nothing of what is begun lives while this waits.
+            if let Some(mut t) = self.begin_judging()? {
                 if t.record.state == AccountState::Deleted
                     && t.get(Space::Account, &keys::account_record(self.id()))?.is_none()
                 {
