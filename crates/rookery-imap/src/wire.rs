@@ -6,6 +6,7 @@
 //! - An idle wire owns no buffers.
 
 use crate::answer::Failure;
+use crate::command::operation::Operation;
 use crate::session::Enabled;
 use rookery_codec::imap::server::{Decoded, Decoder, Limits};
 use rookery_codec::imap::{Response, print};
@@ -31,12 +32,23 @@ pub(crate) struct Wire {
     pub(crate) trace: u64,
     /// Of a guest: what is on in the session that it serves, if it has heard that since its last command.
     pub(crate) enabled: Option<Enabled>,
+    /// Of a guest: what the APPEND that comes next is.
+    pub(crate) operation: Option<Operation>,
 }
 
 impl Wire {
     pub(crate) fn new(connection: Connection, limits: Limits, silence_max: Duration, trace: u64) -> Wire {
         let decoder = Decoder::new(limits);
-        Wire { connection, decoder, silence_max, deadline: None, leaving: false, trace, enabled: None }
+        Wire {
+            connection,
+            decoder,
+            silence_max,
+            deadline: None,
+            leaving: false,
+            trace,
+            enabled: None,
+            operation: None,
+        }
     }
 
     /// Adds a response to the batch.
@@ -80,6 +92,7 @@ impl Wire {
         match note.clone().and_then(SessionNote::decode) {
             Some(SessionNote::Leave) => self.leaving = true,
             Some(SessionNote::Enabled(bits)) => self.enabled = Some(Enabled::from_bits(bits)),
+            Some(SessionNote::Operation { id, again }) => self.operation = Some(Operation { id, again }),
             _ => {}
         }
         Ok(note.is_some())

@@ -26,12 +26,18 @@ use parking_lot::Mutex;
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};
 use rookery_store::{Account, Store, StoreError};
 use rookery_types::{
-    AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, StoreId, Style, UserName,
+    AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, OperationId, StoreId, Style,
+    UserName,
 };
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+
+/// The id of a change that another node is asked for.
+pub fn new_operation() -> OperationId {
+    OperationId(rand::random())
+}
 
 /// Where the commands on one mailbox run.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -11,7 +11,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rookery_net::{DrainGuard, Peer, Pipe, Relay, Stopped, Stream};
-use rookery_types::{NodeId, UserName};
+use rookery_types::{NodeId, OperationId, UserName};
 use serde::{Deserialize, Serialize};
 use std::future::Future;
 use std::io;
@@ -182,6 +182,14 @@ pub enum SessionNote {
     Release,
     /// Of a session to its guest: what ENABLE and the like have turned on there, as sessions of the protocol write it.
     Enabled(u8),
+    /// Of a session to its guest: the APPEND that follows has an id. Or it is a question: only the APPEND's beginning
+    /// follows, what has come of it is to be said, and if nothing has, nothing will.
+    Operation {
+        /// Its id.
+        id: OperationId,
+        /// Whether it is a question.
+        again: bool,
+    },
     /// Of the home, once the edge has done so: what it was sent and has not used, from the start. Several follow one
     /// another.
     Rest(Bytes),
@@ -194,6 +202,8 @@ const RELEASE: u8 = b'R';
 const REST: u8 = b'O';
 const UNAUTHENTICATED: u8 = b'U';
 const ENABLED: u8 = b'E';
+const OPERATION: u8 = b'P';
+const OPERATION_AGAIN: u8 = b'Q';
 /// Octets in one [`SessionNote::Rest`].
 const REST_OCTETS: usize = 4096;
 /// Octets that a client may have sent behind its last command; more is no client's.
@@ -212,6 +222,10 @@ impl SessionNote {
             }
             SessionNote::Unauthenticated => octets.put_u8(UNAUTHENTICATED),
             SessionNote::Enabled(switches) => octets.extend_from_slice(&[ENABLED, *switches]),
+            SessionNote::Operation { id, again } => {
+                octets.put_u8(if *again { OPERATION_AGAIN } else { OPERATION });
+                octets.extend_from_slice(&id.0);
+            }
         }
         octets.freeze()
     }
@@ -227,6 +241,10 @@ impl SessionNote {
             Some(&REST) => Some(SessionNote::Rest(octets)),
             Some(&UNAUTHENTICATED) => Some(SessionNote::Unauthenticated),
             Some(&ENABLED) => octets.first().map(|switches| SessionNote::Enabled(*switches)),
+            Some(kind @ (&OPERATION | &OPERATION_AGAIN)) => {
+                let (id, again) = (octets.as_ref().try_into().ok()?, *kind == OPERATION_AGAIN);
+                Some(SessionNote::Operation { id: OperationId(id), again })
+            }
             _ => None,
         }
     }
@@ -423,7 +441,11 @@ mod tests {
     fn notes_come_back_as_they_were() {
         let rest = SessionNote::Rest(Bytes::from_static(b"a1 LOGIN"));
         let enabled = SessionNote::Enabled(0x1f);
-        for note in [SessionNote::Leave, SessionNote::Release, rest, SessionNote::Unauthenticated, enabled] {
+        let operation = |again| SessionNote::Operation { id: OperationId([7; 16]), again };
+        let (one, two) = (operation(false), operation(true));
+        for note in
+            [SessionNote::Leave, SessionNote::Release, rest, SessionNote::Unauthenticated, enabled, one, two]
+        {
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
         assert_eq!(SessionNote::decode(Bytes::new()), None);

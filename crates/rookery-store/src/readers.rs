@@ -19,7 +19,6 @@ use crate::seen::{Block, Head, SeenBy};
 use crate::sequencer::{MailboxState, Transaction};
 use bytes::Bytes;
 use rookery_kv::engine::{Space, prefix_end};
-use rookery_kv::off_thread;
 use rookery_types::{MailboxId, ModSeq, SystemFlags, UidSet, UserName};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -64,7 +63,8 @@ impl Account {
             return Ok(state.summary);
         }
         let (account, id) = (self.clone(), state.id);
-        match off_thread(move || account.quick_summary(id)).await?? {
+        let quick = tokio::task::spawn_blocking(move || account.quick_summary(id));
+        match quick.await.map_err(|_| StoreError::CutOff)?? {
             Some(summary) => Ok(summary),
             None => Ok(self.open(id).await?.now().summary),
         }

@@ -21,7 +21,6 @@ use crate::messages::Messages;
 use crate::readers::{self, Readers};
 use crate::records::{self, AccountRecord, Held, Settings, Summary};
 use crate::transit::Transit;
-use crate::travel::{Gate, Whereabouts};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -240,8 +239,6 @@ pub(crate) struct Sequencer {
     overlay: Overlay,
     /// The number of the last batch queued.
     queued: u64,
-    /// Nothing is changed for a moment.
-    frozen: bool,
 }
 
 /// An account in memory.
@@ -259,8 +256,6 @@ pub(crate) struct AccountCell {
     pub(crate) changed: watch::Sender<u64>,
     /// Told when messages are in transit no more.
     pub(crate) departed: Notify,
-    pub(crate) gate: Gate,
-    pub(crate) whereabouts: watch::Sender<Whereabouts>,
 }
 
 /// Reads and checks a record of a kind.
@@ -387,7 +382,6 @@ impl AccountCell {
             departing,
             overlay: Overlay::new(),
             queued: 0,
-            frozen: false,
         };
         Arc::new(AccountCell {
             id,
@@ -398,8 +392,6 @@ impl AccountCell {
             sequencer: Mutex::new(sequencer),
             durable: AtomicU64::new(0),
             departed: Notify::new(),
-            gate: Gate::default(),
-            whereabouts: watch::Sender::new(Whereabouts::Here),
         })
     }
 
@@ -411,11 +403,6 @@ impl AccountCell {
         let mut sequencer = self.sequencer.lock();
         self.trim(&mut sequencer);
         Transaction::new(self, engine, sequencer)
-    }
-
-    /// Whether transactions are to wait.
-    pub(crate) fn set_frozen(&self, frozen: bool) {
-        self.sequencer.lock().frozen = frozen;
     }
 
     /// Drops the part of the overlay that the engine has by now.

@@ -21,7 +21,7 @@ pub use acl::{Acl, Identifier, Rights};
 pub use date::InternalDate;
 pub use flags::{Flag, Keyword, SpecialUse, SystemFlags};
 pub use ids::{
-    AccountId, ContentId, Epoch, JobId, MailboxId, ModSeq, NodeId, SeqNum, StoreId, ThreadId, Uid,
+    AccountId, ContentId, Epoch, MailboxId, ModSeq, NodeId, OperationId, SeqNum, StoreId, ThreadId, Uid,
     UidValidity,
 };
 pub use name::{MailboxPath, NameError, UserName};
