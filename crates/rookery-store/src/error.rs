@@ -3,6 +3,7 @@
 use crate::committer::CommitError;
 use crate::encoding::Damaged;
 use crate::volume::VolumeError;
+use rookery_kv::CutOff;
 use rookery_kv::engine::EngineError;
 use rookery_mime::NulOutside;
 use rookery_types::MailboxId;
@@ -13,6 +14,9 @@ pub enum StoreError {
     /// There is no such account here.
     #[error("no such account")]
     NoAccount,
+    /// The account's home is another node: nothing was changed here, nor will be.
+    #[error("the account's home is another node")]
+    Moved,
     /// There is no such mailbox, or no more.
     #[error("no such mailbox")]
     NoMailbox,
@@ -67,6 +71,12 @@ pub enum StoreError {
     /// A blocking task of ours ended early.
     #[error("a store task was cut off")]
     CutOff,
+}
+
+impl From<CutOff> for StoreError {
+    fn from(_: CutOff) -> StoreError {
+        StoreError::CutOff
+    }
 }
 
 impl StoreError {

@@ -19,6 +19,7 @@ use crate::seen::{Block, Head, SeenBy};
 use crate::sequencer::{MailboxState, Transaction};
 use bytes::Bytes;
 use rookery_kv::engine::{Space, prefix_end};
+use rookery_kv::off_thread;
 use rookery_types::{MailboxId, ModSeq, SystemFlags, UidSet, UserName};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -63,8 +64,7 @@ impl Account {
             return Ok(state.summary);
         }
         let (account, id) = (self.clone(), state.id);
-        let quick = tokio::task::spawn_blocking(move || account.quick_summary(id));
-        match quick.await.map_err(|_| StoreError::CutOff)?? {
+        match off_thread(move || account.quick_summary(id)).await?? {
             Some(summary) => Ok(summary),
             None => Ok(self.open(id).await?.now().summary),
         }

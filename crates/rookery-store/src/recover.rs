@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> Result<(), StoreError> {
     let Some(account) = store.load_account(id)? else { return Ok(()) };
     let ticket = {
-        let mut t = account.begin()?;
+        let mut t = account.peek()?;
         let mut doomed: BTreeMap<MailboxId, Vec<Message>> = BTreeMap::new();
         for entry in entries {
             doomed.entry(entry.mailbox).or_default().extend(message_of(&t, entry)?);
@@ -39,7 +39,7 @@ pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> 
         operations::take_back(&mut t, id, entries)?;
         t.finish(store.committer())
     };
-    ticket.wait_blocking()?;
+    store.committer().settle(ticket)?;
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use crate::messages::Messages;
 use crate::readers::{self, Readers};
 use crate::records::{self, AccountRecord, Held, Settings, Summary};
 use crate::transit::Transit;
+use crate::travel::{Gate, Whereabouts};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -239,6 +240,8 @@ pub(crate) struct Sequencer {
     overlay: Overlay,
     /// The number of the last batch queued.
     queued: u64,
+    /// Nothing is changed for a moment.
+    frozen: bool,
 }
 
 /// An account in memory.
@@ -256,6 +259,8 @@ pub(crate) struct AccountCell {
     pub(crate) changed: watch::Sender<u64>,
     /// Told when messages are in transit no more.
     pub(crate) departed: Notify,
+    pub(crate) gate: Gate,
+    pub(crate) whereabouts: watch::Sender<Whereabouts>,
 }
 
 /// Reads and checks a record of a kind.
@@ -382,6 +387,7 @@ impl AccountCell {
             departing,
             overlay: Overlay::new(),
             queued: 0,
+            frozen: false,
         };
         Arc::new(AccountCell {
             id,
@@ -392,6 +398,8 @@ impl AccountCell {
             sequencer: Mutex::new(sequencer),
             durable: AtomicU64::new(0),
             departed: Notify::new(),
+            gate: Gate::default(),
+            whereabouts: watch::Sender::new(Whereabouts::Here),
         })
     }
 
@@ -403,6 +411,11 @@ impl AccountCell {
         let mut sequencer = self.sequencer.lock();
         self.trim(&mut sequencer);
         Transaction::new(self, engine, sequencer)
+    }
+
+    /// Whether transactions are to wait.
+    pub(crate) fn set_frozen(&self, frozen: bool) {
+        self.sequencer.lock().frozen = frozen;
     }
 
     /// Drops the part of the overlay that the engine has by now.

@@ -70,7 +70,7 @@ impl Mailbox {
         let (account, mailbox) = (self.account(), self.id());
         loop {
             let begun = {
-                let mut t = account.begin()?;
+                let mut t = account.begin().await?;
                 let state = t.mailbox(mailbox).ok_or(StoreError::NoMailbox)?;
                 let messages = state.messages.clone().ok_or(StoreError::NoMailbox)?;
                 let mut slice = next_slice(&messages, uids, uids.first().unwrap_or(u32::MAX))?;
@@ -100,7 +100,7 @@ impl Mailbox {
 
     /// The messages that are in transit to another home.
     pub fn departing(&self) -> Result<UidSet, StoreError> {
-        Ok(self.account().begin()?.departing(self.id()))
+        Ok(self.account().peek()?.departing(self.id()))
     }
 }
 
@@ -156,7 +156,7 @@ impl Account {
         loop {
             let mut departed = pin!(self.cell.departed.notified());
             departed.as_mut().enable();
-            if !self.begin()?.is_departing(mailbox, uids) {
+            if !self.peek()?.is_departing(mailbox, uids) {
                 return Ok(());
             }
             tokio::time::timeout_at(deadline, departed).await.map_err(|_| StoreError::InUse)?;
@@ -165,7 +165,7 @@ impl Account {
 
     /// How far a move out of this account is; `None`: there is none of that number, or it is closed. Reads the disk.
     pub fn transit(&self, counter: u64) -> Result<Option<Transit>, StoreError> {
-        transit(&self.begin()?, self.id(), counter)
+        transit(&self.peek()?, self.id(), counter)
     }
 
     /// Ends a move by its verdict: the messages that are there go here, kept for undelete, and the others stay. To be
@@ -300,20 +300,31 @@ impl Account {
         }
     }
 
+    /// Begins a change of an account that may be deleted; `None` while it is frozen.
+    fn begin_judging(&self) -> Result<Option<Transaction<'_>>, StoreError> {
+        match self.try_begin() {
+            Err(StoreError::NoAccount) => self.cell.begin(self.store.engine()).map(Some),
+            begun => begun,
+        }
+    }
+
     /// A change that is made to deleted accounts as well, as long as anything is kept of them.
     async fn judge<T: Judged>(
         &self,
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let (result, ticket) = {
-            let mut t = self.cell.begin(self.store.engine())?;
-            if t.record.state == AccountState::Deleted
-                && t.get(Space::Account, &keys::account_record(self.id()))?.is_none()
-            {
-                return Ok(T::no_account());
+        let (result, ticket) = loop {
+            // Nothing of what is begun lives while this waits.
+            if let Some(mut t) = self.begin_judging()? {
+                if t.record.state == AccountState::Deleted
+                    && t.get(Space::Account, &keys::account_record(self.id()))?.is_none()
+                {
+                    return Ok(T::no_account());
+                }
+                let result = change(&mut t)?;
+                break (result, t.finish(self.store.committer()));
             }
-            let result = change(&mut t)?;
-            (result, t.finish(self.store.committer()))
+            self.until_open().await;
         };
         ticket.wait().await?;
         self.cell.tidy();

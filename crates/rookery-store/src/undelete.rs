@@ -103,7 +103,7 @@ impl Account {
                 octets: state.summary.octets,
             })
         };
-        Ok(self.begin()?.all_mailboxes().filter_map(deleted).collect())
+        Ok(self.peek()?.all_mailboxes().filter_map(deleted).collect())
     }
 
     /// Brings expunged messages back into the mailbox they were in, without \Deleted and under new UIDs; says which.
@@ -212,7 +212,12 @@ impl Store {
         })?;
         let mut found = Vec::new();
         for (id, unix_seconds) in ids {
-            let Some(account) = self.load_account(id)? else { continue };
+            let account = match self.load_account(id) {
+                Ok(Some(account)) => account,
+                // What is left of one that has moved is not deleted.
+                Ok(None) | Err(StoreError::Moved) => continue,
+                Err(error) => return Err(error),
+            };
             let record = account.cell.record.load();
             if record.state == AccountState::Deleted {
                 let (owner, messages, octets) = (record.owner.clone(), record.messages, record.octets);

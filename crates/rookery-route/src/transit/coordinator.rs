@@ -4,6 +4,7 @@ use super::wire::{Answer, Errand, Item, Put, Task};
 use super::{Inner, Known, Trouble};
 use crate::framed::{END, JSON_OCTETS_MAX};
 use crate::relay::{PipeHead, PipeService};
+use rookery_kv::off_thread;
 use rookery_net::Pipe;
 use rookery_store::{Account, BodyReader, Departure, Refusal, StoreError, Transit, TransitId, Verdict};
 use rookery_types::{AccountId, ContentId, NodeId};
@@ -262,5 +263,5 @@ fn unexpected(answer: &Answer) -> Trouble {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(StoreError::CutOff))
+    off_thread(work).await?
 }
