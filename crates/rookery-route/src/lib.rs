@@ -11,6 +11,7 @@ pub mod framed;
 mod publications;
 mod registrar;
 mod relay;
+mod renames;
 mod transit;
 
 pub use administrators::{Administrators, Authority};
@@ -20,6 +21,7 @@ pub use relay::{
     BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeHead, PipeService, Reaching, Relayed,
     SessionHead, SessionNote, hand_back, relay,
 };
+pub use renames::Renames;
 pub use transit::{MoveError, Transit, TransitTimes};
 
 use parking_lot::Mutex;

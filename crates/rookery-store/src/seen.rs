@@ -188,6 +188,28 @@ impl SeenBy {
         self.head.modseq > since && self.blocks.range(blocks).any(|(_, block)| block.modseq > since)
     }
 
+    /// The numbers of its blocks.
+    pub(crate) fn numbers(&self) -> BTreeSet<u32> {
+        self.blocks.keys().copied().collect()
+    }
+
+    /// The same, as of a change at a modseq.
+    pub(crate) fn at(self, modseq: u64) -> SeenBy {
+        SeenBy { head: Head { modseq, ..self.head }, ..self }
+    }
+
+    /// The UIDs that are seen, and those about which something is known; some may be gone.
+    pub(crate) fn seen_and_known(&self) -> (UidSet, UidSet) {
+        let (mut seen, mut known) = (UidSet::new(), UidSet::new());
+        for run in self.blocks.values().flat_map(|block| &block.runs) {
+            known.insert_range(run.first, run.last);
+            if run.seen {
+                seen.insert_range(run.first, run.last);
+            }
+        }
+        (seen, known)
+    }
+
     /// The UIDs of which something has changed after a modseq.
     pub(crate) fn since(&self, modseq: u64) -> UidSet {
         let mut uids = UidSet::new();

@@ -20,8 +20,8 @@ use rookery_kv::sim::SimDisk;
 use rookery_kv::{Batch, Bytes, Engine, EngineError, Read, Space};
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Pipe, ServerTls, Stream};
 use rookery_route::{
-    Administrators, PeerError, Peers, PipeService, Publications, Reaching, Registrar, Router, SessionHead,
-    Transit, TransitTimes,
+    Administrators, PeerError, Peers, PipeService, Publications, Reaching, Registrar, Renames, Router,
+    SessionHead, Transit, TransitTimes,
 };
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
@@ -66,6 +66,8 @@ pub(crate) struct Site {
     /// What links the nodes.
     #[allow(dead_code, reason = "only where there are two homes is one of them lost")]
     pub(crate) links: Arc<Links>,
+    /// Of each node.
+    renames: Vec<Renames>,
     gate: Gate,
 }
 
@@ -315,7 +317,7 @@ struct EverySecret(String);
 
 impl Accounts for EverySecret {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
-        let known = ["ann", "joe", "max", "root", "adm", "eve"].contains(&user.local());
+        let known = ["ann", "joe", "jim", "max", "root", "adm", "eve"].contains(&user.local());
         let credential = Credential { verifier: Some(self.0.clone()), state: AccountState::Active };
         Box::pin(async move { Ok(known.then_some(credential)) })
     }
@@ -353,12 +355,18 @@ impl Site {
         let store = Store::open(options, engine.clone(), Arc::new(disk.files())).unwrap();
         let commit = Arc::new(DirectCommit(engine.clone()));
         let directory = EmbeddedDirectory::open(engine.clone(), commit).unwrap();
-        Publications::start(store.clone(), Arc::new(directory.clone()), engine).await.unwrap();
+        Publications::start(store.clone(), Arc::new(directory.clone()), engine.clone()).await.unwrap();
+        let renames = Renames::start(store.clone(), &directory, engine);
         directory.add_domain("example.org".to_string()).await.unwrap();
         let second = match crate::NODES {
             Nodes::One => None,
             Nodes::HomeAndEdge | Nodes::TwoHomes => Some(second_node(&directory).await),
         };
+        let mut renames = vec![renames];
+        let second = second.map(|(store, copy, of_second)| {
+            renames.push(of_second);
+            (store, copy)
+        });
         for user in ["ann", "joe", "max"] {
             let home = second.as_ref().filter(|_| crate::NODES == Nodes::TwoHomes && user != "ann");
             let (store, directory) = home.map_or((&store, &directory), |(store, copy)| (store, copy));
@@ -403,6 +411,7 @@ impl Site {
             services: services_of_home,
             front: second.map(|(store, copy)| services(store, copy)),
             links,
+            renames,
             drain: Drain::new(),
             reads,
             gate: Gate::new(ConnectionLimits::default()),
@@ -417,6 +426,16 @@ impl Site {
     /// Waits until the node that takes the clients knows what the directory knows.
     pub(crate) async fn settled(&self) {
         self.front().directory.barrier().await.unwrap();
+    }
+
+    /// Waits until all nodes have followed those who have other names.
+    #[allow(dead_code, reason = "not all test programs have the tests that need it")]
+    pub(crate) async fn renamed(&self) {
+        let revision = self.services.directory.barrier().await.unwrap();
+        self.settled().await;
+        for renames in &self.renames {
+            renames.reach(revision).await;
+        }
     }
 
     /// The node that has an account.
@@ -600,7 +619,7 @@ impl Site {
 }
 
 /// A node that follows another's directory.
-async fn second_node(directory: &EmbeddedDirectory) -> (Store, EmbeddedDirectory) {
+async fn second_node(directory: &EmbeddedDirectory) -> (Store, EmbeddedDirectory, Renames) {
     let disk = SimDisk::new(2);
     let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(disk.clone()));
     let options = StoreOptions { background: None, ..StoreOptions::default() };
@@ -612,8 +631,9 @@ async fn second_node(directory: &EmbeddedDirectory) -> (Store, EmbeddedDirectory
     while copy.position().is_none() {
         revisions.changed().await.unwrap();
     }
-    Publications::start(store.clone(), Arc::new(copy.clone()), engine).await.unwrap();
-    (store, copy)
+    Publications::start(store.clone(), Arc::new(copy.clone()), engine.clone()).await.unwrap();
+    let renames = Renames::start(store.clone(), &copy, engine);
+    (store, copy, renames)
 }
 
 async fn add_user(store: &Store, directory: &EmbeddedDirectory, user: &str) {
