@@ -154,8 +154,8 @@ impl From<StoreError> for Answer {
                 Code::Unavailable,
                 "Done here, but other servers do not know of it yet: outcome pending",
             ),
-            StoreError::GivenUp => Answer::no(Code::Unavailable, "It was given up before it came"),
             StoreError::Moved => Answer::no(Code::Unavailable, "The mailbox is moving to another server"),
+            StoreError::GivenUp => Answer::no(Code::Unavailable, "It was given up before it came"),
             StoreError::CutOff => Answer::no(Code::Unavailable, "The server is ending"),
             _ => Answer::server_fault(),
         }
