@@ -17,8 +17,8 @@ pub use administrators::{Administrators, Authority};
 pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
-    BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeHead, PipeService, Reaching, Relayed,
-    SessionHead, SessionNote, hand_back, relay,
+    BadHead, HEAD_OCTETS_MAX, HandOver, NoPeers, Opening, PeerError, Peers, PipeHead, PipeService, Reaching,
+    Relayed, Reopening, SessionHead, SessionNote, VALUE_OCTETS_MAX, hand_back, relay, take_value,
 };
 pub use transit::{MoveError, Transit, TransitTimes};
 
