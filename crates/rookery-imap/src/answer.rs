@@ -26,6 +26,8 @@ pub(crate) enum Failure {
     Refused(Box<Answer>),
     /// There is nobody to tell any more.
     Gone(IoError),
+    /// The session goes on at another node. Nothing of the command was done; but for IDLE, it is done there.
+    Moved,
 }
 
 impl Answer {
