@@ -350,8 +350,10 @@ impl Router {
     /// The entry of an account that anyone may know of.
     async fn entry(&self, name: &AccountName) -> Result<Arc<Entry>, RouteError> {
         let found = match self.directory.look_up(name).await {
-            // The copy at hand may lag; only an up-to-date one can say that there is none.
-            Err(DirectoryError::NotFound(_)) => {
+            // The copy at hand may lag; only an up-to-date one can say that there is none. An account that is not for
+            // anyone may be made by now, or be gone with another in its place.
+            Ok(entry) if route(&entry, self.here).is_ok() => return Ok(entry),
+            Ok(_) | Err(DirectoryError::NotFound(_)) => {
                 self.directory.barrier().await.map_err(RouteError::Unavailable)?;
                 self.directory.look_up(name).await
             }
