@@ -28,6 +28,8 @@ pub(crate) struct Wire {
     pub(crate) deadline: Option<Instant>,
     /// Whether the node that holds the client's socket ends.
     pub(crate) leaving: bool,
+    /// The other half asks for the session's value, to go on from it.
+    pub(crate) suspended: bool,
     /// The connection's id where the client's socket is, for the log of every node.
     pub(crate) trace: u64,
     /// Of a guest: what is on in the session that it serves, if it has heard that since its last command.
@@ -45,6 +47,7 @@ impl Wire {
             silence_max,
             deadline: None,
             leaving: false,
+            suspended: false,
             trace,
             enabled: None,
             operation: None,
@@ -91,6 +94,7 @@ impl Wire {
         let note = self.connection.pipe().and_then(|pipe| pipe.take_note());
         match note.clone().and_then(SessionNote::decode) {
             Some(SessionNote::Leave) => self.leaving = true,
+            Some(SessionNote::Suspend) => self.suspended = true,
             Some(SessionNote::Enabled(bits)) => self.enabled = Some(Enabled::from_bits(bits)),
             Some(SessionNote::Operation { id, again }) => self.operation = Some(Operation { id, again }),
             _ => {}

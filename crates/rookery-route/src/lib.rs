@@ -18,8 +18,8 @@ pub use administrators::{Administrators, Authority};
 pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
-    BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeHead, PipeService, Reaching, Relayed,
-    SessionHead, SessionNote, hand_back, relay,
+    BadHead, HEAD_OCTETS_MAX, HandOver, NoPeers, Opening, PeerError, Peers, PipeHead, PipeService, Reaching,
+    Relayed, Reopening, SessionHead, SessionNote, VALUE_OCTETS_MAX, hand_back, relay, take_value,
 };
 pub use renames::Renames;
 pub use transit::{MoveError, Transit, TransitTimes};
@@ -352,8 +352,10 @@ impl Router {
     /// The entry of an account that anyone may know of.
     async fn entry(&self, name: &AccountName) -> Result<Arc<Entry>, RouteError> {
         let found = match self.directory.look_up(name).await {
-            // The copy at hand may lag; only an up-to-date one can say that there is none.
-            Err(DirectoryError::NotFound(_)) => {
+            // The copy at hand may lag; only an up-to-date one can say that there is none. An account that is not for
+            // anyone may be made by now, or be gone with another in its place.
+            Ok(entry) if route(&entry, self.here).is_ok() => return Ok(entry),
+            Ok(_) | Err(DirectoryError::NotFound(_)) => {
                 self.directory.barrier().await.map_err(RouteError::Unavailable)?;
                 self.directory.look_up(name).await
             }

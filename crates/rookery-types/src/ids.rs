@@ -171,6 +171,10 @@ pub struct NodeId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreId(pub [u8; 16]);
 
+/// One move of an account to another home; random, so that no two have one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub u64);
+
 /// A change that one node asks another for, so that a repetition is known.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct OperationId(pub [u8; 16]);
@@ -189,10 +193,6 @@ impl fmt::Display for OperationId {
         write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
-
-/// One move of an account to another home; random, so that no two have one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobId(pub u64);
 
 /// How often an account's home has changed, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

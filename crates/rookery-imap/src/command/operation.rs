@@ -82,7 +82,7 @@ async fn ask(wire: &Wire, user: &User, mailbox: &WireName, id: OperationId) -> O
         None => match settle(user, mailbox, id).await {
             Ok(answer) => answer,
             Err(Failure::Refused(answer)) => *answer,
-            Err(Failure::Gone(_)) => return None,
+            Err(Failure::Gone(_) | Failure::Moved) => return None,
         },
     };
     match (answer.condition, &answer.code) {

@@ -18,10 +18,11 @@ use rookery_imap::{
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_kv::{Batch, Bytes, Engine, EngineError, Read, Space};
+use rookery_net::pipe::FramedPipe;
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Pipe, ServerTls, Stream};
 use rookery_route::{
     Administrators, PeerError, Peers, PipeService, Publications, Reaching, Registrar, Renames, Router,
-    SessionHead, Transit, TransitTimes,
+    SessionHead, SessionNote, Transit, TransitTimes,
 };
 use rookery_store::{Account, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::namespace::parse_identifier;
@@ -34,11 +35,14 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -50,6 +54,8 @@ pub(crate) enum Nodes {
     One,
     /// One with the mail, and one without, which takes the clients.
     HomeAndEdge,
+    /// The same, and behind every line that a client sends its session goes on from its value, in another task.
+    HandedOver,
     /// Ann's home, which has shared trees too, and the home of all others, which takes the clients.
     TwoHomes,
 }
@@ -232,8 +238,67 @@ impl Peers for Links {
                 tokio::spawn(links.until_cut(link, near, node, cut));
                 return Ok(Box::new(session));
             }
-            Ok::<Box<dyn Pipe>, PeerError>(Box::new(near))
+            Ok::<Box<dyn Pipe>, PeerError>(match (crate::NODES, service) {
+                (Nodes::HandedOver, PipeService::Imap) => {
+                    Box::new(Restless { pipe: near, is_suspended: false })
+                }
+                _ => Box::new(near),
+            })
         })
+    }
+}
+
+/// An edge's end of a pipe, whose session has to go on from its value behind the first line that it is sent.
+struct Restless {
+    pipe: FramedPipe<DuplexStream>,
+    is_suspended: bool,
+}
+
+impl Pipe for Restless {
+    fn take_note(&mut self) -> Option<Bytes> {
+        self.pipe.take_note()
+    }
+
+    fn put_note(&mut self, note: Bytes) {
+        self.pipe.put_note(note);
+    }
+}
+
+impl AsyncRead for Restless {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Restless {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        // A line of a command with literals may end no command, and would be given on for ever.
+        let has_literal = octets.windows(3).any(|three| three == b"}\r\n");
+        let line = match has_literal {
+            true => octets.ends_with(b"\n").then(|| octets.len() - 1),
+            false => octets.iter().position(|octet| *octet == b'\n'),
+        };
+        let line = line.filter(|_| !self.is_suspended);
+        let octets = line.map_or(octets, |end| &octets[..=end]);
+        let written = ready!(Pin::new(&mut self.pipe).poll_write(cx, octets))?;
+        let whole = line.is_some() && !octets.ends_with(b"}\r\n");
+        if whole && written == octets.len() {
+            self.pipe.put_note(SessionNote::Suspend.encode());
+            self.is_suspended = true;
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
     }
 }
 
@@ -360,7 +425,7 @@ impl Site {
         directory.add_domain("example.org".to_string()).await.unwrap();
         let second = match crate::NODES {
             Nodes::One => None,
-            Nodes::HomeAndEdge | Nodes::TwoHomes => Some(second_node(&directory).await),
+            Nodes::HomeAndEdge | Nodes::HandedOver | Nodes::TwoHomes => Some(second_node(&directory).await),
         };
         let mut renames = vec![renames];
         let second = second.map(|(store, copy, of_second)| {
