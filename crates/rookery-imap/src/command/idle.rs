@@ -58,7 +58,10 @@ pub(crate) async fn idle(
         if wire.leaving {
             return Ok(ending());
         }
-        if wire.suspended && !wire.connection.is_deflated() {
+        if drain.is_draining() && !services.keeper.is_open() {
+            return Ok(ending());
+        }
+        if (wire.suspended || drain.is_draining()) && !wire.connection.is_deflated() {
             return Err(Failure::Moved);
         }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
@@ -90,6 +93,7 @@ pub(crate) async fn idle(
                 return Err(Failure::Gone(IoError::Idle));
             }
             Woken::Still => wire.put(&Response::untagged(Condition::Ok, "Still here")),
+            Woken::Ending if drain.is_draining() && !wire.connection.is_deflated() => {}
             Woken::Ending => return Ok(ending()),
         }
     }
