@@ -32,6 +32,7 @@ mod overlay;
 pub mod published;
 pub mod records;
 pub mod remote;
+pub mod renamed;
 pub mod repair;
 pub mod source;
 pub mod whole;

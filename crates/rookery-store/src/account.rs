@@ -6,7 +6,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::Mailbox;
 use crate::quota::{self, Before};
-use crate::readers::{Readers, Viewer};
+use crate::readers::Viewer;
 use crate::records::{self, AccountState, Change, ContentRecord, Facts, Held, LogEntry, Settings, Summary};
 use crate::sequencer::{AccountCell, MailboxState, Transaction, Tree};
 use crate::store::{Store, now_unix};
@@ -338,6 +338,11 @@ impl Account {
         Mailbox::open(self, id).await
     }
 
+    /// A mailbox of this id that has been deleted, for whoever had it open before: it is empty, and stays so.
+    pub fn open_deleted(&self, id: MailboxId, uid_validity: UidValidity) -> Mailbox {
+        Mailbox::deleted(self, id, uid_validity)
+    }
+
     /// What was found out about a content when it came. Reads the disk: call it where blocking is allowed.
     pub fn facts(&self, content: ContentId) -> Result<Facts, StoreError> {
         let key = keys::facts(self.cell.id, content);
@@ -437,14 +442,7 @@ pub(crate) fn create_mailbox(
         deleted_unix_seconds: None,
         quota: None,
     };
-    t.add_mailbox(MailboxState {
-        id,
-        settings: Arc::new(settings),
-        summary: empty_summary(t.modseq),
-        held: Held::default(),
-        messages: None,
-        readers: Readers::default(),
-    });
+    t.add_mailbox(MailboxState::empty(id, settings, t.modseq));
     before.check(t)?;
     Ok(id)
 }

@@ -44,6 +44,9 @@ pub enum StoreError {
     /// The messages are on their way to another home, or the mailbox has such.
     #[error("the messages are being moved to another home")]
     InUse,
+    /// It was asked what came of this change before it came, and the answer was that it never will.
+    #[error("the operation was given up before it came")]
+    GivenUp,
     /// A message that was to be read is not there any more.
     #[error("the message's octets are gone")]
     NoContent,

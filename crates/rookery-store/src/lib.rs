@@ -28,6 +28,7 @@ mod load;
 mod mailbox;
 mod messages;
 mod noted;
+mod operations;
 mod publish;
 mod quota;
 mod readers;

@@ -17,7 +17,8 @@ use crate::sequencer::{MailboxCell, MailboxState, ReaderCell, Transaction};
 use crate::store::now_unix;
 use rookery_kv::engine::Space;
 use rookery_kv::off_thread;
-use rookery_types::{Keyword, MailboxId, SystemFlags, Uid, UidSet, UidValidity};
+use rookery_types::acl::{Acl, Identifier};
+use rookery_types::{Keyword, MailboxId, MailboxPath, ModSeq, Rights, SystemFlags, Uid, UidSet, UidValidity};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
@@ -161,6 +162,25 @@ impl Mailbox {
             kept.iter().for_each(|packed| packed.is_durable(mailbox.account.store.source()));
         }
         Ok(mailbox)
+    }
+
+    /// A mailbox that is deleted, for whoever has it open since before: it is empty, and stays so.
+    pub(crate) fn deleted(account: &Account, id: MailboxId, uid_validity: UidValidity) -> Mailbox {
+        // Whoever had it open could read it; there is nothing to read any more.
+        let mut acl = Acl::new();
+        acl.set(Identifier::Anyone, false, Rights::ALL);
+        let settings = Settings {
+            path: MailboxPath::root(),
+            uid_validity,
+            special_use: Vec::new(),
+            acl,
+            keywords: Arc::default(),
+            deleted_unix_seconds: Some(now_unix()),
+            quota: None,
+        };
+        let modseq = ModSeq::new(account.modseq()).unwrap_or(ModSeq::FIRST);
+        let state = MailboxState::empty(id, settings, modseq);
+        Mailbox::new(account, MailboxCell::new(state))
     }
 
     /// Its id.

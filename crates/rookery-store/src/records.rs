@@ -26,7 +26,7 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 25] = [
+pub const KINDS: [Kind; 26] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "subscription list", space: Space::Account, derived: true },
@@ -38,6 +38,7 @@ pub const KINDS: [Kind; 25] = [
     Kind { name: "outgoing move", space: Space::Account, derived: false },
     Kind { name: "incoming moves floor", space: Space::Account, derived: false },
     Kind { name: "incoming move", space: Space::Account, derived: false },
+    Kind { name: "operation", space: Space::Account, derived: false },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
     Kind { name: "mailbox summary", space: Space::Mailbox, derived: true },
     Kind { name: "quota usage", space: Space::Mailbox, derived: true },

@@ -7,6 +7,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::expunge_messages;
 use crate::messages::Message;
+use crate::operations;
 use crate::records;
 use crate::sequencer::Transaction;
 use crate::store::Store;
@@ -14,8 +15,8 @@ use rookery_kv::engine::Space;
 use rookery_types::{AccountId, ContentId, MailboxId};
 use std::collections::BTreeMap;
 
-/// Expunges messages whose octets never reached the disk. Their UIDs are not given again, and that they were delivered is
-/// forgotten: their sender tries again.
+/// Expunges messages whose octets never reached the disk. Their UIDs are not given again, and that they were delivered, or
+/// appended for another node, is forgotten: their sender tries again.
 pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> Result<(), StoreError> {
     let Some(account) = store.load_account(id)? else { return Ok(()) };
     let ticket = {
@@ -35,6 +36,7 @@ pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> 
             }
         }
         deliveries::forget(&mut t, id)?;
+        operations::take_back(&mut t, id, entries)?;
         t.finish(store.committer())
     };
     store.committer().settle(ticket)?;

@@ -13,6 +13,7 @@ mod transaction;
 
 pub(crate) use transaction::Transaction;
 
+use crate::account::empty_summary;
 use crate::committer::Fence;
 use crate::encoding::Damaged;
 use crate::error::StoreError;
@@ -27,7 +28,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rookery_kv::engine::{Engine, Read, Space, prefix_end};
 use rookery_types::acl::Asker;
-use rookery_types::{AccountId, MailboxId, MailboxPath, Rights, UidSet, UserName};
+use rookery_types::{AccountId, MailboxId, MailboxPath, ModSeq, Rights, UidSet, UserName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -48,6 +49,15 @@ pub struct MailboxState {
     pub messages: Option<Messages>,
     /// What those who have it open have seen, but for the owner.
     pub(crate) readers: Readers,
+}
+
+impl MailboxState {
+    /// Without messages, and nobody has it open.
+    pub(crate) fn empty(id: MailboxId, settings: Settings, modseq: ModSeq) -> MailboxState {
+        let summary = empty_summary(modseq);
+        let (settings, readers) = (Arc::new(settings), Readers::default());
+        MailboxState { id, settings, summary, held: Held::default(), messages: None, readers }
+    }
 }
 
 /// What all users of a mailbox share.
@@ -91,7 +101,7 @@ impl ReaderCell {
 }
 
 impl MailboxCell {
-    fn new(state: MailboxState) -> Arc<MailboxCell> {
+    pub(crate) fn new(state: MailboxState) -> Arc<MailboxCell> {
         Arc::new(MailboxCell {
             id: state.id,
             recent_from: AtomicU32::new(state.summary.uid_next),

@@ -625,7 +625,8 @@ impl Store {
         }
     }
 
-    /// A crash may have left messages whose octets never reached the disk. They were never acknowledged or shown.
+    /// A crash may have left messages whose octets never reached the disk. They were never acknowledged or shown. Those
+    /// whose octets are there will be shown, so they are made as durable as if they had been acknowledged.
     fn drop_unwritten_tail(&self) -> Result<(), OpenError> {
         let Some(value) = self.engine().get(Space::Meta, keys::TAIL)? else { return Ok(()) };
         let tail = decode_tail(&value)?;
@@ -635,7 +636,7 @@ impl Store {
         let torn: BTreeSet<u32> = tail.iter().filter(is_missing).map(|entry| entry.batch).collect();
         let kept = tail.iter().filter(|entry| !torn.contains(&entry.batch));
         for number in kept.map(|entry| entry.locator.volume).collect::<BTreeSet<u32>>() {
-            let mended = self.volumes().mend_header(number);
+            let mended = self.volumes().settle(number);
             if mended.map_err(|error| OpenError::Store(Box::new(error.into())))? {
                 tracing::info!(volume = number, "the header of a volume was lost in an interrupted write");
             }

@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// Messages that come back in one change.
 const STEP_MESSAGES: usize = 1000;
 
+/// What was expunged lately is among so many records.
+const LATELY_MAX: usize = 100_000;
+
 /// An expunged message that is still kept.
 #[derive(Clone, Debug)]
 pub struct Expunged {
@@ -90,6 +93,24 @@ impl Account {
             (true, Some(error)) => Err(StoreError::Damaged(error)),
             _ => Ok(found),
         }
+    }
+
+    /// Messages of a mailbox as they were when they were expunged, those of some UIDs that were expunged lately and are
+    /// still kept. Reads the disk.
+    pub fn lately_expunged(&self, mailbox: MailboxId, uids: &UidSet) -> Result<Vec<Message>, StoreError> {
+        let prefix = keys::account(self.id());
+        let end = prefix_end(&prefix);
+        let (mut found, mut seen) = (Vec::new(), 0);
+        self.store.engine().scan(Space::Queue, &prefix, end.as_deref(), true, &mut |key, value| {
+            seen += 1;
+            let wanted = keys::uid_of(key).filter(|uid| uids.contains_uid(*uid));
+            if wanted.is_some() && keys::queued_mailbox(key) == Some(mailbox) {
+                found.extend(records::decode_expunged(key, value));
+            }
+            seen < LATELY_MAX && (found.len() as u64) < uids.len()
+        })?;
+        found.sort_unstable_by_key(|message| message.uid);
+        Ok(found)
     }
 
     /// The deleted mailboxes that are still kept.

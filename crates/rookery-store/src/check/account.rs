@@ -102,7 +102,7 @@ impl Seen {
             }
             Some(4) => seen.annotation_usage = Annotations::decode(key, value).ok(),
             Some(5) => Private::take(&mut seen.private, key, value),
-            Some(6) => {}
+            Some(6 | 9) => {}
             Some(7) => {
                 let counter = keys::transit_of_departure(key).map_or(0, |id| id.counter);
                 seen.last_move = seen.last_move.max(counter);
