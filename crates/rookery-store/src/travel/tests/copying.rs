@@ -103,7 +103,8 @@ async fn change(account: &Account, rng: &mut Rng) {
         4 => {
             let window = Duration::from_secs(1000);
             let once = Once { sender: "a@b".into(), message_id: format!("{}", rng.below(40)), window };
-            let _ = account.append_once(mailbox, spooled(&store, rng), &once).await;
+            let operation = rookery_types::OperationId([rng.below(200) as u8; 16]);
+            let _ = account.append_once(mailbox, spooled(&store, rng), &once, &[operation]).await;
         }
         5 | 6 => {
             let flags = SystemFlags::from_bits(rng.below(32) as u8).unwrap();
@@ -132,6 +133,8 @@ async fn change(account: &Account, rng: &mut Rng) {
             let mut acl = Acl::new();
             acl.set(Identifier::User(user("ann")), false, Rights::ALL);
             let _ = account.set_acl(mailbox, acl).await;
+            let limits = Limits { messages: Some(2000), ..Limits::default() };
+            let _ = account.set_quota(&name, limits).await;
             let _ = account.subscribe(&format!("user/ann@a.test/{}", rng.below(4)), Some(other)).await;
             let _ = account.unsubscribe(&format!("user/ann@a.test/{}", rng.below(4))).await;
         }
