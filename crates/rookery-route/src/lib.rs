@@ -22,7 +22,7 @@ pub use relay::{
     Relayed, Reopening, SessionHead, SessionNote, VALUE_OCTETS_MAX, hand_back, relay, take_value,
 };
 pub use renames::Renames;
-pub use transit::{MoveError, Transit, TransitTimes};
+pub use transit::{GivenUp, MoveError, Pending, Transit, TransitTimes};
 
 use parking_lot::Mutex;
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};

@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::leaf::Source;
 use crate::publish::Publisher;
-use crate::records::{AccountRecord, AccountState};
+use crate::records::{AccountRecord, AccountState, Locator};
 use crate::sequencer::AccountCell;
 use crate::travel::{Berths, Whereabouts};
 use crate::volume::{Purpose, RecordKind, Volumes};
@@ -635,8 +635,12 @@ impl Store {
         };
         let torn: BTreeSet<u32> = tail.iter().filter(is_missing).map(|entry| entry.batch).collect();
         let kept = tail.iter().filter(|entry| !torn.contains(&entry.batch));
-        for number in kept.map(|entry| entry.locator.volume).collect::<BTreeSet<u32>>() {
-            let mended = self.volumes().settle(number);
+        let mut unsettled: BTreeMap<u32, u64> = BTreeMap::new();
+        for Locator { volume, offset } in kept.map(|entry| entry.locator) {
+            unsettled.entry(volume).and_modify(|first| *first = offset.min(*first)).or_insert(offset);
+        }
+        for (number, from) in unsettled {
+            let mended = self.volumes().settle(number, from);
             if mended.map_err(|error| OpenError::Store(Box::new(error.into())))? {
                 tracing::info!(volume = number, "the header of a volume was lost in an interrupted write");
             }

@@ -27,7 +27,7 @@ use crate::mailbox::{Mailbox, SLICE_MESSAGES, expunge_messages, next_slice};
 use crate::messages::Message;
 use crate::records::{AccountState, Change};
 use crate::sequencer::Transaction;
-use crate::store::Store;
+use crate::store::{Store, now_unix};
 use rookery_kv::engine::{Space, prefix_end};
 use rookery_types::{AccountId, MailboxId, Uid, UidSet};
 use std::pin::pin;
@@ -125,7 +125,8 @@ fn begin(
     // So that the modseq, which is the move's number, counts as given.
     t.note(mailbox, Change::Flags(UidSet::new()));
     let messages = slice.iter().map(|message| (message.uid, message.content)).collect();
-    let transit = Transit::Open(Departure { mailbox, to: to.clone(), messages });
+    let (to, begun_unix_seconds) = (to.clone(), now_unix());
+    let transit = Transit::Open(Departure { mailbox, to, messages, begun_unix_seconds, given_up: false });
     let key = keys::departure(account, id.counter);
     let value = transit.encode(&key);
     t.put(Space::Account, key.to_vec(), value);
@@ -203,6 +204,21 @@ impl Account {
             t.put(Space::Account, key.to_vec(), value);
             t.end_departure(mailbox.number, counter);
             Ok(())
+        })
+        .await
+    }
+
+    /// Has a move ended without its messages going, if they are not there already: that is for the other home to say.
+    /// Until it has, they stay as they are. False: no such move is under way.
+    pub async fn give_up(&self, counter: u64) -> Result<bool, StoreError> {
+        self.transact(|t| {
+            let Some(Transit::Open(departure)) = transit(t, self.id(), counter)? else { return Ok(false) };
+            if !departure.given_up {
+                let key = keys::departure(self.id(), counter);
+                let value = Transit::Open(Departure { given_up: true, ..departure }).encode(&key);
+                t.put(Space::Account, key.to_vec(), value);
+            }
+            Ok(true)
         })
         .await
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{
     Acl, Alias, Domain, Group, Import, ImportArgs, Json, Mailbox, NewPassword, NodeCommand, Quota,
-    QuotaLimits, User,
+    QuotaLimits, TransitCommand, User,
 };
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
@@ -220,6 +220,39 @@ pub(crate) async fn node(config: &Config, command: NodeCommand) -> Result<(), Fa
         NodeCommand::Token { duties, hours } => {
             let (_, answer) = call(config, "node.token", json!({"duties": duties, "hours": hours})).await?;
             output::line(answer.get("token").and_then(Value::as_str).unwrap_or(""));
+        }
+    }
+    Ok(())
+}
+
+/// `rookery transit`.
+pub(crate) async fn transit(config: &Config, command: TransitCommand) -> Result<(), Failure> {
+    match command {
+        TransitCommand::List(json) => {
+            let (rows, _) = call(config, "transit.list", Value::Null).await?;
+            let columns = [
+                column("MOVE", "id"),
+                column("FROM", "from"),
+                column("MAILBOX", "mailbox"),
+                column("TO", "to"),
+                column("MAILBOX", "to_mailbox"),
+                column("MESSAGES", "messages"),
+                column("SECONDS", "age_s"),
+                column("WAITS FOR", "waits_for"),
+                column("GIVEN UP", "given_up"),
+                column("WHY", "why"),
+            ];
+            print_rows(json, &columns, rows);
+        }
+        TransitCommand::GiveUp { id } => {
+            let (_, done) = call(config, "transit.give-up", json!({"id": id})).await?;
+            say(match shown(&done, "outcome") {
+                "stayed" => "The messages stay where they were.",
+                "gone" => "The messages were there already; they have gone.",
+                _ => {
+                    "Given up. The other node has not answered yet: until it does, the messages stay as they are."
+                }
+            });
         }
     }
     Ok(())

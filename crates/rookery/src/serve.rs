@@ -422,6 +422,7 @@ pub(crate) async fn run(
     }
     let desk = Arc::new(Desk {
         node: Arc::clone(&node),
+        transit: data.transit.clone(),
         cluster: data.cluster.clone(),
         directory: data.directory.clone(),
         reload: reload.clone(),
