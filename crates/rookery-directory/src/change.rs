@@ -589,7 +589,10 @@ impl<'a> Change<'a> {
             let published = match published {
                 // Under the name that the account has now: it may have got another since.
                 Some(published) => match by_id(&self.read, mailbox.account) {
-                    Ok(entry) => Published::of(&entry.name, *mailbox, &published.path, &published.acl),
+                    Ok(entry) => {
+                        let Published { path, acl, special_use, .. } = published;
+                        Published::of(&entry.name, *mailbox, path, acl, special_use)
+                    }
                     Err(DirectoryError::NotFound(_)) => None,
                     Err(error) => return Err(error),
                 },

@@ -11,7 +11,7 @@
 //! | alias | `l` domain 00 local part | revision, targets |
 //! | member | `m` domain 00 group 00 local part | |
 //! | node | `n` id, big-endian | name, addresses, duties, version, store, load |
-//! | published mailbox | `p` account, mailbox, big-endian | owner, domain, path, ACL |
+//! | published mailbox | `p` account, mailbox, big-endian | owner, domain, path, ACL; in layout 2 also what it is for |
 //! | state | `s` | next account id, mark, default domain |
 //!
 //! **Derived** records are computed from one primary record each, by [`crate::derive`]. Only copies have them.
@@ -472,10 +472,14 @@ pub(crate) fn decode_position(key: &[u8], value: &[u8]) -> Result<Position, Dama
     })
 }
 
+/// The layout of the record that says that all is published as this program publishes it. Another one has it published
+/// anew.
+const PUBLISHED_LAYOUT: u8 = 3;
+
 /// That the mailboxes of this store are published. Layout 1 said that there were grants, of which layout 2 knows
 /// nothing.
 pub(crate) fn encode_complete() -> Bytes {
-    Encoder::new(2).seal(PUBLISHED_KEY)
+    Encoder::new(PUBLISHED_LAYOUT).seal(PUBLISHED_KEY)
 }
 
 /// Whether they are.
@@ -483,8 +487,8 @@ pub(crate) fn decode_complete(key: &[u8], value: &[u8]) -> Result<bool, Damaged>
     if key != PUBLISHED_KEY {
         return Err(Damaged::new(key, "no such record is made"));
     }
-    let old = layout_of(value) == Some(1);
-    open(key, value, if old { 1 } else { 2 }, |_| Some(!old))
+    let layout = layout_of(value).filter(|layout| (1..PUBLISHED_LAYOUT).contains(layout));
+    open(key, value, layout.unwrap_or(PUBLISHED_LAYOUT), |_| Some(layout.is_none()))
 }
 
 /// The record of how often the node has started.

@@ -27,7 +27,7 @@ use crate::store::{FORMAT_WITH_SUMMARIES, Identity, OpenError, last_mark, read_g
 use crate::volume::Volumes;
 use rookery_kv::engine::{Engine, EngineError, Space};
 use rookery_kv::files::FileLayer;
-use rookery_types::{AccountId, Acl, Identifier, MailboxId, MailboxPath, StoreId};
+use rookery_types::{AccountId, Identifier, MailboxId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -255,7 +255,7 @@ pub fn homes(engine: &dyn Engine) -> Result<Vec<(AccountId, AccountRecord)>, Che
 
 /// The mailboxes of accounts at home here whose ACLs speak of others than the owner, by their records; damaged ones
 /// are passed over.
-pub fn shared_mailboxes(engine: &dyn Engine) -> Result<Vec<(MailboxId, MailboxPath, Acl)>, CheckError> {
+pub fn shared_mailboxes(engine: &dyn Engine) -> Result<Vec<(MailboxId, Settings)>, CheckError> {
     let mut shared = Vec::new();
     for (id, record) in homes(engine)? {
         let prefix = keys::account(id);
@@ -268,7 +268,7 @@ pub fn shared_mailboxes(engine: &dyn Engine) -> Result<Vec<(MailboxId, MailboxPa
                 let own = |who: &Identifier| matches!(who, Identifier::User(user) if Some(user) == record.owner.as_ref());
                 let others = settings.acl.entries().iter().any(|entry| !own(&entry.identifier));
                 if others && settings.deleted_unix_seconds.is_none() {
-                    shared.push((mailbox, settings.path, settings.acl));
+                    shared.push((mailbox, settings));
                 }
             }
             true

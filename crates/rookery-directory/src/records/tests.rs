@@ -132,6 +132,16 @@ proptest! {
 }
 
 #[test]
+fn what_was_published_by_an_older_program_is_published_anew() {
+    for (layout, complete) in [(1, Ok(false)), (2, Ok(false)), (3, Ok(true))] {
+        let value = Encoder::new(layout).seal(PUBLISHED_KEY);
+        assert_eq!(decode_complete(PUBLISHED_KEY, &value), complete);
+    }
+    assert!(decode_complete(PUBLISHED_KEY, &Encoder::new(4).seal(PUBLISHED_KEY)).is_err());
+    assert!(decode_complete(PUBLISHED_KEY, &Encoder::new(0).seal(PUBLISHED_KEY)).is_err());
+}
+
+#[test]
 fn the_octets_of_a_record_stay_as_they_are() {
     let name = AccountName::parse("user/joe@example.org").unwrap();
     let key = account_key(&name);

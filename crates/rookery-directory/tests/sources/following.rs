@@ -9,8 +9,8 @@ use rookery_directory::{
 };
 use rookery_kv::{Engine, Space};
 use rookery_types::{
-    AccountId, AccountName, Acl, Epoch, Identifier, JobId, MailboxId, MailboxPath, NodeId, Rights, StoreId,
-    UserName,
+    AccountId, AccountName, Acl, Epoch, Identifier, JobId, MailboxId, MailboxPath, NodeId, Rights,
+    SpecialUse, StoreId, UserName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -86,7 +86,7 @@ pub(crate) async fn what_one_node_changes_every_node_sees_after_a_barrier(world:
     acl.set(Identifier::Group("staff".into()), false, Rights::LOOKUP);
     let mailbox = MailboxId { account: shared.id, number: 1 };
     let path = MailboxPath::new("Plans").unwrap();
-    let published = Published::of(&shared.name, mailbox, &path, &acl).unwrap();
+    let published = Published::of(&shared.name, mailbox, &path, &acl, &[SpecialUse::Junk]).unwrap();
     b.publish(vec![(mailbox, Some(published.clone()))]).await.unwrap();
     a.barrier().await.unwrap();
     assert_eq!(a.groups_of(&user).await.unwrap(), ["staff".into()]);
