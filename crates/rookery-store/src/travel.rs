@@ -3,19 +3,36 @@
 //!
 //! Where an account leaves: [`Account::freeze`] stops its changes for a moment, [`Frozen::release`] for good. Whoever
 //! changes an account by more than one transaction holds an [`Account::guard`] meanwhile, and is waited for.
-//! [`Account::whereabouts`] tells its sessions when they are to follow.
+//! [`Account::whereabouts`] tells its sessions when they are to follow. [`Outgoing`] copies its records meanwhile.
+//!
+//! Where it goes: [`Incoming`] takes them, in a state in which nobody uses the account, until
+//! [`Store::take_home`] makes it at home there, or [`Store::cancel_receiving`] drops it.
 //!
 //! Invariants:
 //! - While an account is frozen nothing of it changes, and all that was acknowledged is durable.
 //! - What is released stays so, through crashes as well: every change of it is refused with [`StoreError::Moved`], and
 //!   nothing was changed by what is refused so.
 
+mod frames;
 mod gate;
+mod jobs;
+mod ranges;
+mod receive;
+mod send;
+mod tap;
 #[cfg(test)]
 mod tests;
 
+pub use frames::FRAME_OCTETS_MAX;
 pub(crate) use gate::Gate;
 pub use gate::{CommandGuard, Frozen};
+pub use jobs::{Job, Stage};
+pub(crate) use jobs::{job_of, read_job};
+pub(crate) use ranges::SPACES;
+pub use receive::Incoming;
+pub(crate) use receive::{Berths, forget_moved, relocate};
+pub use send::{Exchange, Outgoing, SendError};
+pub(crate) use tap::Taps;
 
 use crate::account::Account;
 use crate::error::StoreError;
@@ -101,6 +118,29 @@ impl Account {
 }
 
 impl Store {
+    /// Where this store knows an account to be served, and since which epoch, for those who want to go there: an account
+    /// that was given away and is still served here is here. `None`: the store does not know. Reads the disk, unless the
+    /// account is in memory.
+    pub fn standing(&self, id: AccountId) -> Result<Option<(Whereabouts, Epoch)>, StoreError> {
+        if let Some(account) = self.in_memory(id) {
+            let whereabouts = *account.cell.whereabouts.borrow();
+            let record = account.cell.record.load();
+            return Ok(match (whereabouts, record.state) {
+                (_, AccountState::Deleted) => None,
+                (Whereabouts::Here, _) => Some((whereabouts, record.epoch)),
+                (Whereabouts::Left { epoch, .. }, _) => Some((whereabouts, epoch)),
+            });
+        }
+        let Some(record) = self.account_record(id)? else { return Ok(None) };
+        Ok(match (record.state, self.whereabouts(id)?) {
+            // What is on its way here is the directory's to tell.
+            (AccountState::Receiving(_) | AccountState::Ready(_), _) => None,
+            (_, Some(Whereabouts::Here)) => Some((Whereabouts::Here, record.epoch)),
+            (_, Some(left @ Whereabouts::Left { epoch, .. })) => Some((left, epoch)),
+            (_, None) => None,
+        })
+    }
+
     /// Where this store knows an account to be served, by the account's own record: the directory's copy may know less,
     /// or not be had. `None`: the store has never had it, or it is deleted. Reads the disk.
     pub fn whereabouts(&self, id: AccountId) -> Result<Option<Whereabouts>, StoreError> {
