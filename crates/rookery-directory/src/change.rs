@@ -9,7 +9,8 @@ use crate::alias::{self, Alias, AliasName, alias_key, encode_alias};
 use crate::copy::scan_primary;
 use crate::encoding::Damaged;
 use crate::entry::{AccountState, Domain, Entry, Group, Home};
-use crate::node::{Node, decode_node, encode_node};
+use crate::node::{Duty, Node, NodeEdit, decode_node, encode_node};
+use crate::placement::{Placement, encode_placement, placement_key};
 use crate::published::{Published, decode_published, published_key, published_prefix};
 use crate::records::{
     self, POSITION_KEY, STATE_KEY, State, account_key, decode_account, decode_domain, decode_group,
@@ -244,6 +245,7 @@ impl<'a> Change<'a> {
             Some(_) => return Err(DirectoryError::Exists(name.to_string())),
             None => self.need_domain(name.domain())?,
         }
+        self.need_holding(home.node)?;
         self.need_no_alias(&name)?;
         let entry = Entry { id, name, home, state, verifier: None, revision: self.revision };
         self.put(&entry);
@@ -606,28 +608,87 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
+    /// What a node says of itself. What was decided of it stays.
     pub(crate) fn put_node(&mut self, node: &Node) -> Result<(), DirectoryError> {
-        node.check()?;
         let key = node_key(node.id);
+        let mut node = node.clone();
         match get(&self.read, &key)? {
-            Some(value) if decode_node(&key, &value)? == *node => return Ok(()),
-            Some(_) => {}
+            Some(value) => {
+                let known = decode_node(&key, &value)?;
+                if known.removed {
+                    return Err(DirectoryError::Refused("the node was removed from the cluster"));
+                }
+                node.decided_by(&known);
+            }
             None if self.keys(&[records::NODE], NODES_MAX)?.len() >= NODES_MAX => {
                 return Err(DirectoryError::Refused("there are too many nodes"));
             }
             None => {}
         }
+        self.put_decided(&node)
+    }
+
+    fn put_decided(&mut self, node: &Node) -> Result<(), DirectoryError> {
+        node.check()?;
+        let key = node_key(node.id);
         let value = encode_node(&key, node);
         self.put_record(key, value);
         Ok(())
     }
 
-    pub(crate) fn remove_node(&mut self, id: NodeId) -> Result<(), DirectoryError> {
+    /// A node that is part of the cluster.
+    fn node(&self, id: NodeId) -> Result<Node, DirectoryError> {
         let key = node_key(id);
-        if get(&self.read, &key)?.is_none() {
-            return Err(DirectoryError::NotFound(format!("node {id}")));
+        let known = get(&self.read, &key)?.map(|value| decode_node(&key, &value)).transpose()?;
+        known.filter(|node| !node.removed).ok_or_else(|| DirectoryError::NotFound(format!("node {id}")))
+    }
+
+    /// What an operator decides of a node.
+    pub(crate) fn edit_node(&mut self, id: NodeId, edit: &NodeEdit) -> Result<Node, DirectoryError> {
+        let node = self.node(id)?.edited(edit);
+        self.put_decided(&node)?;
+        Ok(node)
+    }
+
+    /// Its record stays, so that the node does not come back by itself.
+    pub(crate) fn remove_node(&mut self, id: NodeId) -> Result<(), DirectoryError> {
+        let edit = NodeEdit { serve: Some(Duty::Off), hold: Some(Duty::Off), tags: Some(Vec::new()) };
+        let node = Node { removed: true, address: "".into(), ..self.node(id)?.edited(&edit) };
+        self.put_decided(&node)
+    }
+
+    /// Refuses new accounts at a node that takes none. Of a server that is alone the directory knows nothing.
+    fn need_holding(&self, id: NodeId) -> Result<(), DirectoryError> {
+        let key = node_key(id);
+        match get(&self.read, &key)?.map(|value| decode_node(&key, &value)).transpose()? {
+            Some(node) if node.removed || node.hold != Duty::On => {
+                Err(DirectoryError::Refused("the node takes no new accounts"))
+            }
+            _ => Ok(()),
         }
-        self.delete(key);
+    }
+
+    /// Says where new accounts of a domain are placed, or no longer.
+    pub(crate) fn put_placement(
+        &mut self,
+        domain: &str,
+        placement: Option<&Placement>,
+    ) -> Result<(), DirectoryError> {
+        if !domain.is_empty() && &*domain_name(domain)? != domain {
+            return Err(DirectoryError::Refused("this cannot be the name of a domain"));
+        }
+        let key = placement_key(domain);
+        match placement {
+            Some(placement) => {
+                placement.check()?;
+                let value = encode_placement(&key, placement);
+                self.put_record(key, value);
+            }
+            None if get(&self.read, &key)?.is_none() => {
+                return Err(DirectoryError::NotFound(format!("a placement of {domain}")));
+            }
+            None => self.delete(key),
+        }
         Ok(())
     }
 }

@@ -60,7 +60,7 @@ pub(crate) async fn idle(
         let end = async {
             tokio::select! {
                 biased;
-                () = drain.draining() => {}
+                () = drain.easing() => {}
                 () = ended(slot.as_ref()) => {}
             }
         };
