@@ -73,7 +73,8 @@ fn a_node_takes_clients_or_not_as_it_is_told_at_any_node() -> Result<()> {
     ensure!(shown["serve"] == "cordon" && shown["takes_clients"] == false, "{shown}");
     ensure!(shown["clients"].as_u64() == Some(1) && shown["hold"] == "on", "{shown}");
     until("the list does not say it everywhere", || {
-        Ok(listed(one, "n2.example")?["serve"] == "cordon" && listed(three, "n2.example")?["serve"] == "cordon")
+        Ok(listed(one, "n2.example")?["serve"] == "cordon"
+            && listed(three, "n2.example")?["serve"] == "cordon")
     })?;
     // Back, at the node itself.
     done(two, "node serve on")?;

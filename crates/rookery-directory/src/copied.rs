@@ -19,7 +19,7 @@ use crate::source::{Position, Record, Source};
 use crate::whole::{Whole, goes_on, import_order};
 use crate::{Answer, Commit, Directory, DirectoryError, PAGE_MAX};
 use parking_lot::RwLock;
-use rookery_kv::{Engine, Space};
+use rookery_kv::{Engine, Space, off_thread};
 use rookery_types::{AccountId, AccountName, Identifier, MailboxId, NodeId, UserName};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -251,8 +251,8 @@ impl CopiedDirectory {
     ) -> Answer<'_, T> {
         let inner = self.0.clone();
         Box::pin(async move {
-            let task = tokio::task::spawn_blocking(move || read(inner.whole()?));
-            task.await.unwrap_or_else(|error| Err(DirectoryError::Unavailable(error.to_string())))
+            let read = off_thread(move || read(inner.whole()?)).await;
+            read.unwrap_or_else(|error| Err(DirectoryError::Unavailable(error.to_string())))
         })
     }
 }

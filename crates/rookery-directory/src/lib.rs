@@ -33,6 +33,7 @@ mod placement;
 pub mod published;
 pub mod records;
 pub mod remote;
+pub mod renamed;
 pub mod repair;
 pub mod source;
 pub mod whole;

@@ -33,6 +33,7 @@
 //! | starts | `b` | how often the node has started |
 //! | outbox | `u` account, mailbox, big-endian | what is to be published of a mailbox of this store |
 //! | published | `w` | that the mailboxes of this node's store are published |
+//! | renamed | `c` number, big-endian | a user's name before and after, which the node's store has to follow |
 //! | put aside | `q` and the key it had | what a repair took away, as it was |
 //!
 //! Every kind is in [`KINDS`], which whatever walks the whole directory goes by.
@@ -44,6 +45,7 @@ use crate::entry::{AccountState, Domain, Entry, Group, Home, Verifier};
 use crate::node::decode_node;
 use crate::placement::{PLACEMENT, decode_placement};
 use crate::published::{decode_outbox, decode_published};
+use crate::renamed::decode_renamed;
 use crate::source::Position;
 use bytes::Bytes;
 use rookery_types::{
@@ -65,9 +67,10 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 19] = [
+pub const KINDS: [Kind; 20] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
     Kind { tag: BOOT, name: "starts", check: |key, value| decode_boot(key, value).map(drop) },
+    Kind { tag: RENAMED, name: "renamed", check: |key, value| decode_renamed(key, value).map(drop) },
     Kind { tag: DOMAIN, name: "domain", check: |key, value| decode_domain(key, value).map(drop) },
     Kind { tag: LOGGED, name: "change log", check: |key, value| decode_logged(key, value).map(drop) },
     Kind { tag: GROUP, name: "group", check: |key, value| decode_group(key, value).map(drop) },
@@ -105,6 +108,7 @@ pub(crate) fn is_primary(key: &[u8]) -> bool {
 
 pub(crate) const ACCOUNT: u8 = b'a';
 pub(crate) const BOOT: u8 = b'b';
+pub(crate) const RENAMED: u8 = b'c';
 pub(crate) const DOMAIN: u8 = b'd';
 pub(crate) const GROUP: u8 = b'g';
 pub(crate) const ID: u8 = b'i';

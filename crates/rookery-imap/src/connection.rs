@@ -93,6 +93,8 @@ enum Begin {
     LoggedIn(Box<SessionHead>),
     /// A session at another node, which needs this one as its guest.
     Guest(Box<SessionHead>),
+    /// A session that was at another node and goes on here.
+    Resumed(Box<SessionHead>),
 }
 
 /// Why the loop goes on or ends.
@@ -110,8 +112,14 @@ enum Next {
 
 impl Driver {
     async fn run(mut self, begin: Begin) {
+        let mut idling = None;
         match begin {
             Begin::Greeting => self.greet(),
+            Begin::Resumed(head) => match Box::pin(self.take_over(*head)).await {
+                Ok(under_way) => idling = under_way,
+                // The edge asks again, here or elsewhere.
+                Err(_) => return self.counts.end("refused"),
+            },
             Begin::LoggedIn(head) => match Box::pin(self.take_up(*head)).await {
                 Ok(true) => {}
                 // The edge has its client back.
@@ -126,7 +134,11 @@ impl Driver {
             }
         }
         let ended = loop {
-            let next = match self.turn().await {
+            let turned = match idling.take() {
+                None => self.turn().await,
+                Some(tag) => Box::pin(self.idle(tag, true)).await,
+            };
+            let next = match turned {
                 // Not before the command has ended: what it took would be held as long as the session lasts.
                 Ok(Next::Away(login)) => Box::pin(self.away(*login)).await,
                 next => next,
@@ -143,8 +155,8 @@ impl Driver {
                     None => return,
                 },
                 Err(Failure::Gone(error)) => break Err(error),
-                // Refusals were answered where they came up.
-                Err(Failure::Refused(_)) => {}
+                // Refusals were answered where they came up, and so were moves.
+                Err(Failure::Refused(_) | Failure::Moved) => {}
             }
         };
         match ended {
@@ -185,6 +197,9 @@ impl Driver {
         if self.state.is_ended() {
             return Ok(account_closed(&mut self.wire));
         }
+        if self.wire.suspended && self.wire.decoder.is_between() && !self.wire.connection.is_deflated() {
+            return Box::pin(self.hand_over(None)).await;
+        }
         let decoded = self.wire.decoder.next();
         if self.wire.enabled.is_some() && decoded != Decoded::NeedMore {
             self.learn_enabled();
@@ -196,7 +211,7 @@ impl Driver {
                 Ok(Next::Go)
             }
             Decoded::Command(tagged) => match tagged.command {
-                Command::Idle => self.idle(tagged.tag).await,
+                Command::Idle => self.idle(tagged.tag, false).await,
                 _ => Box::pin(self.command(tagged)).await,
             },
             Decoded::Bad(bad) => self.bad(bad),
@@ -415,22 +430,28 @@ impl Driver {
         }
     }
 
-    async fn idle(&mut self, tag: Tag) -> Result<Next, Failure> {
+    /// IDLE. `resumed`: it has begun at another node.
+    async fn idle(&mut self, tag: Tag, resumed: bool) -> Result<Next, Failure> {
         let timing = Timing::start(&measure::NAMES, "IDLE", tag.as_str());
         let outcome = match &mut self.state {
             State::NotAuthenticated | State::Away(_) | State::Logout => {
                 Err(Answer::bad("Log in first").into())
             }
             State::Authenticated(user) => {
-                Box::pin(command::idle::idle(&mut self.wire, user, None, &self.drain)).await
+                Box::pin(command::idle::idle(&mut self.wire, user, None, &self.drain, resumed)).await
             }
             State::Selected(user, selected) => {
-                Box::pin(command::idle::idle(&mut self.wire, user, Some(selected), &self.drain)).await
+                Box::pin(command::idle::idle(&mut self.wire, user, Some(selected), &self.drain, resumed))
+                    .await
             }
             State::Abroad(user, abroad) => {
                 Box::pin(command::abroad::idle(&mut self.wire, user, abroad, &tag, &self.drain)).await
             }
         };
+        if matches!(&outcome, Err(Failure::Moved)) {
+            timing.end("moved");
+            return Box::pin(self.hand_over(Some(tag))).await;
+        }
         if matches!(&outcome, Ok(answer) if answer.condition == Condition::Bye) {
             // The server's end, or the account's.
             if self.state.is_ended() {

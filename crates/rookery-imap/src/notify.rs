@@ -8,6 +8,8 @@
 //! - What the client's own commands have done is not told, as far as RFC 5465 §5 lets that be left out.
 //! - What would be too much to tell ends with NOTIFICATIONOVERFLOW, as if the client had asked for nothing.
 
+mod handed;
+
 use crate::answer::{Answer, Failure, blocking};
 use crate::fetch::Plan;
 use crate::names::Others;
@@ -94,6 +96,8 @@ pub(crate) struct Notify {
     pub(crate) selected: OfSelected,
     /// What the client's own commands have changed since that was told last.
     pub(crate) own: Noted,
+    /// The groups that the client has asked for; none: it has asked for none.
+    asked: Option<Arc<[EventGroup]>>,
     groups: Vec<(Filter, Events)>,
     watched: Vec<Watched>,
     /// What the user was subscribed to when that was looked at last, and when it was told last.
@@ -122,6 +126,7 @@ impl Notify {
         Notify {
             selected: OfSelected::default(),
             own: Noted::default(),
+            asked: None,
             groups: Vec::new(),
             watched: Vec::new(),
             subscriptions: subscriptions(user),
@@ -133,7 +138,7 @@ impl Notify {
 
     /// Reads what a client asks for, and begins to watch it.
     pub(crate) async fn new(user: &User, asked: Vec<EventGroup>) -> Result<Notify, Failure> {
-        let mut notify = Notify::none(user);
+        let mut notify = Notify { asked: Some(asked.clone().into()), ..Notify::none(user) };
         let mut has_selected = false;
         for EventGroup { filter, events } in asked {
             if events.iter().any(|event| !is_supported(event)) {
@@ -420,7 +425,8 @@ pub(crate) async fn catch_up(
 ) -> Result<(), Failure> {
     let Some(mut notify) = user.notify.take() else { return Ok(()) };
     let told = notify.tell(wire, user, selected).await;
-    if matches!(&told, Err(Failure::Gone(_))) {
+    if matches!(&told, Err(Failure::Gone(_) | Failure::Moved)) {
+        user.notify = Some(notify);
         return told;
     }
     notify.own.clear();

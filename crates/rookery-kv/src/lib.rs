@@ -13,9 +13,11 @@ pub mod files;
 pub mod fjall_engine;
 pub mod lock;
 pub mod memory;
+mod off_thread;
 #[cfg(feature = "redb")]
 pub mod redb_engine;
 pub mod sim;
 
 pub use engine::{Batch, Bytes, Engine, EngineError, Op, Read, Space, prefix_end};
 pub use files::{FileLayer, RealFiles, VolumeFile};
+pub use off_thread::{CutOff, off_thread};

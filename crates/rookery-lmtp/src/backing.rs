@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, NodeId, UserName};
+use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, NodeId, OperationId, UserName};
 
 /// Where recipients are looked up and messages go.
 pub trait Backing: Send + Sync + 'static {
@@ -38,14 +38,23 @@ pub trait Backing: Send + Sync + 'static {
     fn finish(&self, spool: Self::Spool) -> Result<Self::Message, DeliverError>;
 
     /// Appends it. Returns when the message is durable and visible. `once`: not if one with its Message-ID, if it has
-    /// one, was appended to the mailbox before.
+    /// one, was appended to the mailbox before. `operations`: the ids by which another node asks for it. If one of them
+    /// is done already, nothing is appended.
     fn append(
         &self,
         mailbox: MailboxId,
         message: Self::Message,
         date: InternalDate,
         once: Option<&Once>,
+        operations: &[OperationId],
     ) -> impl Future<Output = Result<Delivered, DeliverError>> + Send;
+
+    /// Whether an operation was done in an account. If not, it never will be.
+    fn settle(
+        &self,
+        account: AccountId,
+        operation: OperationId,
+    ) -> impl Future<Output = Result<bool, DeliverError>> + Send;
 }
 
 /// Where the mail for one user goes.

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, UserName};
+use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, OperationId, UserName};
 use tokio::task::JoinSet;
 
 use crate::backing::{Backing, DeliverError, Delivered, Once, Place};
@@ -21,6 +21,8 @@ use crate::body::BodyError;
 pub(crate) struct Job {
     pub(crate) places: Vec<Place>,
     pub(crate) detail: Option<MailboxPath>,
+    /// The id by which another node asks for it.
+    pub(crate) operation: Option<OperationId>,
 }
 
 impl Job {
@@ -97,7 +99,10 @@ pub(crate) async fn deliver<B: Backing>(
     let mut done: HashMap<MailboxId, Outcome> = HashMap::new();
     let mut waiting: Vec<Vec<MailboxId>> = Vec::new();
     let mut place_of: HashMap<AccountId, usize> = HashMap::new();
-    for mailbox in targets.iter().flatten().flatten() {
+    let mut operations: HashMap<MailboxId, Vec<OperationId>> = HashMap::new();
+    let of_jobs = jobs.iter().zip(&targets);
+    for (job, mailbox) in of_jobs.flat_map(|(job, of_job)| of_job.iter().flatten().map(move |id| (job, id))) {
+        operations.entry(*mailbox).or_default().extend(job.operation);
         if done.contains_key(mailbox) {
             continue;
         }
@@ -119,10 +124,13 @@ pub(crate) async fn deliver<B: Backing>(
             && let Some(mailboxes) = waiting.next()
         {
             let (backing, message, once) = (Arc::clone(&backing), message.clone(), once.clone());
+            let ids = |mailbox| (mailbox, operations.remove(&mailbox).unwrap_or_default());
+            let mailboxes: Vec<_> = mailboxes.into_iter().map(ids).collect();
             running.spawn(async move {
                 let mut outcomes = Vec::with_capacity(mailboxes.len());
-                for mailbox in mailboxes {
-                    let appended = backing.append(mailbox, message.clone(), date, once.as_deref()).await;
+                for (mailbox, ids) in mailboxes {
+                    let appended =
+                        backing.append(mailbox, message.clone(), date, once.as_deref(), &ids).await;
                     outcomes.push((mailbox, appended));
                 }
                 outcomes

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::backing::{Backing, LookUpError, Place};
 use crate::body::{BodyError, Incoming};
 use crate::deliver::{self, Job, Letter, Outcome};
-use crate::parcel::{self, Parcel};
+use crate::parcel::{self, Parcel, Question, Request};
 use crate::session::Services;
 
 /// Octets read at once.
@@ -33,7 +33,14 @@ async fn take<B: Backing>(pipe: &mut dyn Pipe, services: &Services<B>) -> io::Re
     }
     let mut json = Vec::new();
     (&mut *pipe).take(octets as u64).read_to_end(&mut json).await?;
-    let parcel = Parcel::decode(&json).map_err(io::Error::other)?;
+    let parcel = match Request::decode(&json).map_err(io::Error::other)? {
+        Request::Parcel(parcel) => parcel,
+        Request::Question(question) => {
+            let outcomes = settle(&question, services).await?;
+            pipe.write_all(&parcel::encode_answer(&outcomes)).await?;
+            return pipe.shutdown().await;
+        }
+    };
     // The node that took it has seen to its size, and the store has a limit of its own.
     let mut incoming = Incoming::new(Arc::clone(&services.backing), u64::MAX, parcel.is_binary, true);
     let mut piece = vec![0; READ_OCTETS];
@@ -57,19 +64,34 @@ async fn take<B: Backing>(pipe: &mut dyn Pipe, services: &Services<B>) -> io::Re
     pipe.shutdown().await
 }
 
+/// What became of deliveries whose answer was lost. Those that were not made never will be. No answer if that cannot be
+/// said of all of them.
+async fn settle<B: Backing>(question: &Question, services: &Services<B>) -> io::Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    for delivery in question.deliveries() {
+        let (user, operation) = delivery.ok_or_else(|| io::Error::other("a question about nothing"))?;
+        let account = services.backing.at_home(&user).await.map_err(io::Error::other)?;
+        outcomes.push(match services.backing.settle(account, operation).await.map_err(io::Error::other)? {
+            true => Outcome::Delivered,
+            false => Outcome::Failed(BodyError::Away("it was lost before it had the message".to_owned())),
+        });
+    }
+    Ok(outcomes)
+}
+
 /// Appends a whole message for its addressees; what became of each, in their order.
 async fn store<B: Backing>(incoming: Incoming<B>, parcel: &Parcel, services: &Services<B>) -> Vec<Outcome> {
     let mut jobs = Vec::new();
     // Where there is an error, there is no job for the addressee.
     let mut errors = Vec::new();
-    for (user, detail) in parcel.addressees() {
+    for (user, detail, operation) in parcel.addressees() {
         let account = match &user {
             Some(user) => services.backing.at_home(user).await,
             None => Err(LookUpError::NotFound),
         };
         match account {
             Ok(account) => {
-                jobs.push(Job { places: vec![Place::Here(account)], detail });
+                jobs.push(Job { places: vec![Place::Here(account)], detail, operation });
                 errors.push(None);
             }
             Err(LookUpError::NotFound | LookUpError::Closed) => errors.push(Some(BodyError::Gone)),

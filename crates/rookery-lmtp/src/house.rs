@@ -6,7 +6,8 @@ use rookery_route::{Route, RouteError, Router, Target};
 use rookery_store::{Account, NewMessage, Spool, Spooled, Store, StoreError};
 use rookery_types::acl::Asker;
 use rookery_types::{
-    AccountId, AccountName, Address, InternalDate, MailboxId, MailboxPath, Rights, SystemFlags, UserName,
+    AccountId, AccountName, Address, InternalDate, MailboxId, MailboxPath, OperationId, Rights, SystemFlags,
+    UserName,
 };
 
 use crate::backing::{Backing, DeliverError, Delivered, LookUpError, Once, Place};
@@ -129,6 +130,7 @@ impl Backing for House {
         message: Spooled,
         date: InternalDate,
         once: Option<&Once>,
+        operations: &[OperationId],
     ) -> Result<Delivered, DeliverError> {
         let account = self.store.account(mailbox.account).await?;
         let once = once.zip(message.message_id()).map(|(once, message_id)| rookery_store::Once {
@@ -137,14 +139,19 @@ impl Backing for House {
             window: once.window,
         });
         let message = NewMessage { body: message, flags: SystemFlags::NONE, keywords: Vec::new(), date };
-        match append(&account, mailbox, message.clone(), once.as_ref()).await {
+        match append(&account, mailbox, message.clone(), once.as_ref(), operations).await {
             Err(StoreError::NoMailbox) => {
                 // The mailbox of a detail went away since it was looked up; INBOX never does.
                 let inbox = account.tree().get(&MailboxPath::inbox()).ok_or(DeliverError::Gone)?;
-                Ok(append(&account, inbox, message, once.as_ref()).await?)
+                Ok(append(&account, inbox, message, once.as_ref(), operations).await?)
             }
             other => Ok(other?),
         }
+    }
+
+    async fn settle(&self, account: AccountId, operation: OperationId) -> Result<bool, DeliverError> {
+        let account = self.store.account(account).await?;
+        Ok(account.settle_operation(operation).await?.is_some())
     }
 }
 
@@ -153,10 +160,11 @@ async fn append(
     mailbox: MailboxId,
     message: NewMessage,
     once: Option<&rookery_store::Once>,
+    operations: &[OperationId],
 ) -> Result<Delivered, StoreError> {
     let stored = match once {
-        Some(once) => account.append_once(mailbox, message, once).await?.is_some(),
-        None => account.append(mailbox, vec![message]).await.map(|_| true)?,
+        Some(once) => account.append_once(mailbox, message, once, operations).await?.is_some(),
+        None => account.append_as(operations, mailbox, vec![message]).await.map(|_| true)?,
     };
     Ok(if stored { Delivered::Stored } else { Delivered::Before })
 }

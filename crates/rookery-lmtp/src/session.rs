@@ -476,7 +476,7 @@ impl<B: Backing> Session<B> {
                 }
                 // A detail that can name no mailbox is as good as one that names none: INBOX gets the message.
                 let detail = detail.and_then(|detail| MailboxPath::new(detail).ok());
-                transaction.recipients.push(Job { places, detail });
+                transaction.recipients.push(Job { places, detail, operation: None });
                 Reply::new(250, (2, 1, 5), "Ok")
             }
             Err(LookUpError::NotFound) => unknown(),

@@ -83,7 +83,10 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     house.push(&mut spool, b"Subject: x\r\n\r\nbody\r\n").unwrap();
     let message = house.finish(spool).unwrap();
     for mailbox in [id, inbox] {
-        house.append(mailbox, message.clone(), InternalDate::from_unix(1_000_000_000), None).await.unwrap();
+        house
+            .append(mailbox, message.clone(), InternalDate::from_unix(1_000_000_000), None, &[])
+            .await
+            .unwrap();
     }
     let opened = account.open(id).await.unwrap();
     let messages = opened.now().messages.clone().unwrap();
@@ -94,7 +97,7 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     let mut spool = house.spool();
     house.push(&mut spool, b"Content-Transfer-Encoding: binary\r\n\r\na\0b").unwrap();
     let binary = house.finish(spool).unwrap();
-    assert_eq!(house.append(id, binary, InternalDate::from_unix(1), None).await, Ok(Delivered::Stored));
+    assert_eq!(house.append(id, binary, InternalDate::from_unix(1), None, &[]).await, Ok(Delivered::Stored));
     let content = opened.now().messages.as_ref().unwrap().get(1).unwrap().unwrap().content;
     assert_eq!(
         &account.read(content).unwrap()[..],
@@ -113,18 +116,18 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     {
         let once = Once { sender: sender.to_owned(), window: Duration::from_secs(60) };
         let date = InternalDate::from_unix(1);
-        assert_eq!(house.append(id, known.clone(), date, Some(&once)).await, Ok(expected));
+        assert_eq!(house.append(id, known.clone(), date, Some(&once), &[]).await, Ok(expected));
     }
 
     // The detail's mailbox goes away between RCPT and the end of DATA: INBOX gets the message.
     account.delete(id).await.unwrap();
-    house.append(id, message.clone(), InternalDate::from_unix(1_000_000_000), None).await.unwrap();
+    house.append(id, message.clone(), InternalDate::from_unix(1_000_000_000), None, &[]).await.unwrap();
     assert_eq!(account.tree().state(inbox).unwrap().summary.exists, 2);
     // Its quota is full: nothing is stored.
     let limits = rookery_store::Limits { octets: Some(50), ..Default::default() };
     account.set_quota(&MailboxPath::inbox(), limits).await.unwrap();
     assert_eq!(
-        house.append(inbox, message, InternalDate::from_unix(0), None).await,
+        house.append(inbox, message, InternalDate::from_unix(0), None, &[]).await,
         Err(DeliverError::OverQuota)
     );
     assert_eq!(account.tree().state(inbox).unwrap().summary.exists, 2);

@@ -9,6 +9,7 @@
 //!   octets without a note are the end.
 //! - A relay that waits owns no buffer.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -47,10 +48,24 @@ pub enum Stopped {
     Lost(io::Error),
 }
 
+/// Octets that come before the client's.
+pub trait Before: Send + Sync {
+    /// The next of them; none: that were all.
+    fn poll_octets(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>>;
+}
+
+impl Before for Option<Bytes> {
+    fn poll_octets(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        Poll::Ready(Ok(self.take()))
+    }
+}
+
 /// What is under way in a relay: the octets of either side that the other has not taken yet. It is kept from one
 /// [`Relay::run`] to the next.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Relay {
+    /// What comes before all that is read of the client.
+    before: VecDeque<Box<dyn Before>>,
     /// From the client.
     inward: BytesMut,
     /// To the client.
@@ -75,9 +90,29 @@ impl Relay {
         self.unflushed.0 = true;
     }
 
-    /// What the client has sent and was not passed on.
-    pub fn take_unsent(&mut self) -> BytesMut {
-        std::mem::take(&mut self.inward)
+    /// The far half from here on is another, and is sent these octets before any others. What was passed on to the
+    /// one before has to be among them.
+    pub fn turn(&mut self, first: Box<dyn Before>) {
+        if !self.inward.is_empty() {
+            self.before.push_front(Box::new(Some(self.inward.split().freeze())));
+        }
+        self.before.push_front(first);
+        self.unflushed.0 = false;
+    }
+
+    /// What the client has sent and was not passed on, at most so many octets of it.
+    pub async fn take_unsent(&mut self, octets_max: usize) -> io::Result<BytesMut> {
+        let mut unsent = std::mem::take(&mut self.inward);
+        while let Some(before) = self.before.front_mut() {
+            match poll_fn(|cx| before.poll_octets(cx)).await? {
+                Some(octets) => unsent.extend_from_slice(&octets),
+                None => drop(self.before.pop_front()),
+            }
+            if unsent.len() > octets_max {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        Ok(unsent)
     }
 
     /// Passes octets both ways until something ends it. Safe to cancel.
@@ -112,7 +147,25 @@ impl Relay {
             if self.client_ended {
                 return Poll::Ready(Stopped::Client);
             }
-            match poll_into(client, &mut self.inward, cx) {
+            let arrived = match self.before.front_mut() {
+                Some(before) => match before.poll_octets(cx) {
+                    Poll::Ready(Ok(Some(octets))) => {
+                        self.inward.extend_from_slice(&octets);
+                        continue;
+                    }
+                    Poll::Ready(Ok(None)) => {
+                        self.before.pop_front();
+                        if self.before.is_empty() {
+                            self.before = VecDeque::new();
+                        }
+                        continue;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Stopped::Lost(error)),
+                    Poll::Pending => Poll::Pending,
+                },
+                None => poll_into(client, &mut self.inward, cx),
+            };
+            match arrived {
                 Poll::Ready(Ok(0) | Err(_)) => self.client_ended = true,
                 Poll::Ready(Ok(octets)) => self.octets_in += octets as u64,
                 Poll::Pending => {

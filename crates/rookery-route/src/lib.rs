@@ -11,27 +11,35 @@ pub mod framed;
 mod publications;
 mod registrar;
 mod relay;
+mod renames;
 mod transit;
 
 pub use administrators::{Administrators, Authority};
 pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
-    BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeHead, PipeService, Reaching, Relayed,
-    SessionHead, SessionNote, hand_back, relay,
+    BadHead, HEAD_OCTETS_MAX, HandOver, NoPeers, Opening, PeerError, Peers, PipeHead, PipeService, Reaching,
+    Relayed, Reopening, SessionHead, SessionNote, VALUE_OCTETS_MAX, hand_back, relay, take_value,
 };
-pub use transit::{MoveError, Transit, TransitTimes};
+pub use renames::Renames;
+pub use transit::{GivenUp, MoveError, Pending, Transit, TransitTimes};
 
 use parking_lot::Mutex;
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};
 use rookery_store::{Account, Store, StoreError};
 use rookery_types::{
-    AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, StoreId, Style, UserName,
+    AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, OperationId, StoreId, Style,
+    UserName,
 };
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+
+/// The id of a change that another node is asked for.
+pub fn new_operation() -> OperationId {
+    OperationId(rand::random())
+}
 
 /// Where the commands on one mailbox run.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -344,8 +352,10 @@ impl Router {
     /// The entry of an account that anyone may know of.
     async fn entry(&self, name: &AccountName) -> Result<Arc<Entry>, RouteError> {
         let found = match self.directory.look_up(name).await {
-            // The copy at hand may lag; only an up-to-date one can say that there is none.
-            Err(DirectoryError::NotFound(_)) => {
+            // The copy at hand may lag; only an up-to-date one can say that there is none. An account that is not for
+            // anyone may be made by now, or be gone with another in its place.
+            Ok(entry) if route(&entry, self.here).is_ok() => return Ok(entry),
+            Ok(_) | Err(DirectoryError::NotFound(_)) => {
                 self.directory.barrier().await.map_err(RouteError::Unavailable)?;
                 self.directory.look_up(name).await
             }

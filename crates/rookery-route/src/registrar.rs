@@ -185,6 +185,20 @@ impl Registrar {
         }
     }
 
+    /// The entry of an account that something is to be done with. That there is none is said by an up-to-date copy alone.
+    async fn known(&self, name: &AccountName) -> Result<Arc<Entry>, RegistrarError> {
+        let found = self.entry(name).await?;
+        // What is deleted or being made here may be another account by now.
+        let is_going =
+            |entry: &Entry| matches!(entry.state, AccountState::Reserved { .. } | AccountState::Deleted);
+        if let Some(entry) = found.filter(|entry| !is_going(entry)) {
+            return Ok(entry);
+        }
+        self.directory.barrier().await.map_err(RegistrarError::Directory)?;
+        let is_made = |entry: &Arc<Entry>| !matches!(entry.state, AccountState::Reserved { .. });
+        self.entry(name).await?.filter(is_made).ok_or_else(|| RegistrarError::NotFound(name.clone()))
+    }
+
     /// Makes an account with its first mailboxes, and its domain if that is new. Without a verifier nobody logs in
     /// to it. One that was only there to log in becomes an account, and keeps its password unless another is given.
     pub async fn create(
@@ -287,10 +301,9 @@ impl Registrar {
     /// Deletes an account with its whole tree; the name is free afterwards. Asked again, it finishes what was broken
     /// off.
     pub async fn delete(&self, name: &AccountName) -> Result<(), RegistrarError> {
-        let entry = self.entry(name).await?.ok_or_else(|| RegistrarError::NotFound(name.clone()))?;
+        let entry = self.known(name).await?;
         match entry.state {
-            AccountState::Reserved { .. } => return Err(RegistrarError::NotFound(name.clone())),
-            AccountState::Deleted => {}
+            AccountState::Reserved { .. } | AccountState::Deleted => {}
             AccountState::Active | AccountState::Suspended | AccountState::LoginOnly => {
                 let closed = self.directory.set_state(entry.id, AccountState::Deleted).await;
                 closed.map_err(RegistrarError::Directory)?;
@@ -319,7 +332,7 @@ impl Registrar {
 
     /// Gives an account another name in its domain.
     pub async fn rename(&self, from: &AccountName, to: AccountName) -> Result<(), RegistrarError> {
-        let entry = self.entry(from).await?.ok_or_else(|| RegistrarError::NotFound(from.clone()))?;
+        let entry = self.known(from).await?;
         match entry.state {
             AccountState::Active | AccountState::Suspended => {}
             AccountState::Reserved { .. } | AccountState::Deleted | AccountState::LoginOnly => {

@@ -13,6 +13,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::{expunge_messages, numbers_for, put_messages};
 use crate::messages::{KeywordNumbers, Message};
+use crate::operations;
 use crate::quota;
 use crate::readers::Coming;
 use crate::records::{self, Change, ContentRecord, Facts, Held, Summary};
@@ -24,7 +25,8 @@ use bytes::Bytes;
 use rookery_kv::engine::Space;
 use rookery_mime::{Limits, Scanned, Scanner};
 use rookery_types::{
-    AccountId, ContentId, InternalDate, Keyword, MailboxId, SystemFlags, ThreadId, Uid, UidSet, UidValidity,
+    AccountId, ContentId, InternalDate, Keyword, MailboxId, OperationId, SystemFlags, ThreadId, Uid, UidSet,
+    UidValidity,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -225,8 +227,8 @@ pub(crate) enum Along<'a> {
     Nothing,
     /// This message is expunged.
     InPlaceOf(MailboxId, Uid),
-    /// It is remembered that the message was delivered.
-    Once(&'a Once),
+    /// It is remembered that the message was delivered, and what has come of these operations.
+    Remembered { once: Option<&'a Once>, operations: &'a [OperationId] },
     /// It is remembered what became of their move.
     Verdict(&'a Arriving<'a>),
 }
@@ -277,7 +279,7 @@ impl Account {
         self.append_along(to, messages, numbers, Along::Nothing).await.map(drop)
     }
 
-    /// `None`: what is to be replaced is not there, what is to come once has come, or there is a verdict already.
+    /// What was appended, or what one of the operations came to before. `None`: what is to be replaced is not there, what is to come once has come, or there is a verdict already.
     pub(crate) async fn append_along(
         &self,
         to: MailboxId,
@@ -311,7 +313,15 @@ impl Account {
             let outcome = self
                 .transact(|t| {
                     let is_late = match along {
-                        Along::Once(once) => deliveries::is_known(t, self, to, once)?,
+                        Along::Remembered { once, operations } => {
+                            if let Some(appended) = operations::answered(t, self.id(), operations)? {
+                                return Ok(Some(appended));
+                            }
+                            match once {
+                                Some(once) => deliveries::is_known(t, self, to, once)?,
+                                None => false,
+                            }
+                        }
                         Along::Verdict(arriving) => transit::known(t, self.id(), arriving.id)?.is_some(),
                         Along::Nothing | Along::InPlaceOf(..) => false,
                     };
@@ -335,7 +345,12 @@ impl Account {
                     }
                     let appended = append_messages(t, self, to, &messages, &numbers, &placed)?;
                     match along {
-                        Along::Once(once) => deliveries::remember(t, self, to, once)?,
+                        Along::Remembered { once, operations } => {
+                            if let Some(once) = once {
+                                deliveries::remember(t, self, to, once)?;
+                            }
+                            operations::remember_appended(t, to, operations, &appended)?;
+                        }
                         Along::Verdict(arriving) => {
                             let uids = arriving.from.iter().copied().zip(appended.uids.iter().copied());
                             let uid_validity = appended.uid_validity;

@@ -22,6 +22,7 @@ use crate::volume::{
     VolumeError, train,
 };
 use rookery_kv::engine::{Batch, Space};
+use rookery_kv::off_thread;
 use rookery_types::{AccountId, ContentId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -78,9 +79,9 @@ pub(crate) async fn compact(store: &Store, when: When) -> Result<(), StoreError>
     let mut pace = store.compacting().lock().await;
     let is_idle = pace.is_idle(store.volumes().used_octets()) || when == When::Now;
     let worker = store.clone();
-    let found = tokio::task::spawn_blocking(move || candidates(&worker, is_idle));
+    let found = off_thread(move || candidates(&worker, is_idle)).await??;
     let mut budget = ROUND_OCTETS;
-    for (number, live) in found.await.map_err(|_| StoreError::CutOff)?? {
+    for (number, live) in found {
         if budget == 0 {
             return Ok(());
         }
@@ -158,8 +159,7 @@ struct Alive {
 
 async fn compact_volume(store: &Store, number: u32, budget: &mut u64) -> Result<(), StoreError> {
     let worker = store.clone();
-    let looked = tokio::task::spawn_blocking(move || living(&worker, number));
-    let living = looked.await.map_err(|_| StoreError::CutOff)??;
+    let living = off_thread(move || living(&worker, number)).await??;
     let mut rest = living.as_slice();
     while !rest.is_empty() {
         if *budget == 0 {
@@ -177,8 +177,7 @@ async fn compact_volume(store: &Store, number: u32, budget: &mut u64) -> Result<
         let (step, behind) = rest.split_at(count);
         rest = behind;
         let (worker, step) = (store.clone(), step.to_vec());
-        let copied = tokio::task::spawn_blocking(move || copy(&worker, &step));
-        let copied = copied.await.map_err(|_| StoreError::CutOff)??;
+        let copied = off_thread(move || copy(&worker, &step)).await??;
         switch(store, copied).await?;
         *budget = budget.saturating_sub(octets);
     }

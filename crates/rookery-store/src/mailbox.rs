@@ -4,18 +4,21 @@
 //! between slices others get their turn.
 
 use crate::account::Account;
+use crate::committer::Ticket;
 use crate::error::StoreError;
 use crate::keys;
-use crate::leaf::ChunkSummary;
+use crate::leaf::{ChunkSummary, Packed};
 use crate::load;
 use crate::messages::{KeywordNumbers, Message, Messages};
 use crate::quota;
 use crate::readers::{self, Coming, Viewer};
-use crate::records::{self, Change, Held, Settings};
+use crate::records::{self, AccountState, Change, Held, Settings};
 use crate::sequencer::{MailboxCell, MailboxState, ReaderCell, Transaction};
 use crate::store::now_unix;
 use rookery_kv::engine::Space;
-use rookery_types::{Keyword, MailboxId, SystemFlags, Uid, UidSet, UidValidity};
+use rookery_kv::off_thread;
+use rookery_types::acl::{Acl, Identifier};
+use rookery_types::{Keyword, MailboxId, MailboxPath, ModSeq, Rights, SystemFlags, Uid, UidSet, UidValidity};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
@@ -101,6 +104,33 @@ impl Drop for Mailbox {
     }
 }
 
+/// Chunks that stay in memory until they are durable, and when that is.
+type Loaded = (Vec<Arc<Packed>>, Ticket);
+
+impl Account {
+    /// Brings a mailbox into memory; `None`: it is to be tried again when the account is not frozen any more, since
+    /// something has to be mended.
+    fn load_mailbox(&self, id: MailboxId) -> Result<Option<Loaded>, StoreError> {
+        let mut t = self.peek()?;
+        let mut kept = Vec::new();
+        if t.mailbox(id).ok_or(StoreError::NoMailbox)?.messages.is_none() {
+            kept = load::messages(&mut t, self.store.source(), id)?;
+        }
+        if let Some(viewer) = &self.viewer {
+            readers::load(&mut t, id, &viewer.user)?;
+        }
+        if !t.only_loads() {
+            if t.record.state != AccountState::Home {
+                return Err(StoreError::Moved);
+            }
+            if t.is_frozen() {
+                return Ok(None);
+            }
+        }
+        Ok(Some((kept, t.finish(self.store.committer()))))
+    }
+}
+
 impl std::fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Mailbox({})", self.cell.id)
@@ -120,25 +150,37 @@ impl Mailbox {
         let mailbox = Mailbox::new(account, cell.ok_or(StoreError::NoMailbox)?);
         // What a reader has seen may be on its way out of memory, which the published state does not tell.
         if mailbox.reader.is_some() || mailbox.cell.published.load().messages.is_none() {
-            let account = account.clone();
-            let load = move || -> Result<_, StoreError> {
-                let mut t = account.begin()?;
-                let mut kept = Vec::new();
-                if t.mailbox(id).ok_or(StoreError::NoMailbox)?.messages.is_none() {
-                    kept = load::messages(&mut t, account.store.source(), id)?;
+            let (kept, ticket) = loop {
+                let loading = account.clone();
+                match off_thread(move || loading.load_mailbox(id)).await?? {
+                    Some(loaded) => break loaded,
+                    None => account.until_open().await,
                 }
-                if let Some(viewer) = &account.viewer {
-                    readers::load(&mut t, id, &viewer.user)?;
-                }
-                Ok((kept, t.finish(account.store.committer())))
             };
-            let (kept, ticket) =
-                tokio::task::spawn_blocking(load).await.map_err(|_| StoreError::CutOff)??;
             // Published in queue order, so when everything before it is durable.
             ticket.wait().await?;
             kept.iter().for_each(|packed| packed.is_durable(mailbox.account.store.source()));
         }
         Ok(mailbox)
+    }
+
+    /// A mailbox that is deleted, for whoever has it open since before: it is empty, and stays so.
+    pub(crate) fn deleted(account: &Account, id: MailboxId, uid_validity: UidValidity) -> Mailbox {
+        // Whoever had it open could read it; there is nothing to read any more.
+        let mut acl = Acl::new();
+        acl.set(Identifier::Anyone, false, Rights::ALL);
+        let settings = Settings {
+            path: MailboxPath::root(),
+            uid_validity,
+            special_use: Vec::new(),
+            acl,
+            keywords: Arc::default(),
+            deleted_unix_seconds: Some(now_unix()),
+            quota: None,
+        };
+        let modseq = ModSeq::new(account.modseq()).unwrap_or(ModSeq::FIRST);
+        let state = MailboxState::empty(id, settings, modseq);
+        Mailbox::new(account, MailboxCell::new(state))
     }
 
     /// Its id.
@@ -255,8 +297,7 @@ impl Mailbox {
     pub async fn expunge(&self, uids: Option<&UidSet>) -> Result<UidSet, StoreError> {
         // Only these are gone through, slice by slice: of a large mailbox they are few.
         let messages = self.now().messages.clone().unwrap_or_default();
-        let marked = tokio::task::spawn_blocking(move || messages.deleted());
-        let marked = marked.await.map_err(|_| StoreError::CutOff)??;
+        let marked = off_thread(move || messages.deleted()).await??;
         let doomed = match uids {
             Some(uids) => marked.intersection(uids),
             None => marked,
@@ -311,6 +352,8 @@ impl Mailbox {
         target: MailboxId,
         leave: bool,
     ) -> Result<Copied, StoreError> {
+        // Neither account moves to another home meanwhile.
+        let (_from, _to) = (self.account.guard().await?, to.guard().await?);
         let state = to.tree().state(target).ok_or(StoreError::NoMailbox)?;
         let mut copied =
             Copied { uid_validity: state.settings.uid_validity, from: Vec::new(), to: Vec::new() };
@@ -323,7 +366,7 @@ impl Mailbox {
         let uids = uids.intersection(&UidSet::range(1, last));
         {
             // All or nothing: slices that fit are not copied if the rest would not fit behind them.
-            let t = self.account.begin()?;
+            let t = self.account.peek()?;
             let more = self.held_of(&uids)?;
             match leave {
                 true => quota::check_move(&t, source, target, more)?,
@@ -372,15 +415,13 @@ impl Mailbox {
         let messages = state.messages.clone().unwrap_or_default();
         let mut chosen: Vec<Message> = Vec::new();
         each_of(&messages, uids, |message| chosen.push(message))?;
-        quota::check(&to.begin()?, target, Held::of(&chosen))?;
+        quota::check(&to.peek()?, target, Held::of(&chosen))?;
         chosen.reverse();
         while let Some(message) = chosen.pop() {
             let account = self.account.clone();
             let content = message.content;
             let size = message.size;
-            let body = tokio::task::spawn_blocking(move || account.respool(content, size))
-                .await
-                .map_err(|_| StoreError::CutOff)??;
+            let body = off_thread(move || account.respool(content, size)).await??;
             let keywords = state.settings.keywords.clone();
             let names =
                 message.keywords.as_slice().iter().filter_map(|n| keywords.get(usize::from(*n)).cloned());
@@ -412,10 +453,11 @@ impl Mailbox {
         touch: Touch,
         mut change: impl FnMut(&mut Transaction<'_>, Vec<Message>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        let _guard = self.account.guard().await?;
         let mut from = uids.first().unwrap_or(u32::MAX);
         loop {
             let ticket = {
-                let mut t = self.account.begin()?;
+                let mut t = self.account.begin().await?;
                 let state = t.mailbox(self.cell.id).ok_or(StoreError::NoMailbox)?;
                 let messages = state.messages.clone().ok_or(StoreError::NoMailbox)?;
                 let slice = next_slice(&messages, uids, from)?;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use rookery_kv::engine::Space;
 use rookery_types::acl::{Acl, Identifier};
 use rookery_types::{
-    AccountId, ContentId, Epoch, InternalDate, Keyword, MailboxId, MailboxPath, ModSeq, NodeId, Rights,
-    SpecialUse, StoreId, SystemFlags, ThreadId, Uid, UidSet, UidValidity, UserName,
+    AccountId, ContentId, Epoch, InternalDate, JobId, Keyword, MailboxId, MailboxPath, ModSeq, NodeId,
+    Rights, SpecialUse, StoreId, SystemFlags, ThreadId, Uid, UidSet, UidValidity, UserName,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Kind {
 }
 
 /// Every kind of record that an account consists of.
-pub const KINDS: [Kind; 25] = [
+pub const KINDS: [Kind; 26] = [
     Kind { name: "account", space: Space::Account, derived: false },
     Kind { name: "subscription", space: Space::Account, derived: false },
     Kind { name: "subscription list", space: Space::Account, derived: true },
@@ -38,6 +38,7 @@ pub const KINDS: [Kind; 25] = [
     Kind { name: "outgoing move", space: Space::Account, derived: false },
     Kind { name: "incoming moves floor", space: Space::Account, derived: false },
     Kind { name: "incoming move", space: Space::Account, derived: false },
+    Kind { name: "operation", space: Space::Account, derived: false },
     Kind { name: "mailbox settings", space: Space::Mailbox, derived: false },
     Kind { name: "mailbox summary", space: Space::Mailbox, derived: true },
     Kind { name: "quota usage", space: Space::Mailbox, derived: true },
@@ -61,6 +62,40 @@ pub enum AccountState {
     Home,
     /// Deleted: what is left goes in the background.
     Deleted,
+    /// It comes here from the home that is named, and is not whole.
+    Receiving(Travel),
+    /// It has come here, whole as it was at the modseq that is named, and its home may release it.
+    Ready(Travel),
+    /// It has gone to the node that is named, for good: nothing of it changes here any more.
+    Released(Travel),
+    /// That node has said that it has all of it. What is left here goes after the retention.
+    Moved(Travel),
+}
+
+impl AccountState {
+    /// Where it goes, or comes from.
+    pub fn travel(self) -> Option<Travel> {
+        match self {
+            AccountState::Home | AccountState::Deleted => None,
+            AccountState::Receiving(travel)
+            | AccountState::Ready(travel)
+            | AccountState::Released(travel)
+            | AccountState::Moved(travel) => Some(travel),
+        }
+    }
+}
+
+/// An account on its way to another home.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Travel {
+    /// Which move.
+    pub job: JobId,
+    /// The other node: where it goes, or where it comes from.
+    pub peer: NodeId,
+    /// The epoch that it has at its new home.
+    pub epoch: Epoch,
+    /// The account's modseq when its old home stopped changing it; 0: it has not yet.
+    pub modseq: u64,
 }
 
 /// An account's own record.
@@ -96,35 +131,48 @@ pub struct AccountRecord {
 
 impl AccountRecord {
     pub(crate) fn encode(&self, id: AccountId) -> Bytes {
-        let mut e = Encoder::new(if self.limits.mailboxes.is_some() { 2 } else { 1 });
+        let travel = self.state.travel();
+        let layout = match (travel.is_some(), self.limits.mailboxes.is_some()) {
+            (true, _) => 3,
+            (false, true) => 2,
+            (false, false) => 1,
+        };
+        let mut e = Encoder::new(layout);
         e.u64(self.node.0).raw(&self.store.0).varint(self.epoch.0).varint(self.incarnation.into());
         e.u8(match self.state {
             AccountState::Home => 0,
             AccountState::Deleted => 1,
+            AccountState::Receiving(_) => 2,
+            AccountState::Ready(_) => 3,
+            AccountState::Released(_) => 4,
+            AccountState::Moved(_) => 5,
         });
         e.text(self.owner.as_ref().map_or("", UserName::as_str));
         e.varint(self.modseq.get()).varint(self.log_floor).varint(self.last_mailbox.into());
         e.varint(self.last_uid_validity.into()).varint(self.octets).varint(self.messages);
         encode_limits(&mut e, [self.limits.octets, self.limits.messages]);
-        if self.limits.mailboxes.is_some() {
+        if layout > 1 {
             encode_limits(&mut e, [self.limits.mailboxes]);
+        }
+        if let Some(travel) = travel {
+            e.u64(travel.job.0).u64(travel.peer.0).varint(travel.epoch.0).varint(travel.modseq);
         }
         seal(Space::Account, &keys::account_record(id), e)
     }
 
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<AccountRecord, Damaged> {
         open(Space::Account, key, value, |d| {
-            let layout = d.u8().filter(|layout| matches!(layout, 1 | 2))?;
-            Some(AccountRecord {
-                node: NodeId(d.u64()?),
-                store: StoreId(d.array()?),
-                epoch: Epoch(d.varint()?),
-                incarnation: d.varint32()?,
-                state: match d.u8()? {
-                    0 => AccountState::Home,
-                    1 => AccountState::Deleted,
-                    _ => return None,
-                },
+            let layout = d.u8().filter(|layout| matches!(layout, 1..=3))?;
+            let (node, store) = (NodeId(d.u64()?), StoreId(d.array()?));
+            let (epoch, incarnation) = (Epoch(d.varint()?), d.varint32()?);
+            let state = d.u8()?;
+            let mut record = AccountRecord {
+                node,
+                store,
+                epoch,
+                incarnation,
+                // It ends with what else there is to say of the state.
+                state: AccountState::Home,
                 owner: match d.text()? {
                     "" => None,
                     name => Some(UserName::parse(name, "").ok()?),
@@ -138,9 +186,30 @@ impl AccountRecord {
                 limits: Limits {
                     octets: d.varint()?.checked_sub(1),
                     messages: d.varint()?.checked_sub(1),
-                    mailboxes: if layout == 2 { d.varint()?.checked_sub(1) } else { None },
+                    mailboxes: if layout > 1 { d.varint()?.checked_sub(1) } else { None },
                 },
-            })
+            };
+            record.state = match (layout, state) {
+                (1 | 2, 0) => AccountState::Home,
+                (1 | 2, 1) => AccountState::Deleted,
+                (3, state) => {
+                    let travel = Travel {
+                        job: JobId(d.u64()?),
+                        peer: NodeId(d.u64()?),
+                        epoch: Epoch(d.varint()?),
+                        modseq: d.varint()?,
+                    };
+                    match state {
+                        2 => AccountState::Receiving(travel),
+                        3 => AccountState::Ready(travel),
+                        4 => AccountState::Released(travel),
+                        5 => AccountState::Moved(travel),
+                        _ => return None,
+                    }
+                }
+                _ => return None,
+            };
+            Some(record)
         })
     }
 }

@@ -12,12 +12,15 @@ use crate::leaf::Source;
 use crate::publish::Publisher;
 use crate::records::{AccountRecord, AccountState};
 use crate::sequencer::AccountCell;
+use crate::travel::Whereabouts;
 use crate::volume::{Purpose, RecordKind, Volumes};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rand::TryRngCore;
 use rookery_kv::engine::{Batch, Engine, EngineError, Space, prefix_end};
 use rookery_kv::files::FileLayer;
+use rookery_kv::off_thread;
 use rookery_types::{
     AccountId, Epoch, MailboxId, MailboxPath, ModSeq, NodeId, SpecialUse, StoreId, UserName,
 };
@@ -28,7 +31,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// The format this program writes. A store of a higher one is refused.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 /// The first format that has chunk summaries.
 pub(crate) const FORMAT_WITH_SUMMARIES: u32 = 2;
 /// How many octets come in between two looks at the disk, at most; the background work looks besides.
@@ -65,6 +68,8 @@ pub struct StoreOptions {
     /// The volume that is being filled is ended so that it can be packed when it has so many octets and the store is
     /// idle.
     pub pack_octets_min: u64,
+    /// The committer has no threads: nothing is written but by [`Store::commit_step`], from outside. For simulations.
+    pub by_steps: bool,
 }
 
 impl Default for StoreOptions {
@@ -82,6 +87,7 @@ impl Default for StoreOptions {
             reserve_octets: 256 << 20,
             compress: true,
             pack_octets_min: 1 << 20,
+            by_steps: false,
         }
     }
 }
@@ -219,7 +225,7 @@ pub(crate) fn now_unix() -> u32 {
 /// Random octets from the operating system.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], std::io::Error> {
     let mut octets = [0; N];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut octets)?;
+    rand::rngs::OsRng.try_fill_bytes(&mut octets).map_err(std::io::Error::other)?;
     Ok(octets)
 }
 
@@ -252,8 +258,12 @@ impl Store {
             Some(value) => crate::records::decode_server_annotations(&value)?,
             None => BTreeMap::new(),
         };
-        let committer =
-            Committer::start(engine.clone(), volumes.clone(), group, live).map_err(OpenError::Volumes)?;
+        let committer = match options.by_steps {
+            true => Committer::by_steps(engine.clone(), volumes.clone(), group, live),
+            false => {
+                Committer::start(engine.clone(), volumes.clone(), group, live).map_err(OpenError::Volumes)?
+            }
+        };
         let source = Source::new(engine.clone(), options.hot_octets_max / 2);
         let store = Store(Arc::new(Inner {
             options,
@@ -306,6 +316,17 @@ impl Store {
     /// The engine, for a check of a store that nobody uses.
     pub fn engine_for_check(&self) -> Arc<dyn Engine> {
         self.0.engine.clone()
+    }
+
+    /// Returns when a change waits for [`Store::commit_step`]. Never, if the committer has threads of its own.
+    pub async fn commit_waits(&self) {
+        self.0.committer.waits().await;
+    }
+
+    /// Writes one group of the changes that wait, in a store without threads ([`StoreOptions::by_steps`]): what the
+    /// committer's thread does in any other. Returns whether there was one.
+    pub fn commit_step(&self) -> bool {
+        self.0.committer.step()
     }
 
     /// Does the background work that is due, now.
@@ -424,13 +445,22 @@ impl Store {
         Ok(account)
     }
 
-    /// An account that is at home here.
+    /// An account that is at home here; `Moved` if another node serves it.
     pub async fn account(&self, id: AccountId) -> Result<Account, StoreError> {
         let account = self.find(id)?.ok_or(StoreError::NoAccount)?;
         match account.cell.record.load().state {
-            AccountState::Home => Ok(account),
             AccountState::Deleted => Err(StoreError::NoAccount),
+            // It is read here until its new home serves it.
+            _ if *account.cell.whereabouts.borrow() == Whereabouts::Here => Ok(account),
+            _ => Err(StoreError::Moved),
         }
+    }
+
+    /// An account's own record, as it is on disk. Reads the disk.
+    pub fn account_record(&self, id: AccountId) -> Result<Option<AccountRecord>, StoreError> {
+        let key = keys::account_record(id);
+        let Some(value) = self.engine().get(Space::Account, &key)? else { return Ok(None) };
+        AccountRecord::decode(&key, &value).map(Some).map_err(StoreError::Damaged)
     }
 
     fn find(&self, id: AccountId) -> Result<Option<Account>, StoreError> {
@@ -438,6 +468,12 @@ impl Store {
         let mut accounts = self.0.accounts.lock();
         if let Some(cell) = accounts.get(&id) {
             return Ok(Some(Account { store: self.clone(), cell: cell.clone(), viewer: None }));
+        }
+        match self.account_record(id)?.map(|record| record.state) {
+            None => return Ok(None),
+            Some(AccountState::Home | AccountState::Deleted | AccountState::Released(_)) => {}
+            // What is here of it is not whole.
+            Some(_) => return Err(StoreError::Moved),
         }
         let Some(cell) = AccountCell::load(&*self.0.engine, id)? else { return Ok(None) };
         if accounts.len() >= IDLE_ACCOUNTS_MAX {
@@ -535,7 +571,7 @@ impl Store {
                 inner.engine.settle();
             }
         };
-        if tokio::task::spawn_blocking(end).await.is_err() {
+        if off_thread(end).await.is_err() {
             tracing::error!("closing the store was cut off");
         }
     }
@@ -578,7 +614,8 @@ impl Store {
         }
     }
 
-    /// A crash may have left messages whose octets never reached the disk. They were never acknowledged or shown.
+    /// A crash may have left messages whose octets never reached the disk. They were never acknowledged or shown. Those
+    /// whose octets are there will be shown, so they are made as durable as if they had been acknowledged.
     fn drop_unwritten_tail(&self) -> Result<(), OpenError> {
         let Some(value) = self.engine().get(Space::Meta, keys::TAIL)? else { return Ok(()) };
         let tail = decode_tail(&value)?;
@@ -588,7 +625,7 @@ impl Store {
         let torn: BTreeSet<u32> = tail.iter().filter(is_missing).map(|entry| entry.batch).collect();
         let kept = tail.iter().filter(|entry| !torn.contains(&entry.batch));
         for number in kept.map(|entry| entry.locator.volume).collect::<BTreeSet<u32>>() {
-            let mended = self.volumes().mend_header(number);
+            let mended = self.volumes().settle(number);
             if mended.map_err(|error| OpenError::Store(Box::new(error.into())))? {
                 tracing::info!(volume = number, "the header of a volume was lost in an interrupted write");
             }

@@ -70,7 +70,7 @@ pub enum VolumeError {
 pub(crate) struct Volume {
     pub(crate) number: u32,
     file: Arc<dyn VolumeFile>,
-    /// The name is not yet durable.
+    /// Whether the name is durable is not known: it is new, or of an earlier run, which may have ended before it was.
     new: AtomicBool,
     /// What its header says; `None` while nobody has looked.
     purpose: Mutex<Option<Purpose>>,
@@ -79,8 +79,13 @@ pub(crate) struct Volume {
 
 impl Volume {
     fn new(number: u32, file: Arc<dyn VolumeFile>, purpose: Option<Purpose>) -> Volume {
-        let new = AtomicBool::new(purpose.is_some());
-        Volume { number, file, new, purpose: Mutex::new(purpose), dictionary: OnceLock::new() }
+        Volume {
+            number,
+            file,
+            new: AtomicBool::new(true),
+            purpose: Mutex::new(purpose),
+            dictionary: OnceLock::new(),
+        }
     }
 
     fn io(&self, source: io::Error) -> VolumeError {
@@ -269,16 +274,16 @@ impl Volumes {
         Ok(())
     }
 
-    /// Writes a volume's header again if it is damaged: a crash may have lost it while records behind it are there.
-    /// Says whether it was.
-    pub(crate) fn mend_header(&self, number: u32) -> Result<bool, VolumeError> {
-        if self.purpose(number)?.is_some() {
-            return Ok(false);
-        }
+    /// Makes durable what an earlier run has left in a volume: a killed process may have written it and not synced. A
+    /// header that a crash has lost while records behind it are there is written again; says whether it was.
+    pub(crate) fn settle(&self, number: u32) -> Result<bool, VolumeError> {
         let volume = self.volume(number)?;
-        self.write_file_header(&volume, Purpose::Arrivals)?;
+        let is_lost = self.purpose(number)?.is_none();
+        if is_lost {
+            self.write_file_header(&volume, Purpose::Arrivals)?;
+        }
         volume.sync(&*self.files)?;
-        Ok(true)
+        Ok(is_lost)
     }
 
     fn volume(&self, number: u32) -> Result<Arc<Volume>, VolumeError> {

@@ -72,6 +72,9 @@ pub(crate) enum Command {
     /// The directory of a cluster as a whole: status, export, import, move into etcd.
     #[command(subcommand)]
     Directory(DirectoryCommand),
+    /// Messages on their way to mailboxes of other nodes: list them, give a move up.
+    #[command(subcommand)]
+    Transit(TransitCommand),
     /// Make this server, which has no accounts and does not run, a node of a cluster.
     Join {
         /// What `rookery node token` has printed at the node with the directory.
@@ -252,6 +255,18 @@ pub(crate) enum NodeCommand {
         /// How long the token counts.
         #[arg(long, default_value_t = 24)]
         hours: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TransitCommand {
+    /// Moves out of this node's accounts that are under way: since when, and which node each waits for.
+    List(Json),
+    /// Have a move end without its messages going, unless they are there already: that is for the other node to say.
+    /// Until it has, the messages stay as they are.
+    GiveUp {
+        /// As `list` has it.
+        id: String,
     },
 }
 

@@ -8,7 +8,8 @@ use rookery_admin::socket::Client;
 use serde_json::{Value, json};
 
 use crate::cli::{
-    Acl, Alias, Domain, Group, Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits, User,
+    Acl, Alias, Domain, Group, Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits,
+    TransitCommand, User,
 };
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
@@ -191,6 +192,39 @@ pub(crate) async fn domain(config: &Config, command: Domain) -> Result<(), Failu
         Domain::Delete { name } => {
             call(config, "domain.delete", json!({"name": name})).await?;
             say(&format!("Deleted {name}."));
+        }
+    }
+    Ok(())
+}
+
+/// `rookery transit`.
+pub(crate) async fn transit(config: &Config, command: TransitCommand) -> Result<(), Failure> {
+    match command {
+        TransitCommand::List(json) => {
+            let (rows, _) = call(config, "transit.list", Value::Null).await?;
+            let columns = [
+                column("MOVE", "id"),
+                column("FROM", "from"),
+                column("MAILBOX", "mailbox"),
+                column("TO", "to"),
+                column("MAILBOX", "to_mailbox"),
+                column("MESSAGES", "messages"),
+                column("SECONDS", "age_s"),
+                column("WAITS FOR", "waits_for"),
+                column("GIVEN UP", "given_up"),
+                column("WHY", "why"),
+            ];
+            print_rows(json, &columns, rows);
+        }
+        TransitCommand::GiveUp { id } => {
+            let (_, done) = call(config, "transit.give-up", json!({"id": id})).await?;
+            say(match shown(&done, "outcome") {
+                "stayed" => "The messages stay where they were.",
+                "gone" => "The messages were there already; they have gone.",
+                _ => {
+                    "Given up. The other node has not answered yet: until it does, the messages stay as they are."
+                }
+            });
         }
     }
     Ok(())

@@ -20,7 +20,7 @@ use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Door, Drain, Gate, Handover, ServerTls, TlsFiles};
 use rookery_route::{
-    Fence, NoPeers, Peers, Publications, Registrar, RegistrarError, Router, Transit, TransitTimes,
+    Fence, NoPeers, Peers, Publications, Registrar, RegistrarError, Renames, Router, Transit, TransitTimes,
 };
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
@@ -55,6 +55,7 @@ pub(crate) struct Data {
     pub(crate) cluster: Option<Cluster>,
     pub(crate) router: Router,
     publications: Arc<Publications>,
+    renames: Renames,
     peers: Arc<dyn Peers>,
     transit: Transit,
     _lock: DataLock,
@@ -134,8 +135,10 @@ impl Data {
                 .map_err(|error| failed("the directory", &error))?,
         };
         settle_domain(&directory, config).await?;
-        let publications = Publications::start(store.clone(), Arc::new(directory.clone()), engine).await;
+        let publications =
+            Publications::start(store.clone(), Arc::new(directory.clone()), Arc::clone(&engine)).await;
         let publications = publications.map_err(|error| failed("the mailboxes that are shared", &error))?;
+        let renames = Renames::start(store.clone(), &directory, engine);
         let administrators = config.administrators();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
@@ -217,13 +220,24 @@ impl Data {
             node.administrators.clone(),
             TransitTimes::default(),
         );
-        Ok(Data { node, directory: copied, cluster, router, publications, peers, transit, _lock: lock })
+        Ok(Data {
+            node,
+            directory: copied,
+            cluster,
+            router,
+            publications,
+            renames,
+            peers,
+            transit,
+            _lock: lock,
+        })
     }
 
     /// Makes durable what is queued, and closes.
     pub(crate) async fn close(self) {
         self.transit.stop().await;
         self.publications.stop().await;
+        self.renames.stop().await;
         self.node.store.close().await;
     }
 }
@@ -415,6 +429,7 @@ pub(crate) async fn run(
     }
     let desk = Arc::new(Desk {
         node: Arc::clone(&node),
+        transit: data.transit.clone(),
         cluster: data.cluster.clone(),
         directory: data.directory.clone(),
         reload: reload.clone(),

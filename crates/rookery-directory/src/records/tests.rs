@@ -1,5 +1,6 @@
 use super::*;
 use crate::node::{Node, encode_node};
+use crate::renamed::Renamed;
 use proptest::prelude::*;
 
 fn any_entry() -> impl Strategy<Value = Entry> {
@@ -72,6 +73,8 @@ fn records(entry: &Entry) -> Vec<(Vec<u8>, Bytes)> {
         (PUBLISHED_KEY.to_vec(), encode_complete()),
     ];
     records.extend(empty);
+    let to = UserName::parse("jim", entry.name.domain()).unwrap();
+    records.push(Renamed { number: entry.id.get(), from: user, to }.record());
     records
 }
 

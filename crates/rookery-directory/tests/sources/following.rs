@@ -2,6 +2,7 @@
 
 use crate::world::{Between, Through, World, engine, node};
 use rookery_directory::check::check;
+use rookery_directory::renamed::renamed;
 use rookery_directory::{
     AccountState, AliasName, CopiedDirectory, Directory, DirectoryError, Entry, Following, Home, Position,
     Published, Verifier,
@@ -44,7 +45,7 @@ pub(crate) async fn following(
 pub(crate) fn records(engine: &Arc<dyn Engine>) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut records = BTreeMap::new();
     let mut visit = |key: &[u8], value: &[u8]| {
-        if !matches!(key.first(), Some(b'e' | b't' | b'w')) {
+        if !matches!(key.first(), Some(b'c' | b'e' | b't' | b'w')) {
             records.insert(key.to_vec(), value.to_vec());
         }
         true
@@ -217,6 +218,16 @@ pub(crate) async fn a_copy_that_was_cut_off_for_long_never_shows_less(world: &im
     assert_eq!(records(&one), records(&two));
     sound(&two);
     assert!(matches!(b.by_id(kept[0].id).await, Err(DirectoryError::NotFound(_))));
+    // Both know who has another name, whether they heard of it or read it.
+    let known = |engine: &Arc<dyn Engine>| -> BTreeSet<(String, String)> {
+        let found = renamed(&**engine, 100).unwrap();
+        assert!(found.windows(2).all(|two| two[0].number < two[1].number));
+        found.into_iter().map(|renamed| (renamed.from.to_string(), renamed.to.to_string())).collect()
+    };
+    let wanted = (0..10).map(|n| (format!("u{}@x.test", n + 10), format!("{}{n}@x.test", ["a", "z"][n % 2])));
+    let wanted: BTreeSet<_> = wanted.collect();
+    assert_eq!(known(&one), wanted);
+    assert_eq!(known(&two), wanted);
 }
 
 pub(crate) async fn a_copy_goes_on_from_where_it_was(world: &impl World) {

@@ -13,6 +13,7 @@
 //! between servers.
 
 use super::abroad::with_news;
+use super::operation::{self, Operation};
 use super::{Context, Outcome, catenate, copy, quota, select, send, transfer};
 use crate::answer::{Answer, Failure, blocking, no_permission};
 use crate::names::Found;
@@ -23,7 +24,9 @@ use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, R
 use rookery_codec::imap::server::{Bad, Decoded};
 use rookery_codec::imap::{Code, MessageSet, Response, WireName};
 use rookery_store::{Appended, Held, NewMessage, Spool, Spooled};
-use rookery_types::{Flag, InternalDate, Keyword, NodeId, Rights, SequenceSet, SystemFlags, Uid, UidSet};
+use rookery_types::{
+    Flag, InternalDate, Keyword, NodeId, OperationId, Rights, SequenceSet, SystemFlags, Uid, UidSet,
+};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Messages of more octets are finished on a thread that may block.
@@ -39,6 +42,7 @@ pub(crate) async fn append(
     first: AppendMessage,
 ) -> Outcome {
     let Context { wire, tag, .. } = context;
+    let operation = wire.operation.take();
     let (user, selected, abroad) = match state {
         State::Authenticated(user) => (user, None, None),
         State::Selected(user, selected) => (user, Some(&mut **selected), None),
@@ -74,7 +78,12 @@ pub(crate) async fn append(
             return Err(Answer::no(Code::Cannot, text).into());
         }
     }
-    let appended = Box::pin(append_here(wire, user, selected, replaced, mailbox, first)).await;
+    if let Some(Operation { id, again: true }) = operation {
+        wire.decoder.refuse_append();
+        return operation::settle(user, &mailbox, id).await;
+    }
+    let ids: Vec<OperationId> = operation.iter().map(|operation| operation.id).collect();
+    let appended = Box::pin(append_here(wire, user, selected, replaced, mailbox, first, &ids)).await;
     match abroad {
         Some(_) => with_news(user, wire, appended).await,
         None => appended,
@@ -108,7 +117,7 @@ impl Whither {
     }
 }
 
-/// The same in an account that is at home here.
+/// The same in an account that is at home here. `operations`: by which another node asks for it.
 async fn append_here(
     wire: &mut Wire,
     user: &mut User,
@@ -116,6 +125,7 @@ async fn append_here(
     replaced: Option<Replaced>,
     mailbox: WireName,
     first: AppendMessage,
+    operations: &[OperationId],
 ) -> Outcome {
     let prepared = match (replaced, selected.as_deref()) {
         (Some(_), None) => Err(Answer::bad("No mailbox is selected").into()),
@@ -165,7 +175,7 @@ async fn append_here(
         }
         (_, _, last) => {
             messages.extend(last);
-            let appended = found.account.append(found.id, messages).await?;
+            let appended = found.account.append_as(operations, found.id, messages).await?;
             quota::warn(wire, user, &found.account, found.address.path());
             Ok(Answer::ok_code(append_uid(appended), "APPEND completed"))
         }

@@ -30,9 +30,12 @@ pub(crate) async fn idle(
     user: &mut User,
     mut selected: Option<&mut Selected>,
     drain: &DrainGuard,
+    resumed: bool,
 ) -> Outcome {
     let mut changed = selected.as_ref().map(|selected| selected.mailbox.changed());
-    wire.put(&Response::Continue("idling".into()));
+    if !resumed {
+        wire.put(&Response::Continue("idling".into()));
+    }
     wire.decoder.expect_line(LINE_OCTETS_MAX);
     let _idling = Idling::new();
     let services = user.services.clone();
@@ -54,6 +57,9 @@ pub(crate) async fn idle(
         wire.flush().await?;
         if wire.leaving {
             return Ok(ending());
+        }
+        if wire.suspended && !wire.connection.is_deflated() {
+            return Err(Failure::Moved);
         }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
         let User { slot, notify, guests, .. } = &mut *user;
@@ -135,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_future_that_waits_is_small() {
-        let octets = octets_of(|wire, user, selected, drain| idle(wire, user, selected, drain));
+        let octets = octets_of(|wire, user, selected, drain| idle(wire, user, selected, drain, false));
         assert!(octets < 2048, "{octets}");
         assert!(std::mem::size_of::<User>() + std::mem::size_of::<Selected>() < 1024);
     }

@@ -7,18 +7,24 @@ use crate::command::select;
 use crate::measure;
 use crate::services::Services;
 use crate::session::State;
-use crate::wire::Wire;
-use bytes::BytesMut;
-use rookery_codec::imap::server::Limits;
+use crate::value::SessionValue;
+use crate::wire::{LINE_OCTETS_MAX, Wire};
+use bytes::{Bytes, BytesMut};
+use rookery_codec::imap::server::{Decoder, Limits};
 use rookery_codec::imap::{Code, Response, Tag};
 use rookery_net::{ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
-use rookery_route::{PipeService, Relayed, SessionHead};
+use rookery_route::{HandOver, Opening, PipeService, Relayed, Reopening, SessionHead};
+use rookery_types::{Epoch, NodeId};
 use std::sync::Arc;
 
 /// Runs the session of a user who has logged in at another node, which holds the client's socket.
 pub async fn serve_pipe(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Services>, drain: DrainGuard) {
     let (driver, head) = piped(pipe, head, services, drain);
-    driver.run(Begin::LoggedIn(head)).await;
+    let begin = match head.value_octets {
+        None => Begin::LoggedIn(head),
+        Some(_) => Begin::Resumed(head),
+    };
+    driver.run(begin).await;
 }
 
 /// Runs a guest of a session at another node, which may act for the user.
@@ -142,7 +148,23 @@ impl Driver {
         self.wire.flush().await?;
         let arrived = self.wire.decoder.take_input();
         let client = self.wire.connection.stream_mut();
-        match rookery_route::relay(client, arrived, pipe, &self.drain).await {
+        let reopening = Reopening { peers: &*self.services.peers, service: PipeService::Imap, head: &head };
+        match rookery_route::relay(client, arrived, pipe, &self.drain, reopening).await {
+            Relayed::NeverBegan(error) => {
+                tracing::warn!(%error, "a user's home is not reached");
+                if let Some(refusal) = self.nobodys_again() {
+                    return Ok(refusal);
+                }
+                let timing = Timing::start(&measure::NAMES, away.verb, tag.as_str());
+                self.answered(tag, timing, true, Err(not_reached().into())).await
+            }
+            relayed => self.left(relayed),
+        }
+    }
+
+    /// The session at the other node is over.
+    fn left(&mut self, relayed: Relayed) -> Result<Next, Failure> {
+        match relayed {
             Relayed::Ended => {
                 self.counts.end("logout");
                 Ok(Next::Left)
@@ -151,19 +173,11 @@ impl Driver {
                 self.counts.end("client gone");
                 Ok(Next::Left)
             }
-            Relayed::Lost(error) => {
+            Relayed::Lost(error) | Relayed::NeverBegan(error) => {
                 tracing::info!(%error, "a session's home is lost");
                 self.counts.end("home lost");
                 self.wire.put(&bye(Some(Code::Unavailable), "Your mailboxes cannot be reached any more"));
                 Ok(Next::Left)
-            }
-            Relayed::NeverBegan(error) => {
-                tracing::warn!(%error, "a user's home is not reached");
-                if let Some(refusal) = self.nobodys_again() {
-                    return Ok(refusal);
-                }
-                let timing = Timing::start(&measure::NAMES, away.verb, tag.as_str());
-                self.answered(tag, timing, true, Err(not_reached().into())).await
             }
             Relayed::Unauthenticated(rest) => {
                 if let Some(refusal) = self.nobodys_again() {
@@ -174,6 +188,89 @@ impl Driver {
             }
         }
     }
+
+    /// Gives the session to another node, by way of the edge; or becomes its edge, if the client is connected here.
+    /// `idle`: the tag of an IDLE under way.
+    pub(super) async fn hand_over(&mut self, idle: Option<Tag>) -> Result<Next, Failure> {
+        let whither = (self.services.store.node(), Epoch(0));
+        let mut value = match self.state.value().await {
+            Ok(value) => value,
+            Err(Failure::Refused(answer)) => return Ok(self.farewell(*answer)),
+            Err(failure) => return Err(failure),
+        };
+        value.idle = idle.map(|tag| tag.as_str().to_owned());
+        value.bad_in_a_row = self.bad_in_a_row;
+        let value = value.encode();
+        self.wire.flush().await?;
+        let rest = self.wire.decoder.take_input().freeze();
+        let Some(user) = self.state.user().map(|user| user.name.clone()) else { return Ok(Next::Close) };
+        // Nothing of it stays here, its place among the account's sessions included.
+        self.state = State::NotAuthenticated;
+        let limits = limits(&self.services, true);
+        self.wire.decoder = Decoder::new(limits);
+        if let Some(pipe) = self.wire.connection.pipe() {
+            give(pipe, whither, value, rest).await.map_err(IoError::Lost)?;
+            self.counts.end("moved");
+            return Ok(Next::Left);
+        }
+        let (near, mut far) = rookery_net::pipe::in_memory(OWN_PIPE_OCTETS);
+        tokio::spawn(async move {
+            if let Err(error) = give(&mut far, whither, value, rest).await {
+                tracing::debug!(%error, "a session is not taken from here");
+            }
+        });
+        let head = SessionHead::new(&user, self.wire.trace, self.wire.connection.stream(), "", "");
+        let reopening = Reopening { peers: &*self.services.peers, service: PipeService::Imap, head: &head };
+        let client = self.wire.connection.stream_mut();
+        let relayed =
+            rookery_route::relay(client, BytesMut::new(), Box::new(near), &self.drain, reopening).await;
+        self.left(relayed)
+    }
+
+    /// Goes on with a session that was at another node; the tag of its IDLE, if that is under way.
+    pub(super) async fn take_over(&mut self, head: SessionHead) -> Result<Option<Tag>, Failure> {
+        let user = head.user().map_err(|_| not_reached())?;
+        let lost = || IoError::Lost(std::io::ErrorKind::NotConnected.into());
+        let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+        let value = rookery_route::take_value(pipe, head.value_octets.unwrap_or_default()).await;
+        let value = SessionValue::decode(&value.map_err(IoError::Lost)?).map_err(|error| {
+            tracing::error!(%error, "a session is handed over that makes no sense");
+            not_reached()
+        })?;
+        let user = match authenticate::enter(&self.services, user).await? {
+            Entered::Here(user) => user,
+            Entered::Away { home, .. } => {
+                let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+                Opening::Elsewhere(home, Epoch(0)).say(pipe).await.map_err(IoError::Lost)?;
+                return Err(not_reached().into());
+            }
+        };
+        self.bad_in_a_row = value.bad_in_a_row;
+        let idle = value.idle.as_ref().and_then(|tag| Tag::new(tag.as_bytes()));
+        self.state = State::resumed(user, value).await?;
+        self.logged_in();
+        if idle.is_some() {
+            self.wire.decoder.expect_line(LINE_OCTETS_MAX);
+        }
+        let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+        Opening::Resumed.say(pipe).await.map_err(IoError::Lost)?;
+        Ok(idle)
+    }
+}
+
+/// Octets on their way between the two halves of a session within one node.
+const OWN_PIPE_OCTETS: usize = 64 << 10;
+
+/// The home's side of a session that goes on at another.
+async fn give(
+    pipe: &mut dyn Pipe,
+    whither: (NodeId, Epoch),
+    value: Bytes,
+    rest: Bytes,
+) -> std::io::Result<()> {
+    let mut over = HandOver::begin(pipe, whither, value).await?;
+    over.pass(rest).await?;
+    over.end().await
 }
 
 fn not_reached() -> Answer {

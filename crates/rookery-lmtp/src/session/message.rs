@@ -120,8 +120,8 @@ impl<B: Backing> Session<B> {
         let mut arriving = Arriving { incoming, forwards: Vec::new(), parcel };
         let head = PipeHead { trace: self.id.get() };
         for (node, addressees) in homes(recipients) {
-            let forward =
-                Forward::begin(&*services.peers, head.encode(), node, addressees, &arriving.parcel).await;
+            let peers = Arc::clone(&services.peers);
+            let forward = Forward::begin(peers, head.encode(), node, addressees, &arriving.parcel).await;
             arriving.forwards.push(forward);
         }
         arriving.incoming.put_on_top(trace.as_bytes());

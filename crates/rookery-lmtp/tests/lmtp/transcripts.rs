@@ -15,7 +15,7 @@ use rookery_lmtp::{
 };
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Peer, ServerTls, Stream};
 use rookery_route::{NoPeers, PeerError, Peers, PipeService, Reaching};
-use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, NodeId, UserName};
+use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, NodeId, OperationId, UserName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 pub(crate) const INBOX: u32 = 1;
@@ -29,6 +29,8 @@ pub(crate) struct Memory {
     stored: Mutex<HashMap<MailboxId, Vec<Vec<u8>>>>,
     /// Mailbox, sender and Message-ID of what is not to be stored again.
     once: Mutex<HashSet<(MailboxId, String, String)>>,
+    /// Deliveries that had ids, and whether they were made.
+    operations: Mutex<HashMap<(AccountId, OperationId), bool>>,
     /// Who is at home at another node, and where; with an empty name all.
     elsewhere: Vec<(&'static str, NodeId)>,
 }
@@ -112,6 +114,7 @@ impl Backing for Memory {
         message: Arc<Vec<u8>>,
         _date: InternalDate,
         once: Option<&Once>,
+        operations: &[OperationId],
     ) -> Result<Delivered, DeliverError> {
         tokio::task::yield_now().await;
         if Some(mailbox.account) == account("full") {
@@ -127,8 +130,16 @@ impl Backing for Memory {
         {
             return Ok(Delivered::Before);
         }
+        for id in operations {
+            let before = self.operations.lock().unwrap().insert((mailbox.account, *id), true);
+            assert_eq!(before, None, "nothing is asked for twice, and what was given up does not come");
+        }
         self.stored.lock().unwrap().entry(mailbox).or_default().push(message.to_vec());
         Ok(Delivered::Stored)
+    }
+
+    async fn settle(&self, account: AccountId, operation: OperationId) -> Result<bool, DeliverError> {
+        Ok(*self.operations.lock().unwrap().entry((account, operation)).or_insert(false))
     }
 }
 

@@ -5,6 +5,7 @@ use super::{Inner, Known, Transit, Trouble};
 use crate::Authority;
 use crate::framed::{END, JSON_OCTETS_MAX};
 use rookery_directory::{AccountState, Entry};
+use rookery_kv::off_thread;
 use rookery_net::{DrainGuard, Pipe};
 use rookery_store::{Account, Arrival, NewMessage, Refusal, Spooled, StoreError, TransitId};
 use rookery_types::acl::Asker;
@@ -107,8 +108,7 @@ impl Inner {
         }
         Ok(match spool {
             Ok(spool) if item.octets > FINISH_INLINE_OCTETS => {
-                let finished = tokio::task::spawn_blocking(|| spool.finish()).await;
-                finished.unwrap_or(Err(StoreError::CutOff))
+                off_thread(|| spool.finish()).await.map_err(StoreError::from).flatten()
             }
             Ok(spool) => spool.finish(),
             Err(error) => Err(error),

@@ -97,6 +97,10 @@ pub(super) fn account(repair: &mut Repair<'_>, index: &mut Index, case: Case) ->
         }
         return repair.flush();
     }
+    if seen.is_coming() {
+        // What differs from its home is sent again.
+        return repair.flush();
+    }
     let record = mended_record(repair, &seen, &case);
     seen.record = Some(record.clone());
     let modseq = record.modseq.next().ok_or(CheckError::Exhausted("modseqs"))?;

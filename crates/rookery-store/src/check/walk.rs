@@ -3,6 +3,7 @@
 use crate::deliveries::Deliveries;
 use crate::encoding::Damaged;
 use crate::keys;
+use crate::operations::Operation;
 use crate::records::{self, AccountRecord, ContentRecord, Facts, LogEntry, Settings, Summary};
 use crate::seen::{Block, Head};
 use crate::store::{decode_group, decode_live};
@@ -39,6 +40,7 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
         (Space::Account, Some(7), 17) => Some("outgoing move"),
         (Space::Account, Some(8), 17) => keys::transit_source(key).map(|_| "incoming moves floor"),
         (Space::Account, Some(8), 25) => keys::transit_source(key).map(|_| "incoming move"),
+        (Space::Account, Some(9), 29) => Some("operation"),
         (Space::Mailbox, _, 13) => match key.last() {
             Some(0) => Some("mailbox settings"),
             Some(1) => Some("mailbox summary"),
@@ -101,6 +103,7 @@ fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
         "outgoing move" => Transit::decode(key, value).map(drop),
         "incoming moves floor" => decode_floor(key, value).map(drop),
         "incoming move" => Verdict::decode(key, value).map(drop),
+        "operation" => Operation::decode(key, value).map(drop),
         "move pointer" => decode_pointer(key, value).map(drop),
         "deliveries" => Deliveries::decode(key, value).map(drop),
         "account" => AccountRecord::decode(key, value).map(drop),

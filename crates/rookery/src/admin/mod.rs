@@ -11,6 +11,7 @@ mod places;
 mod quota;
 mod restore;
 mod rights;
+mod transit;
 mod undelete;
 mod users;
 
@@ -51,6 +52,7 @@ pub(crate) struct Desk {
     pub(crate) cluster: Option<Cluster>,
     /// Lets clients in, or not.
     pub(crate) doorkeeper: Arc<Doorkeeper>,
+    pub(crate) transit: rookery_route::Transit,
     /// The same as `node.directory`, for what only its own kind can do.
     pub(crate) directory: rookery_directory::CopiedDirectory,
     /// One import or check at a time.
@@ -75,7 +77,7 @@ pub(crate) async fn answer_here(
     let Request { verb, args, .. } = request;
     let node = &desk.node;
     match verb.as_str() {
-        "status" => status(node).await,
+        "status" => status(node, &desk.transit).await,
         "reload" => {
             desk.reload.run().map(|text| json!({"text": text})).map_err(|error| Failed::new("failed", error))
         }
@@ -124,6 +126,8 @@ pub(crate) async fn answer_here(
         }
         "node.accept" => cluster::accept(desk.cluster.as_ref()),
         "node.token" => cluster::token(desk.cluster.as_ref(), parse(args)?),
+        "transit.list" => transit::list(node, &desk.transit, &replies).await,
+        "transit.give-up" => transit::give_up(&desk.transit, parse(args)?).await,
         "directory.status" => directory::status(node, desk.cluster.as_ref(), &desk.directory).await,
         "directory.export" => directory::export(&desk.directory, &replies).await,
         "directory.import" => {
@@ -184,7 +188,8 @@ fn parse<T: DeserializeOwned>(args: Value) -> Result<T, Failed> {
     serde_json::from_value(args).map_err(|error| Failed::new("usage", error.to_string()))
 }
 
-async fn status(node: &Node) -> Result<Value, Failed> {
+async fn status(node: &Node, transit: &rookery_route::Transit) -> Result<Value, Failed> {
+    let (moves, oldest) = transit.under_way();
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
@@ -194,6 +199,8 @@ async fn status(node: &Node) -> Result<Value, Failed> {
         "data_dir": node.config.data_dir.display().to_string(),
         "store": node.store.store_id().to_string(),
         "read_only": node.store.read_only_because(),
+        "moves_pending": moves,
+        "moves_oldest_s": oldest.and_then(transit::age),
     }))
 }
 
