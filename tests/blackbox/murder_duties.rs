@@ -159,3 +159,91 @@ fn the_first_node_is_told_like_any_and_a_node_that_is_away_obeys_later() -> Resu
     two.login("ann")?.ok("NOOP")?;
     murder.stop()
 }
+
+#[test]
+fn a_node_takes_no_new_accounts_and_holds_none_when_it_is_told_so() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("n1.example", ""), ("n2.example", "serve,hold"), ("fe1.example", "serve")])?;
+    let [one, two, front] = &murder.nodes[..] else { bail!("three nodes were started") };
+    two.add_user("joe")?;
+    done(front, "node hold cordon --node n2.example")?;
+    two.add_user("ann")?;
+    until("the accounts are not counted", || {
+        Ok(json(front, "node show --node n2.example")?["accounts"].is_u64())
+    })?;
+    refused(front, "node hold off --node n2.example", "1 account is at home at n2.example")?;
+    refused(one, "node hold drain --node n2.example", "cannot be moved")?;
+    refused(one, "node hold on --node fe1.example", "certificate")?;
+    // With nobody left who takes them.
+    done(front, "node hold cordon --node n1.example")?;
+    let added = two.cli(&["user", "add", "eve", "--password-stdin"], b"secret")?;
+    ensure!(!added.status.success() && added.text().contains("takes new accounts"), "{}", added.text());
+    done(one, "node hold on --node n2.example")?;
+    one.add_user("eve")?;
+    ensure!(json(two, "mailbox list eve")?.is_array());
+    done(one, "user delete joe --yes")?;
+    done(one, "user delete eve --yes")?;
+    done(one, "node hold on --node n1.example")?;
+    done(one, "node hold off --node n2.example")?;
+    two.add_user("eve")?;
+    done(two, "mailbox create eve Made")?;
+    ensure!(listed(one, "n2.example")?["hold"] == "off");
+    let mut eve = two.login("eve")?;
+    eve.append_ok("Made", "()", MESSAGE)?;
+    murder.stop()
+}
+
+#[test]
+fn accounts_are_looked_after_at_any_node() -> Result<()> {
+    let mut murder =
+        Murder::start(&[("n1.example", ""), ("n2.example", "serve,hold"), ("be3.example", "hold")])?;
+    let [one, two, third] = &murder.nodes[..] else { bail!("three nodes were started") };
+    two.add_user("joe")?;
+    let mut joe = one.login("joe")?;
+    let large = [MESSAGE, &b"0123456789abcdef\r\n".repeat(60_000)[..]].concat();
+    joe.append_ok("INBOX", "(\\Flagged)", MESSAGE)?;
+    joe.append_ok("INBOX", "()", &large)?;
+    done(one, "mailbox create joe Work/now")?;
+    done(one, "mailbox rename joe Work/now Work/then")?;
+    done(one, "mailbox create joe Old")?;
+    done(one, "mailbox delete joe Old --yes")?;
+    let found = json(one, "mailbox list joe")?;
+    let names: Vec<&str> =
+        found.as_array().into_iter().flatten().filter_map(|row| row["name"].as_str()).collect();
+    ensure!(names.contains(&"Work/then") && !names.contains(&"Old"), "{names:?}");
+    ensure!(json(one, "mailbox info joe INBOX")?["messages"] == 2);
+    done(one, "acl set user/joe/Work/then anyone lr")?;
+    ensure!(json(one, "acl show user/joe/Work/then")?.to_string().contains("anyone"));
+    done(one, "quota set user/joe --messages 100")?;
+    ensure!(json(one, "quota show user/joe")?[0]["messages_max"] == 100);
+    ensure!(joe.ok("GETQUOTAROOT INBOX")?.lines().iter().any(|line| line.contains("MESSAGE 2 100")));
+    let checked = json(one, "check --user joe")?;
+    ensure!(checked["sums"]["messages"] == 2 && checked["sums"]["accounts"] == 1, "{checked}");
+    ensure!(done(one, "undelete mailbox joe Old")?.contains("Brought back"));
+    refused(one, "mailbox info joe Nowhere", "there is no mailbox Nowhere")?;
+    // What is exported there is the same as what is exported at its home.
+    for (node, folder) in [(one, "far"), (two, "near")] {
+        let into = one.root().join(folder).display().to_string();
+        let told = done(node, &format!("export {into} --user joe"))?;
+        ensure!(told.contains("2 messages") && told.contains("2 of them"), "{told}");
+    }
+    let (far, near) = (one.root().join("far"), one.root().join("near"));
+    rookery_tests::command::ok(
+        "diff",
+        &["-r", &far.display().to_string(), &near.display().to_string()],
+        b"",
+    )?;
+    joe.append_ok("Work/then", "()", b"From: b@example.net\r\n\r\nnew\r\n")?;
+    let told = done(one, &format!("export {} --user joe", far.display()))?;
+    ensure!(told.contains("3 messages") && told.contains("1 of them"), "{told}");
+    // Whoever may not take clients reaches nobody else's accounts.
+    third.add_user("kim")?;
+    done(third, "mailbox list kim")?;
+    refused(third, "mailbox list joe", "n2.example")?;
+    ensure!(json(one, "mailbox list kim")?.is_array());
+    // A home that is away is said to be.
+    murder.node_mut(1)?.stop()?;
+    refused(murder.node(0)?, "mailbox list joe", "n2.example is not reached")?;
+    murder.node_mut(1)?.launch()?;
+    murder.stop()
+}

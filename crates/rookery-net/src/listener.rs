@@ -169,14 +169,14 @@ impl Listener {
     pub fn pause(&self) -> io::Result<bool> {
         match &self.socket {
             Bound::Tcp(tcp) => {
-                // The kernel takes a listening socket out of listening by this, and leaves it bound, unless it has
-                // chosen the port itself.
-                match socket2::SockRef::from(tcp).shutdown(std::net::Shutdown::Read) {
-                    Ok(()) => Ok(true),
-                    // It does not listen.
-                    Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(true),
-                    Err(error) => Err(error),
+                let socket = socket2::SockRef::from(tcp);
+                // Whoever came by a socket that was shut down while it did not listen would read nothing.
+                if socket.is_listener()? {
+                    // The kernel takes it out of listening by this, and leaves it bound, unless it has chosen the port
+                    // itself.
+                    socket.shutdown(std::net::Shutdown::Read)?;
                 }
+                Ok(true)
             }
             Bound::Unix { .. } => Ok(false),
         }

@@ -38,6 +38,8 @@ const NAMED_MAX: usize = 1000;
 pub(crate) struct Doorkeeper {
     door: Door,
     now: Mutex<(Duty, Option<AbortHandle>)>,
+    /// Held from where the directory is read or changed to where that is obeyed, so that nothing old is.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Doorkeeper {
@@ -47,7 +49,7 @@ impl Doorkeeper {
             tracing::info!(serve = duty.word(), "this node takes no clients");
             door.shut();
         }
-        Arc::new(Doorkeeper { door, now: Mutex::new((duty, None)) })
+        Arc::new(Doorkeeper { door, now: Mutex::new((duty, None)), turn: Default::default() })
     }
 
     pub(crate) fn door(&self) -> &Door {
@@ -55,19 +57,22 @@ impl Doorkeeper {
     }
 
     /// What the node does.
-    pub(crate) fn duty(&self) -> Duty {
+    pub(super) fn duty(&self) -> Duty {
         self.now.lock().0
     }
 
-    /// Does what the directory says, unless that is done.
-    pub(crate) fn follow(&self, duty: Duty) {
-        if self.duty() != duty {
-            self.turn_to(duty, WITHIN);
+    /// Does what the directory says of a node, unless that is done.
+    pub(crate) async fn follow(&self, directory: &dyn Directory, id: NodeId) -> Result<(), DirectoryError> {
+        let _turn = self.turn.lock().await;
+        let known = directory.nodes().await?.into_iter().find(|node| node.id == id);
+        if let Some(node) = known.filter(|node| node.serve != self.duty()) {
+            self.turn_to(node.serve, WITHIN);
         }
+        Ok(())
     }
 
     /// Does another duty from here on. Sends clients away in this time.
-    pub(crate) fn turn_to(&self, duty: Duty, within: Duration) {
+    pub(super) fn turn_to(&self, duty: Duty, within: Duration) {
         let mut now = self.now.lock();
         if let Some(before) = now.1.take() {
             before.abort();
@@ -173,11 +178,13 @@ pub(crate) async fn edit(
         Some(Duty::Cordon) | None => {}
     }
     let edit = NodeEdit { serve, hold, tags };
+    let turn = doorkeeper.turn.lock().await;
     let node = directory.edit_node(node.id, edit).await.map_err(failed)?;
     tracing::info!(node = %node.name, serve = node.serve.word(), hold = node.hold.word(), "duties set");
     let mut left = 0;
     if let (Some(serve), true) = (serve, is_here) {
         doorkeeper.turn_to(serve, within);
+        drop(turn);
         if matches!(serve, Duty::Drain | Duty::Off) {
             left = doorkeeper.emptied(serve, replies).await;
         }

@@ -325,25 +325,20 @@ impl Cluster {
     }
 
     /// Obeys what the directory says of this node and of those that were removed.
-    async fn obey(&self, parts: &ServedParts, known: Option<&Node>) {
-        if let Some(known) = known {
-            parts.doorkeeper.follow(known.serve);
-        }
-        let removed = match parts.directory.removed_nodes().await {
-            Ok(removed) => removed.into_iter().map(|node| node.id).collect::<BTreeSet<_>>(),
-            Err(error) => {
-                tracing::warn!(%error, "the nodes of the cluster cannot be read");
-                return;
-            }
-        };
-        if removed.contains(&self.links.identity().node) && parts.doorkeeper.duty() != Duty::Off {
+    async fn obey(&self, parts: &ServedParts) -> Result<(), DirectoryError> {
+        let here = self.links.identity().node;
+        parts.doorkeeper.follow(&parts.directory, here).await?;
+        let removed = parts.directory.removed_nodes().await?;
+        let removed: BTreeSet<NodeId> = removed.into_iter().map(|node| node.id).collect();
+        if removed.contains(&here) && self.fence.why().is_none() {
             tracing::error!("this node was removed from the cluster, and holds and serves nothing");
             self.fence.close("this node was removed from the cluster");
-            parts.doorkeeper.follow(Duty::Off);
+            parts.doorkeeper.turn_to(Duty::Off, Duration::ZERO);
         }
         if *self.removed.read() != removed {
             *self.removed.write() = removed;
         }
+        Ok(())
     }
 
     /// Tells the directory of this node, and the links of the others, again and again.
@@ -356,7 +351,9 @@ impl Cluster {
             match parts.directory.nodes().await {
                 Ok(nodes) => {
                     let known = nodes.iter().find(|node| node.id == self.links.identity().node);
-                    self.obey(parts, known).await;
+                    if let Err(error) = self.obey(parts).await {
+                        tracing::warn!(%error, "the nodes of the cluster cannot be read");
+                    }
                     counted.renew(self, parts).await;
                     let node = self.myself(parts, known, &counted);
                     // What the directory knows is compared first, and stays if this node is not that one.
