@@ -9,26 +9,22 @@ use crate::alias::{self, Alias, AliasName, alias_key, encode_alias};
 use crate::copy::scan_primary;
 use crate::encoding::Damaged;
 use crate::entry::{AccountState, Domain, Entry, Group, Home};
-use crate::node::{Duty, Node, NodeEdit, decode_node, encode_node};
-use crate::placement::{Placement, encode_placement, placement_key};
 use crate::published::{Published, decode_published, published_key, published_prefix};
 use crate::records::{
     self, POSITION_KEY, STATE_KEY, State, account_key, decode_account, decode_domain, decode_group,
     decode_member, decode_name_of_id, decode_position, decode_state, domain_key, domain_prefix,
     encode_account, encode_domain, encode_empty, encode_group, encode_state, group_key, group_name,
-    groups_prefix, id_key, member_key, members_prefix, memberships_prefix, node_key,
+    groups_prefix, id_key, member_key, members_prefix, memberships_prefix,
 };
 use crate::source::{Condition, ConditionalBatch, Position, Write};
 use bytes::Bytes;
 use rookery_kv::{EngineError, Read, Space, prefix_end};
-use rookery_types::{AccountId, AccountName, Epoch, MailboxId, NodeId, UserName};
+use rookery_types::{AccountId, AccountName, Epoch, MailboxId, UserName};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Nodes at most: [`crate::Directory::nodes`] answers with all.
-const NODES_MAX: usize = crate::PAGE_MAX;
 /// Records that one step of a change in many steps writes, or a little more. A source takes them in one batch.
 const STEP_MAX: usize = 40;
 /// Ids taken at a time.
@@ -103,7 +99,7 @@ pub(crate) fn by_id(read: &dyn Read, id: AccountId) -> Result<Entry, DirectoryEr
 }
 
 /// A domain's name as it is kept.
-fn domain_name(text: &str) -> Result<Box<str>, DirectoryError> {
+pub(crate) fn domain_name(text: &str) -> Result<Box<str>, DirectoryError> {
     match UserName::parse("x", text) {
         Ok(user) if !text.contains('@') => Ok(user.domain().into()),
         _ => Err(DirectoryError::Refused("this cannot be the name of a domain")),
@@ -185,7 +181,7 @@ impl<'a> Change<'a> {
         self.writes.insert(key, Some(value));
     }
 
-    fn delete(&mut self, key: Vec<u8>) {
+    pub(crate) fn delete(&mut self, key: Vec<u8>) {
         self.writes.insert(key, None);
     }
 
@@ -352,7 +348,7 @@ impl<'a> Change<'a> {
     }
 
     /// Up to so many keys with a prefix.
-    fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Vec<u8>>, DirectoryError> {
+    pub(crate) fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Vec<u8>>, DirectoryError> {
         let mut keys = Vec::new();
         let end = prefix_end(prefix);
         let scanned = self.read.scan(Space::Directory, prefix, end.as_deref(), false, &mut |key, _| {
@@ -604,90 +600,6 @@ impl<'a> Change<'a> {
                 }
                 None => self.delete(key),
             }
-        }
-        Ok(())
-    }
-
-    /// What a node says of itself. What was decided of it stays.
-    pub(crate) fn put_node(&mut self, node: &Node) -> Result<(), DirectoryError> {
-        let key = node_key(node.id);
-        let mut node = node.clone();
-        match get(&self.read, &key)? {
-            Some(value) => {
-                let known = decode_node(&key, &value)?;
-                if known.removed {
-                    return Err(DirectoryError::Refused("the node was removed from the cluster"));
-                }
-                node.decided_by(&known);
-            }
-            None if self.keys(&[records::NODE], NODES_MAX)?.len() >= NODES_MAX => {
-                return Err(DirectoryError::Refused("there are too many nodes"));
-            }
-            None => {}
-        }
-        self.put_decided(&node)
-    }
-
-    fn put_decided(&mut self, node: &Node) -> Result<(), DirectoryError> {
-        node.check()?;
-        let key = node_key(node.id);
-        let value = encode_node(&key, node);
-        self.put_record(key, value);
-        Ok(())
-    }
-
-    /// A node that is part of the cluster.
-    fn node(&self, id: NodeId) -> Result<Node, DirectoryError> {
-        let key = node_key(id);
-        let known = get(&self.read, &key)?.map(|value| decode_node(&key, &value)).transpose()?;
-        known.filter(|node| !node.removed).ok_or_else(|| DirectoryError::NotFound(format!("node {id}")))
-    }
-
-    /// What an operator decides of a node.
-    pub(crate) fn edit_node(&mut self, id: NodeId, edit: &NodeEdit) -> Result<Node, DirectoryError> {
-        let node = self.node(id)?.edited(edit);
-        self.put_decided(&node)?;
-        Ok(node)
-    }
-
-    /// Its record stays, so that the node does not come back by itself.
-    pub(crate) fn remove_node(&mut self, id: NodeId) -> Result<(), DirectoryError> {
-        let edit = NodeEdit { serve: Some(Duty::Off), hold: Some(Duty::Off), tags: Some(Vec::new()) };
-        let node = Node { removed: true, address: "".into(), ..self.node(id)?.edited(&edit) };
-        self.put_decided(&node)
-    }
-
-    /// Refuses new accounts at a node that takes none. Of a server that is alone the directory knows nothing.
-    fn need_holding(&self, id: NodeId) -> Result<(), DirectoryError> {
-        let key = node_key(id);
-        match get(&self.read, &key)?.map(|value| decode_node(&key, &value)).transpose()? {
-            Some(node) if node.removed || node.hold != Duty::On => {
-                Err(DirectoryError::Refused("the node takes no new accounts"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Says where new accounts of a domain are placed, or no longer.
-    pub(crate) fn put_placement(
-        &mut self,
-        domain: &str,
-        placement: Option<&Placement>,
-    ) -> Result<(), DirectoryError> {
-        if !domain.is_empty() && &*domain_name(domain)? != domain {
-            return Err(DirectoryError::Refused("this cannot be the name of a domain"));
-        }
-        let key = placement_key(domain);
-        match placement {
-            Some(placement) => {
-                placement.check()?;
-                let value = encode_placement(&key, placement);
-                self.put_record(key, value);
-            }
-            None if get(&self.read, &key)?.is_none() => {
-                return Err(DirectoryError::NotFound(format!("a placement of {domain}")));
-            }
-            None => self.delete(key),
         }
         Ok(())
     }

@@ -1,10 +1,14 @@
 //! What the directory knows of a server of the site.
 
 use crate::DirectoryError;
+use crate::change::{Change, get};
 use crate::encoding::{Damaged, Decoder, Encoder, layout_of, open};
-use crate::records::{LAYOUT, NODE, number_of_key};
+use crate::records::{self, LAYOUT, NODE, node_key, number_of_key};
 use bytes::Bytes;
 use rookery_types::{NodeId, StoreId};
+
+/// Nodes at most: [`crate::Directory::nodes`] answers with all.
+const NODES_MAX: usize = crate::PAGE_MAX;
 
 /// Whether a node does something.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -241,6 +245,68 @@ fn fields(id: NodeId, d: &mut Decoder<'_>) -> Option<Node> {
         load: Load { accounts: d.varint()?, octets_used: d.varint()?, octets_free: d.varint()? },
         ..Node::new(id)
     })
+}
+
+impl Change<'_> {
+    /// What a node says of itself. What was decided of it stays.
+    pub(crate) fn put_node(&mut self, node: &Node) -> Result<(), DirectoryError> {
+        let key = node_key(node.id);
+        let mut node = node.clone();
+        match get(&self.read, &key)? {
+            Some(value) => {
+                let known = decode_node(&key, &value)?;
+                if known.removed {
+                    return Err(DirectoryError::Refused("the node was removed from the cluster"));
+                }
+                node.decided_by(&known);
+            }
+            None if self.keys(&[records::NODE], NODES_MAX)?.len() >= NODES_MAX => {
+                return Err(DirectoryError::Refused("there are too many nodes"));
+            }
+            None => {}
+        }
+        self.put_decided(&node)
+    }
+
+    fn put_decided(&mut self, node: &Node) -> Result<(), DirectoryError> {
+        node.check()?;
+        let key = node_key(node.id);
+        let value = encode_node(&key, node);
+        self.put_record(key, value);
+        Ok(())
+    }
+
+    /// A node that is part of the cluster.
+    fn node(&self, id: NodeId) -> Result<Node, DirectoryError> {
+        let key = node_key(id);
+        let known = get(&self.read, &key)?.map(|value| decode_node(&key, &value)).transpose()?;
+        known.filter(|node| !node.removed).ok_or_else(|| DirectoryError::NotFound(format!("node {id}")))
+    }
+
+    /// What an operator decides of a node.
+    pub(crate) fn edit_node(&mut self, id: NodeId, edit: &NodeEdit) -> Result<Node, DirectoryError> {
+        let node = self.node(id)?.edited(edit);
+        self.put_decided(&node)?;
+        Ok(node)
+    }
+
+    /// Its record stays, so that the node does not come back by itself.
+    pub(crate) fn remove_node(&mut self, id: NodeId) -> Result<(), DirectoryError> {
+        let edit = NodeEdit { serve: Some(Duty::Off), hold: Some(Duty::Off), tags: Some(Vec::new()) };
+        let node = Node { removed: true, address: "".into(), ..self.node(id)?.edited(&edit) };
+        self.put_decided(&node)
+    }
+
+    /// Refuses new accounts at a node that takes none. Of a server that is alone the directory knows nothing.
+    pub(crate) fn need_holding(&self, id: NodeId) -> Result<(), DirectoryError> {
+        let key = node_key(id);
+        match get(&self.read, &key)?.map(|value| decode_node(&key, &value)).transpose()? {
+            Some(node) if node.removed || node.hold != Duty::On => {
+                Err(DirectoryError::Refused("the node takes no new accounts"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]

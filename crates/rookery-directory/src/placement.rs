@@ -1,6 +1,7 @@
 //! Where new accounts of a domain are placed.
 
 use crate::DirectoryError;
+use crate::change::{Change, domain_name, get};
 use crate::encoding::{Damaged, Encoder, open};
 use crate::node::{Node, is_word};
 use crate::records::LAYOUT;
@@ -64,6 +65,32 @@ pub(crate) fn decode_placement(key: &[u8], value: &[u8]) -> Result<(Box<str>, Pl
         };
         Some((domain.into(), Placement { nodes: words()?, tags: words()? }))
     })
+}
+
+impl Change<'_> {
+    /// Says where new accounts of a domain are placed, or no longer.
+    pub(crate) fn put_placement(
+        &mut self,
+        domain: &str,
+        placement: Option<&Placement>,
+    ) -> Result<(), DirectoryError> {
+        if !domain.is_empty() && &*domain_name(domain)? != domain {
+            return Err(DirectoryError::Refused("this cannot be the name of a domain"));
+        }
+        let key = placement_key(domain);
+        match placement {
+            Some(placement) => {
+                placement.check()?;
+                let value = encode_placement(&key, placement);
+                self.put_record(key, value);
+            }
+            None if get(&self.read, &key)?.is_none() => {
+                return Err(DirectoryError::NotFound(format!("a placement of {domain}")));
+            }
+            None => self.delete(key),
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
