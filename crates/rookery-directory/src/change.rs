@@ -243,7 +243,7 @@ impl<'a> Change<'a> {
         }
         self.need_holding(home.node)?;
         self.need_no_alias(&name)?;
-        let entry = Entry { id, name, home, state, verifier: None, revision: self.revision };
+        let entry = Entry { id, name, home, moving: None, state, verifier: None, revision: self.revision };
         self.put(&entry);
         Ok(Arc::new(entry))
     }
@@ -267,7 +267,8 @@ impl<'a> Change<'a> {
         state.mark = rand::random();
         self.put_state(&state);
         let revision = self.revision;
-        let entry = Entry { id, name, home, state: AccountState::Active, verifier: None, revision };
+        let state = AccountState::Active;
+        let entry = Entry { id, name, home, moving: None, state, verifier: None, revision };
         self.put(&entry);
         Ok(Arc::new(entry))
     }
@@ -586,7 +587,10 @@ impl<'a> Change<'a> {
             let published = match published {
                 // Under the name that the account has now: it may have got another since.
                 Some(published) => match by_id(&self.read, mailbox.account) {
-                    Ok(entry) => Published::of(&entry.name, *mailbox, &published.path, &published.acl),
+                    Ok(entry) => {
+                        let Published { path, acl, special_use, .. } = published;
+                        Published::of(&entry.name, *mailbox, path, acl, special_use)
+                    }
                     Err(DirectoryError::NotFound(_)) => None,
                     Err(error) => return Err(error),
                 },

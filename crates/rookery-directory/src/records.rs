@@ -11,7 +11,7 @@
 //! | alias | `l` domain 00 local part | revision, targets |
 //! | member | `m` domain 00 group 00 local part | |
 //! | node | `n` id, big-endian | name, addresses, duties, version, store, load, tags |
-//! | published mailbox | `p` account, mailbox, big-endian | owner, domain, path, ACL |
+//! | published mailbox | `p` account, mailbox, big-endian | owner, domain, path, ACL; in layout 2 also what it is for |
 //! | state | `s` | next account id, mark, default domain |
 //! | placement | `x` domain | names and tags of nodes |
 //!
@@ -41,7 +41,7 @@
 use crate::alias::{ALIAS, decode_alias};
 use crate::embedded::decode_logged;
 use crate::encoding::{Damaged, Decoder, Encoder, layout_of, open};
-use crate::entry::{AccountState, Domain, Entry, Group, Home, Verifier};
+use crate::entry::{AccountState, Domain, Entry, Group, Home, Moving, Verifier};
 use crate::node::decode_node;
 use crate::placement::{PLACEMENT, decode_placement};
 use crate::published::{decode_outbox, decode_published};
@@ -49,7 +49,8 @@ use crate::renamed::decode_renamed;
 use crate::source::Position;
 use bytes::Bytes;
 use rookery_types::{
-    AccountId, AccountName, Address, Epoch, Identifier, MailboxId, NodeId, SharedName, StoreId, UserName,
+    AccountId, AccountName, Address, Epoch, Identifier, JobId, MailboxId, NodeId, SharedName, StoreId,
+    UserName,
 };
 
 /// The layout number that all values of this version begin with.
@@ -207,7 +208,7 @@ pub(crate) fn domain_key(name: &str) -> Vec<u8> {
 }
 
 pub(crate) fn encode_account(key: &[u8], entry: &Entry) -> Bytes {
-    let mut e = Encoder::new(LAYOUT);
+    let mut e = Encoder::new(if entry.moving.is_some() { 2 } else { LAYOUT });
     e.varint(entry.id.get()).u64(entry.home.node.0).raw(&entry.home.store.0).varint(entry.home.epoch.0);
     match entry.state {
         AccountState::Reserved { intent } => e.u8(0).u64(intent),
@@ -217,23 +218,32 @@ pub(crate) fn encode_account(key: &[u8], entry: &Entry) -> Bytes {
         AccountState::LoginOnly => e.u8(4),
     };
     e.text(entry.verifier.as_ref().map_or("", Verifier::as_str)).varint(entry.revision);
+    if let Some(moving) = entry.moving {
+        e.u64(moving.node.0).u64(moving.job.0);
+    }
     e.seal(key)
 }
 
 pub(crate) fn decode_account(key: &[u8], value: &[u8]) -> Result<Entry, Damaged> {
     let name = name_of_key(key).ok_or_else(|| Damaged::new(key, "its key is no account's"))?;
-    open(key, value, LAYOUT, |d| {
-        Some(Entry {
+    let moves = layout_of(value) == Some(2);
+    open(key, value, if moves { 2 } else { LAYOUT }, |d| {
+        let mut entry = Entry {
             id: AccountId::new(d.varint()?)?,
             name,
             home: Home { node: NodeId(d.u64()?), store: StoreId(d.array()?), epoch: Epoch(d.varint()?) },
+            moving: None,
             state: account_state(d)?,
             verifier: match d.text()? {
                 "" => None,
                 text => Some(Verifier::new(text).ok()?),
             },
             revision: d.varint()?,
-        })
+        };
+        if moves {
+            entry.moving = Some(Moving { node: NodeId(d.u64()?), job: JobId(d.u64()?) });
+        }
+        Some(entry)
     })
 }
 
@@ -465,10 +475,14 @@ pub(crate) fn decode_position(key: &[u8], value: &[u8]) -> Result<Position, Dama
     })
 }
 
+/// The layout of the record that says that all is published as this program publishes it. Another one has it published
+/// anew.
+const PUBLISHED_LAYOUT: u8 = 3;
+
 /// That the mailboxes of this store are published. Layout 1 said that there were grants, of which layout 2 knows
 /// nothing.
 pub(crate) fn encode_complete() -> Bytes {
-    Encoder::new(2).seal(PUBLISHED_KEY)
+    Encoder::new(PUBLISHED_LAYOUT).seal(PUBLISHED_KEY)
 }
 
 /// Whether they are.
@@ -476,8 +490,8 @@ pub(crate) fn decode_complete(key: &[u8], value: &[u8]) -> Result<bool, Damaged>
     if key != PUBLISHED_KEY {
         return Err(Damaged::new(key, "no such record is made"));
     }
-    let old = layout_of(value) == Some(1);
-    open(key, value, if old { 1 } else { 2 }, |_| Some(!old))
+    let layout = layout_of(value).filter(|layout| (1..PUBLISHED_LAYOUT).contains(layout));
+    open(key, value, layout.unwrap_or(PUBLISHED_LAYOUT), |_| Some(layout.is_none()))
 }
 
 /// The record of how often the node has started.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rookery_directory::{Directory, DirectoryError, Published, published};
 use rookery_kv::{Batch, Engine, Space};
 use rookery_store::check::CheckError;
-use rookery_store::{CommitError, Outbox, Publisher, Seen, SeenChange, Store};
+use rookery_store::{CommitError, Outbox, Publisher, Seen, SeenChange, Settings, Store};
 use rookery_types::MailboxId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,7 +94,10 @@ impl Publications {
             let shared = rookery_store::check::shared_mailboxes(&*engine)?;
             let shared: Vec<published::Shared> = shared
                 .into_iter()
-                .map(|(mailbox, path, acl)| published::Shared { mailbox, path, acl })
+                .map(|(mailbox, settings)| {
+                    let Settings { path, acl, special_use, .. } = settings;
+                    published::Shared { mailbox, path, acl, special_use }
+                })
                 .collect();
             let here = rookery_store::check::homes(&*engine)?.into_iter().map(|(id, _)| id).collect();
             let (batch, _) = published::rebuild(&*engine, &shared, &here)?;
@@ -138,7 +141,8 @@ impl Publisher for Publications {
         for change in changes {
             let of = |seen: Option<Seen<'_>>| match seen {
                 Some(seen) => {
-                    published::published_of(&*self.shared.engine, change.mailbox, seen.path, seen.acl)
+                    let Seen { path, acl, special_use } = seen;
+                    published::published_of(&*self.shared.engine, change.mailbox, path, acl, special_use)
                 }
                 None => Ok(None),
             };

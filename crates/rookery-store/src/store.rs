@@ -10,9 +10,9 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::leaf::Source;
 use crate::publish::Publisher;
-use crate::records::{AccountRecord, AccountState};
+use crate::records::{AccountRecord, AccountState, Locator};
 use crate::sequencer::AccountCell;
-use crate::travel::Whereabouts;
+use crate::travel::{Berths, Whereabouts};
 use crate::volume::{Purpose, RecordKind, Volumes};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -204,6 +204,8 @@ struct Inner {
     full: AtomicBool,
     /// Octets that have come in since the start.
     arrived: AtomicU64,
+    /// Accounts that come from other homes, and those that have gone: what is done to them.
+    berths: Berths,
 }
 
 /// A store. Cheap to clone.
@@ -281,6 +283,7 @@ impl Store {
             compacting: tokio::sync::Mutex::default(),
             full: AtomicBool::new(false),
             arrived: AtomicU64::new(0),
+            berths: Berths::default(),
         }));
         store.look_at_the_disk();
         store.drop_unwritten_tail()?;
@@ -337,6 +340,14 @@ impl Store {
     /// How compaction goes on.
     pub(crate) fn compacting(&self) -> &tokio::sync::Mutex<Pace> {
         &self.0.compacting
+    }
+
+    pub(crate) fn berths(&self) -> &Berths {
+        &self.0.berths
+    }
+
+    pub(crate) fn engine_handle(&self) -> Arc<dyn Engine> {
+        self.0.engine.clone()
     }
 
     pub(crate) fn engine(&self) -> &dyn Engine {
@@ -624,8 +635,12 @@ impl Store {
         };
         let torn: BTreeSet<u32> = tail.iter().filter(is_missing).map(|entry| entry.batch).collect();
         let kept = tail.iter().filter(|entry| !torn.contains(&entry.batch));
-        for number in kept.map(|entry| entry.locator.volume).collect::<BTreeSet<u32>>() {
-            let mended = self.volumes().settle(number);
+        let mut unsettled: BTreeMap<u32, u64> = BTreeMap::new();
+        for Locator { volume, offset } in kept.map(|entry| entry.locator) {
+            unsettled.entry(volume).and_modify(|first| *first = offset.min(*first)).or_insert(offset);
+        }
+        for (number, from) in unsettled {
+            let mended = self.volumes().settle(number, from);
             if mended.map_err(|error| OpenError::Store(Box::new(error.into())))? {
                 tracing::info!(volume = number, "the header of a volume was lost in an interrupted write");
             }

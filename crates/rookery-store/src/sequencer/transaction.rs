@@ -356,7 +356,8 @@ impl Transaction<'_> {
         let is_open = self.record.state != AccountState::Deleted;
         let opens = was_open != is_open;
         fn shown(settings: &Option<Arc<Settings>>) -> Option<Seen<'_>> {
-            settings.as_ref().map(|settings| Seen { path: &settings.path, acl: &settings.acl })
+            let Settings { path, acl, special_use, .. } = &**settings.as_ref()?;
+            Some(Seen { path, acl, special_use })
         }
         let seen = |state: &MailboxState, open: bool| {
             (open && state.settings.deleted_unix_seconds.is_none()).then(|| state.settings.clone())
