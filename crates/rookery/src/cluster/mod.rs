@@ -13,6 +13,7 @@ pub(crate) mod duties;
 mod errands;
 mod fence;
 mod homes;
+mod itself;
 mod join;
 mod moving;
 mod pipe;
@@ -55,6 +56,7 @@ pub(crate) use join::join;
 pub(crate) use moving::{Settings, promote, rebuild};
 
 use duties::Doorkeeper;
+use itself::Itself;
 use pipe::LinkPipe;
 use site::Site;
 use source::{Receiving, Sending, ToDirectory};
@@ -85,6 +87,8 @@ pub(crate) struct Cluster {
     giving: Option<(Arc<Ca>, Arc<Tokens>)>,
     /// Nodes that are let go for good.
     removed: Removed,
+    /// What it serves to itself.
+    itself: Itself,
 }
 
 /// Nodes that were removed from the cluster, as this node knows.
@@ -160,16 +164,8 @@ impl Cluster {
         if let Some(directory) = &site.directory {
             links.set_peers(vec![Peer { id: NodeId(directory.node), address: directory.address.clone() }]);
         }
-        Ok(Some(Cluster {
-            links,
-            site,
-            folder,
-            boot,
-            fence: Fence::default(),
-            address,
-            giving: None,
-            removed,
-        }))
+        let (fence, itself) = (Fence::default(), Itself::default());
+        Ok(Some(Cluster { links, site, folder, boot, fence, address, giving: None, removed, itself }))
     }
 
     /// The directory: in this node's engine, or a copy there of the one that another node has.
@@ -242,6 +238,7 @@ impl Cluster {
                 }
             });
         }
+        self.itself.serves(parts.imap.clone(), parts.pop3.clone(), drain.clone());
         let (imap, draining) = (parts.imap.clone(), drain.clone());
         self.links.serve(PipeService::Imap.name(), Duties::SERVE, move |incoming| {
             let (imap, drain) = (imap.now(), draining.guard());
@@ -493,6 +490,9 @@ fn span(protocol: &'static str, head: &SessionHead) -> tracing::Span {
 impl Peers for Cluster {
     fn open(&self, node: NodeId, service: PipeService, head: bytes::Bytes) -> Reaching<'_> {
         Box::pin(async move {
+            if node == self.links.identity().node {
+                return self.itself.open(node, service, &head);
+            }
             let trace =
                 PipeHead::decode(&head).map_or_else(|_| TraceId::random(), |head| TraceId(head.trace));
             // Messages do not stand before what somebody waits for at a screen.
