@@ -245,7 +245,7 @@ impl<'a> Change<'a> {
             None => self.need_domain(name.domain())?,
         }
         self.need_no_alias(&name)?;
-        let entry = Entry { id, name, home, state, verifier: None, revision: self.revision };
+        let entry = Entry { id, name, home, moving: None, state, verifier: None, revision: self.revision };
         self.put(&entry);
         Ok(Arc::new(entry))
     }
@@ -269,7 +269,8 @@ impl<'a> Change<'a> {
         state.mark = rand::random();
         self.put_state(&state);
         let revision = self.revision;
-        let entry = Entry { id, name, home, state: AccountState::Active, verifier: None, revision };
+        let state = AccountState::Active;
+        let entry = Entry { id, name, home, moving: None, state, verifier: None, revision };
         self.put(&entry);
         Ok(Arc::new(entry))
     }

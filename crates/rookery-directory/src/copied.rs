@@ -9,7 +9,7 @@ use crate::alias::{self, Alias, AliasName, alias_key, decode_alias};
 use crate::change::{Change, read_state, unavailable};
 use crate::copy::{Copy, just_after};
 use crate::embedded::EmbeddedSource;
-use crate::entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Page, Verifier};
+use crate::entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Moving, Page, Verifier};
 use crate::follow::{Follower, Following, Tasks};
 use crate::node::{Node, decode_node};
 use crate::published::{Published, decode_published, published_key, published_prefix};
@@ -407,19 +407,25 @@ impl Directory for CopiedDirectory {
         self.change_in_steps(move |change| change.remove(id))
     }
 
-    fn set_home(&self, id: AccountId, expected: Home, to: Home) -> Answer<'_, Arc<Entry>> {
+    fn relocate(
+        &self,
+        id: AccountId,
+        expected: (Home, Option<Moving>),
+        to: (Home, Option<Moving>),
+    ) -> Answer<'_, Arc<Entry>> {
         self.change_entry(id, move |entry| {
-            if entry.home == to {
+            let now = (entry.home, entry.moving);
+            if now == to {
                 // Asked again after a lost answer.
                 return Ok(());
             }
-            if entry.home != expected {
+            if now != expected {
                 return Err(DirectoryError::HomeChanged(entry.home));
             }
-            if to.epoch <= expected.epoch {
+            if to.0 != expected.0 && to.0.epoch <= expected.0.epoch {
                 return Err(DirectoryError::Refused("the epoch of a home only rises"));
             }
-            entry.home = to;
+            (entry.home, entry.moving) = to;
             Ok(())
         })
     }

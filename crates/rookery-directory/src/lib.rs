@@ -42,7 +42,7 @@ pub use commit::{Commit, CommitError, DirectCommit};
 pub use copied::{CopiedDirectory, Counts};
 pub use embedded::{EmbeddedSource, LOGGED_MAX};
 pub use encoding::Damaged;
-pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Page, Verifier};
+pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Moving, Page, Verifier};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdOptions, EtcdSource};
 pub use follow::Following;
@@ -81,7 +81,7 @@ pub enum DirectoryError {
     /// A domain that accounts are still in, or that is the default one.
     #[error("{0} is still in use")]
     InUse(String),
-    /// The home is another than the one expected: the change came too late.
+    /// The home, or where the account is going to, is another than expected: the change came too late.
     #[error("the account is at home at node {} with epoch {}", .0.node, .0.epoch.0)]
     HomeChanged(Home),
     /// The change makes no sense, whatever the entry says.
@@ -148,8 +148,19 @@ pub trait Directory: Send + Sync {
     /// Forgets an account; its id is not given again.
     fn remove(&self, id: AccountId) -> Answer<'_, ()>;
 
-    /// Sets the home if it is exactly `expected`. The epoch must rise.
-    fn set_home(&self, id: AccountId, expected: Home, to: Home) -> Answer<'_, Arc<Entry>>;
+    /// Sets the home of an account that is not on its way, if it is exactly `expected`. The epoch must rise.
+    fn set_home(&self, id: AccountId, expected: Home, to: Home) -> Answer<'_, Arc<Entry>> {
+        self.relocate(id, (expected, None), (to, None))
+    }
+
+    /// Sets the home, and where the account is going to, if both are exactly what is expected. The epoch of another home
+    /// must rise. Asked again, it says the same.
+    fn relocate(
+        &self,
+        id: AccountId,
+        expected: (Home, Option<Moving>),
+        to: (Home, Option<Moving>),
+    ) -> Answer<'_, Arc<Entry>>;
 
     /// An alias or a catch-all, by its very name.
     fn alias<'a>(&'a self, name: &'a AliasName) -> Answer<'a, Option<Alias>>;

@@ -40,14 +40,15 @@
 use crate::alias::{ALIAS, decode_alias};
 use crate::embedded::decode_logged;
 use crate::encoding::{Damaged, Decoder, Encoder, layout_of, open};
-use crate::entry::{AccountState, Domain, Entry, Group, Home, Verifier};
+use crate::entry::{AccountState, Domain, Entry, Group, Home, Moving, Verifier};
 use crate::node::decode_node;
 use crate::published::{decode_outbox, decode_published};
 use crate::renamed::decode_renamed;
 use crate::source::Position;
 use bytes::Bytes;
 use rookery_types::{
-    AccountId, AccountName, Address, Epoch, Identifier, MailboxId, NodeId, SharedName, StoreId, UserName,
+    AccountId, AccountName, Address, Epoch, Identifier, JobId, MailboxId, NodeId, SharedName, StoreId,
+    UserName,
 };
 
 /// The layout number that all values of this version begin with.
@@ -204,7 +205,7 @@ pub(crate) fn domain_key(name: &str) -> Vec<u8> {
 }
 
 pub(crate) fn encode_account(key: &[u8], entry: &Entry) -> Bytes {
-    let mut e = Encoder::new(LAYOUT);
+    let mut e = Encoder::new(if entry.moving.is_some() { 2 } else { LAYOUT });
     e.varint(entry.id.get()).u64(entry.home.node.0).raw(&entry.home.store.0).varint(entry.home.epoch.0);
     match entry.state {
         AccountState::Reserved { intent } => e.u8(0).u64(intent),
@@ -214,23 +215,32 @@ pub(crate) fn encode_account(key: &[u8], entry: &Entry) -> Bytes {
         AccountState::LoginOnly => e.u8(4),
     };
     e.text(entry.verifier.as_ref().map_or("", Verifier::as_str)).varint(entry.revision);
+    if let Some(moving) = entry.moving {
+        e.u64(moving.node.0).u64(moving.job.0);
+    }
     e.seal(key)
 }
 
 pub(crate) fn decode_account(key: &[u8], value: &[u8]) -> Result<Entry, Damaged> {
     let name = name_of_key(key).ok_or_else(|| Damaged::new(key, "its key is no account's"))?;
-    open(key, value, LAYOUT, |d| {
-        Some(Entry {
+    let moves = layout_of(value) == Some(2);
+    open(key, value, if moves { 2 } else { LAYOUT }, |d| {
+        let mut entry = Entry {
             id: AccountId::new(d.varint()?)?,
             name,
             home: Home { node: NodeId(d.u64()?), store: StoreId(d.array()?), epoch: Epoch(d.varint()?) },
+            moving: None,
             state: account_state(d)?,
             verifier: match d.text()? {
                 "" => None,
                 text => Some(Verifier::new(text).ok()?),
             },
             revision: d.varint()?,
-        })
+        };
+        if moves {
+            entry.moving = Some(Moving { node: NodeId(d.u64()?), job: JobId(d.u64()?) });
+        }
+        Some(entry)
     })
 }
 

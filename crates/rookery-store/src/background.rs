@@ -166,7 +166,8 @@ async fn forget_due(store: &Store, cursor: &mut Option<AccountId>) -> Result<(),
         }
         match store.load_account(id) {
             Ok(Some(account)) => while forget_step(&account, before).await? {},
-            Ok(None) | Err(StoreError::Moved) => {}
+            Ok(None) => {}
+            Err(StoreError::Moved) => crate::travel::forget_moved(store, id, before).await?,
             Err(error) => return Err(error),
         }
     }

@@ -17,7 +17,7 @@ mod rebuild;
 mod repair;
 mod transit;
 mod volumes;
-mod walk;
+pub(crate) mod walk;
 
 pub use repair::repair;
 
@@ -36,7 +36,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// The kind of record, by its name in [`crate::KINDS`]; of the store itself `store identity`, `group`, `tail`,
-    /// `server annotations`, `move pointer`, `volume counter`, `volume file` or
+    /// `server annotations`, `move pointer`, `move job`, `volume counter`, `volume file` or
     /// `volume record`.
     pub kind: &'static str,
     /// Which account; `None` for the store's own records.
@@ -146,6 +146,9 @@ impl Findings {
 pub(crate) fn own_name(key: &[u8]) -> String {
     match key.strip_prefix(keys::VOLUME) {
         Some(number) => format!("volume/{}", crate::encoding::hex(number)),
+        None if key.starts_with(keys::JOB) => {
+            format!("move/{}", crate::encoding::hex(key.get(keys::JOB.len()..).unwrap_or_default()))
+        }
         None if key.starts_with(keys::TRANSIT) => match keys::transit_of_pointer(key) {
             Some(id) => format!("transit/{id}"),
             None => format!("transit/{}", crate::encoding::hex(key)),
@@ -277,18 +280,7 @@ pub fn shared_mailboxes(engine: &dyn Engine) -> Result<Vec<(MailboxId, Settings)
 /// Every account that any record speaks of, whether it has a record of its own or not.
 fn accounts(engine: &dyn Engine) -> Result<BTreeSet<AccountId>, EngineError> {
     let mut found = BTreeSet::new();
-    for space in [
-        Space::Account,
-        Space::Mailbox,
-        Space::Chunk,
-        Space::Delta,
-        Space::Leaf,
-        Space::Log,
-        Space::Tombstone,
-        Space::Content,
-        Space::Thread,
-        Space::Queue,
-    ] {
+    for space in crate::travel::SPACES {
         let mut start = Vec::new();
         loop {
             let mut next = None;

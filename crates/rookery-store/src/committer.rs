@@ -16,6 +16,7 @@ use crate::keys;
 use crate::publish::Publisher;
 use crate::records::Locator;
 use crate::store::{encode_group, encode_live};
+use crate::travel::Taps;
 use crate::volume::{Volume, VolumeError, Volumes};
 use parking_lot::{Condvar, Mutex};
 use rookery_kv::engine::{Batch, Engine, Space};
@@ -174,6 +175,8 @@ impl Shared {
 /// The handle by which batches are queued.
 pub(crate) struct Committer {
     pub(crate) publisher: OnceLock<Arc<dyn Publisher>>,
+    /// Who wants to know what changes of an account.
+    pub(crate) taps: Arc<Taps>,
     shared: Arc<Shared>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     /// What the committer's thread would have, if there is none.
@@ -211,13 +214,23 @@ impl Committer {
             }
         };
         let syncer_thread = SyncedBy::Thread { to: to_syncer, from: from_syncer };
-        let worker =
-            Worker { shared: shared.clone(), engine, volumes, group, live, synced_by: syncer_thread };
+        let taps: Arc<Taps> = Arc::default();
+        let (shared_too, taps_too) = (shared.clone(), taps.clone());
+        let worker = Worker {
+            shared: shared_too,
+            engine,
+            volumes,
+            group,
+            live,
+            synced_by: syncer_thread,
+            taps: taps_too,
+        };
         let threads = vec![
             std::thread::Builder::new().name("volume-sync".into()).spawn(syncer)?,
             std::thread::Builder::new().name("committer".into()).spawn(move || worker.run())?,
         ];
-        Ok(Committer { publisher: OnceLock::new(), shared, threads: Mutex::new(threads), steps: None })
+        let (publisher, threads) = (OnceLock::new(), Mutex::new(threads));
+        Ok(Committer { publisher, taps, shared, threads, steps: None })
     }
 
     /// The same without threads: nothing is written but by [`Committer::step`].
@@ -229,9 +242,11 @@ impl Committer {
     ) -> Committer {
         let shared = Arc::new(Shared::new());
         let synced_by = SyncedBy::Committer;
-        let worker = Worker { shared: shared.clone(), engine, volumes, group, live, synced_by };
+        let taps: Arc<Taps> = Arc::default();
+        let worker =
+            Worker { shared: shared.clone(), engine, volumes, group, live, synced_by, taps: taps.clone() };
         let steps = Some(Steps { worker: Mutex::new(worker), queued: Notify::new() });
-        Committer { publisher: OnceLock::new(), shared, threads: Mutex::default(), steps }
+        Committer { publisher: OnceLock::new(), taps, shared, threads: Mutex::default(), steps }
     }
 
     /// Returns when something waits for a step. Never, if there are threads.
@@ -324,6 +339,7 @@ struct Worker {
     group: u64,
     live: BTreeMap<u32, u64>,
     synced_by: SyncedBy,
+    taps: Arc<Taps>,
 }
 
 /// Who syncs volumes while the engine commits.
@@ -437,7 +453,9 @@ impl Worker {
         }
         batch.put(Space::Meta, keys::GROUP, encode_group(self.group));
         batch.put(Space::Meta, keys::TAIL, encode_tail(&tail));
+        let touched = self.taps.note(&batch);
         let committed = self.engine.commit(batch).map_err(|e| describe(&e));
+        Taps::done(touched);
         if synced.is_none() {
             synced = Some(match &self.synced_by {
                 SyncedBy::Thread { from, .. } => from.recv().map_err(|_| gone())?,

@@ -212,14 +212,12 @@ fn living(store: &Store, number: u32) -> Result<Vec<Alive>, StoreError> {
     let mut living = Vec::new();
     for (offset, header) in headers {
         let Some(id) = AccountId::new(header.account) else { continue };
-        let Some(account) = store.load_account(id)? else { continue };
         let from = records::Locator { volume: number, offset };
-        match account.content(header.content) {
-            Ok(record) if record.locator == from => {
-                living.push(Alive { account: id, content: header.content, record });
-            }
-            Ok(_) | Err(StoreError::NoContent) => {}
-            Err(error) => return Err(error),
+        let key = keys::content(id, header.content);
+        let Some(value) = store.engine().get(Space::Content, &key)? else { continue };
+        let record = ContentRecord::decode(&key, &value).map_err(StoreError::Damaged)?;
+        if record.locator == from {
+            living.push(Alive { account: id, content: header.content, record });
         }
     }
     Ok(living)
@@ -313,15 +311,27 @@ async fn switch(store: &Store, copied: Vec<(Alive, Placed)>) -> Result<(), Store
         by_account.entry(alive.account).or_default().push((alive, placed));
     }
     for (id, copied) in by_account {
-        let Some(account) = store.load_account(id)? else { continue };
-        point(&account, &copied).await?;
+        match store.load_account(id) {
+            Ok(Some(account)) => point(&account, &copied).await?,
+            Ok(None) => {}
+            // It is not whole, and has no sequencer.
+            Err(StoreError::Moved) => {
+                let copied = copied.into_iter();
+                let copied = copied.map(|(alive, placed)| (alive.content, alive.record, placed)).collect();
+                crate::travel::relocate(store, id, copied).await?;
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
 
+/// Where octets lie is no part of what an account is: also one that is deleted, frozen or released is pointed elsewhere.
 async fn point(account: &Account, copied: &[(Alive, Placed)]) -> Result<(), StoreError> {
-    account
-        .transact(|t| {
+    let ticket = {
+        let mut t = account.cell.begin(account.store.engine())?;
+        {
+            let t = &mut t;
             for (alive, placed) in copied {
                 let from = alive.record;
                 // The record may have gone, or been moved, meanwhile: then the copy is garbage.
@@ -336,7 +346,10 @@ async fn point(account: &Account, copied: &[(Alive, Placed)]) -> Result<(), Stor
                 t.live(from.locator.volume, -i64::from(from.stored));
                 t.sync_with(placed);
             }
-            Ok(())
-        })
-        .await
+        }
+        t.finish(account.store.committer())
+    };
+    ticket.wait().await?;
+    account.cell.tidy();
+    Ok(())
 }

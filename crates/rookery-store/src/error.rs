@@ -17,6 +17,9 @@ pub enum StoreError {
     /// The account's home is another node: nothing was changed here, nor will be.
     #[error("the account's home is another node")]
     Moved,
+    /// Another node asked for something that cannot be.
+    #[error("{0}")]
+    Refused(&'static str),
     /// There is no such mailbox, or no more.
     #[error("no such mailbox")]
     NoMailbox,

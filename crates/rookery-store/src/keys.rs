@@ -213,6 +213,14 @@ pub(crate) fn operation(id: AccountId, hour: u32, operation: OperationId) -> [u8
 /// The annotations of the server, in [`rookery_kv::engine::Space::Meta`].
 pub(crate) const SERVER_ANNOTATIONS: &[u8] = b"annotations";
 
+/// Before an account's id: its move to or from another node, in [`rookery_kv::engine::Space::Meta`].
+pub(crate) const JOB: &[u8] = b"move/";
+
+/// The move of an account.
+pub(crate) fn job(id: AccountId) -> Vec<u8> {
+    [JOB, &account(id)].concat()
+}
+
 /// Before what a repair has put aside.
 pub(crate) const QUARANTINE: &[u8] = b"quarantine/";
 

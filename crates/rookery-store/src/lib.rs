@@ -65,6 +65,8 @@ pub use restore::{RestoredMailbox, RestoredMessage};
 pub use sequencer::{MailboxState, Tree};
 pub use store::{FORMAT, NewAccount, OpenError, Store, StoreOptions};
 pub use transit::{Arrival, Departure, Destination, Refusal, Transit, TransitId, Verdict};
-pub use travel::{CommandGuard, Frozen, Whereabouts};
+pub use travel::{
+    CommandGuard, Exchange, FRAME_OCTETS_MAX, Frozen, Incoming, Job, Outgoing, SendError, Stage, Whereabouts,
+};
 pub use undelete::{DeletedAccount, DeletedMailbox, Expunged};
 pub use volume::VolumeError;

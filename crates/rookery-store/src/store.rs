@@ -12,7 +12,7 @@ use crate::leaf::Source;
 use crate::publish::Publisher;
 use crate::records::{AccountRecord, AccountState, Locator};
 use crate::sequencer::AccountCell;
-use crate::travel::Whereabouts;
+use crate::travel::{Berths, Whereabouts};
 use crate::volume::{Purpose, RecordKind, Volumes};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -204,6 +204,8 @@ struct Inner {
     full: AtomicBool,
     /// Octets that have come in since the start.
     arrived: AtomicU64,
+    /// Accounts that come from other homes, and those that have gone: what is done to them.
+    berths: Berths,
 }
 
 /// A store. Cheap to clone.
@@ -281,6 +283,7 @@ impl Store {
             compacting: tokio::sync::Mutex::default(),
             full: AtomicBool::new(false),
             arrived: AtomicU64::new(0),
+            berths: Berths::default(),
         }));
         store.look_at_the_disk();
         store.drop_unwritten_tail()?;
@@ -337,6 +340,14 @@ impl Store {
     /// How compaction goes on.
     pub(crate) fn compacting(&self) -> &tokio::sync::Mutex<Pace> {
         &self.0.compacting
+    }
+
+    pub(crate) fn berths(&self) -> &Berths {
+        &self.0.berths
+    }
+
+    pub(crate) fn engine_handle(&self) -> Arc<dyn Engine> {
+        self.0.engine.clone()
     }
 
     pub(crate) fn engine(&self) -> &dyn Engine {

@@ -3,19 +3,36 @@
 //!
 //! Where an account leaves: [`Account::freeze`] stops its changes for a moment, [`Frozen::release`] for good. Whoever
 //! changes an account by more than one transaction holds an [`Account::guard`] meanwhile, and is waited for.
-//! [`Account::whereabouts`] tells its sessions when they are to follow.
+//! [`Account::whereabouts`] tells its sessions when they are to follow. [`Outgoing`] copies its records meanwhile.
+//!
+//! Where it goes: [`Incoming`] takes them, in a state in which nobody uses the account, until
+//! [`Store::take_home`] makes it at home there, or [`Store::cancel_receiving`] drops it.
 //!
 //! Invariants:
 //! - While an account is frozen nothing of it changes, and all that was acknowledged is durable.
 //! - What is released stays so, through crashes as well: every change of it is refused with [`StoreError::Moved`], and
 //!   nothing was changed by what is refused so.
 
+mod frames;
 mod gate;
+mod jobs;
+mod ranges;
+mod receive;
+mod send;
+mod tap;
 #[cfg(test)]
 mod tests;
 
+pub use frames::FRAME_OCTETS_MAX;
 pub(crate) use gate::Gate;
 pub use gate::{CommandGuard, Frozen};
+pub use jobs::{Job, Stage};
+pub(crate) use jobs::{job_of, read_job};
+pub(crate) use ranges::SPACES;
+pub use receive::Incoming;
+pub(crate) use receive::{Berths, forget_moved, relocate};
+pub use send::{Exchange, Outgoing, SendError};
+pub(crate) use tap::Taps;
 
 use crate::account::Account;
 use crate::error::StoreError;

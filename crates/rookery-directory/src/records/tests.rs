@@ -19,11 +19,13 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         Just(AccountState::LoginOnly),
     ];
     let numbers = (1u64.., any::<u64>(), any::<[u8; 16]>(), any::<u64>(), any::<u64>());
-    (name, state, numbers, proptest::option::of(".{1,40}")).prop_map(
-        |(name, state, (id, node, store, epoch, revision), verifier)| Entry {
+    let moving = proptest::option::of((any::<u64>(), any::<u64>()));
+    (name, state, numbers, moving, proptest::option::of(".{1,40}")).prop_map(
+        |(name, state, (id, node, store, epoch, revision), moving, verifier)| Entry {
             id: AccountId::new(id).unwrap(),
             name: AccountName::parse(name).unwrap(),
             home: Home { node: NodeId(node), store: StoreId(store), epoch: Epoch(epoch) },
+            moving: moving.map(|(node, job)| Moving { node: NodeId(node), job: JobId(job) }),
             state,
             verifier: verifier.map(|text| Verifier::new(&text).unwrap()),
             revision,
@@ -148,6 +150,7 @@ fn the_octets_of_a_record_stay_as_they_are() {
         id: AccountId::new(300).unwrap(),
         name,
         home: Home { node: NodeId(7), store: StoreId([9; 16]), epoch: Epoch(1) },
+        moving: None,
         state: AccountState::Active,
         verifier: Some(Verifier::new("$x").unwrap()),
         revision: 5,

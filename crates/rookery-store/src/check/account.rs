@@ -294,7 +294,9 @@ pub(super) fn check(id: AccountId, seen: &Seen, summarised: bool, findings: &mut
         findings.add("account", &key, "it is missing, though the account has other records");
     }
     if seen.is_going() {
-        if !seen.queued.contains_key(&0) {
+        let is_deleted = seen.record.as_ref().is_some_and(|record| record.state == AccountState::Deleted);
+        // What has moved stays known when nothing else is left of it.
+        if !seen.queued.contains_key(&0) && (is_deleted || !seen.contents.is_empty()) {
             let key = keys::deleted_account(id, 0);
             findings.add("deleted account", &key, "it is missing, so the account is never forgotten");
         }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rookery_kv::engine::{Engine, EngineError, Space};
 
 /// The kind of record that stands under a key; `None` if the store makes no such key.
-pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
+pub(crate) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
     if space == Space::Meta {
         return match key {
             keys::STORE => Some("store identity"),
@@ -20,6 +20,7 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
             keys::TAIL => Some("tail"),
             keys::SERVER_ANNOTATIONS => Some("server annotations"),
             _ if keys::transit_of_pointer(key).is_some() => Some("move pointer"),
+            _ if crate::travel::job_of(key).is_some() => Some("move job"),
             _ if key.starts_with(keys::VOLUME) && key.len() == keys::VOLUME.len() + 4 => {
                 Some("volume counter")
             }
@@ -74,6 +75,7 @@ fn kind_near(space: Space, key: &[u8]) -> &'static str {
         Space::Meta if key.starts_with(keys::TAIL) => "tail",
         Space::Meta if key.starts_with(keys::VOLUME) => "volume counter",
         Space::Meta if key.starts_with(keys::TRANSIT) => "move pointer",
+        Space::Meta if key.starts_with(keys::JOB) => "move job",
         Space::Meta if key.starts_with(keys::SERVER_ANNOTATIONS) => "server annotations",
         Space::Meta | Space::Directory => "store identity",
         Space::Account => "account",
@@ -89,7 +91,8 @@ fn kind_near(space: Space, key: &[u8]) -> &'static str {
     }
 }
 
-fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
+/// Whether a record says what one of its kind can say.
+pub(crate) fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
     match kind {
         "store identity" => crate::store::Identity::decode(value).map(drop),
         "group" => decode_group(value).map(drop),
@@ -105,6 +108,7 @@ fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
         "incoming move" => Verdict::decode(key, value).map(drop),
         "operation" => Operation::decode(key, value).map(drop),
         "move pointer" => decode_pointer(key, value).map(drop),
+        "move job" => crate::travel::read_job(key, value).map(drop),
         "deliveries" => Deliveries::decode(key, value).map(drop),
         "account" => AccountRecord::decode(key, value).map(drop),
         "subscription" => records::decode_subscription(key, value).map(drop),

@@ -1,6 +1,8 @@
 //! An account before, while and after its changes are stopped.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod copying;
+
 use super::*;
 use crate::append::NewMessage;
 use crate::check::check;
