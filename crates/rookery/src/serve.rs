@@ -178,6 +178,7 @@ impl Data {
         }
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default())
             .with_store(store.store_id(), fence)
+            .with_moves(store.clone())
             .with_newcomers(newcomers.clone());
         let mailboxes = config.accounts.parsed().map_err(|error| Failure::new(Kind::Usage, error))?;
         let registrar = Registrar::new(Arc::clone(&directory), store.clone(), mailboxes);

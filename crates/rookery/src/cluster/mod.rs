@@ -11,6 +11,7 @@
 mod desk;
 mod fence;
 mod homes;
+mod itself;
 mod join;
 mod moving;
 mod pipe;
@@ -50,6 +51,7 @@ pub(crate) use homes::ClusterHomes;
 pub(crate) use join::join;
 pub(crate) use moving::{Settings, promote, rebuild};
 
+use itself::Itself;
 use pipe::LinkPipe;
 use site::Site;
 use source::{Receiving, Sending, ToDirectory};
@@ -76,6 +78,8 @@ pub(crate) struct Cluster {
     address: String,
     /// The cluster's authority and the tokens it has given, if they are here.
     giving: Option<(Arc<Ca>, Arc<Tokens>)>,
+    /// What it serves to itself.
+    itself: Itself,
 }
 
 fn failed(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failure {
@@ -141,7 +145,8 @@ impl Cluster {
         if let Some(directory) = &site.directory {
             links.set_peers(vec![Peer { id: NodeId(directory.node), address: directory.address.clone() }]);
         }
-        Ok(Some(Cluster { links, site, folder, boot, fence: Fence::default(), address, giving: None }))
+        let (fence, itself) = (Fence::default(), Itself::default());
+        Ok(Some(Cluster { links, site, folder, boot, fence, address, giving: None, itself }))
     }
 
     /// The directory: in this node's engine, or a copy there of the one that another node has.
@@ -214,6 +219,7 @@ impl Cluster {
                 }
             });
         }
+        self.itself.serves(parts.imap.clone(), parts.pop3.clone(), drain.clone());
         let (imap, draining) = (parts.imap.clone(), drain.clone());
         self.links.serve(PipeService::Imap.name(), Duties::SERVE, move |incoming| {
             let (imap, drain) = (imap.now(), draining.guard());
@@ -411,6 +417,9 @@ fn span(protocol: &'static str, head: &SessionHead) -> tracing::Span {
 impl Peers for Cluster {
     fn open(&self, node: NodeId, service: PipeService, head: bytes::Bytes) -> Reaching<'_> {
         Box::pin(async move {
+            if node == self.links.identity().node {
+                return self.itself.open(node, service, &head);
+            }
             let trace =
                 PipeHead::decode(&head).map_or_else(|_| TraceId::random(), |head| TraceId(head.trace));
             // Messages do not stand before what somebody waits for at a screen.
