@@ -262,6 +262,22 @@ impl Server {
         self.write_config()
     }
 
+    /// Listens at another address, with the same ports.
+    pub fn listen_at(&mut self, ip: IpAddr) -> Result<()> {
+        let own = [
+            &mut self.imap,
+            &mut self.imaps,
+            &mut self.pop3,
+            &mut self.pop3s,
+            &mut self.lmtp,
+            &mut self.http,
+        ];
+        own.into_iter().for_each(|place| place.set_ip(ip));
+        let Server { imap, imaps, pop3, pop3s, lmtp, http, .. } = *self;
+        self.listens = Listens { imap, imaps, pop3, pop3s, lmtp, http };
+        self.write_config()
+    }
+
     /// Starts the server through this program, which must end by `exec` of the arguments that follow its own.
     pub fn wrap(&mut self, program: &[&str]) {
         self.wrapper = program.iter().map(OsString::from).collect();
