@@ -554,7 +554,7 @@ pub(crate) async fn run(
     second.abort();
     if let Some(cluster) = &data.cluster {
         data.directory.stop_following();
-        cluster.links.shutdown();
+        cluster.shutdown();
     }
     drop((imap, pop3, lmtp, parts, reload));
     // Whoever is kept looks for the next program's.

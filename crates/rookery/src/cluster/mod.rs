@@ -338,6 +338,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// Ends all that it has with other nodes. What serves them is let go of.
+    pub(crate) fn shutdown(&self) {
+        self.links.shutdown();
+        self.itself.ends();
+    }
+
     /// Tells the directory of this node, and the links of the others, again and again.
     async fn keep_known(&self, parts: &ServedParts) {
         let mut revisions = parts.directory.subscribe();
