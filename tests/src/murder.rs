@@ -3,7 +3,7 @@
 use crate::edge;
 use crate::namespace::Namespace;
 use crate::server::Server;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
 
 /// The nodes of a cluster. The first one has the directory.
@@ -70,7 +70,13 @@ impl Murder {
         server.add_config(&edge::cluster_section(name, link))?;
         server.add_config(&self.config)?;
         match self.nodes.first() {
-            Some(founder) => edge::join(&mut server, founder, duties)?,
+            Some(founder) => {
+                edge::let_join(&mut server, founder, duties)?;
+                // Backends take clients in the tests, of the accounts that they hold.
+                let on = founder.cli(&["node", "serve", "on", "--node", name], b"")?;
+                ensure!(on.status.success(), "node serve: {}", on.text());
+                server.launch()?;
+            }
             None => server.launch()?,
         }
         self.nodes.push(server);
