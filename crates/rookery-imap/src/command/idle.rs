@@ -67,7 +67,7 @@ pub(crate) async fn idle(
         let end = async {
             tokio::select! {
                 biased;
-                () = drain.draining() => {}
+                () = drain.easing() => {}
                 () = ended(slot.as_ref()) => {}
                 () = departed(home.as_mut().filter(|_| carries)) => return Woken::Changed,
             }
