@@ -98,7 +98,7 @@ impl Onward {
             }
         }
         let outcome = forward.finish().await.pop().map(|(_, _, outcome)| outcome);
-        outcome.unwrap_or_else(|| Outcome::Failed(BodyError::Moved))
+        outcome.unwrap_or(Outcome::Failed(BodyError::Moved))
     }
 }
 
