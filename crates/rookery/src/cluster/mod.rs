@@ -279,7 +279,7 @@ impl Cluster {
                     .map_or_else(|_| ConnId::carried(0), |head| ConnId::carried(head.trace));
                 let span = tracing::info_span!("conn", %id, protocol = "lmtp", peer = %incoming.peer.name);
                 let pipe = Box::new(LinkPipe::new(incoming.stream));
-                rookery_lmtp::serve_pipe(pipe, lmtp, drain).instrument(span).await;
+                rookery_lmtp::serve_pipe(pipe, id.get(), lmtp, drain).instrument(span).await;
             }
         });
         let (transit, draining, fence) = (parts.transit.clone(), drain.clone(), self.fence.clone());
