@@ -34,8 +34,8 @@ pub trait Backing: Send + Sync + 'static {
     /// Takes more octets of it.
     fn push(&self, spool: &mut Self::Spool, octets: &[u8]) -> Result<(), DeliverError>;
 
-    /// Ends it. NUL, which only BINARYMIME brings, is put under a transfer encoding. May take a while for a large message; may block.
-    fn finish(&self, spool: Self::Spool) -> Result<Self::Message, DeliverError>;
+    /// Ends it. NUL, which only BINARYMIME brings, is put under a transfer encoding. May take a while for a large message.
+    fn finish(&self, spool: Self::Spool) -> impl Future<Output = Result<Self::Message, DeliverError>> + Send;
 
     /// Appends it. Returns when the message is durable and visible. `once`: not if one with its Message-ID, if it has
     /// one, was appended to the mailbox before. `operations`: the ids by which another node asks for it. If one of them
