@@ -7,6 +7,7 @@ mod link;
 mod mail;
 mod names;
 mod records;
+mod session;
 
 use std::sync::OnceLock;
 
@@ -32,6 +33,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("store_records", records::store),
     ("volume_records", records::volumes),
     ("directory_records", records::directory),
+    ("session_value", session::value),
     ("link", link::link),
     ("requests", link::requests),
     ("mechanisms", auth::mechanisms),

@@ -90,6 +90,7 @@ mod tests {
             id: AccountId::new(n + 1).unwrap(),
             name: AccountName::parse(&format!("user/u{n}@x.test")).unwrap(),
             home: Home { node: NodeId(1), store: StoreId([1; 16]), epoch: Epoch(1) },
+            moving: None,
             state: AccountState::Active,
             verifier: None,
             revision: 1,

@@ -1,6 +1,6 @@
 //! How the directory writes to its node's engine.
 
-use rookery_kv::{Batch, Engine};
+use rookery_kv::{Batch, Engine, off_thread};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ impl Commit for DirectCommit {
     fn commit(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Result<(), CommitError>> + Send>> {
         let engine = self.0.clone();
         Box::pin(async move {
-            match tokio::task::spawn_blocking(move || engine.commit(batch)).await {
+            match off_thread(move || engine.commit(batch)).await {
                 Ok(result) => result.map_err(|error| CommitError(error.to_string())),
                 Err(error) => Err(CommitError(error.to_string())),
             }

@@ -9,16 +9,17 @@ use crate::alias::{self, Alias, AliasName, alias_key, decode_alias};
 use crate::change::{Change, read_state, unavailable};
 use crate::copy::{Copy, just_after};
 use crate::embedded::EmbeddedSource;
-use crate::entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Page, Verifier};
+use crate::entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Moving, Page, Verifier};
 use crate::follow::{Follower, Following, Tasks};
-use crate::node::{Node, decode_node};
+use crate::node::{Node, NodeEdit, decode_node};
+use crate::placement::{PLACEMENT, Placement, decode_placement};
 use crate::published::{Published, decode_published, published_key, published_prefix};
 use crate::records::{self, domain_key, reservation_key};
 use crate::source::{Position, Record, Source};
 use crate::whole::{Whole, goes_on, import_order};
 use crate::{Answer, Commit, Directory, DirectoryError, PAGE_MAX};
 use parking_lot::RwLock;
-use rookery_kv::{Engine, Space};
+use rookery_kv::{Engine, Space, off_thread};
 use rookery_types::{AccountId, AccountName, Identifier, MailboxId, NodeId, UserName};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -250,8 +251,8 @@ impl CopiedDirectory {
     ) -> Answer<'_, T> {
         let inner = self.0.clone();
         Box::pin(async move {
-            let task = tokio::task::spawn_blocking(move || read(inner.whole()?));
-            task.await.unwrap_or_else(|error| Err(DirectoryError::Unavailable(error.to_string())))
+            let read = off_thread(move || read(inner.whole()?)).await;
+            read.unwrap_or_else(|error| Err(DirectoryError::Unavailable(error.to_string())))
         })
     }
 }
@@ -407,19 +408,25 @@ impl Directory for CopiedDirectory {
         self.change_in_steps(move |change| change.remove(id))
     }
 
-    fn set_home(&self, id: AccountId, expected: Home, to: Home) -> Answer<'_, Arc<Entry>> {
+    fn relocate(
+        &self,
+        id: AccountId,
+        expected: (Home, Option<Moving>),
+        to: (Home, Option<Moving>),
+    ) -> Answer<'_, Arc<Entry>> {
         self.change_entry(id, move |entry| {
-            if entry.home == to {
+            let now = (entry.home, entry.moving);
+            if now == to {
                 // Asked again after a lost answer.
                 return Ok(());
             }
-            if entry.home != expected {
+            if now != expected {
                 return Err(DirectoryError::HomeChanged(entry.home));
             }
-            if to.epoch <= expected.epoch {
+            if to.0 != expected.0 && to.0.epoch <= expected.0.epoch {
                 return Err(DirectoryError::Refused("the epoch of a home only rises"));
             }
-            entry.home = to;
+            (entry.home, entry.moving) = to;
             Ok(())
         })
     }
@@ -547,18 +554,34 @@ impl Directory for CopiedDirectory {
     }
 
     fn nodes(&self) -> Answer<'_, Vec<Node>> {
-        self.read(|copy| {
-            let prefix = [records::NODE];
-            copy.page(&prefix, prefix.to_vec(), PAGE_MAX, |_, key, value| Ok(decode_node(key, value)?))
-        })
+        self.read(|copy| known_nodes(copy, false))
+    }
+
+    fn removed_nodes(&self) -> Answer<'_, Vec<Node>> {
+        self.read(|copy| known_nodes(copy, true))
     }
 
     fn put_node(&self, node: Node) -> Answer<'_, ()> {
         self.change(move |change| change.put_node(&node))
     }
 
+    fn edit_node(&self, id: NodeId, edit: NodeEdit) -> Answer<'_, Node> {
+        self.change(move |change| change.edit_node(id, &edit))
+    }
+
     fn remove_node(&self, id: NodeId) -> Answer<'_, ()> {
         self.change(move |change| change.remove_node(id))
+    }
+
+    fn placements(&self) -> Answer<'_, Vec<(Box<str>, Placement)>> {
+        self.read(|copy| {
+            let prefix = [PLACEMENT];
+            copy.page(&prefix, prefix.to_vec(), PAGE_MAX, |_, key, value| Ok(decode_placement(key, value)?))
+        })
+    }
+
+    fn set_placement(&self, domain: String, placement: Option<Placement>) -> Answer<'_, ()> {
+        self.change(move |change| change.put_placement(&domain, placement.as_ref()))
     }
 
     fn subscribe(&self) -> watch::Receiver<u64> {
@@ -608,4 +631,13 @@ impl Directory for CopiedDirectory {
             copy.page(&prefix, start, limit, |_, key, value| Ok(decode_published(key, value)?))
         })
     }
+}
+
+/// The nodes that were removed, or the others.
+fn known_nodes(copy: &Copy, removed: bool) -> Result<Vec<Node>, DirectoryError> {
+    let prefix = [records::NODE];
+    let mut nodes =
+        copy.page(&prefix, prefix.to_vec(), PAGE_MAX, |_, key, value| Ok(decode_node(key, value)?))?;
+    nodes.retain(|node| node.removed == removed);
+    Ok(nodes)
 }

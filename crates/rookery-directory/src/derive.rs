@@ -11,10 +11,11 @@ use crate::encoding::Damaged;
 use crate::entry::AccountState;
 use crate::published::{Writes, decode_published};
 use crate::records::{self, encode_empty, encode_name, id_key, membership_key, reservation_key};
+use crate::renamed::{Renamed, last_number};
 use crate::source::Write;
 use bytes::Bytes;
 use rookery_kv::{Batch, Read, Space};
-use rookery_types::AccountName;
+use rookery_types::{AccountName, UserName};
 use std::collections::BTreeMap;
 
 /// What follows from a primary record.
@@ -48,6 +49,8 @@ pub(crate) struct Applier<'a> {
     read: &'a dyn Read,
     writes: BTreeMap<Vec<u8>, Option<Bytes>>,
     names: Vec<AccountName>,
+    /// The number of the last renaming that is written down, once one is.
+    renamings: Option<u64>,
     /// Whether an account's epoch may fall.
     lenient: bool,
 }
@@ -55,7 +58,7 @@ pub(crate) struct Applier<'a> {
 impl<'a> Applier<'a> {
     /// `read`: the copy as it is.
     pub(crate) fn new(read: &'a dyn Read) -> Applier<'a> {
-        Applier { read, writes: BTreeMap::new(), names: Vec::new(), lenient: false }
+        Applier { read, writes: BTreeMap::new(), names: Vec::new(), renamings: None, lenient: false }
     }
 
     /// Whether epochs may fall, since changes come that the copy may be ahead of.
@@ -72,7 +75,7 @@ impl<'a> Applier<'a> {
 
     /// Applies what one revision changed. Keys that are not primary are left out.
     pub(crate) fn apply(&mut self, writes: &[Write]) -> Result<(), DirectoryError> {
-        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        let (mut gone, mut come, mut renamed) = (Vec::new(), Vec::new(), Vec::new());
         for Write { key, value } in writes.iter().filter(|write| records::is_primary(&write.key)) {
             let before = self.get(key)?;
             if before == *value {
@@ -83,6 +86,7 @@ impl<'a> Applier<'a> {
                     check_epoch(key, before.as_deref(), value.as_deref())?;
                 }
                 self.names.extend(records::name_of_key(key));
+                renamed.extend(self.renamed(key, value.as_deref())?);
             }
             // From a damaged record nothing follows; it stays as it is, for reads to tell of it.
             gone.extend(before.and_then(|before| derived(key, &before).ok()).into_iter().flatten());
@@ -103,7 +107,35 @@ impl<'a> Applier<'a> {
                 self.writes.insert(key, Some(value));
             }
         }
+        for (from, to) in renamed {
+            let last = match self.renamings {
+                Some(last) => last,
+                None => last_number(self.read)?,
+            };
+            let number = last.saturating_add(1);
+            self.renamings = Some(number);
+            let (key, value) = Renamed { number, from, to }.record();
+            self.writes.insert(key, Some(value));
+        }
         Ok(())
+    }
+
+    /// The old and the new name of a user, if this record gives an account that is known another one.
+    fn renamed(
+        &self,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<Option<(UserName, UserName)>, DirectoryError> {
+        let Some(entry) = value.and_then(|value| records::decode_account(key, value).ok()) else {
+            return Ok(None);
+        };
+        let id = id_key(entry.id);
+        let before = self.get(&id)?.and_then(|value| records::decode_name_of_id(&id, &value).ok());
+        let Some((_, before)) = before else { return Ok(None) };
+        Ok(match (before.user(), entry.name.user()) {
+            (Some(from), Some(to)) if from != to => Some((from.clone(), to.clone())),
+            _ => None,
+        })
     }
 
     /// The accounts that change, and all writes.

@@ -23,7 +23,7 @@ use crate::source::{
 use crate::{Commit, DirectoryError};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rookery_kv::{Engine, Read, Space, prefix_end};
+use rookery_kv::{Engine, Read, Space, off_thread, prefix_end};
 use rookery_types::AccountName;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -257,8 +257,8 @@ impl EmbeddedSource {
     ) -> Reply<'_, T> {
         let snapshot = self.0.copy.engine.snapshot();
         Box::pin(async move {
-            let task = tokio::task::spawn_blocking(move || read(&*snapshot));
-            let found = task.await.map_err(|error| SourceError::Unavailable(error.to_string()))?;
+            let found = off_thread(move || read(&*snapshot)).await;
+            let found = found.map_err(|error| SourceError::Unavailable(error.to_string()))?;
             found.map_err(source_error)
         })
     }

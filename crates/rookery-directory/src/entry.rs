@@ -1,7 +1,7 @@
 //! What the directory knows of accounts, domains and nodes.
 
 use crate::DirectoryError;
-use rookery_types::{AccountId, AccountName, Epoch, NodeId, StoreId};
+use rookery_types::{AccountId, AccountName, Epoch, JobId, NodeId, StoreId};
 use std::fmt;
 
 /// Where an account's mail is, and by which right.
@@ -13,6 +13,15 @@ pub struct Home {
     pub store: StoreId,
     /// How often the home has changed, from 1.
     pub epoch: Epoch,
+}
+
+/// An account is on its way to another home, which alone may take it over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Moving {
+    /// The node that it goes to.
+    pub node: NodeId,
+    /// Which move that is.
+    pub job: JobId,
 }
 
 /// What may be done with an account.
@@ -73,6 +82,8 @@ pub struct Entry {
     pub name: AccountName,
     /// Where it is.
     pub home: Home,
+    /// Where it is going to.
+    pub moving: Option<Moving>,
     /// What may be done with it.
     pub state: AccountState,
     /// What logins are checked against; `None`: no login is possible.

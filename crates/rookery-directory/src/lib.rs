@@ -29,9 +29,11 @@ mod follow;
 mod memory;
 mod node;
 mod overlay;
+mod placement;
 pub mod published;
 pub mod records;
 pub mod remote;
+pub mod renamed;
 pub mod repair;
 pub mod source;
 pub mod whole;
@@ -41,12 +43,13 @@ pub use commit::{Commit, CommitError, DirectCommit};
 pub use copied::{CopiedDirectory, Counts};
 pub use embedded::{EmbeddedSource, LOGGED_MAX};
 pub use encoding::Damaged;
-pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Page, Verifier};
+pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Moving, Page, Verifier};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdOptions, EtcdSource};
 pub use follow::Following;
 pub use memory::{Call, MemorySnapshot, MemorySource, Trouble};
-pub use node::{Duty, Load, Node};
+pub use node::{Duty, Load, Node, NodeEdit};
+pub use placement::Placement;
 pub use published::Published;
 pub use records::{boot_of, boot_record};
 pub use source::{Position, Source, SourceError};
@@ -80,7 +83,7 @@ pub enum DirectoryError {
     /// A domain that accounts are still in, or that is the default one.
     #[error("{0} is still in use")]
     InUse(String),
-    /// The home is another than the one expected: the change came too late.
+    /// The home, or where the account is going to, is another than expected: the change came too late.
     #[error("the account is at home at node {} with epoch {}", .0.node, .0.epoch.0)]
     HomeChanged(Home),
     /// The change makes no sense, whatever the entry says.
@@ -147,8 +150,19 @@ pub trait Directory: Send + Sync {
     /// Forgets an account; its id is not given again.
     fn remove(&self, id: AccountId) -> Answer<'_, ()>;
 
-    /// Sets the home if it is exactly `expected`. The epoch must rise.
-    fn set_home(&self, id: AccountId, expected: Home, to: Home) -> Answer<'_, Arc<Entry>>;
+    /// Sets the home of an account that is not on its way, if it is exactly `expected`. The epoch must rise.
+    fn set_home(&self, id: AccountId, expected: Home, to: Home) -> Answer<'_, Arc<Entry>> {
+        self.relocate(id, (expected, None), (to, None))
+    }
+
+    /// Sets the home, and where the account is going to, if both are exactly what is expected. The epoch of another home
+    /// must rise. Asked again, it says the same.
+    fn relocate(
+        &self,
+        id: AccountId,
+        expected: (Home, Option<Moving>),
+        to: (Home, Option<Moving>),
+    ) -> Answer<'_, Arc<Entry>>;
 
     /// An alias or a catch-all, by its very name.
     fn alias<'a>(&'a self, name: &'a AliasName) -> Answer<'a, Option<Alias>>;
@@ -220,14 +234,29 @@ pub trait Directory: Send + Sync {
         limit: usize,
     ) -> Answer<'_, BTreeSet<MailboxId>>;
 
-    /// All nodes; they are few.
+    /// All nodes that were not removed; they are few.
     fn nodes(&self) -> Answer<'_, Vec<Node>>;
 
-    /// Sets what is known of a node, new or not.
+    /// The nodes that were removed.
+    fn removed_nodes(&self) -> Answer<'_, Vec<Node>>;
+
+    /// Sets what is known of a node, new or not. Of one that is known what operators have decided stays, which is
+    /// changed by [`Directory::edit_node`] alone. Refused for one that was removed.
     fn put_node(&self, node: Node) -> Answer<'_, ()>;
 
-    /// Forgets a node.
+    /// Sets what operators decide of a node. No account is reserved at a node that does not hold
+    /// ([`Duty::On`]) from then on.
+    fn edit_node(&self, id: NodeId, edit: NodeEdit) -> Answer<'_, Node>;
+
+    /// Takes a node out of the cluster for good. What is at home there stays so.
     fn remove_node(&self, id: NodeId) -> Answer<'_, ()>;
+
+    /// Where new accounts are placed: domains, an empty one for all others, with what is said of them. They are few.
+    fn placements(&self) -> Answer<'_, Vec<(Box<str>, Placement)>>;
+
+    /// Says where new accounts of a domain are placed, an empty one for all that have no placement of their own; or
+    /// forgets it.
+    fn set_placement(&self, domain: String, placement: Option<Placement>) -> Answer<'_, ()>;
 
     /// Publishes mailboxes, or takes them back, in the order given. One of an account that does not exist is taken back.
     fn publish(&self, mailboxes: Vec<(MailboxId, Option<Published>)>) -> Answer<'_, ()>;

@@ -12,16 +12,18 @@
 
 use crate::DirectoryError;
 use crate::change::{by_id, unavailable};
-use crate::encoding::{Damaged, Encoder, open};
+use crate::encoding::{Damaged, Encoder, layout_of, open};
 use crate::records::{self, LAYOUT, MAILBOX, OUTBOX, PUBLISHED_KEY, encode_empty, grant_key};
 use crate::repair::Mended;
 use bytes::Bytes;
 use rookery_kv::{Batch, Read, Space, prefix_end};
 use rookery_types::{
-    AccountId, AccountName, Acl, Identifier, MailboxId, MailboxPath, Rights, SharedName, UserName,
+    AccountId, AccountName, Acl, Identifier, MailboxId, MailboxPath, Rights, SharedName, SpecialUse, UserName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The layout of a record of a mailbox that is for something.
+const LAYOUT_WITH_USES: u8 = 2;
 /// Entries of an ACL that are published at most; the home has all of them.
 pub const ENTRIES_MAX: usize = 1000;
 
@@ -38,11 +40,19 @@ pub struct Published {
     pub path: MailboxPath,
     /// Its rights.
     pub acl: Acl,
+    /// What it is for.
+    pub special_use: Vec<SpecialUse>,
 }
 
 impl Published {
     /// What is published of a mailbox of the account of that name; `None`: nothing.
-    pub fn of(name: &AccountName, mailbox: MailboxId, path: &MailboxPath, acl: &Acl) -> Option<Published> {
+    pub fn of(
+        name: &AccountName,
+        mailbox: MailboxId,
+        path: &MailboxPath,
+        acl: &Acl,
+        special_use: &[SpecialUse],
+    ) -> Option<Published> {
         let mut kept = Acl::new();
         for entry in acl.entries().iter().take(ENTRIES_MAX) {
             kept.set(entry.identifier.clone(), entry.negative, entry.rights);
@@ -53,6 +63,7 @@ impl Published {
             domain: name.domain().into(),
             path: path.clone(),
             acl: kept,
+            special_use: special_use.iter().take(SpecialUse::ALL.len()).copied().collect(),
         };
         (!published.grants().is_empty()).then_some(published)
     }
@@ -90,7 +101,8 @@ pub(crate) fn published_prefix(account: AccountId) -> Vec<u8> {
 }
 
 pub(crate) fn encode_published(key: &[u8], published: &Published) -> Bytes {
-    let mut e = Encoder::new(LAYOUT);
+    // Most are for nothing, and need no more than they always did.
+    let mut e = Encoder::new(if published.special_use.is_empty() { LAYOUT } else { LAYOUT_WITH_USES });
     e.text(published.owner.as_ref().map_or("", UserName::local)).text(&published.domain);
     e.text(published.path.as_str()).varint(published.acl.entries().len() as u64);
     for entry in published.acl.entries() {
@@ -103,6 +115,12 @@ pub(crate) fn encode_published(key: &[u8], published: &Published) -> Bytes {
         let sign = if entry.negative { 4 } else { 0 };
         e.u8(kind | sign).varint(entry.rights.bits().into()).text(text);
     }
+    if !published.special_use.is_empty() {
+        e.varint(published.special_use.len() as u64);
+        for one in &published.special_use {
+            e.text(one.attribute());
+        }
+    }
     e.seal(key)
 }
 
@@ -111,7 +129,8 @@ pub(crate) fn decode_published(key: &[u8], value: &[u8]) -> Result<Published, Da
     let (rest, number) = key.split_last_chunk::<4>().ok_or_else(damaged)?;
     let account = records::number_of_key(MAILBOX, rest).and_then(AccountId::new).ok_or_else(damaged)?;
     let mailbox = MailboxId { account, number: u32::from_be_bytes(*number) };
-    open(key, value, LAYOUT, |d| {
+    let has_uses = layout_of(value) == Some(LAYOUT_WITH_USES);
+    open(key, value, if has_uses { LAYOUT_WITH_USES } else { LAYOUT }, |d| {
         let (local, domain) = (d.text()?, d.text()?);
         // A shared root's name is not known here; that there can be one says that the domain is one.
         let name = match local {
@@ -136,9 +155,17 @@ pub(crate) fn decode_published(key: &[u8], value: &[u8]) -> Result<Published, Da
             };
             acl.set(identifier, code & 4 != 0, rights);
         }
+        let mut special_use = Vec::new();
+        if has_uses {
+            let count = usize::try_from(d.varint()?).ok();
+            for _ in 0..count.filter(|count| (1..=SpecialUse::ALL.len()).contains(count))? {
+                let text = d.text()?;
+                special_use.push(SpecialUse::parse(text).filter(|one| one.attribute() == text)?);
+            }
+        }
         let whole = is_same && acl.entries().len() == count && path.as_str() == text;
         let (owner, domain) = (name.user().cloned(), Box::from(domain));
-        whole.then_some(Published { mailbox, owner, domain, path, acl })
+        whole.then_some(Published { mailbox, owner, domain, path, acl, special_use })
     })
 }
 
@@ -151,6 +178,8 @@ pub struct Shared {
     pub path: MailboxPath,
     /// Its rights.
     pub acl: Acl,
+    /// What it is for.
+    pub special_use: Vec<SpecialUse>,
 }
 
 /// Keys with what is to be written to them; `None`: they are to be deleted.
@@ -162,9 +191,10 @@ pub fn published_of(
     mailbox: MailboxId,
     path: &MailboxPath,
     acl: &Acl,
+    special_use: &[SpecialUse],
 ) -> Result<Option<Published>, DirectoryError> {
     let name = by_id(read, mailbox.account)?.name;
-    Ok(Published::of(&name, mailbox, path, acl))
+    Ok(Published::of(&name, mailbox, path, acl, special_use))
 }
 
 /// The record in a home's outbox that says what is to be published of a mailbox; `None`: nothing any more.
@@ -256,8 +286,14 @@ fn expected(read: &dyn Read, mailboxes: &[Shared]) -> Result<BTreeMap<Vec<u8>, B
         match by_id(read, shared.mailbox.account) {
             Ok(entry) => {
                 expected.extend(
-                    Published::of(&entry.name, shared.mailbox, &shared.path, &shared.acl)
-                        .map(|published| published.record()),
+                    Published::of(
+                        &entry.name,
+                        shared.mailbox,
+                        &shared.path,
+                        &shared.acl,
+                        &shared.special_use,
+                    )
+                    .map(|published| published.record()),
                 );
             }
             // The directory's own check tells of it.
@@ -417,11 +453,11 @@ mod tests {
         let mailbox = MailboxId { account: AccountId::new(300).unwrap(), number: 5 };
         let name = AccountName::User(user("joe"));
         let path = MailboxPath::new("Work/Ä").unwrap();
-        assert_eq!(Published::of(&name, mailbox, &path, &acl), None, "the owner's own is not published");
+        assert_eq!(Published::of(&name, mailbox, &path, &acl, &[]), None, "the owner's own is not published");
         acl.set(Identifier::Anyone, false, Rights::parse("p").unwrap());
         acl.set(Identifier::Anonymous, false, lookup);
         acl.set(Identifier::User(user("ann")), true, lookup);
-        assert_eq!(Published::of(&name, mailbox, &path, &acl), None, "nobody may look it up");
+        assert_eq!(Published::of(&name, mailbox, &path, &acl, &[]), None, "nobody may look it up");
         acl.set(Identifier::Group("staff".into()), false, lookup);
         acl.set(Identifier::User(user("ann")), false, lookup);
         for (name, grants) in [
@@ -431,17 +467,23 @@ mod tests {
                 [&b"vgx.test/staff\0s"[..], b"vuann@x.test\0s", b"vujoe@x.test\0s"].to_vec(),
             ),
         ] {
-            let published = Published::of(&name, mailbox, &path, &acl).unwrap();
+            let published = Published::of(&name, mailbox, &path, &acl, &[]).unwrap();
             let heads: Vec<_> =
                 published.grants().into_iter().map(|key| key[..key.len() - 12].to_vec()).collect();
             assert_eq!(heads, grants);
-            let (key, value) = published.record();
-            assert_eq!(decode_published(&key, &value), Ok(published));
-            let kind = KINDS.iter().find(|kind| kind.tag == MAILBOX).unwrap();
-            for at in 0..value.len() {
-                let mut changed = value.to_vec();
-                changed[at] ^= 1;
-                assert!((kind.check)(&key, &changed).is_err() && (kind.check)(&key, &value[..at]).is_err());
+            let uses = vec![SpecialUse::Sent, SpecialUse::Archive];
+            let for_something = Published { special_use: uses, ..published.clone() };
+            for (published, layout) in [(published, 1), (for_something, 2)] {
+                let (key, value) = published.record();
+                assert_eq!((value[0], decode_published(&key, &value)), (layout, Ok(published)));
+                let kind = KINDS.iter().find(|kind| kind.tag == MAILBOX).unwrap();
+                for at in 0..value.len() {
+                    let mut changed = value.to_vec();
+                    changed[at] ^= 1;
+                    assert!(
+                        (kind.check)(&key, &changed).is_err() && (kind.check)(&key, &value[..at]).is_err()
+                    );
+                }
             }
         }
     }

@@ -10,9 +10,10 @@
 //! | group | `g` domain 00 name | revision, members |
 //! | alias | `l` domain 00 local part | revision, targets |
 //! | member | `m` domain 00 group 00 local part | |
-//! | node | `n` id, big-endian | name, addresses, duties, version, store, load |
-//! | published mailbox | `p` account, mailbox, big-endian | owner, domain, path, ACL |
+//! | node | `n` id, big-endian | name, addresses, duties, version, store, load, tags |
+//! | published mailbox | `p` account, mailbox, big-endian | owner, domain, path, ACL; in layout 2 also what it is for |
 //! | state | `s` | next account id, mark, default domain |
+//! | placement | `x` domain | names and tags of nodes |
 //!
 //! **Derived** records are computed from one primary record each, by [`crate::derive`]. Only copies have them.
 //!
@@ -32,6 +33,7 @@
 //! | starts | `b` | how often the node has started |
 //! | outbox | `u` account, mailbox, big-endian | what is to be published of a mailbox of this store |
 //! | published | `w` | that the mailboxes of this node's store are published |
+//! | renamed | `c` number, big-endian | a user's name before and after, which the node's store has to follow |
 //! | put aside | `q` and the key it had | what a repair took away, as it was |
 //!
 //! Every kind is in [`KINDS`], which whatever walks the whole directory goes by.
@@ -39,13 +41,16 @@
 use crate::alias::{ALIAS, decode_alias};
 use crate::embedded::decode_logged;
 use crate::encoding::{Damaged, Decoder, Encoder, layout_of, open};
-use crate::entry::{AccountState, Domain, Entry, Group, Home, Verifier};
+use crate::entry::{AccountState, Domain, Entry, Group, Home, Moving, Verifier};
 use crate::node::decode_node;
+use crate::placement::{PLACEMENT, decode_placement};
 use crate::published::{decode_outbox, decode_published};
+use crate::renamed::decode_renamed;
 use crate::source::Position;
 use bytes::Bytes;
 use rookery_types::{
-    AccountId, AccountName, Address, Epoch, Identifier, MailboxId, NodeId, SharedName, StoreId, UserName,
+    AccountId, AccountName, Address, Epoch, Identifier, JobId, MailboxId, NodeId, SharedName, StoreId,
+    UserName,
 };
 
 /// The layout number that all values of this version begin with.
@@ -63,9 +68,10 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 18] = [
+pub const KINDS: [Kind; 20] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
     Kind { tag: BOOT, name: "starts", check: |key, value| decode_boot(key, value).map(drop) },
+    Kind { tag: RENAMED, name: "renamed", check: |key, value| decode_renamed(key, value).map(drop) },
     Kind { tag: DOMAIN, name: "domain", check: |key, value| decode_domain(key, value).map(drop) },
     Kind { tag: LOGGED, name: "change log", check: |key, value| decode_logged(key, value).map(drop) },
     Kind { tag: GROUP, name: "group", check: |key, value| decode_group(key, value).map(drop) },
@@ -90,10 +96,11 @@ pub const KINDS: [Kind; 18] = [
         check: |key, value| decode_name_of_id(key, value).map(drop),
     },
     Kind { tag: STATE, name: "state", check: |key, value| decode_state(key, value).map(drop) },
+    Kind { tag: PLACEMENT, name: "placement", check: |key, value| decode_placement(key, value).map(drop) },
 ];
 
 /// The kinds that a source holds, by tag.
-pub(crate) const PRIMARY: [u8; 8] = [ACCOUNT, DOMAIN, GROUP, ALIAS, MEMBER, NODE, MAILBOX, STATE];
+pub(crate) const PRIMARY: [u8; 9] = [ACCOUNT, DOMAIN, GROUP, ALIAS, MEMBER, NODE, MAILBOX, STATE, PLACEMENT];
 
 /// Whether a source holds the record.
 pub(crate) fn is_primary(key: &[u8]) -> bool {
@@ -102,6 +109,7 @@ pub(crate) fn is_primary(key: &[u8]) -> bool {
 
 pub(crate) const ACCOUNT: u8 = b'a';
 pub(crate) const BOOT: u8 = b'b';
+pub(crate) const RENAMED: u8 = b'c';
 pub(crate) const DOMAIN: u8 = b'd';
 pub(crate) const GROUP: u8 = b'g';
 pub(crate) const ID: u8 = b'i';
@@ -200,7 +208,7 @@ pub(crate) fn domain_key(name: &str) -> Vec<u8> {
 }
 
 pub(crate) fn encode_account(key: &[u8], entry: &Entry) -> Bytes {
-    let mut e = Encoder::new(LAYOUT);
+    let mut e = Encoder::new(if entry.moving.is_some() { 2 } else { LAYOUT });
     e.varint(entry.id.get()).u64(entry.home.node.0).raw(&entry.home.store.0).varint(entry.home.epoch.0);
     match entry.state {
         AccountState::Reserved { intent } => e.u8(0).u64(intent),
@@ -210,23 +218,32 @@ pub(crate) fn encode_account(key: &[u8], entry: &Entry) -> Bytes {
         AccountState::LoginOnly => e.u8(4),
     };
     e.text(entry.verifier.as_ref().map_or("", Verifier::as_str)).varint(entry.revision);
+    if let Some(moving) = entry.moving {
+        e.u64(moving.node.0).u64(moving.job.0);
+    }
     e.seal(key)
 }
 
 pub(crate) fn decode_account(key: &[u8], value: &[u8]) -> Result<Entry, Damaged> {
     let name = name_of_key(key).ok_or_else(|| Damaged::new(key, "its key is no account's"))?;
-    open(key, value, LAYOUT, |d| {
-        Some(Entry {
+    let moves = layout_of(value) == Some(2);
+    open(key, value, if moves { 2 } else { LAYOUT }, |d| {
+        let mut entry = Entry {
             id: AccountId::new(d.varint()?)?,
             name,
             home: Home { node: NodeId(d.u64()?), store: StoreId(d.array()?), epoch: Epoch(d.varint()?) },
+            moving: None,
             state: account_state(d)?,
             verifier: match d.text()? {
                 "" => None,
                 text => Some(Verifier::new(text).ok()?),
             },
             revision: d.varint()?,
-        })
+        };
+        if moves {
+            entry.moving = Some(Moving { node: NodeId(d.u64()?), job: JobId(d.u64()?) });
+        }
+        Some(entry)
     })
 }
 
@@ -458,10 +475,14 @@ pub(crate) fn decode_position(key: &[u8], value: &[u8]) -> Result<Position, Dama
     })
 }
 
+/// The layout of the record that says that all is published as this program publishes it. Another one has it published
+/// anew.
+const PUBLISHED_LAYOUT: u8 = 3;
+
 /// That the mailboxes of this store are published. Layout 1 said that there were grants, of which layout 2 knows
 /// nothing.
 pub(crate) fn encode_complete() -> Bytes {
-    Encoder::new(2).seal(PUBLISHED_KEY)
+    Encoder::new(PUBLISHED_LAYOUT).seal(PUBLISHED_KEY)
 }
 
 /// Whether they are.
@@ -469,8 +490,8 @@ pub(crate) fn decode_complete(key: &[u8], value: &[u8]) -> Result<bool, Damaged>
     if key != PUBLISHED_KEY {
         return Err(Damaged::new(key, "no such record is made"));
     }
-    let old = layout_of(value) == Some(1);
-    open(key, value, if old { 1 } else { 2 }, |_| Some(!old))
+    let layout = layout_of(value).filter(|layout| (1..PUBLISHED_LAYOUT).contains(layout));
+    open(key, value, layout.unwrap_or(PUBLISHED_LAYOUT), |_| Some(layout.is_none()))
 }
 
 /// The record of how often the node has started.

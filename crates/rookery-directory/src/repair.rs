@@ -140,6 +140,7 @@ impl Repair {
                 id: account.id,
                 name: name.clone(),
                 home: account.home,
+                moving: None,
                 state: AccountState::Active,
                 verifier: None,
                 revision: 0,

@@ -26,6 +26,8 @@ pub(crate) enum Failure {
     Refused(Box<Answer>),
     /// There is nobody to tell any more.
     Gone(IoError),
+    /// The session goes on at another node. Nothing of the command was done; but for IDLE, it is done there.
+    Moved,
 }
 
 impl Answer {
@@ -96,7 +98,10 @@ impl From<IoError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
-        Answer::from(error).into()
+        match error {
+            StoreError::Moved => Failure::Moved,
+            error => Answer::from(error).into(),
+        }
     }
 }
 
@@ -154,6 +159,8 @@ impl From<StoreError> for Answer {
                 Code::Unavailable,
                 "Done here, but other servers do not know of it yet: outcome pending",
             ),
+            StoreError::Moved => Answer::no(Code::Unavailable, "The mailbox is moving to another server"),
+            StoreError::GivenUp => Answer::no(Code::Unavailable, "It was given up before it came"),
             StoreError::CutOff => Answer::no(Code::Unavailable, "The server is ending"),
             _ => Answer::server_fault(),
         }

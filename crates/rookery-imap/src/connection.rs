@@ -14,6 +14,7 @@ use crate::answer::{Answer, Failure};
 use crate::capability;
 use crate::command::{self, Context};
 use crate::guest::Guests;
+use crate::handed::Replay;
 use crate::measure;
 use crate::notify::{self, Notify};
 use crate::services::Services;
@@ -26,8 +27,9 @@ use rookery_codec::imap::server::{Bad, Decoded, Limits};
 use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
 use rookery_route::SessionHead;
-use rookery_store::Noted;
+use rookery_store::{Noted, Whereabouts};
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Parentheses, OR and NOT within one another in a command.
@@ -93,6 +95,8 @@ enum Begin {
     LoggedIn(Box<SessionHead>),
     /// A session at another node, which needs this one as its guest.
     Guest(Box<SessionHead>),
+    /// A session that was at another node and goes on here.
+    Resumed(Box<SessionHead>),
 }
 
 /// Why the loop goes on or ends.
@@ -110,8 +114,14 @@ enum Next {
 
 impl Driver {
     async fn run(mut self, begin: Begin) {
+        let mut idling = None;
         match begin {
             Begin::Greeting => self.greet(),
+            Begin::Resumed(head) => match Box::pin(self.take_over(*head)).await {
+                Ok(under_way) => idling = under_way,
+                // The edge asks again, here or elsewhere.
+                Err(_) => return self.counts.end("refused"),
+            },
             Begin::LoggedIn(head) => match Box::pin(self.take_up(*head)).await {
                 Ok(true) => {}
                 // The edge has its client back.
@@ -126,7 +136,11 @@ impl Driver {
             }
         }
         let ended = loop {
-            let next = match self.turn().await {
+            let turned = match idling.take() {
+                None => self.turn().await,
+                Some(tag) => Box::pin(self.idle(tag, true)).await,
+            };
+            let next = match turned {
                 // Not before the command has ended: what it took would be held as long as the session lasts.
                 Ok(Next::Away(login)) => Box::pin(self.away(*login)).await,
                 next => next,
@@ -143,8 +157,8 @@ impl Driver {
                     None => return,
                 },
                 Err(Failure::Gone(error)) => break Err(error),
-                // Refusals were answered where they came up.
-                Err(Failure::Refused(_)) => {}
+                // Refusals were answered where they came up, and so were moves.
+                Err(Failure::Refused(_) | Failure::Moved) => {}
             }
         };
         match ended {
@@ -177,13 +191,18 @@ impl Driver {
 
     /// One thing that came from the client, or the wait for it.
     async fn turn(&mut self) -> Result<Next, Failure> {
+        let kept = self.is_kept();
+        self.wire.suspended |= kept;
         // Also a client that never stops sending has to go.
-        if self.drain.is_draining() || self.wire.leaving {
+        if self.drain.is_draining() && !kept || self.wire.leaving {
             self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
             return Ok(Next::Close);
         }
         if self.state.is_ended() {
             return Ok(account_closed(&mut self.wire));
+        }
+        if let Some(whither) = self.leaves() {
+            return Box::pin(self.hand_over(whither, None, Replay::default())).await;
         }
         let decoded = self.wire.decoder.next();
         if self.wire.enabled.is_some() && decoded != Decoded::NeedMore {
@@ -196,7 +215,7 @@ impl Driver {
                 Ok(Next::Go)
             }
             Decoded::Command(tagged) => match tagged.command {
-                Command::Idle => self.idle(tagged.tag).await,
+                Command::Idle => self.idle(tagged.tag, false).await,
                 _ => Box::pin(self.command(tagged)).await,
             },
             Decoded::Bad(bad) => self.bad(bad),
@@ -211,6 +230,10 @@ impl Driver {
                 let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
                 let append = command::append::append(context, &mut self.state, replaced, mailbox, message);
                 let outcome = Box::pin(noting(own, append)).await;
+                if let (Err(Failure::Moved), Some(replay)) = (&outcome, self.wire.replay.take()) {
+                    timing.end("moved");
+                    return Box::pin(self.append_elsewhere(*replay)).await;
+                }
                 self.answered(tag, timing, true, outcome).await
             }
             Decoded::Fatal { text } => {
@@ -239,14 +262,16 @@ impl Driver {
             State::Selected(user, selected) => (Some(&mut **user), Some(&**selected)),
             State::NotAuthenticated | State::Away(_) | State::Logout => (None, None),
         };
-        let (slot, mut stirred) = match user {
-            Some(User { slot, notify, guests, .. }) => {
+        // Between commands, and nowhere else, can it go on elsewhere.
+        let is_between = self.wire.decoder.is_between();
+        let (slot, home, mut stirred) = match user {
+            Some(User { slot, notify, guests, home, .. }) => {
                 // Few need it, and what they wait with is large.
                 let needed = notify.is_some() || !guests.is_empty();
                 let stirred = needed.then(|| Box::pin(stirred(notify.as_deref_mut(), guests, selected)));
-                (slot.as_ref(), stirred)
+                (slot.as_ref(), home.as_mut().filter(|_| is_between), stirred)
             }
-            None => (None, None),
+            None => (None, None, None),
         };
         let stirs = async {
             match &mut stirred {
@@ -254,9 +279,15 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let patient = self.wire.suspended;
         tokio::select! {
             biased;
-            () = self.drain.draining() => {
+            // A command that has begun to come is waited for until the drain is cut off.
+            () = self.drain.draining(), if !patient => {
+                drop(stirred);
+                if self.is_kept() {
+                    return Ok(Next::Go);
+                }
                 self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
                 return Ok(Next::Close);
             }
@@ -265,6 +296,7 @@ impl Driver {
                 false => return Ok(Next::Close),
             },
             () = ended(slot) => return Ok(account_closed(&mut self.wire)),
+            () = departed(home) => return Ok(Next::Go),
             () = stirs => {}
         }
         drop(stirred);
@@ -323,6 +355,7 @@ impl Driver {
         let expunges = command::may_expunge(&command);
         let before = matches!(self.state, State::NotAuthenticated);
         let own = self.state.notes();
+        let again = command.clone();
         let state = std::mem::replace(&mut self.state, State::Logout);
         let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
         let (state, outcome) = noting(own, command::step(state, command, context)).await;
@@ -332,6 +365,10 @@ impl Driver {
         }
         if matches!(self.state, State::Away(_)) {
             return Ok(Next::Away(Box::new((tag, timing))));
+        }
+        if matches!(outcome, Err(Failure::Moved)) {
+            timing.end("moved");
+            return Box::pin(self.command_elsewhere(Tagged { tag, command: again })).await;
         }
         self.answered(tag, timing, expunges, outcome).await
     }
@@ -415,22 +452,29 @@ impl Driver {
         }
     }
 
-    async fn idle(&mut self, tag: Tag) -> Result<Next, Failure> {
+    /// IDLE. `resumed`: it has begun at another node.
+    async fn idle(&mut self, tag: Tag, resumed: bool) -> Result<Next, Failure> {
         let timing = Timing::start(&measure::NAMES, "IDLE", tag.as_str());
         let outcome = match &mut self.state {
             State::NotAuthenticated | State::Away(_) | State::Logout => {
                 Err(Answer::bad("Log in first").into())
             }
             State::Authenticated(user) => {
-                Box::pin(command::idle::idle(&mut self.wire, user, None, &self.drain)).await
+                Box::pin(command::idle::idle(&mut self.wire, user, None, &self.drain, resumed)).await
             }
             State::Selected(user, selected) => {
-                Box::pin(command::idle::idle(&mut self.wire, user, Some(selected), &self.drain)).await
+                Box::pin(command::idle::idle(&mut self.wire, user, Some(selected), &self.drain, resumed))
+                    .await
             }
             State::Abroad(user, abroad) => {
                 Box::pin(command::abroad::idle(&mut self.wire, user, abroad, &tag, &self.drain)).await
             }
         };
+        if matches!(&outcome, Err(Failure::Moved)) {
+            timing.end("moved");
+            let whither = self.whither().unwrap_or_else(|| self.here());
+            return Box::pin(self.hand_over(whither, Some(tag), Replay::default())).await;
+        }
         if matches!(&outcome, Ok(answer) if answer.condition == Condition::Bye) {
             // The server's end, or the account's.
             if self.state.is_ended() {
@@ -550,6 +594,17 @@ async fn stirred(notify: Option<&mut Notify>, guests: &mut Guests, selected: Opt
 fn account_closed(wire: &mut Wire) -> Next {
     wire.put(&bye(Some(Code::Unavailable), "The account was closed"));
     Next::Close
+}
+
+/// Returns when an account has left for another node that serves it. Safe to cancel.
+pub(crate) async fn departed(home: Option<&mut watch::Receiver<Whereabouts>>) {
+    let has_left = match home {
+        Some(home) => home.wait_for(|whereabouts| *whereabouts != Whereabouts::Here).await.is_ok(),
+        None => false,
+    };
+    if !has_left {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Does what a command asks for, and notes its changes if the client hears of changes.

@@ -12,6 +12,7 @@
 
 use crate::answer::{Answer, Failure};
 use crate::command::notify_there::Groups;
+use crate::command::operation::Operation;
 use crate::session::{Enabled, User};
 use crate::wire::Wire;
 use bytes::Bytes;
@@ -207,9 +208,14 @@ impl Guests {
         }
     }
 
+    /// A guest is lost, but what it was asked is known nevertheless.
+    pub(crate) fn let_go(&mut self, guest: &Guest) {
+        self.overflow |= guest.watches;
+    }
+
     /// What a guest comes to that gave no answer. `changes`: it may have changed something.
     pub(crate) fn lost(&mut self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
-        self.overflow |= guest.watches;
+        self.let_go(guest);
         match trouble {
             Trouble::Client(error) => Failure::Gone(error),
             // In the middle of a response there is no way to say anything.
@@ -367,17 +373,34 @@ impl Guest {
     pub(crate) fn ask(&mut self, enabled: Enabled, octets: Bytes) {
         if self.enabled.bits() != enabled.bits() {
             self.enabled = enabled;
-            // Nothing else is waiting to be sent, so the note stands before the command.
-            if let Some(pipe) = self.connection.pipe() {
-                pipe.put_note(SessionNote::Enabled(enabled.bits()).encode());
-            }
+            self.note(&SessionNote::Enabled(enabled.bits()));
         }
         self.put(octets);
+    }
+
+    /// The same with an APPEND that has an id.
+    pub(crate) fn ask_as(&mut self, operation: Operation, enabled: Enabled, octets: Bytes) {
+        self.ask(enabled, Bytes::new());
+        let Operation { id, again } = operation;
+        self.note(&SessionNote::Operation { id, again });
+        self.put(octets);
+    }
+
+    /// Tells it something before the next command: nothing else is waiting to be sent.
+    fn note(&mut self, note: &SessionNote) {
+        if let Some(pipe) = self.connection.pipe() {
+            pipe.put_note(note.encode());
+        }
     }
 
     /// Gives it octets.
     pub(crate) fn put(&mut self, octets: Bytes) {
         self.connection.push_body(octets);
+    }
+
+    /// Whether it was lost between two responses, so that something else can be said.
+    pub(crate) fn is_between(&self) -> bool {
+        self.passage.is_between()
     }
 
     /// Sends it what waits, if that is much.
@@ -569,7 +592,7 @@ impl Guest {
     }
 }
 
-fn answer_of(status: Status) -> Answer {
+pub(crate) fn answer_of(status: Status) -> Answer {
     let mut answer = Answer::ok(status.text);
     answer.condition = status.condition;
     answer.fault = status.code == Some(Code::ServerBug);

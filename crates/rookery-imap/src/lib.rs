@@ -15,6 +15,7 @@ mod config;
 mod connection;
 mod fetch;
 mod guest;
+mod handed;
 mod kept;
 mod measure;
 mod names;
@@ -25,8 +26,22 @@ mod services;
 mod session;
 mod sorting;
 mod tell;
+mod value;
 mod view;
 mod wire;
+
+/// What is read of other nodes, for `fuzz/`, which alone is built with `cfg(fuzzing)`.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use crate::value::SessionValue;
+
+    /// Reads a session's value, and again what is written of it.
+    pub fn session_value(octets: &[u8]) {
+        if let Ok(value) = SessionValue::decode(octets) {
+            assert_eq!(SessionValue::decode(&value.encode()), Ok(value));
+        }
+    }
+}
 
 pub use config::ImapConfig;
 pub use connection::{serve_connection, serve_guest, serve_pipe};

@@ -5,6 +5,10 @@
 //! - It never shows a change that is not yet durable: its versions are the store's durable ones.
 //! - Whatever differs between the view and the mailbox will be told at a later `catch_up`; nothing is queued.
 
+mod handed;
+
+pub(crate) use handed::is_unknown;
+
 use rookery_store::{Difference, MailboxState, Message, Messages, StoreError};
 use rookery_types::{Keyword, SeqNum, Uid, UidSet};
 use std::collections::BTreeMap;

@@ -6,6 +6,8 @@
 //! - An idle wire owns no buffers.
 
 use crate::answer::Failure;
+use crate::command::operation::Operation;
+use crate::handed::Replay;
 use crate::session::Enabled;
 use rookery_codec::imap::server::{Decoded, Decoder, Limits};
 use rookery_codec::imap::{Response, print};
@@ -27,16 +29,33 @@ pub(crate) struct Wire {
     pub(crate) deadline: Option<Instant>,
     /// Whether the node that holds the client's socket ends.
     pub(crate) leaving: bool,
+    /// The other half asks for the session's value, to go on from it.
+    pub(crate) suspended: bool,
+    /// An APPEND that found its account gone.
+    pub(crate) replay: Option<Box<Replay>>,
     /// The connection's id where the client's socket is, for the log of every node.
     pub(crate) trace: u64,
     /// Of a guest: what is on in the session that it serves, if it has heard that since its last command.
     pub(crate) enabled: Option<Enabled>,
+    /// Of a guest: what the APPEND that comes next is.
+    pub(crate) operation: Option<Operation>,
 }
 
 impl Wire {
     pub(crate) fn new(connection: Connection, limits: Limits, silence_max: Duration, trace: u64) -> Wire {
         let decoder = Decoder::new(limits);
-        Wire { connection, decoder, silence_max, deadline: None, leaving: false, trace, enabled: None }
+        Wire {
+            connection,
+            decoder,
+            silence_max,
+            deadline: None,
+            leaving: false,
+            suspended: false,
+            replay: None,
+            trace,
+            enabled: None,
+            operation: None,
+        }
     }
 
     /// Adds a response to the batch.
@@ -79,7 +98,9 @@ impl Wire {
         let note = self.connection.pipe().and_then(|pipe| pipe.take_note());
         match note.clone().and_then(SessionNote::decode) {
             Some(SessionNote::Leave) => self.leaving = true,
+            Some(SessionNote::Suspend) => self.suspended = true,
             Some(SessionNote::Enabled(bits)) => self.enabled = Some(Enabled::from_bits(bits)),
+            Some(SessionNote::Operation { id, again }) => self.operation = Some(Operation { id, again }),
             _ => {}
         }
         Ok(note.is_some())

@@ -8,14 +8,18 @@
 //! - Everything simulated hangs on one [`sim::SimDisk`], so that one loss of power hits engine and files alike,
 //!   and everything it does follows from its seed.
 
+#[cfg(feature = "sim")]
+pub mod defect;
 pub mod engine;
 pub mod files;
 pub mod fjall_engine;
 pub mod lock;
 pub mod memory;
+mod off_thread;
 #[cfg(feature = "redb")]
 pub mod redb_engine;
 pub mod sim;
 
 pub use engine::{Batch, Bytes, Engine, EngineError, Op, Read, Space, prefix_end};
 pub use files::{FileLayer, RealFiles, VolumeFile};
+pub use off_thread::{CutOff, off_thread};

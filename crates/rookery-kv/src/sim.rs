@@ -20,6 +20,11 @@ use parking_lot::{Mutex, MutexGuard};
 pub(crate) use table::{Bounds, Table};
 pub use volumes::SimFiles;
 
+/// On this thread [`crate::off_thread()`] does its work in place from now on, so that nothing runs beside anything else.
+pub fn in_place() {
+    crate::off_thread::in_place();
+}
+
 /// Kinds of operation, for [`SimDisk::fail_nth`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpKind {

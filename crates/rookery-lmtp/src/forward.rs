@@ -4,14 +4,18 @@
 //! - The octets go on as they come; no node but the homes stores them.
 //! - A forward that is dropped before its end brings nothing.
 //! - Whatever is lost on the way is a failure for now: the MTA keeps the message.
+//! - If the home is lost once it has the whole message, it is asked what became of it, so that the MTA does not send once
+//!   more what has arrived.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rookery_net::Pipe;
 use rookery_route::{Peers, PipeService, framed};
-use rookery_types::{MailboxPath, NodeId, UserName};
+use rookery_types::{MailboxPath, NodeId, OperationId, UserName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use crate::body::BodyError;
 use crate::deliver::Outcome;
@@ -20,9 +24,17 @@ use crate::parcel::{self, Parcel};
 /// How long a home may take no octet before it counts as away.
 const STALLED: Duration = Duration::from_secs(30);
 
+/// How long a home that was lost before it answered is asked what became of the message.
+const ASKING: Duration = Duration::from_secs(10);
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// A message on its way to one home.
 pub(crate) struct Forward {
+    peers: Arc<dyn Peers>,
+    head: Bytes,
     node: NodeId,
+    parcel: Parcel,
     addressees: Vec<Addressee>,
     way: Result<Box<dyn Pipe>, BodyError>,
 }
@@ -33,17 +45,32 @@ pub(crate) type Addressee = (UserName, Option<MailboxPath>);
 impl Forward {
     /// Begins it. `head`: of the pipe.
     pub(crate) async fn begin(
-        peers: &dyn Peers,
+        peers: Arc<dyn Peers>,
         head: Bytes,
         node: NodeId,
         addressees: Vec<Addressee>,
         parcel: &Parcel,
     ) -> Forward {
-        let parcel = parcel.to(addressees.iter().map(|(user, detail)| (user, detail.as_ref())));
-        let opened = peers.open(node, PipeService::Lmtp, head).await;
+        let each = addressees.into_iter().map(|addressee| (addressee, rookery_route::new_operation()));
+        Forward::begin_as(peers, head, node, each.collect(), parcel).await
+    }
+
+    /// The same, where the deliveries have ids already.
+    pub(crate) async fn begin_as(
+        peers: Arc<dyn Peers>,
+        head: Bytes,
+        node: NodeId,
+        addressees: Vec<(Addressee, OperationId)>,
+        parcel: &Parcel,
+    ) -> Forward {
+        let each = addressees.iter();
+        let parcel = parcel.to(each.map(|((user, detail), id)| (user, detail.as_ref(), *id)));
+        let addressees: Vec<Addressee> = addressees.into_iter().map(|(addressee, _)| addressee).collect();
+        let opened = peers.open(node, PipeService::Lmtp, head.clone()).await;
         let way = opened.map_err(|error| BodyError::Away(error.to_string()));
-        let mut forward = Forward { node, addressees, way };
-        forward.push(&parcel.encode()).await;
+        let octets = parcel.encode();
+        let mut forward = Forward { peers, head, node, parcel, addressees, way };
+        forward.push(&octets).await;
         forward
     }
 
@@ -63,7 +90,10 @@ impl Forward {
         let outcomes = match std::mem::replace(&mut self.way, Err(BodyError::Gone)) {
             Ok(pipe) => match answer(pipe, self.addressees.len()).await {
                 Ok(outcomes) => outcomes,
-                Err(why) => vec![Outcome::Failed(self.away(why)); self.addressees.len()],
+                Err(why) => match tokio::time::timeout(ASKING, self.ask()).await {
+                    Ok(outcomes) => outcomes,
+                    Err(_) => vec![Outcome::Failed(self.away(why)); self.addressees.len()],
+                },
             },
             Err(error) => vec![Outcome::Failed(error); self.addressees.len()],
         };
@@ -73,6 +103,26 @@ impl Forward {
             .zip(outcomes)
             .map(|(addressee, outcome)| (node, addressee, outcome))
             .collect()
+    }
+
+    /// What became of the message, as the home says it when it is there again.
+    async fn ask(&self) -> Vec<Outcome> {
+        let question = self.parcel.question().encode();
+        loop {
+            let asked = Instant::now();
+            match self.asked(&question).await {
+                Ok(outcomes) => return outcomes,
+                Err(why) => tracing::debug!(node = %self.node, why, "what became of a message is not known"),
+            }
+            tokio::time::sleep_until(asked + PAUSE).await;
+        }
+    }
+
+    async fn asked(&self, question: &[u8]) -> Result<Vec<Outcome>, String> {
+        let opened = self.peers.open(self.node, PipeService::Lmtp, self.head.clone()).await;
+        let mut pipe = opened.map_err(|error| error.to_string())?;
+        pipe.write_all(question).await.map_err(|error| error.to_string())?;
+        answer(pipe, self.addressees.len()).await
     }
 
     fn away(&self, why: String) -> BodyError {

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rookery_route::{Route, RouteError, Router, Target};
-use rookery_store::{Account, NewMessage, Spool, Spooled, Store, StoreError};
+use rookery_store::{Account, NewMessage, Spool, Spooled, Store, StoreError, Whereabouts};
 use rookery_types::acl::Asker;
 use rookery_types::{
-    AccountId, AccountName, Address, InternalDate, MailboxId, MailboxPath, Rights, SystemFlags, UserName,
+    AccountId, AccountName, Address, InternalDate, MailboxId, MailboxPath, OperationId, Rights, SystemFlags,
+    UserName,
 };
 
 use crate::backing::{Backing, DeliverError, Delivered, LookUpError, Once, Place};
@@ -47,6 +49,7 @@ impl From<StoreError> for DeliverError {
             StoreError::Nul(_) => DeliverError::Nul,
             StoreError::NoAccount | StoreError::NoMailbox => DeliverError::Gone,
             StoreError::NoSpace => DeliverError::NoSpace,
+            StoreError::Moved => DeliverError::Moved,
             other => {
                 // The whole chain: what stands behind "the engine failed" is what the operator needs.
                 let mut text = other.to_string();
@@ -75,11 +78,28 @@ impl Backing for House {
         Ok(self.router.deliver_to(user).await?.into_iter().filter_map(place).collect())
     }
 
-    async fn at_home(&self, user: &UserName) -> Result<AccountId, LookUpError> {
-        match self.router.target(Address::inbox(user.clone())).await?.route {
-            Route::Here { account } => Ok(account),
-            Route::Proxy(_) => Err(LookUpError::Closed),
-        }
+    async fn at_home(&self, user: &UserName) -> Result<Place, LookUpError> {
+        Ok(match self.router.target(Address::inbox(user.clone())).await?.route {
+            Route::Here { account } => Place::Here(account),
+            Route::Proxy(node) => Place::At(node, user.clone()),
+        })
+    }
+
+    async fn whither(&self, account: AccountId) -> Result<Option<Place>, DeliverError> {
+        Ok(match self.store.standing(account)? {
+            Some((Whereabouts::Here, _)) => Some(Place::Here(account)),
+            Some((Whereabouts::Left { node, .. }, _)) => {
+                let owner = self.store.account_record(account)?.and_then(|record| record.owner);
+                owner.map(|user| Place::At(node, user))
+            }
+            None => None,
+        })
+    }
+
+    async fn read(&self, message: &Spooled, from: u64, octets: usize) -> Result<Bytes, DeliverError> {
+        let message = message.clone();
+        let read = tokio::task::spawn_blocking(move || message.read(from, octets)).await;
+        Ok(read.map_err(|error| DeliverError::Failed(error.to_string()))??)
     }
 
     async fn target(
@@ -119,8 +139,8 @@ impl Backing for House {
         Ok(spool.push(octets)?)
     }
 
-    fn finish(&self, spool: Spool) -> Result<Spooled, DeliverError> {
-        Ok(spool.finish_without_nul()?)
+    async fn finish(&self, spool: Spool) -> Result<Spooled, DeliverError> {
+        Ok(spool.finished_without_nul().await?)
     }
 
     async fn append(
@@ -129,6 +149,7 @@ impl Backing for House {
         message: Spooled,
         date: InternalDate,
         once: Option<&Once>,
+        operations: &[OperationId],
     ) -> Result<Delivered, DeliverError> {
         let account = self.store.account(mailbox.account).await?;
         let once = once.zip(message.message_id()).map(|(once, message_id)| rookery_store::Once {
@@ -137,14 +158,19 @@ impl Backing for House {
             window: once.window,
         });
         let message = NewMessage { body: message, flags: SystemFlags::NONE, keywords: Vec::new(), date };
-        match append(&account, mailbox, message.clone(), once.as_ref()).await {
+        match append(&account, mailbox, message.clone(), once.as_ref(), operations).await {
             Err(StoreError::NoMailbox) => {
                 // The mailbox of a detail went away since it was looked up; INBOX never does.
                 let inbox = account.tree().get(&MailboxPath::inbox()).ok_or(DeliverError::Gone)?;
-                Ok(append(&account, inbox, message, once.as_ref()).await?)
+                Ok(append(&account, inbox, message, once.as_ref(), operations).await?)
             }
             other => Ok(other?),
         }
+    }
+
+    async fn settle(&self, account: AccountId, operation: OperationId) -> Result<bool, DeliverError> {
+        let account = self.store.account(account).await?;
+        Ok(account.settle_operation(operation).await?.is_some())
     }
 }
 
@@ -153,10 +179,11 @@ async fn append(
     mailbox: MailboxId,
     message: NewMessage,
     once: Option<&rookery_store::Once>,
+    operations: &[OperationId],
 ) -> Result<Delivered, StoreError> {
     let stored = match once {
-        Some(once) => account.append_once(mailbox, message, once).await?.is_some(),
-        None => account.append(mailbox, vec![message]).await.map(|_| true)?,
+        Some(once) => account.append_once(mailbox, message, once, operations).await?.is_some(),
+        None => account.append_as(operations, mailbox, vec![message]).await.map(|_| true)?,
     };
     Ok(if stored { Delivered::Stored } else { Delivered::Before })
 }

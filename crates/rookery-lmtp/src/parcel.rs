@@ -1,11 +1,12 @@
 //! What two nodes say to each other about one message: the codec of [`crate::forward`] and [`crate::home`].
 //!
 //! The node that the MTA is connected to sends a [`Parcel`] and the message, as [`framed`] has it. The home of the
-//! recipients answers with JSON: one [`Said`] for each addressee, in their order.
+//! recipients answers with JSON: one [`Said`] for each addressee, in their order. If the answer is lost on the way, a
+//! [`Question`] without a message asks for it.
 
 use bytes::Bytes;
 use rookery_route::framed;
-use rookery_types::{InternalDate, MailboxPath, UserName};
+use rookery_types::{InternalDate, MailboxPath, OperationId, UserName};
 use serde::{Deserialize, Serialize};
 
 use crate::body::BodyError;
@@ -25,6 +26,9 @@ pub(crate) struct Parcel {
     /// It was announced as BINARYMIME.
     pub(crate) is_binary: bool,
     addressees: Vec<Addressee>,
+    /// By so many nodes that were not the home of its account any more.
+    #[serde(default)]
+    hops: u8,
 }
 
 /// One user it is for.
@@ -32,6 +36,50 @@ pub(crate) struct Parcel {
 struct Addressee {
     user: String,
     detail: Option<String>,
+    /// The delivery's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    operation: Option<String>,
+}
+
+/// Asks what became of a parcel. What was not delivered by then is not delivered any more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Question {
+    asked: Vec<Addressee>,
+}
+
+/// What comes over a pipe first.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Request {
+    /// A message follows.
+    Parcel(Parcel),
+    /// Nothing does.
+    Question(Question),
+}
+
+impl Request {
+    /// Reads it, without the length.
+    pub(crate) fn decode(json: &[u8]) -> Result<Request, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+}
+
+impl Question {
+    /// Whom it is about, and the deliveries' ids.
+    pub(crate) fn deliveries(&self) -> impl Iterator<Item = Option<(UserName, OperationId)>> {
+        self.asked.iter().map(|addressee| user(&addressee.user).zip(addressee.operation()))
+    }
+
+    /// With its length before it.
+    pub(crate) fn encode(&self) -> Bytes {
+        framed::encode(self)
+    }
+}
+
+impl Addressee {
+    fn operation(&self) -> Option<OperationId> {
+        self.operation.as_deref().and_then(OperationId::parse)
+    }
 }
 
 impl Parcel {
@@ -50,19 +98,32 @@ impl Parcel {
             author: author.map(ToString::to_string),
             is_binary,
             addressees: Vec::new(),
+            hops: 0,
         }
     }
 
-    /// The same message for some users.
+    /// The same message, passed on once more; none if that was done as often as it may be.
+    pub(crate) fn passed_on(&self, max: u8) -> Option<Parcel> {
+        (self.hops < max).then(|| Parcel { hops: self.hops + 1, ..self.clone() })
+    }
+
+    /// The same message for some users; each delivery has an id.
     pub(crate) fn to<'a>(
         &self,
-        addressees: impl Iterator<Item = (&'a UserName, Option<&'a MailboxPath>)>,
+        addressees: impl Iterator<Item = (&'a UserName, Option<&'a MailboxPath>, OperationId)>,
     ) -> Parcel {
-        let addressee = |(user, detail): (&UserName, Option<&MailboxPath>)| Addressee {
-            user: user.to_string(),
-            detail: detail.map(|path| path.as_str().to_owned()),
-        };
+        let addressee =
+            |(user, detail, operation): (&UserName, Option<&MailboxPath>, OperationId)| Addressee {
+                user: user.to_string(),
+                detail: detail.map(|path| path.as_str().to_owned()),
+                operation: Some(operation.to_string()),
+            };
         Parcel { addressees: addressees.map(addressee).collect(), ..self.clone() }
+    }
+
+    /// Asks what became of it.
+    pub(crate) fn question(&self) -> Question {
+        Question { asked: self.addressees.clone() }
     }
 
     pub(crate) fn date(&self) -> InternalDate {
@@ -75,22 +136,19 @@ impl Parcel {
     }
 
     /// The users it is for; `None` stands for one whose name is none. A detail that can name no mailbox is as good
-    /// as one that names none.
-    pub(crate) fn addressees(&self) -> impl Iterator<Item = (Option<UserName>, Option<MailboxPath>)> {
+    /// as one that names none. Then comes the delivery's id.
+    pub(crate) fn addressees(
+        &self,
+    ) -> impl Iterator<Item = (Option<UserName>, Option<MailboxPath>, Option<OperationId>)> {
         self.addressees.iter().map(|addressee| {
             let detail = addressee.detail.as_deref().and_then(|path| MailboxPath::new(path).ok());
-            (user(&addressee.user), detail)
+            (user(&addressee.user), detail, addressee.operation())
         })
     }
 
     /// With its length before it.
     pub(crate) fn encode(&self) -> Bytes {
         framed::encode(self)
-    }
-
-    /// Reads it, without the length.
-    pub(crate) fn decode(json: &[u8]) -> Result<Parcel, serde_json::Error> {
-        serde_json::from_slice(json)
     }
 }
 
@@ -118,6 +176,7 @@ impl From<&Outcome> for Said {
                 BodyError::OverQuota => ("over quota", ""),
                 BodyError::Gone => ("gone", ""),
                 BodyError::NoSpace => ("no space", ""),
+                BodyError::Moved => ("moved", ""),
                 BodyError::Away(text) => ("away", text.as_str()),
                 BodyError::Failed(text) => ("failed", text.as_str()),
             },
@@ -137,6 +196,7 @@ impl From<Said> for Outcome {
             "over quota" => BodyError::OverQuota,
             "gone" => BodyError::Gone,
             "no space" => BodyError::NoSpace,
+            "moved" => BodyError::Moved,
             "away" => BodyError::Away(said.text),
             "failed" => BodyError::Failed(said.text),
             other => BodyError::Failed(format!("the home says: {other} {}", said.text)),
@@ -170,16 +230,22 @@ mod tests {
         let path = MailboxPath::new("Lists/rust").unwrap();
         let date = InternalDate::new(1_700_000_000, -90).unwrap();
         let parcel = Parcel::new("7.1".into(), date, "a@b.test".into(), Some(&ann), true);
-        let parcel = parcel.to([(&joe, Some(&path)), (&ann, None)].into_iter());
+        let (one, two) = (OperationId([1; 16]), OperationId([2; 16]));
+        let parcel = parcel.to([(&joe, Some(&path), one), (&ann, None, two)].into_iter());
         let octets = parcel.encode();
         let (length, json) = octets.split_at(4);
         assert_eq!(u32::from_be_bytes(length.try_into().unwrap()) as usize, json.len());
-        let read = Parcel::decode(json).unwrap();
+        let Ok(Request::Parcel(read)) = Request::decode(json) else { panic!("no parcel") };
         assert_eq!(read, parcel);
         assert_eq!((read.date(), read.author()), (date, Some(ann.clone())));
         let addressees: Vec<_> = read.addressees().collect();
-        assert_eq!(addressees, [(Some(joe), Some(path)), (Some(ann), None)]);
-        assert!(Parcel::decode(&json[1..]).is_err());
+        let wanted = [(Some(joe.clone()), Some(path), Some(one)), (Some(ann.clone()), None, Some(two))];
+        assert_eq!(addressees, wanted);
+        assert!(Request::decode(&json[1..]).is_err());
+        let Ok(Request::Question(asked)) = Request::decode(&parcel.question().encode()[4..]) else {
+            panic!("no question")
+        };
+        assert_eq!(asked.deliveries().collect::<Vec<_>>(), [Some((joe, one)), Some((ann, two))]);
     }
 
     #[test]

@@ -476,7 +476,7 @@ impl<B: Backing> Session<B> {
                 }
                 // A detail that can name no mailbox is as good as one that names none: INBOX gets the message.
                 let detail = detail.and_then(|detail| MailboxPath::new(detail).ok());
-                transaction.recipients.push(Job { places, detail });
+                transaction.recipients.push(Job { places, detail, operation: None });
                 Reply::new(250, (2, 1, 5), "Ok")
             }
             Err(LookUpError::NotFound) => unknown(),
@@ -517,7 +517,7 @@ impl<B: Backing> Session<B> {
             let read = tokio::select! {
                 biased;
                 read = self.connection.read_some(self.decoder.buffer(), idle) => read?,
-                () = self.drain.draining(), if self.transaction.is_none() => return Ok(Came::Drained),
+                () = self.drain.easing(), if self.transaction.is_none() => return Ok(Came::Drained),
             };
             if read == 0 {
                 return Ok(Came::Closed);

@@ -12,6 +12,7 @@
 mod certificates;
 pub mod connection;
 mod deflate;
+pub mod door;
 pub mod drain;
 pub mod gate;
 pub mod inherit;
@@ -26,6 +27,8 @@ pub mod stream;
 pub mod tls;
 
 pub use connection::{Connection, IoError};
+pub use deflate::Carried;
+pub use door::Door;
 pub use drain::{Drain, DrainGuard};
 pub use gate::{ConnectionLimits, Gate, Permit, Source};
 pub use inherit::{Handover, Held, Inherited};
@@ -33,7 +36,7 @@ pub use listener::{BindError, ListenOptions, ListenSpec, Listener};
 pub use measure::{ConnectionEnd, MetricNames, Timing};
 pub use networks::Networks;
 pub use peer::{Local, Peer};
-pub use pipe::{Pipe, Relay, Stopped};
+pub use pipe::{Before, Pipe, Relay, Stopped};
 pub use proof::ClientNames;
 pub use serve::{Accepted, ConnId, Service, serve};
 pub use stream::{StartTlsError, Stream, TlsInfo};

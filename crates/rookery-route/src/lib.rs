@@ -8,30 +8,41 @@
 
 mod administrators;
 pub mod framed;
+mod keep;
 mod publications;
 mod registrar;
 mod relay;
+mod renames;
 mod transit;
 
 pub use administrators::{Administrators, Authority};
+pub use keep::{Keeper, Kept};
 pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
-    BadHead, HEAD_OCTETS_MAX, NoPeers, PeerError, Peers, PipeHead, PipeService, Reaching, Relayed,
-    SessionHead, SessionNote, hand_back, relay,
+    BadHead, HEAD_OCTETS_MAX, HandOver, NoPeers, Opening, PeerError, Peers, PipeHead, PipeService, Reaching,
+    Relayed, Reopening, SessionHead, SessionNote, Suspended, VALUE_OCTETS_MAX, go_on, hand_back, relay,
+    take_value,
 };
-pub use transit::{MoveError, Transit, TransitTimes};
+pub use renames::Renames;
+pub use transit::{GivenUp, MoveError, Pending, Transit, TransitTimes};
 
 use parking_lot::Mutex;
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};
-use rookery_store::{Account, Store, StoreError};
+use rookery_store::{Account, Store, StoreError, Whereabouts};
 use rookery_types::{
-    AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, StoreId, Style, UserName,
+    AccountId, AccountName, Address, ClientNames, Encoding, Epoch, NameError, NodeId, OperationId, StoreId,
+    Style, UserName,
 };
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+
+/// The id of a change that another node is asked for.
+pub fn new_operation() -> OperationId {
+    OperationId(rand::random())
+}
 
 /// Where the commands on one mailbox run.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -162,6 +173,8 @@ pub struct Router {
     here: NodeId,
     /// The store that is here, if that is asked.
     store: Option<(StoreId, Fence)>,
+    /// The same, if it is asked which accounts have come and gone.
+    knows: Option<Store>,
     style: Style,
     newcomers: Option<Arc<dyn Newcomers>>,
 }
@@ -169,12 +182,18 @@ pub struct Router {
 impl Router {
     /// A router of the node `here`, whose clients see names in one style.
     pub fn new(directory: Arc<dyn Directory>, here: NodeId, style: Style) -> Router {
-        Router { directory, here, store: None, style, newcomers: None }
+        Router { directory, here, store: None, knows: None, style, newcomers: None }
     }
 
     /// The same, for which accounts that are at home in another store than this, or in a fenced one, are not reached.
     pub fn with_store(self, store: StoreId, fence: Fence) -> Router {
         Router { store: Some((store, fence)), ..self }
+    }
+
+    /// The same, which knows of accounts that have come to this store, or have gone from it, before the directory's copy
+    /// does.
+    pub fn with_moves(self, store: Store) -> Router {
+        Router { knows: Some(store), ..self }
     }
 
     /// The same, with users who get accounts when mail comes for them.
@@ -212,10 +231,10 @@ impl Router {
     /// Where the commands on a mailbox run whose name is known: a recipient's INBOX, say.
     pub async fn target(&self, address: Address) -> Result<Target, RouteError> {
         let entry = self.entry(address.account()).await?;
-        let route = route(&entry, self.here)?;
+        let (route, epoch) = self.home_of(&entry)?;
         if let (Route::Here { .. }, Some((store, fence))) = (&route, &self.store) {
             // A home is a node and its store: nobody is told that there is nothing because another store has nothing.
-            let why = match *store == entry.home.store {
+            let why = match *store == entry.home.store || epoch > entry.home.epoch {
                 true => fence.why(),
                 false => Some("the account is at home in another store".into()),
             };
@@ -229,7 +248,28 @@ impl Router {
     /// The account of a name, and where the commands on its mailboxes run.
     pub async fn locate(&self, name: &AccountName) -> Result<(AccountId, Route), RouteError> {
         let entry = self.entry(name).await?;
-        Ok((entry.id, route(&entry, self.here)?))
+        Ok((entry.id, self.home_of(&entry)?.0))
+    }
+
+    /// The home of an account, and since which epoch it is that.
+    pub async fn home(&self, name: &AccountName) -> Result<(NodeId, Epoch), RouteError> {
+        let entry = self.entry(name).await?;
+        Ok(match self.home_of(&entry)? {
+            (Route::Here { .. }, epoch) => (self.here, epoch),
+            (Route::Proxy(node), epoch) => (node, epoch),
+        })
+    }
+
+    /// Where the directory or the store says that an account is at home: whoever knows of the later epoch.
+    fn home_of(&self, entry: &Entry) -> Result<(Route, Epoch), RouteError> {
+        let route = route(entry, self.here)?;
+        let Some(store) = &self.knows else { return Ok((route, entry.home.epoch)) };
+        let standing = store.standing(entry.id).map_err(|error| unavailable(error.to_string()))?;
+        Ok(match standing.filter(|(_, epoch)| *epoch > entry.home.epoch) {
+            Some((Whereabouts::Here, epoch)) => (Route::Here { account: entry.id }, epoch),
+            Some((Whereabouts::Left { node, .. }, epoch)) => (Route::Proxy(node), epoch),
+            None => (route, entry.home.epoch),
+        })
     }
 
     /// Who gets the mail for an address: the account of this name; else where the alias of this name leads; else a
@@ -337,6 +377,12 @@ impl Router {
         match store.account(account).await {
             Ok(account) => Ok(Some(account)),
             Err(StoreError::NoAccount) => Ok(None),
+            // It has gone since, and the directory's copy has not heard of it.
+            Err(StoreError::Moved) => match store.standing(account) {
+                Ok(Some((Whereabouts::Left { node, .. }, _))) => Err(AccountError::Elsewhere(node)),
+                Ok(_) => Err(AccountError::Store(StoreError::Moved)),
+                Err(error) => Err(AccountError::Store(error)),
+            },
             Err(error) => Err(AccountError::Store(error)),
         }
     }
@@ -344,8 +390,10 @@ impl Router {
     /// The entry of an account that anyone may know of.
     async fn entry(&self, name: &AccountName) -> Result<Arc<Entry>, RouteError> {
         let found = match self.directory.look_up(name).await {
-            // The copy at hand may lag; only an up-to-date one can say that there is none.
-            Err(DirectoryError::NotFound(_)) => {
+            // The copy at hand may lag; only an up-to-date one can say that there is none. An account that is not for
+            // anyone may be made by now, or be gone with another in its place.
+            Ok(entry) if route(&entry, self.here).is_ok() => return Ok(entry),
+            Ok(_) | Err(DirectoryError::NotFound(_)) => {
                 self.directory.barrier().await.map_err(RouteError::Unavailable)?;
                 self.directory.look_up(name).await
             }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rookery_directory::{Directory, DirectoryError, Published, published};
 use rookery_kv::{Batch, Engine, Space};
 use rookery_store::check::CheckError;
-use rookery_store::{CommitError, Outbox, Publisher, Seen, SeenChange, Store};
+use rookery_store::{CommitError, Outbox, Publisher, Seen, SeenChange, Settings, Store};
 use rookery_types::MailboxId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,7 +94,10 @@ impl Publications {
             let shared = rookery_store::check::shared_mailboxes(&*engine)?;
             let shared: Vec<published::Shared> = shared
                 .into_iter()
-                .map(|(mailbox, path, acl)| published::Shared { mailbox, path, acl })
+                .map(|(mailbox, settings)| {
+                    let Settings { path, acl, special_use, .. } = settings;
+                    published::Shared { mailbox, path, acl, special_use }
+                })
                 .collect();
             let here = rookery_store::check::homes(&*engine)?.into_iter().map(|(id, _)| id).collect();
             let (batch, _) = published::rebuild(&*engine, &shared, &here)?;
@@ -135,10 +138,16 @@ impl Publisher for Publications {
     fn changes(&self, changes: &[SeenChange<'_>]) -> Option<Outbox> {
         let mut writes = Vec::new();
         let mut mailboxes = Vec::new();
+        let mut unchanged = Vec::new();
         for change in changes {
+            if change.before == change.after {
+                unchanged.push(change.mailbox);
+                continue;
+            }
             let of = |seen: Option<Seen<'_>>| match seen {
                 Some(seen) => {
-                    published::published_of(&*self.shared.engine, change.mailbox, seen.path, seen.acl)
+                    let Seen { path, acl, special_use } = seen;
+                    published::published_of(&*self.shared.engine, change.mailbox, path, acl, special_use)
                 }
                 None => Ok(None),
             };
@@ -155,12 +164,20 @@ impl Publisher for Publications {
                 }
             }
         }
-        if mailboxes.is_empty() {
-            return None;
-        }
         let mut published = Vec::new();
         let number = {
             let mut waiting = self.shared.waiting.lock();
+            for mailbox in unchanged {
+                // What was changed before may still be on its way to others: who sets the same waits for it, too.
+                if let Some(entry) = waiting.mailboxes.get_mut(&mailbox).filter(|entry| !entry.is_refused) {
+                    let (done, waits) = oneshot::channel();
+                    entry.callers.push((entry.queued, done));
+                    published.push(waits);
+                }
+            }
+            if mailboxes.is_empty() && published.is_empty() {
+                return None;
+            }
             waiting.last += 1;
             let number = waiting.last;
             for mailbox in &mailboxes {

@@ -8,24 +8,27 @@
 //! - The home decides by its own settings who administers what; the head brings no authority but the user's name.
 //! - A session needs others at the homes of other people's mailboxes: its *guests*. They are opened by the home of the
 //!   user, as pipes like any, and open none themselves.
+//! - When the user's account has moved, the home gives the session to the edge as a value, and with it whatever of the
+//!   client's octets it has not used; the edge opens a pipe to the new home and goes on there. Values are opaque here.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use rookery_net::{DrainGuard, Peer, Pipe, Relay, Stopped, Stream};
-use rookery_types::{NodeId, UserName};
+mod edge;
+mod home;
+
+pub use edge::{Relayed, Reopening, Suspended, go_on, relay};
+pub use home::{HandOver, Opening, hand_back, take_value};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rookery_net::{Peer, Pipe, Stream};
+use rookery_types::{Epoch, NodeId, OperationId, UserName};
 use serde::{Deserialize, Serialize};
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::pin::Pin;
 
 /// Octets in the longest head; what is longer is refused.
 pub const HEAD_OCTETS_MAX: usize = 4096;
-/// How long the home has, once told, to say good-bye to a client of an edge that ends.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the halves may take to give a client back to the edge.
-const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Octets in the longest value of a session.
+pub const VALUE_OCTETS_MAX: usize = 16 << 20;
 
 /// What a pipe is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -125,6 +128,9 @@ pub struct SessionHead {
     pub tag: String,
     /// The name of that command.
     pub verb: String,
+    /// The session goes on from a value of so many octets, which follows in notes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_octets: Option<usize>,
 }
 
 /// A head that cannot be read, or that names no user.
@@ -140,7 +146,8 @@ impl SessionHead {
             Peer::Unix { .. } | Peer::Memory => None,
         };
         let (tag, verb) = (tag.to_owned(), verb.to_owned());
-        SessionHead { user: user.to_string(), trace, peer, tls: stream.is_tls(), tag, verb }
+        let (user, tls) = (user.to_string(), stream.is_tls());
+        SessionHead { user, trace, peer, tls, tag, verb, value_octets: None }
     }
 
     /// The head of a guest of the session whose client is at the end of a stream.
@@ -182,11 +189,39 @@ pub enum SessionNote {
     Release,
     /// Of a session to its guest: what ENABLE and the like have turned on there, as sessions of the protocol write it.
     Enabled(u8),
+    /// Of a session to its guest: the APPEND that follows has an id. Or it is a question: only the APPEND's beginning
+    /// follows, what has come of it is to be said, and if nothing has, nothing will.
+    Operation {
+        /// Its id.
+        id: OperationId,
+        /// Whether it is a question.
+        again: bool,
+    },
     /// Of the home, once the edge has done so: what it was sent and has not used, from the start. Several follow one
     /// another.
     Rest(Bytes),
     /// Of the home: that was the rest, and the client is nobody's again.
     Unauthenticated,
+    /// Of a session to its guest, or of an edge to a home: the session has to go on from its value, at the same node if
+    /// that still has the account.
+    Suspend,
+    /// Of the home: the account is at home at that node, since that epoch, and the session goes on there from its value
+    /// of so many octets, which follows. As with [`SessionNote::Release`] the edge passes nothing on from here. Without
+    /// a value it answers a session that was to go on here.
+    Moved {
+        /// The account's home.
+        node: NodeId,
+        /// Since when.
+        epoch: Epoch,
+        /// Octets of the value.
+        octets: u32,
+    },
+    /// A piece of a session's value.
+    Value(Bytes),
+    /// Of the home: that was the rest ([`SessionNote::Rest`]), and it goes to the new home.
+    Done,
+    /// Of the home: a session goes on here from the value that was sent.
+    Resumed,
 }
 
 const LEAVE: u8 = b'L';
@@ -194,10 +229,15 @@ const RELEASE: u8 = b'R';
 const REST: u8 = b'O';
 const UNAUTHENTICATED: u8 = b'U';
 const ENABLED: u8 = b'E';
-/// Octets in one [`SessionNote::Rest`].
-const REST_OCTETS: usize = 4096;
-/// Octets that a client may have sent behind its last command; more is no client's.
-const REST_OCTETS_MAX: usize = 1 << 20;
+const OPERATION: u8 = b'P';
+const OPERATION_AGAIN: u8 = b'Q';
+const SUSPEND: u8 = b'S';
+const MOVED: u8 = b'M';
+const VALUE: u8 = b'V';
+const DONE: u8 = b'D';
+const RESUMED: u8 = b'C';
+/// Octets in one [`SessionNote::Rest`] or [`SessionNote::Value`].
+const NOTE_OCTETS: usize = 4096;
 
 impl SessionNote {
     /// Writes it.
@@ -212,6 +252,23 @@ impl SessionNote {
             }
             SessionNote::Unauthenticated => octets.put_u8(UNAUTHENTICATED),
             SessionNote::Enabled(switches) => octets.extend_from_slice(&[ENABLED, *switches]),
+            SessionNote::Suspend => octets.put_u8(SUSPEND),
+            SessionNote::Moved { node, epoch, octets: value } => {
+                octets.put_u8(MOVED);
+                octets.put_u64(node.0);
+                octets.put_u64(epoch.0);
+                octets.put_u32(*value);
+            }
+            SessionNote::Value(piece) => {
+                octets.put_u8(VALUE);
+                octets.extend_from_slice(piece);
+            }
+            SessionNote::Done => octets.put_u8(DONE),
+            SessionNote::Resumed => octets.put_u8(RESUMED),
+            SessionNote::Operation { id, again } => {
+                octets.put_u8(if *again { OPERATION_AGAIN } else { OPERATION });
+                octets.extend_from_slice(&id.0);
+            }
         }
         octets.freeze()
     }
@@ -227,130 +284,21 @@ impl SessionNote {
             Some(&REST) => Some(SessionNote::Rest(octets)),
             Some(&UNAUTHENTICATED) => Some(SessionNote::Unauthenticated),
             Some(&ENABLED) => octets.first().map(|switches| SessionNote::Enabled(*switches)),
+            Some(&SUSPEND) => Some(SessionNote::Suspend),
+            Some(&MOVED) if octets.len() >= 20 => {
+                let (node, epoch) = (NodeId(octets.get_u64()), Epoch(octets.get_u64()));
+                Some(SessionNote::Moved { node, epoch, octets: octets.get_u32() })
+            }
+            Some(&VALUE) => Some(SessionNote::Value(octets)),
+            Some(&DONE) => Some(SessionNote::Done),
+            Some(&RESUMED) => Some(SessionNote::Resumed),
+            Some(kind @ (&OPERATION | &OPERATION_AGAIN)) => {
+                let (id, again) = (octets.as_ref().try_into().ok()?, *kind == OPERATION_AGAIN);
+                Some(SessionNote::Operation { id: OperationId(id), again })
+            }
             _ => None,
         }
     }
-}
-
-/// How the edge's half of a session has ended.
-#[derive(Debug)]
-pub enum Relayed {
-    /// As it should: the home has ended it, and the client was sent all that was said.
-    Ended,
-    /// The client has left.
-    ClientGone,
-    /// The home, or the way to it, is lost.
-    Lost(io::Error),
-    /// The same, before the home has said anything and the client has sent anything: as if it had not been reached.
-    NeverBegan(io::Error),
-    /// The client is nobody's again and may log in anew; it has sent this much already.
-    Unauthenticated(BytesMut),
-}
-
-/// The edge's half of a session: passes octets on until the session ends. `arrived`: what the client has sent
-/// already. When the node drains, the home is told, which says good-bye.
-pub async fn relay(
-    client: &mut Stream,
-    arrived: BytesMut,
-    mut pipe: Box<dyn Pipe>,
-    drain: &DrainGuard,
-) -> Relayed {
-    let mut relay = Relay::new(arrived);
-    let mut told = false;
-    let mut patience = pin!(None);
-    loop {
-        let stopped = tokio::select! {
-            biased;
-            () = drain.draining(), if !told => {
-                told = true;
-                pipe.put_note(SessionNote::Leave.encode());
-                patience.set(Some(tokio::time::sleep(LEAVE_TIMEOUT)));
-                // The note leaves with what the relay flushes next.
-                relay.touch();
-                continue;
-            }
-            () = async {
-                match patience.as_mut().as_pin_mut() {
-                    Some(patience) => patience.await,
-                    None => std::future::pending().await,
-                }
-            } => Stopped::Lost(io::ErrorKind::TimedOut.into()),
-            stopped = relay.run(client, &mut *pipe) => stopped,
-        };
-        tracing::debug!(
-            octets_in = relay.octets_in,
-            octets_out = relay.octets_out,
-            ?stopped,
-            "relay stopped"
-        );
-        return match stopped {
-            Stopped::Client => Relayed::ClientGone,
-            Stopped::Ended => Relayed::Ended,
-            Stopped::Lost(error) if relay.octets_in == 0 && relay.octets_out == 0 => {
-                Relayed::NeverBegan(error)
-            }
-            Stopped::Lost(error) => Relayed::Lost(error),
-            Stopped::Note(note) => match SessionNote::decode(note) {
-                Some(SessionNote::Release) => match taken_back(&mut *pipe).await {
-                    Ok(mut rest) => {
-                        rest.extend_from_slice(&relay.take_unsent());
-                        Relayed::Unauthenticated(rest)
-                    }
-                    Err(error) => Relayed::Lost(error),
-                },
-                // Of a newer version; it does not concern the client.
-                Some(_) | None => continue,
-            },
-        };
-    }
-}
-
-/// What the home was sent and has not used.
-async fn taken_back(pipe: &mut dyn Pipe) -> io::Result<BytesMut> {
-    let all = async {
-        pipe.shutdown().await?;
-        let mut rest = BytesMut::new();
-        loop {
-            let out_of_step = io::Error::from(io::ErrorKind::InvalidData);
-            if pipe.read(&mut [0]).await? > 0 {
-                return Err(out_of_step);
-            }
-            match pipe.take_note().and_then(SessionNote::decode) {
-                Some(SessionNote::Rest(octets)) => rest.extend_from_slice(&octets),
-                Some(SessionNote::Unauthenticated) => return Ok(rest),
-                _ => return Err(out_of_step),
-            }
-        }
-    };
-    tokio::time::timeout(HAND_BACK_TIMEOUT, all).await.map_err(|_| io::ErrorKind::TimedOut)?
-}
-
-/// The home's side of it: gives a client back to the edge, as nobody's. What was said to it is flushed. `rest`: what
-/// was read and not used.
-pub async fn hand_back(pipe: &mut dyn Pipe, mut rest: BytesMut) -> io::Result<()> {
-    let all = async {
-        pipe.put_note(SessionNote::Release.encode());
-        pipe.flush().await?;
-        let mut octets = [0; 1024];
-        loop {
-            let read = pipe.read(&mut octets).await?;
-            rest.extend_from_slice(octets.get(..read).unwrap_or_default());
-            if read == 0 && pipe.take_note().is_none() {
-                break;
-            }
-            if rest.len() > REST_OCTETS_MAX {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-        }
-        while !rest.is_empty() {
-            let octets = rest.split_to(rest.len().min(REST_OCTETS)).freeze();
-            pipe.put_note(SessionNote::Rest(octets).encode());
-            pipe.flush().await?;
-        }
-        pipe.put_note(SessionNote::Unauthenticated.encode());
-        pipe.flush().await
-    };
-    tokio::time::timeout(HAND_BACK_TIMEOUT, all).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 #[cfg(test)]
@@ -377,55 +325,23 @@ mod tests {
         assert_eq!(SessionHead::decode(&b" ".repeat(HEAD_OCTETS_MAX + 1)), Err(BadHead));
     }
 
-    #[tokio::test]
-    async fn what_a_client_sends_meanwhile_comes_back_in_order() {
-        let (near, mut far) = rookery_net::pipe::in_memory(64);
-        let (mut client, socket) = tokio::io::duplex(64);
-        let edge = tokio::spawn(async move {
-            let drain = rookery_net::Drain::new();
-            relay(&mut Stream::from(socket), BytesMut::from("1 a "), Box::new(near), &drain.guard()).await
-        });
-        let mut heard = [0; 2];
-        far.read_exact(&mut heard).await.unwrap();
-        // While the home gives the client back, it goes on sending.
-        let sending = tokio::spawn(async move {
-            for number in 0..5000 {
-                client.write_all(format!("{number:04}").as_bytes()).await.unwrap();
-            }
-            client
-        });
-        hand_back(&mut far, BytesMut::from("unused ")).await.unwrap();
-        let Relayed::Unauthenticated(mut rest) = edge.await.unwrap() else { panic!("not given back") };
-        assert_eq!(&rest.split_to(9)[..], b"unused a ");
-        let expected: String = (0..5000).map(|number| format!("{number:04}")).collect();
-        assert!(expected.as_bytes().starts_with(&rest), "{}", rest.len());
-        sending.abort();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_home_is_told_when_the_edge_ends() {
-        let (near, mut far) = rookery_net::pipe::in_memory(64);
-        let (_client, socket) = tokio::io::duplex(64);
-        let drain = rookery_net::Drain::new();
-        let guard = drain.guard();
-        let edge = tokio::spawn(async move {
-            relay(&mut Stream::from(socket), BytesMut::new(), Box::new(near), &guard).await
-        });
-        tokio::task::yield_now().await;
-        drain.start();
-        assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
-        assert_eq!(far.take_note().and_then(SessionNote::decode), Some(SessionNote::Leave));
-        // It does not say good-bye.
-        assert!(matches!(edge.await.unwrap(), Relayed::NeverBegan(_)));
-    }
-
     #[test]
     fn notes_come_back_as_they_were() {
         let rest = SessionNote::Rest(Bytes::from_static(b"a1 LOGIN"));
         let enabled = SessionNote::Enabled(0x1f);
-        for note in [SessionNote::Leave, SessionNote::Release, rest, SessionNote::Unauthenticated, enabled] {
+        let moved = SessionNote::Moved { node: NodeId(u64::MAX), epoch: Epoch(7), octets: 1 << 24 };
+        let value = SessionNote::Value(Bytes::from_static(b"{}"));
+        let operation = |again| SessionNote::Operation { id: OperationId([7; 16]), again };
+        let (one, two) = (operation(false), operation(true));
+        for note in
+            [SessionNote::Leave, SessionNote::Release, rest, SessionNote::Unauthenticated, enabled, one, two]
+        {
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
+        for note in [SessionNote::Suspend, moved, value, SessionNote::Done, SessionNote::Resumed] {
+            assert_eq!(SessionNote::decode(note.encode()), Some(note));
+        }
+        assert_eq!(SessionNote::decode(Bytes::from_static(b"M1234567")), None);
         assert_eq!(SessionNote::decode(Bytes::new()), None);
         assert_eq!(SessionNote::decode(Bytes::from_static(b"?what")), None);
     }

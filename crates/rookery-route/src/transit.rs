@@ -11,8 +11,11 @@
 //! - The other home is told to forget a move only when its end is on the disk here.
 
 mod coordinator;
+mod pending;
 mod server;
 mod wire;
+
+pub use pending::{GivenUp, Pending};
 
 use crate::Administrators;
 use crate::relay::Peers;
@@ -82,6 +85,7 @@ struct Inner {
     sending: Semaphore,
     taking: Semaphore,
     tasks: Mutex<JoinSet<()>>,
+    under_way: Mutex<pending::UnderWay>,
 }
 
 impl std::fmt::Debug for Transit {
@@ -124,6 +128,7 @@ impl Transit {
             sending: Semaphore::new(SENDING_MAX),
             taking: Semaphore::new(TAKING_MAX),
             tasks: Mutex::new(JoinSet::new()),
+            under_way: Mutex::default(),
         }))
     }
 

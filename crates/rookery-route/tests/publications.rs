@@ -11,8 +11,8 @@ use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_kv::{Batch, Engine};
 use rookery_route::{Publications, Registrar};
-use rookery_store::{Account, Store, StoreError, StoreOptions};
-use rookery_types::{AccountName, Acl, Identifier, MailboxId, MailboxPath, Rights, UserName};
+use rookery_store::{Account, Settings, Store, StoreError, StoreOptions};
+use rookery_types::{AccountName, Acl, Identifier, MailboxId, MailboxPath, Rights, SpecialUse, UserName};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -68,8 +68,13 @@ impl Home {
     /// What is wrong with what is published, when all that waits is counted in.
     fn faults(&self) -> Vec<String> {
         let shared = rookery_store::check::shared_mailboxes(&*self.engine).unwrap();
-        let shared: Vec<Shared> =
-            shared.into_iter().map(|(mailbox, path, acl)| Shared { mailbox, path, acl }).collect();
+        let shared: Vec<Shared> = shared
+            .into_iter()
+            .map(|(mailbox, settings)| {
+                let Settings { path, acl, special_use, .. } = settings;
+                Shared { mailbox, path, acl, special_use }
+            })
+            .collect();
         let here =
             rookery_store::check::homes(&*self.engine).unwrap().into_iter().map(|(id, _)| id).collect();
         let mut faults = Vec::new();
@@ -126,6 +131,10 @@ async fn what_is_shared_is_published_before_the_change_returns() {
     let id = inbox(&account);
     account.set_acl(id, acl("lr")).await.unwrap();
     assert_eq!(elsewhere(&source, id).await.unwrap().acl, acl("lr"));
+    account.set_special_use(id, vec![SpecialUse::Archive]).await.unwrap();
+    assert_eq!(elsewhere(&source, id).await.unwrap().special_use, [SpecialUse::Archive]);
+    account.set_special_use(id, vec![]).await.unwrap();
+    assert_eq!(elsewhere(&source, id).await.unwrap().special_use, []);
     let (from, to) = (MailboxPath::new("Plans").unwrap(), MailboxPath::new("Past").unwrap());
     let plans = account.create(&from, vec![]).await.unwrap();
     account.set_acl(plans, acl("l")).await.unwrap();
@@ -185,6 +194,9 @@ async fn a_directory_that_is_away_is_told_when_it_comes_back() {
     let unpublished = rookery_store::CommitError::Unpublished;
     assert!(matches!(&answer, Err(StoreError::Commit(error)) if *error == unpublished), "{answer:?}");
     assert!(is_set(&account), "the change stands");
+    // Who sets the same is not told either that others see it.
+    let again = account.set_acl(id, acl("r")).await;
+    assert!(matches!(&again, Err(StoreError::Commit(error)) if *error == unpublished), "{again:?}");
     tokio::time::resume();
     assert!(home.faults().is_empty(), "{:?}", home.faults());
     let mut revisions = home.directory.subscribe();

@@ -13,10 +13,13 @@ use rookery_kv::sim::SimDisk;
 use rookery_kv::{Batch, Engine, Space};
 use rookery_net::{Drain, Pipe};
 use rookery_route::{
-    Administrators, MoveError, PeerError, Peers, PipeService, Reaching, Registrar, Transit, TransitTimes,
+    Administrators, GivenUp, MoveError, PeerError, Peers, PipeService, Reaching, Registrar, Transit,
+    TransitTimes,
 };
 use rookery_store::check::check;
-use rookery_store::{Account, Copied, Destination, Limits, NewMessage, Refusal, Store, StoreOptions};
+use rookery_store::{
+    Account, Copied, Destination, Limits, NewMessage, Refusal, Store, StoreOptions, TransitId,
+};
 use rookery_types::{
     AccountId, AccountName, Acl, Identifier, InternalDate, Keyword, MailboxId, MailboxPath, NodeId, Rights,
     SystemFlags, UidSet, UserName,
@@ -273,6 +276,19 @@ impl World {
         }
     }
 
+    /// Gives up whatever move begins, after some milliseconds, until the node is lost. Ends never.
+    async fn give_up_all(&self, after: Option<u64>) {
+        let Some(after) = after else { return std::future::pending().await };
+        loop {
+            for id in self.nodes[0].store.departures().unwrap_or_default() {
+                tokio::time::sleep(Duration::from_millis(after)).await;
+                // What came of it is seen by where the messages are.
+                let _ = self.nodes[0].transit.give_up(id).await;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     async fn until_down(&self, node: usize) {
         while !self.nodes[node].disk.is_down() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -342,12 +358,22 @@ struct Life {
     power: bool,
     /// Ann's quota has no room.
     refused: bool,
+    /// An operator gives the move up, after so many milliseconds.
+    gives_up: Option<u64>,
     loses_verdicts: bool,
 }
 
-/// One life; whether the crash came before its end. Err: what is wrong.
-async fn live(life: Life) -> Result<bool, String> {
-    let Life { seed, crashes, operation, power, refused, loses_verdicts } = life;
+/// What came of a life.
+struct Lived {
+    /// The crash came before its end.
+    crashed: bool,
+    /// The messages stayed where they were.
+    stayed: bool,
+}
+
+/// One life. Err: what is wrong.
+async fn live(life: Life) -> Result<Lived, String> {
+    let Life { seed, crashes, operation, power, refused, gives_up, loses_verdicts } = life;
     let mut world = World::new(seed, 1 + seed % 2, loses_verdicts).await;
     world.fill(0..5).await;
     if refused {
@@ -360,6 +386,7 @@ async fn live(life: Life) -> Result<bool, String> {
         biased;
         // Whoever moves does not wait until the other home is back.
         () = world.until_down(1) => None,
+        () = world.give_up_all(gives_up) => None,
         moved = world.move_all("INBOX") => moved,
     };
     world.settle(power).await?;
@@ -385,7 +412,10 @@ async fn live(life: Life) -> Result<bool, String> {
                 return wrong("the client was told other UIDs");
             }
         }
-        Some((_, Err(MoveError::Refused(refusal)))) if *refusal != Refusal::OverQuota || !refused => {
+        Some((_, Err(MoveError::Refused(refusal))))
+            if (*refusal != Refusal::OverQuota || !refused)
+                && (*refusal != Refusal::GivenUp || gives_up.is_none()) =>
+        {
             return wrong("it was refused");
         }
         Some((_, Err(MoveError::Refused(_)))) if !at_ann.is_empty() => return wrong("refused and moved"),
@@ -394,6 +424,7 @@ async fn live(life: Life) -> Result<bool, String> {
     if refused && !at_ann.is_empty() {
         return wrong("the quota is exceeded");
     }
+    let stayed = at_ann.is_empty();
     // Whatever comes late changes nothing, and the next move goes well.
     world.repeat_all().await;
     if world.found().await != [at_joe.clone(), at_ann.clone()] {
@@ -419,9 +450,9 @@ async fn live(life: Life) -> Result<bool, String> {
             return Err(format!("{findings:#?}"));
         }
     }
-    let crashes = world.crashes;
+    let crashed = world.crashes > 0;
     world.end().await;
-    Ok(crashes > 0)
+    Ok(Lived { crashed, stayed })
 }
 
 fn seeds() -> u64 {
@@ -438,9 +469,18 @@ async fn each_message_is_at_one_place_after_any_crash() {
         for (node, power) in [(0, true), (0, false), (1, true), (1, false)] {
             for operation in 0..OPERATIONS[node] {
                 let refused = (seed + operation) % 5 == 0;
-                let life = Life { seed, crashes: node, operation, power, refused, loses_verdicts: false };
+                let (crashes_at, gives_up) = (node, None);
+                let life = Life {
+                    seed,
+                    crashes: crashes_at,
+                    operation,
+                    power,
+                    refused,
+                    gives_up,
+                    loses_verdicts: false,
+                };
                 match live(life).await {
-                    Ok(crashed) => crashes += u64::from(crashed),
+                    Ok(lived) => crashes += u64::from(lived.crashed),
                     Err(what) => panic!("{life:?}: {what}"),
                 }
                 lives += 1;
@@ -451,13 +491,70 @@ async fn each_message_is_at_one_place_after_any_crash() {
     assert!(crashes < lives, "some lives have to end without one");
 }
 
+/// The same when an operator gives the move up meanwhile: the messages stay or go, and never both.
+#[tokio::test]
+async fn a_move_that_is_given_up_leaves_each_message_at_one_place() {
+    let (mut lives, mut stayed, mut crashes) = (0, 0, 0);
+    for seed in 1..=seeds() {
+        for (node, power) in [(0, true), (0, false), (1, true), (1, false)] {
+            for operation in 0..OPERATIONS[node] + 1 {
+                let (refused, gives_up) = (false, Some((seed + operation) % 4));
+                let life =
+                    Life { seed, crashes: node, operation, power, refused, gives_up, loses_verdicts: false };
+                match live(life).await {
+                    Ok(lived) => {
+                        crashes += u64::from(lived.crashed);
+                        stayed += u64::from(lived.stayed);
+                    }
+                    Err(what) => panic!("{life:?}: {what}"),
+                }
+                lives += 1;
+            }
+        }
+    }
+    assert!(crashes * 3 > lives, "{crashes} crashes in {lives} lives");
+    assert!(stayed > 0 && stayed < lives, "the messages stayed in {stayed} of {lives} lives");
+}
+
+#[tokio::test]
+async fn giving_up_is_a_wish_until_the_other_home_has_answered() {
+    let mut world = World::new(7, 0, false).await;
+    world.fill(0..3).await;
+    // Nobody is reached.
+    let ann = world.nodes[1].store.node();
+    let away = world.between.nodes.lock().remove(&ann).unwrap();
+    assert!(matches!(world.move_all("INBOX").await, Some((_, Err(MoveError::Pending)))));
+    let transit = world.nodes[0].transit.clone();
+    let pending = transit.pending().await.unwrap();
+    let [one] = &pending[..] else { panic!("{pending:?}") };
+    assert_eq!((one.node, one.messages, one.given_up), (Some(ann), 3, false));
+    assert!(one.begun_unix_seconds > 1_700_000_000 && one.why.is_some(), "{one:?}");
+    assert_eq!(transit.under_way(), (1, Some(one.begun_unix_seconds)));
+    assert_eq!(transit.give_up(one.id).await.unwrap(), GivenUp::Asked);
+    let other = TransitId { counter: one.id.counter + 1, ..one.id };
+    assert_eq!(transit.give_up(other).await.unwrap(), GivenUp::None);
+    // That is known after a restart, and nothing has changed.
+    world.restart(0, true).await;
+    let transit = world.nodes[0].transit.clone();
+    assert!(transit.pending().await.unwrap()[0].given_up);
+    let joe = world.account("joe").await;
+    assert_eq!(joe.open(world.inbox(&joe)).await.unwrap().departing().unwrap(), UidSet::range(1, 3));
+    world.between.nodes.lock().insert(ann, away);
+    world.settle(false).await.unwrap();
+    let [at_joe, at_ann] = world.found().await;
+    assert_eq!((at_joe.len(), at_ann.len()), (3, 0));
+    assert_eq!((transit.under_way(), transit.pending().await.unwrap().len()), ((0, None), 0));
+    world.end().await;
+}
+
 /// The defect that all this is about, planted: the lives find it.
 #[tokio::test]
 async fn a_verdict_that_is_not_kept_with_its_messages_is_found() {
     let mut found = None;
     for seed in 1..=20 {
         let (crashes, operation) = (0, u64::MAX);
-        let life = Life { seed, crashes, operation, power: false, refused: false, loses_verdicts: true };
+        let (power, refused, gives_up) = (false, false, None);
+        let life = Life { seed, crashes, operation, power, refused, gives_up, loses_verdicts: true };
         if let Err(what) = live(life).await {
             found = Some(what);
             break;

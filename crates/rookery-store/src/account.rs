@@ -6,7 +6,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::Mailbox;
 use crate::quota::{self, Before};
-use crate::readers::{Readers, Viewer};
+use crate::readers::Viewer;
 use crate::records::{self, AccountState, Change, ContentRecord, Facts, Held, LogEntry, Settings, Summary};
 use crate::sequencer::{AccountCell, MailboxState, Transaction, Tree};
 use crate::store::{Store, now_unix};
@@ -48,7 +48,7 @@ impl Account {
 
     /// Whether it has not been deleted.
     pub fn exists(&self) -> bool {
-        self.cell.record.load().state == AccountState::Home
+        self.cell.record.load().state != AccountState::Deleted
     }
 
     /// Makes it another user's: their entries in the ACLs of its mailboxes, and its own subscriptions to its
@@ -152,22 +152,14 @@ impl Account {
         Ok(Some(Settings::decode(&key, &value).map_err(StoreError::Damaged)?.path))
     }
 
-    /// Begins a change, unless the account is deleted.
-    pub(crate) fn begin(&self) -> Result<Transaction<'_>, StoreError> {
-        let transaction = self.cell.begin(self.store.engine())?;
-        match transaction.record.state {
-            AccountState::Home => Ok(transaction),
-            AccountState::Deleted => Err(StoreError::NoAccount),
-        }
-    }
-
-    /// Makes one change, and returns when it is durable and visible.
+    /// Makes one change, and returns when it is durable and visible. Waits while the account is frozen; `Moved` once it
+    /// has been released, and then nothing was changed.
     pub(crate) async fn transact<T>(
         &self,
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let (result, ticket) = {
-            let mut transaction = self.begin()?;
+            let mut transaction = self.begin().await?;
             let result = change(&mut transaction)?;
             (result, transaction.finish(self.store.committer()))
         };
@@ -227,6 +219,7 @@ impl Account {
     /// root.
     pub async fn rename(&self, from: &MailboxPath, to: &MailboxPath) -> Result<(), StoreError> {
         if from.is_inbox() {
+            let _guard = self.guard().await?;
             let inbox = self.tree().get(from).ok_or(StoreError::NoMailbox)?;
             let (target, published) = match self.create(to, Vec::new()).await {
                 Ok(target) => (target, Ok(())),
@@ -293,7 +286,7 @@ impl Account {
         change: impl FnOnce(&mut Acl) -> Result<(), E>,
     ) -> Result<(), E> {
         let ticket = {
-            let mut transaction = self.begin()?;
+            let mut transaction = self.begin().await?;
             let mut acl = transaction.mailbox(id).ok_or(StoreError::NoMailbox)?.settings.acl.clone();
             change(&mut acl)?;
             set(&mut transaction, id, |settings| settings.acl = acl)?;
@@ -343,6 +336,11 @@ impl Account {
     /// Opens a mailbox: its messages are in memory from now on, until nobody has it open.
     pub async fn open(&self, id: MailboxId) -> Result<Mailbox, StoreError> {
         Mailbox::open(self, id).await
+    }
+
+    /// A mailbox of this id that has been deleted, for whoever had it open before: it is empty, and stays so.
+    pub fn open_deleted(&self, id: MailboxId, uid_validity: UidValidity) -> Mailbox {
+        Mailbox::deleted(self, id, uid_validity)
     }
 
     /// What was found out about a content when it came. Reads the disk: call it where blocking is allowed.
@@ -444,14 +442,7 @@ pub(crate) fn create_mailbox(
         deleted_unix_seconds: None,
         quota: None,
     };
-    t.add_mailbox(MailboxState {
-        id,
-        settings: Arc::new(settings),
-        summary: empty_summary(t.modseq),
-        held: Held::default(),
-        messages: None,
-        readers: Readers::default(),
-    });
+    t.add_mailbox(MailboxState::empty(id, settings, t.modseq));
     before.check(t)?;
     Ok(id)
 }

@@ -13,6 +13,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::{expunge_messages, numbers_for, put_messages};
 use crate::messages::{KeywordNumbers, Message};
+use crate::operations;
 use crate::quota;
 use crate::readers::Coming;
 use crate::records::{self, Change, ContentRecord, Facts, Held, Summary};
@@ -22,15 +23,19 @@ use crate::transit::{self, Arriving, Verdict};
 use crate::volume::{LargeBody, Placed};
 use bytes::Bytes;
 use rookery_kv::engine::Space;
+use rookery_kv::off_thread;
 use rookery_mime::{Limits, Scanned, Scanner};
 use rookery_types::{
-    AccountId, ContentId, InternalDate, Keyword, MailboxId, SystemFlags, ThreadId, Uid, UidSet, UidValidity,
+    AccountId, ContentId, InternalDate, Keyword, MailboxId, OperationId, SystemFlags, ThreadId, Uid, UidSet,
+    UidValidity,
 };
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Octets of a message that wait in memory.
 const MEMORY_OCTETS_MAX: usize = 512 * 1024;
+/// Messages of more octets are finished on a thread that may block.
+const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 /// Message-IDs of one message that are looked at for its thread.
 const THREAD_IDS_MAX: usize = 40;
 /// How many of these References may fill: of more, the first and the last ones count, which are the thread's root and
@@ -80,6 +85,18 @@ impl Spooled {
     /// How many octets it has.
     pub fn size(&self) -> u32 {
         self.0.size
+    }
+
+    /// Some octets of it, fewer at its end; before it has become a message of a mailbox. May read the disk.
+    pub fn read(&self, from: u64, octets: usize) -> Result<Bytes, StoreError> {
+        let end = from.saturating_add(octets as u64);
+        match &self.0.body {
+            Body::Memory(all) => {
+                let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(all.len());
+                Ok(all.slice(at(from)..at(end)))
+            }
+            Body::Large(large) => Ok(large.read(from..end)?.into()),
+        }
     }
 
     /// Its Message-ID, if it has one.
@@ -137,6 +154,22 @@ impl Spool {
     /// Octets so far.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The same as [`Spool::finish`], beside the runtime where that may take a while.
+    pub async fn finished(self) -> Result<Spooled, StoreError> {
+        match self.size <= FINISH_INLINE_OCTETS {
+            true => self.finish(),
+            false => off_thread(|| self.finish()).await?,
+        }
+    }
+
+    /// The same as [`Spool::finish_without_nul`], beside the runtime where that may take a while.
+    pub async fn finished_without_nul(self) -> Result<Spooled, StoreError> {
+        match self.size <= FINISH_INLINE_OCTETS {
+            true => self.finish_without_nul(),
+            false => off_thread(|| self.finish_without_nul()).await?,
+        }
     }
 
     /// The message is whole. What has NUL becomes one that IMAP and POP3 can carry: parts with NUL are in base64 from
@@ -225,8 +258,8 @@ pub(crate) enum Along<'a> {
     Nothing,
     /// This message is expunged.
     InPlaceOf(MailboxId, Uid),
-    /// It is remembered that the message was delivered.
-    Once(&'a Once),
+    /// It is remembered that the message was delivered, and what has come of these operations.
+    Remembered { once: Option<&'a Once>, operations: &'a [OperationId] },
     /// It is remembered what became of their move.
     Verdict(&'a Arriving<'a>),
 }
@@ -277,7 +310,7 @@ impl Account {
         self.append_along(to, messages, numbers, Along::Nothing).await.map(drop)
     }
 
-    /// `None`: what is to be replaced is not there, what is to come once has come, or there is a verdict already.
+    /// What was appended, or what one of the operations came to before. `None`: what is to be replaced is not there, what is to come once has come, or there is a verdict already.
     pub(crate) async fn append_along(
         &self,
         to: MailboxId,
@@ -311,7 +344,15 @@ impl Account {
             let outcome = self
                 .transact(|t| {
                     let is_late = match along {
-                        Along::Once(once) => deliveries::is_known(t, self, to, once)?,
+                        Along::Remembered { once, operations } => {
+                            if let Some(appended) = operations::answered(t, self.id(), operations)? {
+                                return Ok(Some(appended));
+                            }
+                            match once {
+                                Some(once) => deliveries::is_known(t, self, to, once)?,
+                                None => false,
+                            }
+                        }
                         Along::Verdict(arriving) => transit::known(t, self.id(), arriving.id)?.is_some(),
                         Along::Nothing | Along::InPlaceOf(..) => false,
                     };
@@ -335,7 +376,12 @@ impl Account {
                     }
                     let appended = append_messages(t, self, to, &messages, &numbers, &placed)?;
                     match along {
-                        Along::Once(once) => deliveries::remember(t, self, to, once)?,
+                        Along::Remembered { once, operations } => {
+                            if let Some(once) = once {
+                                deliveries::remember(t, self, to, once)?;
+                            }
+                            operations::remember_appended(t, to, operations, &appended)?;
+                        }
                         Along::Verdict(arriving) => {
                             let uids = arriving.from.iter().copied().zip(appended.uids.iter().copied());
                             let uid_validity = appended.uid_validity;

@@ -63,7 +63,11 @@ pub(crate) async fn round(store: &Store, rounds: &mut Rounds, when: When) -> Res
     store.look_at_the_disk();
     let before = std::mem::take(&mut rounds.waiting);
     for account in store.loaded() {
-        tend(&account, &before, &mut rounds.waiting).await?;
+        match tend(&account, &before, &mut rounds.waiting).await {
+            // It is tended where it is at home.
+            Ok(()) | Err(StoreError::Moved) => {}
+            Err(error) => return Err(error),
+        }
     }
     store.shrink();
     forget_due(store, &mut rounds.cursor).await?;
@@ -81,7 +85,10 @@ pub(crate) async fn settle(store: &Store) {
         }
         waiting.sort_unstable_by_key(|(deltas, ..)| std::cmp::Reverse(*deltas));
         for (_, account, id) in waiting {
-            fold::fold(&account, id).await?;
+            match fold::fold(&account, id).await {
+                Ok(()) | Err(StoreError::Moved) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok::<(), StoreError>(())
     };
@@ -157,8 +164,11 @@ async fn forget_due(store: &Store, cursor: &mut Option<AccountId>) -> Result<(),
         if !has_due(store, id, before)? {
             continue;
         }
-        if let Some(account) = store.load_account(id)? {
-            while forget_step(&account, before).await? {}
+        match store.load_account(id) {
+            Ok(Some(account)) => while forget_step(&account, before).await? {},
+            Ok(None) => {}
+            Err(StoreError::Moved) => crate::travel::forget_moved(store, id, before).await?,
+            Err(error) => return Err(error),
         }
     }
     Ok(())
@@ -190,8 +200,10 @@ async fn forget_step(account: &Account, before: u32) -> Result<bool, StoreError>
     let (more, ticket) = {
         let mut t = account.cell.begin(account.store.engine())?;
         let more = match t.record.state {
+            AccountState::Home if t.is_frozen() => false,
             AccountState::Home => forget_expunged(&mut t, account, before)?,
             AccountState::Deleted => forget_account(&mut t, account, before)?,
+            _ => false,
         };
         (more, t.finish(account.store.committer()))
     };

@@ -17,7 +17,7 @@ mod rebuild;
 mod repair;
 mod transit;
 mod volumes;
-mod walk;
+pub(crate) mod walk;
 
 pub use repair::repair;
 
@@ -27,7 +27,7 @@ use crate::store::{FORMAT_WITH_SUMMARIES, Identity, OpenError, last_mark, read_g
 use crate::volume::Volumes;
 use rookery_kv::engine::{Engine, EngineError, Space};
 use rookery_kv::files::FileLayer;
-use rookery_types::{AccountId, Acl, Identifier, MailboxId, MailboxPath, StoreId};
+use rookery_types::{AccountId, Identifier, MailboxId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// The kind of record, by its name in [`crate::KINDS`]; of the store itself `store identity`, `group`, `tail`,
-    /// `server annotations`, `move pointer`, `volume counter`, `volume file` or
+    /// `server annotations`, `move pointer`, `move job`, `volume counter`, `volume file` or
     /// `volume record`.
     pub kind: &'static str,
     /// Which account; `None` for the store's own records.
@@ -146,6 +146,9 @@ impl Findings {
 pub(crate) fn own_name(key: &[u8]) -> String {
     match key.strip_prefix(keys::VOLUME) {
         Some(number) => format!("volume/{}", crate::encoding::hex(number)),
+        None if key.starts_with(keys::JOB) => {
+            format!("move/{}", crate::encoding::hex(key.get(keys::JOB.len()..).unwrap_or_default()))
+        }
         None if key.starts_with(keys::TRANSIT) => match keys::transit_of_pointer(key) {
             Some(id) => format!("transit/{id}"),
             None => format!("transit/{}", crate::encoding::hex(key)),
@@ -252,7 +255,7 @@ pub fn homes(engine: &dyn Engine) -> Result<Vec<(AccountId, AccountRecord)>, Che
 
 /// The mailboxes of accounts at home here whose ACLs speak of others than the owner, by their records; damaged ones
 /// are passed over.
-pub fn shared_mailboxes(engine: &dyn Engine) -> Result<Vec<(MailboxId, MailboxPath, Acl)>, CheckError> {
+pub fn shared_mailboxes(engine: &dyn Engine) -> Result<Vec<(MailboxId, Settings)>, CheckError> {
     let mut shared = Vec::new();
     for (id, record) in homes(engine)? {
         let prefix = keys::account(id);
@@ -265,7 +268,7 @@ pub fn shared_mailboxes(engine: &dyn Engine) -> Result<Vec<(MailboxId, MailboxPa
                 let own = |who: &Identifier| matches!(who, Identifier::User(user) if Some(user) == record.owner.as_ref());
                 let others = settings.acl.entries().iter().any(|entry| !own(&entry.identifier));
                 if others && settings.deleted_unix_seconds.is_none() {
-                    shared.push((mailbox, settings.path, settings.acl));
+                    shared.push((mailbox, settings));
                 }
             }
             true
@@ -277,18 +280,7 @@ pub fn shared_mailboxes(engine: &dyn Engine) -> Result<Vec<(MailboxId, MailboxPa
 /// Every account that any record speaks of, whether it has a record of its own or not.
 fn accounts(engine: &dyn Engine) -> Result<BTreeSet<AccountId>, EngineError> {
     let mut found = BTreeSet::new();
-    for space in [
-        Space::Account,
-        Space::Mailbox,
-        Space::Chunk,
-        Space::Delta,
-        Space::Leaf,
-        Space::Log,
-        Space::Tombstone,
-        Space::Content,
-        Space::Thread,
-        Space::Queue,
-    ] {
+    for space in crate::travel::SPACES {
         let mut start = Vec::new();
         loop {
             let mut next = None;

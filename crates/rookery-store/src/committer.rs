@@ -16,7 +16,8 @@ use crate::keys;
 use crate::publish::Publisher;
 use crate::records::Locator;
 use crate::store::{encode_group, encode_live};
-use crate::volume::{Volume, Volumes};
+use crate::travel::Taps;
+use crate::volume::{Volume, VolumeError, Volumes};
 use parking_lot::{Condvar, Mutex};
 use rookery_kv::engine::{Batch, Engine, Space};
 use rookery_types::{AccountId, ContentId, Epoch, MailboxId, Uid};
@@ -25,7 +26,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// Octets of batches in a group, after which it is closed.
 const GROUP_OCTETS_MAX: usize = 1 << 20;
@@ -67,6 +68,11 @@ pub(crate) struct Fence(AtomicU64);
 impl Fence {
     pub(crate) fn new(epoch: Epoch) -> Fence {
         Fence(AtomicU64::new(epoch.0))
+    }
+
+    /// No epoch is the right one any more.
+    pub(crate) fn close(&self) {
+        self.0.store(0, Ordering::Release);
     }
 
     pub(crate) fn is(&self, epoch: Epoch) -> bool {
@@ -117,17 +123,25 @@ impl Ticket {
         };
         if is_published { Ok(()) } else { Err(CommitError::Unpublished) }
     }
-
-    /// Returns when the change is durable and visible here; for a thread that may block, also within a runtime.
-    pub(crate) fn wait_blocking(self) -> Result<(), CommitError> {
-        let waiter = std::thread::spawn(move || self.done.blocking_recv());
-        waiter.join().ok().and_then(Result::ok).unwrap_or(Err(CommitError::Closed))
-    }
 }
 
 struct Queue {
     waiting: VecDeque<Pending>,
     closing: bool,
+}
+
+impl Queue {
+    /// What has queued up, up to a group's size.
+    fn take_group(&mut self) -> Vec<Pending> {
+        let mut octets = 0;
+        let mut group = Vec::new();
+        while octets < GROUP_OCTETS_MAX {
+            let Some(pending) = self.waiting.pop_front() else { break };
+            octets += pending.batch.octets();
+            group.push(pending);
+        }
+        group
+    }
 }
 
 struct Shared {
@@ -138,6 +152,15 @@ struct Shared {
 }
 
 impl Shared {
+    fn new() -> Shared {
+        Shared {
+            queue: Mutex::new(Queue { waiting: VecDeque::new(), closing: false }),
+            wake: Condvar::new(),
+            poisoned: AtomicBool::new(false),
+            poison: Mutex::new(None),
+        }
+    }
+
     /// From now on nothing is acknowledged; the first reason stays.
     fn fail(&self, reason: &str) {
         let mut poison = self.poison.lock();
@@ -152,8 +175,18 @@ impl Shared {
 /// The handle by which batches are queued.
 pub(crate) struct Committer {
     pub(crate) publisher: OnceLock<Arc<dyn Publisher>>,
+    /// Who wants to know what changes of an account.
+    pub(crate) taps: Arc<Taps>,
     shared: Arc<Shared>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// What the committer's thread would have, if there is none.
+    steps: Option<Steps>,
+}
+
+/// A committer without threads: somebody from outside does one group after another.
+struct Steps {
+    worker: Mutex<Worker>,
+    queued: Notify,
 }
 
 impl Committer {
@@ -164,20 +197,14 @@ impl Committer {
         group: u64,
         live: BTreeMap<u32, u64>,
     ) -> std::io::Result<Committer> {
-        let queue = Mutex::new(Queue { waiting: VecDeque::new(), closing: false });
-        let shared = Arc::new(Shared {
-            queue,
-            wake: Condvar::new(),
-            poisoned: AtomicBool::new(false),
-            poison: Mutex::new(None),
-        });
+        let shared = Arc::new(Shared::new());
         let (to_syncer, requests) = std::sync::mpsc::channel::<Vec<Arc<Volume>>>();
         let (answers, from_syncer) = std::sync::mpsc::channel();
         let syncer = {
             let volumes = volumes.clone();
             move || {
                 for request in requests {
-                    let result = request.iter().try_for_each(|volume| volume.sync(volumes.files()));
+                    let result = sync(&request, &volumes);
                     // Whoever hears of it finds the volumes out of use.
                     drop(request);
                     if answers.send(result).is_err() {
@@ -186,12 +213,67 @@ impl Committer {
                 }
             }
         };
-        let worker = Worker { shared: shared.clone(), engine, volumes, group, live, to_syncer, from_syncer };
+        let syncer_thread = SyncedBy::Thread { to: to_syncer, from: from_syncer };
+        let taps: Arc<Taps> = Arc::default();
+        let (shared_too, taps_too) = (shared.clone(), taps.clone());
+        let worker = Worker {
+            shared: shared_too,
+            engine,
+            volumes,
+            group,
+            live,
+            synced_by: syncer_thread,
+            taps: taps_too,
+        };
         let threads = vec![
             std::thread::Builder::new().name("volume-sync".into()).spawn(syncer)?,
             std::thread::Builder::new().name("committer".into()).spawn(move || worker.run())?,
         ];
-        Ok(Committer { publisher: OnceLock::new(), shared, threads: Mutex::new(threads) })
+        let (publisher, threads) = (OnceLock::new(), Mutex::new(threads));
+        Ok(Committer { publisher, taps, shared, threads, steps: None })
+    }
+
+    /// The same without threads: nothing is written but by [`Committer::step`].
+    pub(crate) fn by_steps(
+        engine: Arc<dyn Engine>,
+        volumes: Arc<Volumes>,
+        group: u64,
+        live: BTreeMap<u32, u64>,
+    ) -> Committer {
+        let shared = Arc::new(Shared::new());
+        let synced_by = SyncedBy::Committer;
+        let taps: Arc<Taps> = Arc::default();
+        let worker =
+            Worker { shared: shared.clone(), engine, volumes, group, live, synced_by, taps: taps.clone() };
+        let steps = Some(Steps { worker: Mutex::new(worker), queued: Notify::new() });
+        Committer { publisher: OnceLock::new(), taps, shared, threads: Mutex::default(), steps }
+    }
+
+    /// Returns when something waits for a step. Never, if there are threads.
+    pub(crate) async fn waits(&self) {
+        let Some(steps) = &self.steps else { return std::future::pending().await };
+        while self.shared.queue.lock().waiting.is_empty() {
+            steps.queued.notified().await;
+        }
+    }
+
+    /// Commits one group of what waits, if there are no threads for that; whether there was one.
+    pub(crate) fn step(&self) -> bool {
+        let Some(steps) = &self.steps else { return false };
+        let mut worker = steps.worker.lock();
+        let group = self.shared.queue.lock().take_group();
+        let is_there = !group.is_empty();
+        if is_there {
+            worker.commit(group);
+        }
+        is_there
+    }
+
+    /// Returns when a change is durable and visible here; for a thread that may block, also within a runtime.
+    pub(crate) fn settle(&self, ticket: Ticket) -> Result<(), CommitError> {
+        while self.step() {}
+        let waiter = std::thread::spawn(move || ticket.done.blocking_recv());
+        waiter.join().ok().and_then(Result::ok).unwrap_or(Err(CommitError::Closed))
     }
 
     /// Queues a change. Called under the account's sequencer, so that queue order is the account's order.
@@ -208,7 +290,10 @@ impl Committer {
             None => {
                 pending.done = Some(done);
                 queue.waiting.push_back(pending);
-                self.shared.wake.notify_one();
+                match &self.steps {
+                    Some(steps) => steps.queued.notify_one(),
+                    None => drop(self.shared.wake.notify_one()),
+                }
             }
         }
         Ticket { done: ticket, published: None }
@@ -232,6 +317,7 @@ impl Committer {
     pub(crate) fn close(&self) {
         self.shared.queue.lock().closing = true;
         self.shared.wake.notify_all();
+        while self.step() {}
         for thread in self.threads.lock().drain(..).rev() {
             if thread.join().is_err() {
                 tracing::error!("a committer thread ended in a panic");
@@ -252,8 +338,23 @@ struct Worker {
     volumes: Arc<Volumes>,
     group: u64,
     live: BTreeMap<u32, u64>,
-    to_syncer: std::sync::mpsc::Sender<Vec<Arc<Volume>>>,
-    from_syncer: std::sync::mpsc::Receiver<Result<(), crate::volume::VolumeError>>,
+    synced_by: SyncedBy,
+    taps: Arc<Taps>,
+}
+
+/// Who syncs volumes while the engine commits.
+enum SyncedBy {
+    /// A thread beside the committer's.
+    Thread {
+        to: std::sync::mpsc::Sender<Vec<Arc<Volume>>>,
+        from: std::sync::mpsc::Receiver<Result<(), VolumeError>>,
+    },
+    /// The committer itself: before the engine commits or after it, by turns, since either may come first.
+    Committer,
+}
+
+fn sync(of: &[Arc<Volume>], volumes: &Volumes) -> Result<(), VolumeError> {
+    of.iter().try_for_each(|volume| volume.sync(volumes.files()))
 }
 
 impl Worker {
@@ -272,22 +373,19 @@ impl Worker {
             }
             self.shared.wake.wait(&mut queue);
         }
-        let mut octets = 0;
-        let mut group = Vec::new();
-        while octets < GROUP_OCTETS_MAX {
-            let Some(pending) = queue.waiting.pop_front() else { break };
-            octets += pending.batch.octets();
-            group.push(pending);
-        }
-        Some(group)
+        Some(queue.take_group())
     }
 
     fn commit(&mut self, group: Vec<Pending>) {
         let (mut group, fenced): (Vec<Pending>, Vec<Pending>) = group
             .into_iter()
-            .partition(|pending| pending.fence.as_ref().is_none_or(|(fence, epoch)| fence.is(*epoch)));
+            .partition(|pending| pending.fence.as_ref().is_none_or(|(fence, epoch)| is_open(fence, *epoch)));
         for pending in fenced {
             answer(pending.done, Err(CommitError::Fenced));
+        }
+        #[cfg(feature = "sim")]
+        if rookery_kv::defect::is_planted(rookery_kv::defect::Defect::EarlyAcknowledgement) {
+            group.iter_mut().for_each(|pending| answer(pending.done.take(), Ok(())));
         }
         // A sync outside of this thread may have failed, also while this group was written.
         let poison = |shared: &Shared| match shared.poisoned.load(Ordering::Acquire) {
@@ -339,8 +437,16 @@ impl Worker {
             for volume in &volumes {
                 self.volumes.mark(self.group, volume.number).map_err(|e| describe(&e))?;
             }
-            self.to_syncer.send(volumes.clone()).map_err(|_| "the volume sync thread is gone".to_string())?;
         }
+        let gone = || "the volume sync thread is gone".to_string();
+        let mut synced = match &self.synced_by {
+            _ if volumes.is_empty() => Some(Ok(())),
+            SyncedBy::Thread { to, .. } => {
+                to.send(volumes.clone()).map_err(|_| gone())?;
+                None
+            }
+            SyncedBy::Committer => self.group.is_multiple_of(2).then(|| sync(&volumes, &self.volumes)),
+        };
         self.group += 1;
         for (number, octets) in live {
             let now = self.live.entry(number).or_default();
@@ -351,16 +457,26 @@ impl Worker {
         }
         batch.put(Space::Meta, keys::GROUP, encode_group(self.group));
         batch.put(Space::Meta, keys::TAIL, encode_tail(&tail));
+        let touched = self.taps.note(&batch);
         let committed = self.engine.commit(batch).map_err(|e| describe(&e));
-        let synced = match volumes.is_empty() {
-            true => Ok(()),
-            false => match self.from_syncer.recv() {
-                Ok(result) => result.map_err(|e| describe(&e)),
-                Err(_) => Err("the volume sync thread is gone".to_string()),
-            },
-        };
-        committed.and(synced)
+        Taps::done(touched);
+        if synced.is_none() {
+            synced = Some(match &self.synced_by {
+                SyncedBy::Thread { from, .. } => from.recv().map_err(|_| gone())?,
+                SyncedBy::Committer => sync(&volumes, &self.volumes),
+            });
+        }
+        committed.and(synced.unwrap_or(Ok(())).map_err(|e| describe(&e)))
     }
+}
+
+/// Whether a change bound to an epoch may still be made.
+fn is_open(fence: &Fence, epoch: Epoch) -> bool {
+    #[cfg(feature = "sim")]
+    if rookery_kv::defect::is_planted(rookery_kv::defect::Defect::NoEpochCheck) {
+        return true;
+    }
+    fence.is(epoch)
 }
 
 fn answer(done: Option<oneshot::Sender<Result<(), CommitError>>>, result: Result<(), CommitError>) {

@@ -22,6 +22,7 @@ use crate::volume::{
     VolumeError, train,
 };
 use rookery_kv::engine::{Batch, Space};
+use rookery_kv::off_thread;
 use rookery_types::{AccountId, ContentId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -78,9 +79,9 @@ pub(crate) async fn compact(store: &Store, when: When) -> Result<(), StoreError>
     let mut pace = store.compacting().lock().await;
     let is_idle = pace.is_idle(store.volumes().used_octets()) || when == When::Now;
     let worker = store.clone();
-    let found = tokio::task::spawn_blocking(move || candidates(&worker, is_idle));
+    let found = off_thread(move || candidates(&worker, is_idle)).await??;
     let mut budget = ROUND_OCTETS;
-    for (number, live) in found.await.map_err(|_| StoreError::CutOff)?? {
+    for (number, live) in found {
         if budget == 0 {
             return Ok(());
         }
@@ -158,8 +159,7 @@ struct Alive {
 
 async fn compact_volume(store: &Store, number: u32, budget: &mut u64) -> Result<(), StoreError> {
     let worker = store.clone();
-    let looked = tokio::task::spawn_blocking(move || living(&worker, number));
-    let living = looked.await.map_err(|_| StoreError::CutOff)??;
+    let living = off_thread(move || living(&worker, number)).await??;
     let mut rest = living.as_slice();
     while !rest.is_empty() {
         if *budget == 0 {
@@ -177,8 +177,7 @@ async fn compact_volume(store: &Store, number: u32, budget: &mut u64) -> Result<
         let (step, behind) = rest.split_at(count);
         rest = behind;
         let (worker, step) = (store.clone(), step.to_vec());
-        let copied = tokio::task::spawn_blocking(move || copy(&worker, &step));
-        let copied = copied.await.map_err(|_| StoreError::CutOff)??;
+        let copied = off_thread(move || copy(&worker, &step)).await??;
         switch(store, copied).await?;
         *budget = budget.saturating_sub(octets);
     }
@@ -213,14 +212,12 @@ fn living(store: &Store, number: u32) -> Result<Vec<Alive>, StoreError> {
     let mut living = Vec::new();
     for (offset, header) in headers {
         let Some(id) = AccountId::new(header.account) else { continue };
-        let Some(account) = store.load_account(id)? else { continue };
         let from = records::Locator { volume: number, offset };
-        match account.content(header.content) {
-            Ok(record) if record.locator == from => {
-                living.push(Alive { account: id, content: header.content, record });
-            }
-            Ok(_) | Err(StoreError::NoContent) => {}
-            Err(error) => return Err(error),
+        let key = keys::content(id, header.content);
+        let Some(value) = store.engine().get(Space::Content, &key)? else { continue };
+        let record = ContentRecord::decode(&key, &value).map_err(StoreError::Damaged)?;
+        if record.locator == from {
+            living.push(Alive { account: id, content: header.content, record });
         }
     }
     Ok(living)
@@ -314,15 +311,27 @@ async fn switch(store: &Store, copied: Vec<(Alive, Placed)>) -> Result<(), Store
         by_account.entry(alive.account).or_default().push((alive, placed));
     }
     for (id, copied) in by_account {
-        let Some(account) = store.load_account(id)? else { continue };
-        point(&account, &copied).await?;
+        match store.load_account(id) {
+            Ok(Some(account)) => point(&account, &copied).await?,
+            Ok(None) => {}
+            // It is not whole, and has no sequencer.
+            Err(StoreError::Moved) => {
+                let copied = copied.into_iter();
+                let copied = copied.map(|(alive, placed)| (alive.content, alive.record, placed)).collect();
+                crate::travel::relocate(store, id, copied).await?;
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
 
+/// Where octets lie is no part of what an account is: also one that is deleted, frozen or released is pointed elsewhere.
 async fn point(account: &Account, copied: &[(Alive, Placed)]) -> Result<(), StoreError> {
-    account
-        .transact(|t| {
+    let ticket = {
+        let mut t = account.cell.begin(account.store.engine())?;
+        {
+            let t = &mut t;
             for (alive, placed) in copied {
                 let from = alive.record;
                 // The record may have gone, or been moved, meanwhile: then the copy is garbage.
@@ -337,7 +346,10 @@ async fn point(account: &Account, copied: &[(Alive, Placed)]) -> Result<(), Stor
                 t.live(from.locator.volume, -i64::from(from.stored));
                 t.sync_with(placed);
             }
-            Ok(())
-        })
-        .await
+        }
+        t.finish(account.store.committer())
+    };
+    ticket.wait().await?;
+    account.cell.tidy();
+    Ok(())
 }

@@ -18,7 +18,7 @@ use crate::sequencer::Transaction;
 use crate::store::now_unix;
 use bytes::Bytes;
 use rookery_kv::engine::{Space, prefix_end};
-use rookery_types::{AccountId, MailboxId};
+use rookery_types::{AccountId, MailboxId, OperationId};
 use std::time::Duration;
 
 /// Deliveries that one record remembers; the first octet of a hash says which record that is.
@@ -114,12 +114,13 @@ fn decoded(key: &[u8], value: Option<Bytes>) -> Result<Deliveries, StoreError> {
 
 impl Account {
     /// Puts a message into a mailbox, unless one that is known by the same was put there within the window: then `None`.
-    /// Either way, when it returns the message is on stable storage.
+    /// Either way, when it returns the message is on stable storage. `operations`: as [`Account::append_as`] has them.
     pub async fn append_once(
         &self,
         to: MailboxId,
         message: NewMessage,
         once: &Once,
+        operations: &[OperationId],
     ) -> Result<Option<Appended>, StoreError> {
         let hash = hash(self, to, once);
         let key = keys::deliveries(self.id(), hash[0]);
@@ -127,7 +128,10 @@ impl Account {
         // Known durably: nothing needs to be written to find that out.
         match known.knows(&hash, now_unix(), seconds(once)) {
             true => Ok(None),
-            false => self.append_along(to, vec![message], Vec::new(), Along::Once(once)).await,
+            false => {
+                let along = Along::Remembered { once: Some(once), operations };
+                self.append_along(to, vec![message], Vec::new(), along).await
+            }
         }
     }
 }
@@ -215,7 +219,7 @@ mod tests {
         let one = once("a@b.test", "<1@b.test>");
         let deliver = async |account: &Account, to, text: &str, once: &Once| {
             let message = message(&account.store, text);
-            account.append_once(to, message, once).await.expect("it delivers").is_some()
+            account.append_once(to, message, once, &[]).await.expect("it delivers").is_some()
         };
         assert!(deliver(&account, inbox, "a: 1\r\n\r\n", &one).await);
         assert!(!deliver(&account, inbox, "a: 2\r\n\r\n", &one).await);

@@ -63,6 +63,11 @@ pub(crate) fn hex(octets: &[u8]) -> String {
 pub(crate) struct Encoder(Vec<u8>);
 
 impl Encoder {
+    /// What was written, for others than the engine.
+    pub(crate) fn into_octets(self) -> Bytes {
+        Bytes::from(self.0)
+    }
+
     /// Begins a record with the number of its layout.
     pub(crate) fn new(layout: u8) -> Encoder {
         Encoder(vec![layout])
@@ -116,6 +121,11 @@ impl Encoder {
 pub(crate) struct Decoder<'a>(&'a [u8]);
 
 impl<'a> Decoder<'a> {
+    /// Reads what does not come from the engine.
+    pub(crate) fn new(octets: &'a [u8]) -> Decoder<'a> {
+        Decoder(octets)
+    }
+
     /// The layout number, if it is the one expected.
     pub(crate) fn layout(&mut self, expected: u8) -> Option<()> {
         (self.u8()? == expected).then_some(())

@@ -3,6 +3,7 @@
 use crate::committer::CommitError;
 use crate::encoding::Damaged;
 use crate::volume::VolumeError;
+use rookery_kv::CutOff;
 use rookery_kv::engine::EngineError;
 use rookery_mime::NulOutside;
 use rookery_types::MailboxId;
@@ -13,6 +14,12 @@ pub enum StoreError {
     /// There is no such account here.
     #[error("no such account")]
     NoAccount,
+    /// The account's home is another node: nothing was changed here, nor will be.
+    #[error("the account's home is another node")]
+    Moved,
+    /// Another node asked for something that cannot be.
+    #[error("{0}")]
+    Refused(&'static str),
     /// There is no such mailbox, or no more.
     #[error("no such mailbox")]
     NoMailbox,
@@ -37,6 +44,9 @@ pub enum StoreError {
     /// The messages are on their way to another home, or the mailbox has such.
     #[error("the messages are being moved to another home")]
     InUse,
+    /// It was asked what came of this change before it came, and the answer was that it never will.
+    #[error("the operation was given up before it came")]
+    GivenUp,
     /// A message that was to be read is not there any more.
     #[error("the message's octets are gone")]
     NoContent,
@@ -64,6 +74,12 @@ pub enum StoreError {
     /// A blocking task of ours ended early.
     #[error("a store task was cut off")]
     CutOff,
+}
+
+impl From<CutOff> for StoreError {
+    fn from(_: CutOff) -> StoreError {
+        StoreError::CutOff
+    }
 }
 
 impl StoreError {

@@ -2,6 +2,7 @@
 
 use crate::deliveries::Deliveries;
 use crate::encoding::{Encoder, seal};
+use crate::operations::Operation;
 use crate::records::{
     self, AccountRecord, Annotations, ContentRecord, Facts, Held, LogEntry, Settings, Summary,
 };
@@ -26,6 +27,9 @@ pub fn record(space: Space, key: &[u8], fields: &[u8]) {
     }
     if let Ok(verdict) = Verdict::decode(key, &value) {
         assert_eq!(Verdict::decode(key, &verdict.encode(key)), Ok(verdict));
+    }
+    if let Ok(operation) = Operation::decode(key, &value) {
+        assert_eq!(Operation::decode(key, &operation.encode(key)), Ok(operation));
     }
     let _ = decode_floor(key, &value);
     let _ = decode_pointer(key, &value);

@@ -1,7 +1,7 @@
 //! Where records stand. Every key of an account begins with its id, so an account is a few ranges.
 
 use crate::transit::TransitId;
-use rookery_types::{AccountId, ContentId, MailboxId, ModSeq, Uid, UserName};
+use rookery_types::{AccountId, ContentId, MailboxId, ModSeq, OperationId, Uid, UserName};
 
 /// Settings of the whole store, in [`rookery_kv::engine::Space::Meta`].
 pub(crate) const STORE: &[u8] = b"store";
@@ -190,8 +190,36 @@ pub(crate) fn verdict(id: AccountId, transit: TransitId) -> [u8; 25] {
     with(id, &rest)
 }
 
+/// Before what has come of operations that other nodes asked for.
+pub(crate) fn operations(id: AccountId) -> [u8; 9] {
+    with(id, &[9])
+}
+
+/// Before those of an hour.
+pub(crate) fn operations_of(id: AccountId, hour: u32) -> [u8; 13] {
+    let mut rest = [9; 5];
+    rest[1..].copy_from_slice(&hour.to_be_bytes());
+    with(id, &rest)
+}
+
+/// What has come of an operation, written in that hour.
+pub(crate) fn operation(id: AccountId, hour: u32, operation: OperationId) -> [u8; 29] {
+    let mut rest = [9; 21];
+    rest[1..5].copy_from_slice(&hour.to_be_bytes());
+    rest[5..].copy_from_slice(&operation.0);
+    with(id, &rest)
+}
+
 /// The annotations of the server, in [`rookery_kv::engine::Space::Meta`].
 pub(crate) const SERVER_ANNOTATIONS: &[u8] = b"annotations";
+
+/// Before an account's id: its move to or from another node, in [`rookery_kv::engine::Space::Meta`].
+pub(crate) const JOB: &[u8] = b"move/";
+
+/// The move of an account.
+pub(crate) fn job(id: AccountId) -> Vec<u8> {
+    [JOB, &account(id)].concat()
+}
 
 /// Before what a repair has put aside.
 pub(crate) const QUARANTINE: &[u8] = b"quarantine/";

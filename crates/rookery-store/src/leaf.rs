@@ -365,12 +365,20 @@ impl Leaf {
             Leaf::Packed(packed, over) => (packed, over),
             Leaf::Fresh(fresh) => return Ok(before(&fresh.messages)),
         };
-        let place = match packed.is_dense() {
-            true => (uid - packed.summary.first) as usize,
-            false => before(&packed_messages(packed, home)?),
-        };
         let below = over.iter().flat_map(|over| &over.entries).take_while(|(entry, _)| entry.get() < uid);
-        Ok(place.saturating_sub(below.filter(|(_, message)| message.is_none()).count()))
+        if packed.is_dense() {
+            let place = (uid - packed.summary.first) as usize;
+            return Ok(place.saturating_sub(below.filter(|(_, message)| message.is_none()).count()));
+        }
+        let chunk = packed_messages(packed, home)?;
+        // Over a chunk that was folded may lie messages that it has no more, for those who still know them.
+        let added = |uid: Uid| chunk.binary_search_by_key(&uid, |message| message.uid).is_err();
+        let place = below.fold(before(&chunk), |place, (uid, message)| match message {
+            None => place.saturating_sub(1),
+            Some(_) if added(*uid) => place + 1,
+            Some(_) => place,
+        });
+        Ok(place)
     }
 
     /// The UIDs, if they are known to follow one another without looking at the messages.
@@ -489,5 +497,39 @@ impl Iterator for Run {
 
     fn next(&mut self) -> Option<Message> {
         self.advance().cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::Messages;
+    use crate::messages::tests::message;
+    use rookery_types::SystemFlags;
+
+    #[test]
+    fn what_a_folded_chunk_has_no_more_can_lie_over_it() {
+        let messages: Vec<Message> =
+            [2, 4, 6, 8].iter().map(|uid| message(*uid, 1, SystemFlags::NONE)).collect();
+        let counts = Counts::of(&messages);
+        let summary = ChunkSummary { first: 2, last: 8, packed: 4, checksum: 0, counts };
+        let packed = Packed::new(summary);
+        packed.keep(Arc::new(messages));
+        let changes = [
+            (Uid::new(3).unwrap(), Some(message(3, 1, SystemFlags::SEEN))),
+            (Uid::new(4).unwrap(), None),
+            (Uid::new(7).unwrap(), Some(message(7, 1, SystemFlags::NONE))),
+        ];
+        let over = over_chunk(&packed, None, &changes, None).unwrap();
+        let leaf = Leaf::Packed(packed, Some(Arc::new(over)));
+        let places: Vec<usize> = (1..10).map(|uid| leaf.place_of(uid, None).unwrap()).collect();
+        assert_eq!(places, [0, 0, 1, 2, 2, 2, 3, 4, 5]);
+        let known = Messages::from_leaves(None, vec![leaf.clone()]);
+        assert_eq!(known.uids(0..5).unwrap().iter().collect::<Vec<_>>(), [2, 3, 6, 7, 8]);
+        let Leaf::Packed(packed, _) = leaf else { unreachable!() };
+        let newer = Messages::from_leaves(None, vec![Leaf::Packed(packed, None)]);
+        let gone = known.difference(&newer).unwrap().gone;
+        let gone: Vec<(u32, u32)> = gone.iter().map(|(seq, uid)| (seq.get(), uid.get())).collect();
+        assert_eq!(gone, [(2, 3), (4, 7)]);
     }
 }

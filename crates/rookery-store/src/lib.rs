@@ -28,6 +28,7 @@ mod load;
 mod mailbox;
 mod messages;
 mod noted;
+mod operations;
 mod publish;
 mod quota;
 mod readers;
@@ -39,6 +40,7 @@ mod seen;
 mod sequencer;
 mod store;
 mod transit;
+mod travel;
 mod undelete;
 mod volume;
 
@@ -57,11 +59,14 @@ pub use quota::{QUOTA_ROOTS_MAX, Quota};
 pub use reading::{BodyReader, Whole};
 pub use records::{
     AccountRecord, AccountState, AnnotationName, Change, ContentRecord, Facts, Held, KINDS, Kind, Limits,
-    Locator, LogEntry, Settings, Summary,
+    Locator, LogEntry, Settings, Summary, Travel,
 };
 pub use restore::{RestoredMailbox, RestoredMessage};
 pub use sequencer::{MailboxState, Tree};
 pub use store::{FORMAT, NewAccount, OpenError, Store, StoreOptions};
 pub use transit::{Arrival, Departure, Destination, Refusal, Transit, TransitId, Verdict};
+pub use travel::{
+    CommandGuard, Exchange, FRAME_OCTETS_MAX, Frozen, Incoming, Job, Outgoing, SendError, Stage, Whereabouts,
+};
 pub use undelete::{DeletedAccount, DeletedMailbox, Expunged};
 pub use volume::VolumeError;

@@ -3,19 +3,26 @@
 //! Changes of many messages run in slices of [`SLICE_MESSAGES`]: each slice is atomic and has its own modseq, and
 //! between slices others get their turn.
 
+mod transfer;
+
+pub use transfer::Copied;
+
 use crate::account::Account;
+use crate::committer::Ticket;
 use crate::error::StoreError;
 use crate::keys;
-use crate::leaf::ChunkSummary;
+use crate::leaf::{ChunkSummary, Packed};
 use crate::load;
 use crate::messages::{KeywordNumbers, Message, Messages};
 use crate::quota;
-use crate::readers::{self, Coming, Viewer};
-use crate::records::{self, Change, Held, Settings};
+use crate::readers::{self, Viewer};
+use crate::records::{self, AccountState, Change, Held, Settings};
 use crate::sequencer::{MailboxCell, MailboxState, ReaderCell, Transaction};
 use crate::store::now_unix;
 use rookery_kv::engine::Space;
-use rookery_types::{Keyword, MailboxId, SystemFlags, Uid, UidSet, UidValidity};
+use rookery_kv::off_thread;
+use rookery_types::acl::{Acl, Identifier};
+use rookery_types::{Keyword, MailboxId, MailboxPath, ModSeq, Rights, SystemFlags, Uid, UidSet, UidValidity};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::watch;
@@ -56,17 +63,6 @@ pub struct Stored {
     pub missing: UidSet,
 }
 
-/// What COPY or MOVE did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Copied {
-    /// UIDVALIDITY of the target.
-    pub uid_validity: UidValidity,
-    /// UIDs in the source, ascending.
-    pub from: Vec<Uid>,
-    /// Their UIDs in the target, in the same order.
-    pub to: Vec<Uid>,
-}
-
 /// What is done to messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Touch {
@@ -101,6 +97,33 @@ impl Drop for Mailbox {
     }
 }
 
+/// Chunks that stay in memory until they are durable, and when that is.
+type Loaded = (Vec<Arc<Packed>>, Ticket);
+
+impl Account {
+    /// Brings a mailbox into memory; `None`: it is to be tried again when the account is not frozen any more, since
+    /// something has to be mended.
+    fn load_mailbox(&self, id: MailboxId) -> Result<Option<Loaded>, StoreError> {
+        let mut t = self.peek()?;
+        let mut kept = Vec::new();
+        if t.mailbox(id).ok_or(StoreError::NoMailbox)?.messages.is_none() {
+            kept = load::messages(&mut t, self.store.source(), id)?;
+        }
+        if let Some(viewer) = &self.viewer {
+            readers::load(&mut t, id, &viewer.user)?;
+        }
+        if !t.only_loads() {
+            if t.record.state != AccountState::Home {
+                return Err(StoreError::Moved);
+            }
+            if t.is_frozen() {
+                return Ok(None);
+            }
+        }
+        Ok(Some((kept, t.finish(self.store.committer()))))
+    }
+}
+
 impl std::fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Mailbox({})", self.cell.id)
@@ -120,25 +143,37 @@ impl Mailbox {
         let mailbox = Mailbox::new(account, cell.ok_or(StoreError::NoMailbox)?);
         // What a reader has seen may be on its way out of memory, which the published state does not tell.
         if mailbox.reader.is_some() || mailbox.cell.published.load().messages.is_none() {
-            let account = account.clone();
-            let load = move || -> Result<_, StoreError> {
-                let mut t = account.begin()?;
-                let mut kept = Vec::new();
-                if t.mailbox(id).ok_or(StoreError::NoMailbox)?.messages.is_none() {
-                    kept = load::messages(&mut t, account.store.source(), id)?;
+            let (kept, ticket) = loop {
+                let loading = account.clone();
+                match off_thread(move || loading.load_mailbox(id)).await?? {
+                    Some(loaded) => break loaded,
+                    None => account.until_open().await,
                 }
-                if let Some(viewer) = &account.viewer {
-                    readers::load(&mut t, id, &viewer.user)?;
-                }
-                Ok((kept, t.finish(account.store.committer())))
             };
-            let (kept, ticket) =
-                tokio::task::spawn_blocking(load).await.map_err(|_| StoreError::CutOff)??;
             // Published in queue order, so when everything before it is durable.
             ticket.wait().await?;
             kept.iter().for_each(|packed| packed.is_durable(mailbox.account.store.source()));
         }
         Ok(mailbox)
+    }
+
+    /// A mailbox that is deleted, for whoever has it open since before: it is empty, and stays so.
+    pub(crate) fn deleted(account: &Account, id: MailboxId, uid_validity: UidValidity) -> Mailbox {
+        // Whoever had it open could read it; there is nothing to read any more.
+        let mut acl = Acl::new();
+        acl.set(Identifier::Anyone, false, Rights::ALL);
+        let settings = Settings {
+            path: MailboxPath::root(),
+            uid_validity,
+            special_use: Vec::new(),
+            acl,
+            keywords: Arc::default(),
+            deleted_unix_seconds: Some(now_unix()),
+            quota: None,
+        };
+        let modseq = ModSeq::new(account.modseq()).unwrap_or(ModSeq::FIRST);
+        let state = MailboxState::empty(id, settings, modseq);
+        Mailbox::new(account, MailboxCell::new(state))
     }
 
     /// Its id.
@@ -255,8 +290,7 @@ impl Mailbox {
     pub async fn expunge(&self, uids: Option<&UidSet>) -> Result<UidSet, StoreError> {
         // Only these are gone through, slice by slice: of a large mailbox they are few.
         let messages = self.now().messages.clone().unwrap_or_default();
-        let marked = tokio::task::spawn_blocking(move || messages.deleted());
-        let marked = marked.await.map_err(|_| StoreError::CutOff)??;
+        let marked = off_thread(move || messages.deleted()).await??;
         let doomed = match uids {
             Some(uids) => marked.intersection(uids),
             None => marked,
@@ -287,123 +321,6 @@ impl Mailbox {
         Ok(gone)
     }
 
-    /// Copies messages, with flags, keywords and dates. UIDs without a message are left out. \Seen is as the user of
-    /// this handle sees it, and stays that of the user of the target's handle.
-    pub async fn copy(&self, uids: &UidSet, to: &Account, mailbox: MailboxId) -> Result<Copied, StoreError> {
-        self.transfer(uids, to, mailbox, false).await
-    }
-
-    /// Moves messages: each slice leaves here and arrives there in one step. To another account, what has arrived
-    /// durably is expunged here.
-    pub async fn r#move(
-        &self,
-        uids: &UidSet,
-        to: &Account,
-        mailbox: MailboxId,
-    ) -> Result<Copied, StoreError> {
-        self.transfer(uids, to, mailbox, true).await
-    }
-
-    async fn transfer(
-        &self,
-        uids: &UidSet,
-        to: &Account,
-        target: MailboxId,
-        leave: bool,
-    ) -> Result<Copied, StoreError> {
-        let state = to.tree().state(target).ok_or(StoreError::NoMailbox)?;
-        let mut copied =
-            Copied { uid_validity: state.settings.uid_validity, from: Vec::new(), to: Vec::new() };
-        if to.id() != self.account.id() {
-            return self.transfer_abroad(uids, to, target, leave, copied).await;
-        }
-        let source = self.cell.id;
-        // A copy into the mailbox itself must not go on with its own copies.
-        let last = self.now().summary.uid_next.saturating_sub(1);
-        let uids = uids.intersection(&UidSet::range(1, last));
-        {
-            // All or nothing: slices that fit are not copied if the rest would not fit behind them.
-            let t = self.account.begin()?;
-            let more = self.held_of(&uids)?;
-            match leave {
-                true => quota::check_move(&t, source, target, more)?,
-                false => quota::check(&t, target, more)?,
-            }
-        }
-        let touch = if leave { Touch::Changes } else { Touch::Reads };
-        self.in_slices(&uids, touch, |t, slice| {
-            let messages: Vec<Message> = slice;
-            if messages.is_empty() {
-                return Ok(());
-            }
-            copied.from.extend(messages.iter().map(|m| m.uid));
-            let shown = readers::shown(t, source, self.viewer(), &messages)?;
-            copied.to.extend(copy_messages(t, source, target, &shown, to.viewer.as_ref(), leave)?);
-            match leave {
-                true => expunge_messages(t, source, &messages, false),
-                false => Ok(()),
-            }
-        })
-        .await?;
-        Ok(copied)
-    }
-
-    /// What the messages with these UIDs come to.
-    fn held_of(&self, uids: &UidSet) -> Result<Held, StoreError> {
-        let messages = self.now().messages.clone().unwrap_or_default();
-        let mut held = Held::default();
-        each_of(&messages, uids, |message| held = held.plus(Held::of([&message])))?;
-        Ok(held)
-    }
-
-    /// To another account: read, appended there, expunged here.
-    async fn transfer_abroad(
-        &self,
-        uids: &UidSet,
-        to: &Account,
-        target: MailboxId,
-        leave: bool,
-        mut copied: Copied,
-    ) -> Result<Copied, StoreError> {
-        if leave {
-            self.account.until_here(self.cell.id, Some(uids)).await?;
-        }
-        let state = self.now();
-        let messages = state.messages.clone().unwrap_or_default();
-        let mut chosen: Vec<Message> = Vec::new();
-        each_of(&messages, uids, |message| chosen.push(message))?;
-        quota::check(&to.begin()?, target, Held::of(&chosen))?;
-        chosen.reverse();
-        while let Some(message) = chosen.pop() {
-            let account = self.account.clone();
-            let content = message.content;
-            let size = message.size;
-            let body = tokio::task::spawn_blocking(move || account.respool(content, size))
-                .await
-                .map_err(|_| StoreError::CutOff)??;
-            let keywords = state.settings.keywords.clone();
-            let names =
-                message.keywords.as_slice().iter().filter_map(|n| keywords.get(usize::from(*n)).cloned());
-            let new = crate::append::NewMessage {
-                body,
-                flags: message.flags,
-                keywords: names.collect(),
-                date: message.date,
-            };
-            let appended = to.append(target, vec![new]).await?;
-            copied.from.push(message.uid);
-            copied.to.extend(appended.uids);
-            if leave {
-                let uids = UidSet::from_iter([message.uid]);
-                let expunge = |t: &mut Transaction<'_>, slice: Vec<Message>| {
-                    expunge_messages(t, self.cell.id, &slice, true)
-                };
-                self.in_slices(&uids, Touch::Changes, expunge).await?;
-            }
-        }
-        Ok(copied)
-    }
-
     /// Runs a change over the messages with these UIDs, slice by slice; each slice waits for its own durability, and
     /// before, if it changes them, for those that are in transit to another home.
     async fn in_slices(
@@ -412,10 +329,11 @@ impl Mailbox {
         touch: Touch,
         mut change: impl FnMut(&mut Transaction<'_>, Vec<Message>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        let _guard = self.account.guard().await?;
         let mut from = uids.first().unwrap_or(u32::MAX);
         loop {
             let ticket = {
-                let mut t = self.account.begin()?;
+                let mut t = self.account.begin().await?;
                 let state = t.mailbox(self.cell.id).ok_or(StoreError::NoMailbox)?;
                 let messages = state.messages.clone().ok_or(StoreError::NoMailbox)?;
                 let slice = next_slice(&messages, uids, from)?;
@@ -446,20 +364,6 @@ impl Mailbox {
         let now = self.cell.published.load().summary.highest_modseq;
         self.account.vanished(self.cell.id, modseq, now)
     }
-}
-
-/// Visits the messages of a set.
-fn each_of(messages: &Messages, uids: &UidSet, mut visit: impl FnMut(Message)) -> Result<(), StoreError> {
-    for (first, last) in uids.ranges() {
-        for found in messages.iter_from(messages.place_of(first)?) {
-            let (_, message) = found?;
-            if message.uid.get() > last {
-                break;
-            }
-            visit(message);
-        }
-    }
-    Ok(())
 }
 
 /// The next messages of a set, from a UID on. Steps over ranges of the set that have no messages.
@@ -602,53 +506,4 @@ pub(crate) fn expunge_messages(
     readers::expunged(t, id, &gone)?;
     t.note(id, Change::Expunged(gone));
     Ok(())
-}
-
-/// Puts copies of messages into another mailbox of the account, and tells their UIDs. They have \Seen as they are
-/// given, for the target's viewer. `moving`: the copies take over the references and the quota of the originals.
-fn copy_messages(
-    t: &mut Transaction<'_>,
-    source: MailboxId,
-    target: MailboxId,
-    messages: &[Message],
-    viewer: Option<&Viewer>,
-    moving: bool,
-) -> Result<Vec<Uid>, StoreError> {
-    t.mailbox(target).ok_or(StoreError::NoMailbox)?;
-    let table = t.mailbox(source).ok_or(StoreError::NoMailbox)?.settings.keywords.clone();
-    let more = Held::of(messages);
-    match moving {
-        true => quota::check_move(t, source, target, more)?,
-        false => quota::check(t, target, more)?,
-    }
-    // What is moved is taken off again when the originals go.
-    quota::add(t, target, more);
-    let now = now_unix();
-    let modseq = t.modseq;
-    let mut coming = Coming::new(viewer);
-    let mut changes = Vec::with_capacity(messages.len());
-    let mut uids = Vec::with_capacity(messages.len());
-    for message in messages {
-        let names: Vec<Keyword> =
-            message.keywords.as_slice().iter().filter_map(|n| table.get(usize::from(*n)).cloned()).collect();
-        let numbers = numbers_for(t, target, &names)?;
-        if !moving {
-            let mut content = t.content(message.content)?.ok_or(StoreError::NoContent)?;
-            content.references =
-                content.references.checked_add(1).ok_or(StoreError::Exhausted("references"))?;
-            t.put_content(message.content, &content);
-        }
-        let mailbox = t.change(target).ok_or(StoreError::NoMailbox)?;
-        let uid = crate::append::next_uid(&mut mailbox.summary)?;
-        let flags = coming.flags(uid, message.flags);
-        mailbox.summary.add(message.size, flags);
-        let keywords = KeywordNumbers::new(numbers);
-        let copy = Message { uid, modseq, flags, keywords, saved_unix_seconds: now, ..message.clone() };
-        uids.push(uid);
-        changes.push((uid, Some(copy)));
-    }
-    put_messages(t, target, &changes)?;
-    t.note(target, Change::Arrived(uids.iter().copied().collect()));
-    coming.finish(t, target)?;
-    Ok(uids)
 }

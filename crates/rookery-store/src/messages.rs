@@ -166,7 +166,7 @@ impl Messages {
         Messages::from_leaves(Some(home), leaves)
     }
 
-    fn from_leaves(home: Option<Home>, leaves: Vec<Leaf>) -> Messages {
+    pub(crate) fn from_leaves(home: Option<Home>, leaves: Vec<Leaf>) -> Messages {
         let branches = leaves.chunks(BRANCH_LEAVES).map(|some| Arc::new(Branch::new(some.to_vec())));
         Messages::from_branches(home, branches.collect())
     }
@@ -404,7 +404,16 @@ impl Messages {
         Ok(self.changed(changes)?.0)
     }
 
-    /// The same, and the chunks over which something else lies now, with their new counts.
+    /// The messages as somebody knows them who was told of them up to a modseq: `self`, but for those of `told`, as
+    /// [`Messages::with`] takes them. A newer version differs from it as from the one that was told of.
+    pub fn as_told(&self, modseq: u64, told: &[(Uid, Option<Message>)]) -> Result<Messages, StoreError> {
+        let messages = self.with(told)?;
+        let shown = told.iter().filter_map(|(_, message)| message.as_ref());
+        let seen = self.1.as_ref().map(|seen| seen.as_told(modseq, shown));
+        Ok(Messages(messages.0, seen))
+    }
+
+    /// As [`Messages::with`], and the chunks over which something else lies now, with their new counts.
     pub(crate) fn changed(
         &self,
         changes: &[(Uid, Option<Message>)],

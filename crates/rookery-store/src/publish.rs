@@ -2,7 +2,7 @@
 //! outbox in the same batch as the mailboxes, and from there to the directory.
 
 use bytes::Bytes;
-use rookery_types::{Acl, MailboxId, MailboxPath};
+use rookery_types::{Acl, MailboxId, MailboxPath, SpecialUse};
 use std::future::Future;
 use std::pin::Pin;
 
@@ -13,9 +13,12 @@ pub struct Seen<'a> {
     pub path: &'a MailboxPath,
     /// Its rights.
     pub acl: &'a Acl,
+    /// What it is for.
+    pub special_use: &'a [SpecialUse],
 }
 
-/// A mailbox that others may see differently; `None`: it was not there, or is not to be seen any more.
+/// A mailbox that others may see differently, or of which that was set to what it was; `None`: it was not there, or is
+/// not to be seen any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SeenChange<'a> {
     /// Which.

@@ -17,11 +17,13 @@ use crate::messages::Message;
 use crate::records::{self, Change, Summary};
 use crate::seen::{Block, Head, SeenBy};
 use crate::sequencer::{MailboxState, Transaction};
+use crate::store::Store;
 use bytes::Bytes;
-use rookery_kv::engine::{Space, prefix_end};
+use rookery_kv::engine::{Engine, Space, prefix_end};
+use rookery_kv::off_thread;
 use rookery_types::{MailboxId, ModSeq, SystemFlags, UidSet, UserName};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The users who have a mailbox open that is not theirs, and what each has seen of it.
@@ -63,8 +65,7 @@ impl Account {
             return Ok(state.summary);
         }
         let (account, id) = (self.clone(), state.id);
-        let quick = tokio::task::spawn_blocking(move || account.quick_summary(id));
-        match quick.await.map_err(|_| StoreError::CutOff)?? {
+        match off_thread(move || account.quick_summary(id)).await?? {
             Some(summary) => Ok(summary),
             None => Ok(self.open(id).await?.now().summary),
         }
@@ -316,6 +317,122 @@ pub(crate) fn mark(
     if let Some(messages) = messages {
         now = now.pruned(&messages, &mut touched)?;
     }
+    put(t, id, user, now, touched)?;
+    let mut uids = seen.clone();
+    uids.extend(unseen);
+    t.note(id, Change::Seen(user.clone(), uids));
+    Ok(())
+}
+
+fn put_head(t: &mut Transaction<'_>, id: MailboxId, user: &UserName, seen: &SeenBy) {
+    let key = keys::seen(id, user);
+    let value = seen.head().encode(&key);
+    t.put(Space::Account, key, value);
+}
+
+impl Store {
+    /// What a user has seen of mailboxes that are not theirs is what they have seen under another name from now on,
+    /// in all accounts at home here. What is known under that name already stays. Says in how many mailboxes.
+    pub async fn rename_reader(&self, from: &UserName, to: &UserName) -> Result<usize, StoreError> {
+        let (store, user) = (self.clone(), from.clone());
+        let found = tokio::task::spawn_blocking(move || seen_places(store.engine(), &user));
+        let found = found.await.map_err(|_| StoreError::CutOff)??;
+        let mut carried = 0;
+        for id in found {
+            let account = match self.account(id.account).await {
+                Ok(account) => account,
+                // Deleted, or at home elsewhere.
+                Err(StoreError::NoAccount) => continue,
+                Err(error) => return Err(error),
+            };
+            match account.transact(|t| rename(t, id, from, to)).await {
+                Ok(done) => carried += usize::from(done),
+                Err(StoreError::NoAccount | StoreError::NoMailbox | StoreError::Moved) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(carried)
+    }
+}
+
+/// The mailboxes of which a user has seen something that is not theirs.
+fn seen_places(engine: &dyn Engine, user: &UserName) -> Result<Vec<MailboxId>, StoreError> {
+    let next = |start: &[u8]| -> Result<Option<Bytes>, StoreError> {
+        let mut next = None;
+        engine.scan(Space::Account, start, None, false, &mut |key, _| {
+            next = Some(Bytes::copy_from_slice(key));
+            false
+        })?;
+        Ok(next)
+    };
+    let mut places = Vec::new();
+    let mut start = Vec::new();
+    while let Some(key) = next(&start)? {
+        let Some(account) = keys::account_of(&key) else { break };
+        let all = keys::seen_of_account(account);
+        if key[..] < all[..] {
+            start = all.to_vec();
+            continue;
+        }
+        match keys::seen_parts(&key).filter(|_| key.starts_with(&all)) {
+            Some((number, ..)) => {
+                let id = MailboxId { account, number };
+                let theirs = keys::seen(id, user);
+                if next(&theirs)?.is_some_and(|key| key.starts_with(&theirs)) {
+                    places.push(id);
+                }
+                start = prefix_end(&keys::seen_of_mailbox(id)).unwrap_or_default();
+            }
+            // Of this account that were all.
+            None => start = prefix_end(&keys::account(account)).unwrap_or_default(),
+        }
+        if start.is_empty() {
+            break;
+        }
+    }
+    Ok(places)
+}
+
+/// What one name has seen of a mailbox goes to another. False: there was nothing.
+fn rename(
+    t: &mut Transaction<'_>,
+    id: MailboxId,
+    from: &UserName,
+    to: &UserName,
+) -> Result<bool, StoreError> {
+    let (old, now) = (of(t, id, from)?, of(t, id, to)?);
+    let (seen, all) = old.seen_and_known();
+    if all.is_empty() {
+        return Ok(false);
+    }
+    let (_, known) = now.seen_and_known();
+    let come = seen.difference(&known);
+    if !come.is_empty() {
+        let (mut new, touched) = now.marked(&come, &UidSet::new(), t.modseq.get());
+        // Some may be of messages that are gone.
+        new = new.recounted(old.head().count.filter(|_| known.is_empty()));
+        let messages = t.any_mailbox(id).ok_or(StoreError::NoMailbox)?.messages.clone();
+        if let (Some(messages), None) = (&messages, new.head().count) {
+            new = new.counted(messages)?;
+        }
+        put(t, id, to, new, touched)?;
+        t.note(id, Change::Seen(to.clone(), come));
+    }
+    // The change log speaks of the old name, too: as of one who has seen nothing any more.
+    let none = SeenBy::default().at(t.modseq.get());
+    put(t, id, from, none, old.numbers())?;
+    t.note(id, Change::Seen(from.clone(), all));
+    Ok(true)
+}
+
+/// Writes what a user has seen of a mailbox, as far as it differs.
+fn put(
+    t: &mut Transaction<'_>,
+    id: MailboxId,
+    user: &UserName,
+    now: SeenBy,
+    touched: BTreeSet<u32>,
+) -> Result<(), StoreError> {
     for number in touched {
         let key = keys::seen_block(id, user, number);
         match now.block(number) {
@@ -329,16 +446,7 @@ pub(crate) fn mark(
     put_head(t, id, user, &now);
     let mailbox = t.change(id).ok_or(StoreError::NoMailbox)?;
     Arc::make_mut(&mut mailbox.readers).insert(user.clone(), now);
-    let mut uids = seen.clone();
-    uids.extend(unseen);
-    t.note(id, Change::Seen(user.clone(), uids));
     Ok(())
-}
-
-fn put_head(t: &mut Transaction<'_>, id: MailboxId, user: &UserName, seen: &SeenBy) {
-    let key = keys::seen(id, user);
-    let value = seen.head().encode(&key);
-    t.put(Space::Account, key, value);
 }
 
 /// Takes messages that are being expunged off the counts of who has the mailbox open.

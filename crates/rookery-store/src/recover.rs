@@ -7,6 +7,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::mailbox::expunge_messages;
 use crate::messages::Message;
+use crate::operations;
 use crate::records;
 use crate::sequencer::Transaction;
 use crate::store::Store;
@@ -14,12 +15,12 @@ use rookery_kv::engine::Space;
 use rookery_types::{AccountId, ContentId, MailboxId};
 use std::collections::BTreeMap;
 
-/// Expunges messages whose octets never reached the disk. Their UIDs are not given again, and that they were delivered is
-/// forgotten: their sender tries again.
+/// Expunges messages whose octets never reached the disk. Their UIDs are not given again, and that they were delivered, or
+/// appended for another node, is forgotten: their sender tries again.
 pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> Result<(), StoreError> {
     let Some(account) = store.load_account(id)? else { return Ok(()) };
     let ticket = {
-        let mut t = account.begin()?;
+        let mut t = account.peek()?;
         let mut doomed: BTreeMap<MailboxId, Vec<Message>> = BTreeMap::new();
         for entry in entries {
             doomed.entry(entry.mailbox).or_default().extend(message_of(&t, entry)?);
@@ -35,9 +36,10 @@ pub(crate) fn take_back(store: &Store, id: AccountId, entries: &[TailEntry]) -> 
             }
         }
         deliveries::forget(&mut t, id)?;
+        operations::take_back(&mut t, id, entries)?;
         t.finish(store.committer())
     };
-    ticket.wait_blocking()?;
+    store.committer().settle(ticket)?;
     Ok(())
 }
 

@@ -188,6 +188,59 @@ impl SeenBy {
         self.head.modseq > since && self.blocks.range(blocks).any(|(_, block)| block.modseq > since)
     }
 
+    /// The numbers of its blocks.
+    pub(crate) fn numbers(&self) -> BTreeSet<u32> {
+        self.blocks.keys().copied().collect()
+    }
+
+    /// The same, as of a change at a modseq.
+    pub(crate) fn at(self, modseq: u64) -> SeenBy {
+        SeenBy { head: Head { modseq, ..self.head }, ..self }
+    }
+
+    /// The UIDs that are seen, and those about which something is known; some may be gone.
+    pub(crate) fn seen_and_known(&self) -> (UidSet, UidSet) {
+        let (mut seen, mut known) = (UidSet::new(), UidSet::new());
+        for run in self.blocks.values().flat_map(|block| &block.runs) {
+            known.insert_range(run.first, run.last);
+            if run.seen {
+                seen.insert_range(run.first, run.last);
+            }
+        }
+        (seen, known)
+    }
+
+    /// What was seen up to a modseq, as far as `told` and what has not changed since say: messages as the user was shown
+    /// them, ascending.
+    pub(crate) fn as_told<'a>(&self, modseq: u64, told: impl Iterator<Item = &'a Message>) -> SeenBy {
+        let mut known: BTreeMap<u32, Vec<Run>> = BTreeMap::new();
+        for message in told {
+            let uid = message.uid.get();
+            let seen = message.flags.contains(SystemFlags::SEEN);
+            let run = Run { first: uid, last: uid, seen, modseq: message.modseq.get() };
+            known.entry(uid / BLOCK_UIDS).or_default().push(run);
+        }
+        let mut blocks = (*self.blocks).clone();
+        let newer = self.blocks.iter().filter(|(_, block)| block.modseq > modseq).map(|(number, _)| *number);
+        let touched: BTreeSet<u32> = newer.chain(known.keys().copied()).collect();
+        for number in touched {
+            let told = known.remove(&number).unwrap_or_default();
+            let uids: UidSet = told.iter().map(|run| run.first).collect();
+            let mut runs = told;
+            let old = blocks.get(&number).map(|block| block.runs.clone()).unwrap_or_default();
+            for run in old.into_iter().filter(|run| run.modseq <= modseq) {
+                let left = UidSet::range(run.first, run.last).difference(&uids);
+                runs.extend(left.ranges().map(|(first, last)| Run { first, last, ..run }));
+            }
+            runs.sort_unstable_by_key(|run| run.first);
+            match runs.is_empty() {
+                true => blocks.remove(&number),
+                false => blocks.insert(number, Arc::new(Block::new(runs))),
+            };
+        }
+        SeenBy { blocks: Arc::new(blocks), head: Head { modseq, count: None, ..self.head } }
+    }
+
     /// The UIDs of which something has changed after a modseq.
     pub(crate) fn since(&self, modseq: u64) -> UidSet {
         let mut uids = UidSet::new();
@@ -407,6 +460,11 @@ mod tests {
                 by = marked.pruned(&messages, &mut touched).unwrap();
                 model.extend(change.iter().map(|uid| (*uid, (seen, modseq))));
                 prop_assert_eq!(by.since(before.1), uids.clone());
+                let old: Vec<Message> = change.iter().map(|uid| before.0.show(message(*uid))).collect();
+                let told = by.as_told(before.1, old.iter());
+                for uid in &exists {
+                    prop_assert_eq!(told.show(message(*uid)), before.0.show(message(*uid)));
+                }
                 prop_assert_eq!(by.same_as(&before.0), false);
                 let blocks = by.blocks.iter().map(|(number, block)| {
                     let value = block.encode(&key(*number));

@@ -13,6 +13,7 @@ mod transaction;
 
 pub(crate) use transaction::Transaction;
 
+use crate::account::empty_summary;
 use crate::committer::Fence;
 use crate::encoding::Damaged;
 use crate::error::StoreError;
@@ -21,12 +22,13 @@ use crate::messages::Messages;
 use crate::readers::{self, Readers};
 use crate::records::{self, AccountRecord, Held, Settings, Summary};
 use crate::transit::Transit;
+use crate::travel::{Gate, Whereabouts};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rookery_kv::engine::{Engine, Read, Space, prefix_end};
 use rookery_types::acl::Asker;
-use rookery_types::{AccountId, MailboxId, MailboxPath, Rights, UidSet, UserName};
+use rookery_types::{AccountId, MailboxId, MailboxPath, ModSeq, Rights, UidSet, UserName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -47,6 +49,15 @@ pub struct MailboxState {
     pub messages: Option<Messages>,
     /// What those who have it open have seen, but for the owner.
     pub(crate) readers: Readers,
+}
+
+impl MailboxState {
+    /// Without messages, and nobody has it open.
+    pub(crate) fn empty(id: MailboxId, settings: Settings, modseq: ModSeq) -> MailboxState {
+        let summary = empty_summary(modseq);
+        let (settings, readers) = (Arc::new(settings), Readers::default());
+        MailboxState { id, settings, summary, held: Held::default(), messages: None, readers }
+    }
 }
 
 /// What all users of a mailbox share.
@@ -90,7 +101,7 @@ impl ReaderCell {
 }
 
 impl MailboxCell {
-    fn new(state: MailboxState) -> Arc<MailboxCell> {
+    pub(crate) fn new(state: MailboxState) -> Arc<MailboxCell> {
         Arc::new(MailboxCell {
             id: state.id,
             recent_from: AtomicU32::new(state.summary.uid_next),
@@ -239,6 +250,8 @@ pub(crate) struct Sequencer {
     overlay: Overlay,
     /// The number of the last batch queued.
     queued: u64,
+    /// Nothing is changed for a moment.
+    frozen: bool,
 }
 
 /// An account in memory.
@@ -256,6 +269,8 @@ pub(crate) struct AccountCell {
     pub(crate) changed: watch::Sender<u64>,
     /// Told when messages are in transit no more.
     pub(crate) departed: Notify,
+    pub(crate) gate: Gate,
+    pub(crate) whereabouts: watch::Sender<Whereabouts>,
 }
 
 /// Reads and checks a record of a kind.
@@ -382,6 +397,7 @@ impl AccountCell {
             departing,
             overlay: Overlay::new(),
             queued: 0,
+            frozen: false,
         };
         Arc::new(AccountCell {
             id,
@@ -392,6 +408,8 @@ impl AccountCell {
             sequencer: Mutex::new(sequencer),
             durable: AtomicU64::new(0),
             departed: Notify::new(),
+            gate: Gate::default(),
+            whereabouts: watch::Sender::new(Whereabouts::Here),
         })
     }
 
@@ -403,6 +421,11 @@ impl AccountCell {
         let mut sequencer = self.sequencer.lock();
         self.trim(&mut sequencer);
         Transaction::new(self, engine, sequencer)
+    }
+
+    /// Whether transactions are to wait.
+    pub(crate) fn set_frozen(&self, frozen: bool) {
+        self.sequencer.lock().frozen = frozen;
     }
 
     /// Drops the part of the overlay that the engine has by now.

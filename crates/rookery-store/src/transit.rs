@@ -27,7 +27,7 @@ use crate::mailbox::{Mailbox, SLICE_MESSAGES, expunge_messages, next_slice};
 use crate::messages::Message;
 use crate::records::{AccountState, Change};
 use crate::sequencer::Transaction;
-use crate::store::Store;
+use crate::store::{Store, now_unix};
 use rookery_kv::engine::{Space, prefix_end};
 use rookery_types::{AccountId, MailboxId, Uid, UidSet};
 use std::pin::pin;
@@ -70,7 +70,7 @@ impl Mailbox {
         let (account, mailbox) = (self.account(), self.id());
         loop {
             let begun = {
-                let mut t = account.begin()?;
+                let mut t = account.begin().await?;
                 let state = t.mailbox(mailbox).ok_or(StoreError::NoMailbox)?;
                 let messages = state.messages.clone().ok_or(StoreError::NoMailbox)?;
                 let mut slice = next_slice(&messages, uids, uids.first().unwrap_or(u32::MAX))?;
@@ -100,7 +100,7 @@ impl Mailbox {
 
     /// The messages that are in transit to another home.
     pub fn departing(&self) -> Result<UidSet, StoreError> {
-        Ok(self.account().begin()?.departing(self.id()))
+        Ok(self.account().peek()?.departing(self.id()))
     }
 }
 
@@ -125,7 +125,8 @@ fn begin(
     // So that the modseq, which is the move's number, counts as given.
     t.note(mailbox, Change::Flags(UidSet::new()));
     let messages = slice.iter().map(|message| (message.uid, message.content)).collect();
-    let transit = Transit::Open(Departure { mailbox, to: to.clone(), messages });
+    let (to, begun_unix_seconds) = (to.clone(), now_unix());
+    let transit = Transit::Open(Departure { mailbox, to, messages, begun_unix_seconds, given_up: false });
     let key = keys::departure(account, id.counter);
     let value = transit.encode(&key);
     t.put(Space::Account, key.to_vec(), value);
@@ -156,7 +157,7 @@ impl Account {
         loop {
             let mut departed = pin!(self.cell.departed.notified());
             departed.as_mut().enable();
-            if !self.begin()?.is_departing(mailbox, uids) {
+            if !self.peek()?.is_departing(mailbox, uids) {
                 return Ok(());
             }
             tokio::time::timeout_at(deadline, departed).await.map_err(|_| StoreError::InUse)?;
@@ -165,7 +166,7 @@ impl Account {
 
     /// How far a move out of this account is; `None`: there is none of that number, or it is closed. Reads the disk.
     pub fn transit(&self, counter: u64) -> Result<Option<Transit>, StoreError> {
-        transit(&self.begin()?, self.id(), counter)
+        transit(&self.peek()?, self.id(), counter)
     }
 
     /// Ends a move by its verdict: the messages that are there go here, kept for undelete, and the others stay. To be
@@ -203,6 +204,21 @@ impl Account {
             t.put(Space::Account, key.to_vec(), value);
             t.end_departure(mailbox.number, counter);
             Ok(())
+        })
+        .await
+    }
+
+    /// Has a move ended without its messages going, if they are not there already: that is for the other home to say.
+    /// Until it has, they stay as they are. False: no such move is under way.
+    pub async fn give_up(&self, counter: u64) -> Result<bool, StoreError> {
+        self.transact(|t| {
+            let Some(Transit::Open(departure)) = transit(t, self.id(), counter)? else { return Ok(false) };
+            if !departure.given_up {
+                let key = keys::departure(self.id(), counter);
+                let value = Transit::Open(Departure { given_up: true, ..departure }).encode(&key);
+                t.put(Space::Account, key.to_vec(), value);
+            }
+            Ok(true)
         })
         .await
     }
@@ -300,20 +316,31 @@ impl Account {
         }
     }
 
+    /// Begins a change of an account that may be deleted; `None` while it is frozen.
+    fn begin_judging(&self) -> Result<Option<Transaction<'_>>, StoreError> {
+        match self.try_begin() {
+            Err(StoreError::NoAccount) => self.cell.begin(self.store.engine()).map(Some),
+            begun => begun,
+        }
+    }
+
     /// A change that is made to deleted accounts as well, as long as anything is kept of them.
     async fn judge<T: Judged>(
         &self,
         change: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let (result, ticket) = {
-            let mut t = self.cell.begin(self.store.engine())?;
-            if t.record.state == AccountState::Deleted
-                && t.get(Space::Account, &keys::account_record(self.id()))?.is_none()
-            {
-                return Ok(T::no_account());
+        let (result, ticket) = loop {
+            // Nothing of what is begun lives while this waits.
+            if let Some(mut t) = self.begin_judging()? {
+                if t.record.state == AccountState::Deleted
+                    && t.get(Space::Account, &keys::account_record(self.id()))?.is_none()
+                {
+                    return Ok(T::no_account());
+                }
+                let result = change(&mut t)?;
+                break (result, t.finish(self.store.committer()));
             }
-            let result = change(&mut t)?;
-            (result, t.finish(self.store.committer()))
+            self.until_open().await;
         };
         ticket.wait().await?;
         self.cell.tidy();
@@ -361,6 +388,10 @@ pub(crate) fn known(
     account: AccountId,
     id: TransitId,
 ) -> Result<Option<Arrival>, StoreError> {
+    #[cfg(feature = "sim")]
+    if rookery_kv::defect::is_planted(rookery_kv::defect::Defect::ForwardedDuplicate) {
+        return Ok(None);
+    }
     let key = keys::verdict(account, id);
     if let Some(value) = t.get(Space::Account, &key)? {
         return Verdict::decode(&key, &value).map(|v| Some(Arrival::Judged(v))).map_err(StoreError::Damaged);

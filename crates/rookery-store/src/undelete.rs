@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// Messages that come back in one change.
 const STEP_MESSAGES: usize = 1000;
 
+/// What was expunged lately is among so many records.
+const LATELY_MAX: usize = 100_000;
+
 /// An expunged message that is still kept.
 #[derive(Clone, Debug)]
 pub struct Expunged {
@@ -92,6 +95,24 @@ impl Account {
         }
     }
 
+    /// Messages of a mailbox as they were when they were expunged, those of some UIDs that were expunged lately and are
+    /// still kept. Reads the disk.
+    pub fn lately_expunged(&self, mailbox: MailboxId, uids: &UidSet) -> Result<Vec<Message>, StoreError> {
+        let prefix = keys::account(self.id());
+        let end = prefix_end(&prefix);
+        let (mut found, mut seen) = (Vec::new(), 0);
+        self.store.engine().scan(Space::Queue, &prefix, end.as_deref(), true, &mut |key, value| {
+            seen += 1;
+            let wanted = keys::uid_of(key).filter(|uid| uids.contains_uid(*uid));
+            if wanted.is_some() && keys::queued_mailbox(key) == Some(mailbox) {
+                found.extend(records::decode_expunged(key, value));
+            }
+            seen < LATELY_MAX && (found.len() as u64) < uids.len()
+        })?;
+        found.sort_unstable_by_key(|message| message.uid);
+        Ok(found)
+    }
+
     /// The deleted mailboxes that are still kept.
     pub fn deleted_mailboxes(&self) -> Result<Vec<DeletedMailbox>, StoreError> {
         let deleted = |state: &MailboxState| {
@@ -103,7 +124,7 @@ impl Account {
                 octets: state.summary.octets,
             })
         };
-        Ok(self.begin()?.all_mailboxes().filter_map(deleted).collect())
+        Ok(self.peek()?.all_mailboxes().filter_map(deleted).collect())
     }
 
     /// Brings expunged messages back into the mailbox they were in, without \Deleted and under new UIDs; says which.
@@ -212,7 +233,12 @@ impl Store {
         })?;
         let mut found = Vec::new();
         for (id, unix_seconds) in ids {
-            let Some(account) = self.load_account(id)? else { continue };
+            let account = match self.load_account(id) {
+                Ok(Some(account)) => account,
+                // What is left of one that has moved is not deleted.
+                Ok(None) | Err(StoreError::Moved) => continue,
+                Err(error) => return Err(error),
+            };
             let record = account.cell.record.load();
             if record.state == AccountState::Deleted {
                 let (owner, messages, octets) = (record.owner.clone(), record.messages, record.octets);

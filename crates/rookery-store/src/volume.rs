@@ -42,6 +42,8 @@ use zstd_safe::CDict;
 const OPEN_MAX: usize = 256;
 /// Headers that are read at the start to find the volumes that writing goes on in.
 const RESUME_LOOKS: usize = 64;
+/// Octets that are written again at once.
+const SETTLE_OCTETS: usize = 1 << 20;
 
 /// Why octets cannot be had from a volume.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +72,7 @@ pub enum VolumeError {
 pub(crate) struct Volume {
     pub(crate) number: u32,
     file: Arc<dyn VolumeFile>,
-    /// The name is not yet durable.
+    /// Whether the name is durable is not known: it is new, or of an earlier run, which may have ended before it was.
     new: AtomicBool,
     /// What its header says; `None` while nobody has looked.
     purpose: Mutex<Option<Purpose>>,
@@ -79,8 +81,13 @@ pub(crate) struct Volume {
 
 impl Volume {
     fn new(number: u32, file: Arc<dyn VolumeFile>, purpose: Option<Purpose>) -> Volume {
-        let new = AtomicBool::new(purpose.is_some());
-        Volume { number, file, new, purpose: Mutex::new(purpose), dictionary: OnceLock::new() }
+        Volume {
+            number,
+            file,
+            new: AtomicBool::new(true),
+            purpose: Mutex::new(purpose),
+            dictionary: OnceLock::new(),
+        }
     }
 
     fn io(&self, source: io::Error) -> VolumeError {
@@ -269,16 +276,35 @@ impl Volumes {
         Ok(())
     }
 
-    /// Writes a volume's header again if it is damaged: a crash may have lost it while records behind it are there.
-    /// Says whether it was.
-    pub(crate) fn mend_header(&self, number: u32) -> Result<bool, VolumeError> {
-        if self.purpose(number)?.is_some() {
-            return Ok(false);
-        }
+    /// Makes durable what an earlier run has left in a volume from `from` on: a killed process may have written it and
+    /// not synced. It is written again, since after a sync that failed another one of the same octets does nothing. A
+    /// header that a crash has lost while records behind it are there is made anew; says whether it was.
+    pub(crate) fn settle(&self, number: u32, from: u64) -> Result<bool, VolumeError> {
         let volume = self.volume(number)?;
-        self.write_file_header(&volume, Purpose::Arrivals)?;
+        let is_lost = self.purpose(number)?.is_none();
+        match is_lost {
+            true => self.write_file_header(&volume, Purpose::Arrivals)?,
+            false => self.write_again(&volume, 0, FILE_HEADER)?,
+        }
+        let end = volume.file.len().map_err(|e| volume.io(e))?;
+        self.write_again(&volume, from, end)?;
         volume.sync(&*self.files)?;
-        Ok(true)
+        Ok(is_lost)
+    }
+
+    fn write_again(&self, volume: &Volume, from: u64, end: u64) -> Result<(), VolumeError> {
+        let mut at = from;
+        while at < end {
+            let room = usize::try_from(end - at).unwrap_or(usize::MAX).min(SETTLE_OCTETS);
+            let mut piece = vec![0; room];
+            let read = volume.file.read_at(&mut piece, at).map_err(|e| volume.io(e))?;
+            if read == 0 {
+                break;
+            }
+            volume.file.write_at(piece.get(..read).unwrap_or_default(), at).map_err(|e| volume.io(e))?;
+            at += read as u64;
+        }
+        Ok(())
     }
 
     fn volume(&self, number: u32) -> Result<Arc<Volume>, VolumeError> {

@@ -15,7 +15,7 @@ use rookery_store::{
     Once, Refusal, Store, StoreOptions, TransitId,
 };
 use rookery_types::{
-    AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, UidSet, UserName,
+    AccountId, InternalDate, Keyword, MailboxId, MailboxPath, OperationId, SystemFlags, UidSet, UserName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -163,7 +163,7 @@ async fn build() -> (Image, Mail) {
         };
         let delivered = message(&store, &text(9_700 + n as u32, None), SystemFlags::NONE, &[]);
         account
-            .append_once(id("Sent"), delivered, &once)
+            .append_once(id("Sent"), delivered, &once, &[OperationId([n as u8; 16])])
             .await
             .expect("it delivers")
             .expect("it is the first");
@@ -213,7 +213,7 @@ const DAMAGES: [Damage; 4] = [Damage::Flip, Damage::Drop, Damage::Duplicate, Dam
 
 /// Each kind of record in the engine, its space, and how to know its keys.
 type Known = fn(&[u8]) -> bool;
-const RECORDS: [(&str, Space, Known); 30] = [
+const RECORDS: [(&str, Space, Known); 31] = [
     ("store identity", Space::Meta, |key| key == b"store"),
     ("group", Space::Meta, |key| key == b"group"),
     ("tail", Space::Meta, |key| key == b"tail"),
@@ -229,6 +229,7 @@ const RECORDS: [(&str, Space, Known); 30] = [
     ("outgoing move", Space::Account, |key| key[8] == 7),
     ("incoming moves floor", Space::Account, |key| key[8] == 8 && key.len() == 17),
     ("incoming move", Space::Account, |key| key[8] == 8 && key.len() == 25),
+    ("operation", Space::Account, |key| key[8] == 9),
     ("move pointer", Space::Meta, |key| key.starts_with(b"transit/")),
     ("server annotations", Space::Meta, |key| key == b"annotations"),
     ("mailbox settings", Space::Mailbox, |key| key[12] == 0),
@@ -260,7 +261,8 @@ fn other_key(kind: &str, key: &[u8]) -> Vec<u8> {
         | "deliveries"
         | "outgoing move"
         | "incoming move"
-        | "incoming moves floor" => other[7] ^= 0x40,
+        | "incoming moves floor"
+        | "operation" => other[7] ^= 0x40,
         "move pointer" => other[15] ^= 0x40,
         "mailbox settings"
         | "mailbox summary"
@@ -450,8 +452,10 @@ async fn every_kind_of_record_and_every_damage() {
         assert!(!keys.is_empty(), "the store has no {kind}");
         let targets: BTreeSet<usize> = [0, keys.len() / 2, keys.len() - 1].into_iter().collect();
         for how in DAMAGES {
-            // No other record knows that the server has annotations, what was delivered when, or what was said of moves.
-            let is_alone = ["server annotations", "deliveries", "incoming move", "incoming moves floor"];
+            // No other record knows that the server has annotations, what was delivered when, or what was said of moves
+            // and operations.
+            let is_alone =
+                ["server annotations", "deliveries", "incoming move", "incoming moves floor", "operation"];
             if how == Damage::Drop && is_alone.contains(&kind) {
                 continue;
             }

@@ -7,11 +7,11 @@
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_store::{
-    Account, Annotation, AnnotationName, FlagChange, FlagList, Held, Limits, NewAccount, NewMessage, Store,
-    StoreError, StoreOptions,
+    Account, Annotation, AnnotationName, Appended, FlagChange, FlagList, Held, Limits, NewAccount,
+    NewMessage, Store, StoreError, StoreOptions,
 };
 use rookery_types::{
-    AccountId, InternalDate, Keyword, MailboxId, MailboxPath, SystemFlags, Uid, UidSet, UserName,
+    AccountId, InternalDate, Keyword, MailboxId, MailboxPath, OperationId, SystemFlags, Uid, UidSet, UserName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -260,9 +260,17 @@ fn without_modseq(model: &Model) -> Model {
     model
 }
 
+/// Appends that had ids, and what they came to; nothing: that was not answered.
+type Operations = Vec<(OperationId, Option<Appended>)>;
+
 /// One random operation on the store, and the same on the model. Err: the store refused or crashed, and the second
 /// model is what it would have been.
-async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box<Model>> {
+async fn step(
+    store: &Store,
+    rng: &mut Rng,
+    model: &mut Model,
+    operations: &mut Operations,
+) -> Result<(), Box<Model>> {
     let account = store.account(account_id()).await.map_err(|_| Box::new(model.clone()))?;
     let names: Vec<String> = model.keys().cloned().collect();
     let name = names[rng.below(names.len() as u64) as usize].clone();
@@ -312,14 +320,34 @@ async fn step(store: &Store, rng: &mut Rng, model: &mut Model) -> Result<(), Box
             }
             let coming = next[&name].messages.range(model[&name].uid_next..).map(|(_, m)| m);
             let too_much = too_much(model, &name, coming);
-            match account.append(id, new).await {
+            // Some have ids, and some of those come once more, which changes nothing.
+            if let Some((known, Some(before))) = operations.last()
+                && rng.below(4) == 0
+            {
+                match account.append_as(&[*known], id, new).await {
+                    Ok(again) => assert_eq!(again, *before),
+                    Err(_) => return failed(model.clone()),
+                }
+                return Ok(());
+            }
+            let operation = OperationId(
+                [rng.next().to_le_bytes(), rng.next().to_le_bytes()].concat().try_into().unwrap(),
+            );
+            let ids = &[operation][..usize::from(rng.below(2) == 0)];
+            match account.append_as(ids, id, new).await {
                 Err(StoreError::OverQuota) => {
                     assert!(too_much || is_dead());
                     return Ok(());
                 }
                 Err(_) if too_much => return failed(model.clone()),
-                Err(_) => return failed(next),
-                Ok(_) => assert!(!too_much),
+                Err(_) => {
+                    operations.extend(ids.iter().map(|id| (*id, None)));
+                    return failed(next);
+                }
+                Ok(appended) => {
+                    operations.extend(ids.iter().map(|id| (*id, Some(appended.clone()))));
+                    assert!(!too_much);
+                }
             }
         }
         4 => {
@@ -557,11 +585,12 @@ async fn life(seed: u64) {
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let disk = SimDisk::new(seed);
     let (mut store, mut model) = fresh(&disk).await;
+    let mut operations = Operations::new();
     for _ in 0..3 {
         disk.crash_after(rng.below(120));
         let mut other = model.clone();
         for _ in 0..60 {
-            if let Err(next) = step(&store, &mut rng, &mut model).await {
+            if let Err(next) = step(&store, &mut rng, &mut model, &mut operations).await {
                 other = *next;
                 break;
             }
@@ -574,6 +603,7 @@ async fn life(seed: u64) {
         let seen = observed(&store).await;
         assert_forward(&model, &seen, seed);
         let (plain, wanted, or) = (without_modseq(&seen), without_modseq(&model), without_modseq(&other));
+        let mut is_as_wanted = true;
         if plain != wanted {
             // What was under way may be there in whole; UIDs that were given may stay given.
             let lenient = |m: &Model| {
@@ -582,6 +612,7 @@ async fn life(seed: u64) {
                 m
             };
             let seen = lenient(&plain);
+            is_as_wanted = seen == lenient(&wanted);
             assert!(
                 seen == lenient(&or) || seen == lenient(&wanted),
                 "seed {seed}:\nseen   {plain:?}\nwanted {wanted:?}\nor     {or:?}"
@@ -590,7 +621,23 @@ async fn life(seed: u64) {
         let findings = rookery_store::check::check(&*store.engine_for_check(), Arc::new(disk.files()))
             .expect("check runs");
         assert!(findings.is_empty(), "seed {seed}: {findings:?}");
-        model = seen;
+        let account = store.account(account_id()).await.unwrap();
+        for (id, appended) in std::mem::take(&mut operations) {
+            let settled = account.settle_operation(id).await.unwrap();
+            match &appended {
+                Some(_) => assert_eq!(settled, appended, "seed {seed}: what was answered is known"),
+                None => assert_eq!(
+                    settled.is_some(),
+                    !is_as_wanted,
+                    "seed {seed}: it is known whether it was done"
+                ),
+            }
+            // That is so for good.
+            assert_eq!(account.settle_operation(id).await.unwrap(), settled);
+            operations.extend(appended.is_some().then_some((id, appended)));
+        }
+        drop(account);
+        model = observed(&store).await;
     }
     store.close().await;
 }
@@ -661,18 +708,19 @@ async fn faulty_life(seed: u64) {
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let disk = SimDisk::new(seed);
     let (store, mut model) = fresh(&disk).await;
+    let mut operations = Operations::new();
     let kind = [OpKind::Write, OpKind::Sync, OpKind::Create, OpKind::SyncDirectory, OpKind::Commit]
         [rng.below(5) as usize];
     let fault = [Fault::Io, Fault::NoSpace, Fault::Short][rng.below(3) as usize];
     disk.fail_nth(kind, rng.below(15), fault);
     let mut others = vec![];
     for _ in 0..40 {
-        if let Err(next) = step(&store, &mut rng, &mut model).await {
+        if let Err(next) = step(&store, &mut rng, &mut model, &mut operations).await {
             others.push(*next);
             if store.read_only_because().is_some() {
                 // Nothing is acknowledged any more.
                 let mut copy = model.clone();
-                let _ = step(&store, &mut rng, &mut copy).await;
+                let _ = step(&store, &mut rng, &mut copy, &mut operations).await;
                 assert!(store.read_only_because().is_some());
                 break;
             }
@@ -801,7 +849,7 @@ async fn a_deleted_account_is_gone_at_once_and_its_space_is_won_back() {
     let (store, mut model) = fresh(&disk).await;
     let mut rng = Rng(9);
     for _ in 0..60 {
-        step(&store, &mut rng, &mut model).await.expect("nothing fails here");
+        step(&store, &mut rng, &mut model, &mut Operations::new()).await.expect("nothing fails here");
     }
     let account = store.account(account_id()).await.unwrap();
     store.delete_account(account_id()).await.unwrap();

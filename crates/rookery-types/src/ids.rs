@@ -171,6 +171,29 @@ pub struct NodeId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreId(pub [u8; 16]);
 
+/// One move of an account to another home; random, so that no two have one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub u64);
+
+/// A change that one node asks another for, so that a repetition is known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OperationId(pub [u8; 16]);
+
+impl OperationId {
+    /// Reads what `Display` has written.
+    pub fn parse(text: &str) -> Option<OperationId> {
+        let digits =
+            Some(text).filter(|text| text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        u128::from_str_radix(digits, 16).ok().map(|number| OperationId(number.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
 /// How often an account's home has changed, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
@@ -219,6 +242,18 @@ impl fmt::Display for NodeId {
     }
 }
 
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobId({self})")
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 impl fmt::Debug for StoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "StoreId({self})")
@@ -247,6 +282,16 @@ mod tests {
         assert!(ModSeq::new(1 << 63).is_none());
         let last = ModSeq::new(i64::MAX as u64).unwrap();
         assert_eq!(last.next(), None);
+    }
+
+    #[test]
+    fn operation_ids_are_read_as_they_are_written() {
+        for id in [OperationId([0; 16]), OperationId([0xa5; 16])] {
+            assert_eq!(OperationId::parse(&id.to_string()), Some(id));
+        }
+        for other in ["", "+0000000000000000000000000000001", "0"] {
+            assert_eq!(OperationId::parse(other), None);
+        }
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub use acl::{Acl, Identifier, Rights};
 pub use date::InternalDate;
 pub use flags::{Flag, Keyword, SpecialUse, SystemFlags};
 pub use ids::{
-    AccountId, ContentId, Epoch, MailboxId, ModSeq, NodeId, SeqNum, StoreId, ThreadId, Uid, UidValidity,
+    AccountId, ContentId, Epoch, JobId, MailboxId, ModSeq, NodeId, OperationId, SeqNum, StoreId, ThreadId,
+    Uid, UidValidity,
 };
 pub use name::{MailboxPath, NameError, UserName};
 pub use namespace::{AccountName, Address, ClientNames, Encoding, Pattern, SharedName, Style};

@@ -7,6 +7,7 @@ use rookery_directory::Home;
 use rookery_directory::published::{self, Shared};
 use rookery_directory::repair::Stored;
 use rookery_store::AccountRecord;
+use rookery_store::Settings;
 use rookery_store::check::{check, homes, repair, shared_mailboxes};
 use rookery_types::{AccountId, AccountName};
 use serde_json::{Value, json};
@@ -25,11 +26,13 @@ pub(crate) async fn run(config: &Config, options: Check) -> Result<(), Failure> 
         }
         Ok(mut client) => {
             let mut bar = Bar::new();
-            let answer = client.call("check", Value::Null, |now| bar.show(now)).await;
+            let answer = client.call("check", json!({"user": options.user}), |now| bar.show(now)).await;
             bar.finish();
             answer?
         }
-        Err(CallError::NoServer { source, .. }) if source.kind() != std::io::ErrorKind::PermissionDenied => {
+        Err(CallError::NoServer { source, .. })
+            if source.kind() != std::io::ErrorKind::PermissionDenied && options.user.is_none() =>
+        {
             return offline(config, options).await;
         }
         Err(error) => return Err(error.into()),
@@ -110,7 +113,11 @@ fn look(folder: &Folder, mend: bool, default_domain: &str) -> Result<Found, Fail
 fn shared(engine: &dyn rookery_kv::Engine) -> Result<Vec<Shared>, Failure> {
     let shared = shared_mailboxes(engine);
     let shared = shared.map_err(|error| Failure::failed(crate::serve::with_causes(&error)))?;
-    Ok(shared.into_iter().map(|(mailbox, path, acl)| Shared { mailbox, path, acl }).collect())
+    let one = |(mailbox, settings)| {
+        let Settings { path, acl, special_use, .. } = settings;
+        Shared { mailbox, path, acl, special_use }
+    };
+    Ok(shared.into_iter().map(one).collect())
 }
 
 /// The accounts of the store.

@@ -8,8 +8,8 @@ use rookery_admin::socket::Client;
 use serde_json::{Value, json};
 
 use crate::cli::{
-    Acl, Alias, Domain, Group, Import, ImportArgs, Json, Mailbox, NewPassword, NodeCommand, Quota,
-    QuotaLimits, User,
+    Acl, Alias, Domain, Group, Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits,
+    TransitCommand, User,
 };
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
@@ -197,29 +197,34 @@ pub(crate) async fn domain(config: &Config, command: Domain) -> Result<(), Failu
     Ok(())
 }
 
-/// `rookery node`.
-pub(crate) async fn node(config: &Config, command: NodeCommand) -> Result<(), Failure> {
+/// `rookery transit`.
+pub(crate) async fn transit(config: &Config, command: TransitCommand) -> Result<(), Failure> {
     match command {
-        NodeCommand::List(json) => {
-            let (rows, _) = call(config, "node.list", Value::Null).await?;
+        TransitCommand::List(json) => {
+            let (rows, _) = call(config, "transit.list", Value::Null).await?;
             let columns = [
-                column("NODE", "name"),
-                column("ID", "id"),
-                column("ADDRESS", "address"),
-                column("SERVE", "serve"),
-                column("HOLD", "hold"),
-                column("VERSION", "version"),
-                column("LINK", "link"),
+                column("MOVE", "id"),
+                column("FROM", "from"),
+                column("MAILBOX", "mailbox"),
+                column("TO", "to"),
+                column("MAILBOX", "to_mailbox"),
+                column("MESSAGES", "messages"),
+                column("SECONDS", "age_s"),
+                column("WAITS FOR", "waits_for"),
+                column("GIVEN UP", "given_up"),
+                column("WHY", "why"),
             ];
             print_rows(json, &columns, rows);
         }
-        NodeCommand::Accept => {
-            call(config, "node.accept", Value::Null).await?;
-            say("This node holds what its store has.");
-        }
-        NodeCommand::Token { duties, hours } => {
-            let (_, answer) = call(config, "node.token", json!({"duties": duties, "hours": hours})).await?;
-            output::line(answer.get("token").and_then(Value::as_str).unwrap_or(""));
+        TransitCommand::GiveUp { id } => {
+            let (_, done) = call(config, "transit.give-up", json!({"id": id})).await?;
+            say(match shown(&done, "outcome") {
+                "stayed" => "The messages stay where they were.",
+                "gone" => "The messages were there already; they have gone.",
+                _ => {
+                    "Given up. The other node has not answered yet: until it does, the messages stay as they are."
+                }
+            });
         }
     }
     Ok(())
@@ -358,7 +363,7 @@ pub(crate) fn print_members(json: Json, info: &Value) {
     }
 }
 
-fn shown<'a>(value: &'a Value, member: &str) -> &'a str {
+pub(crate) fn shown<'a>(value: &'a Value, member: &str) -> &'a str {
     value.get(member).and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -399,7 +404,7 @@ fn new_password(name: &str, how: &NewPassword) -> Result<String, Failure> {
     Ok(password)
 }
 
-fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
+pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     if yes || !std::io::stdin().is_terminal() {
         return Ok(());
     }

@@ -9,18 +9,19 @@ use std::fmt::Display;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
 use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
-use rookery_directory::{CopiedDirectory, Directory, DirectoryError, Entry};
+use rookery_directory::{CopiedDirectory, Directory, DirectoryError, Duty, Entry};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
-use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
+use rookery_net::{ConnectionLimits, Door, Drain, Gate, ServerTls, TlsFiles};
 use rookery_route::{
-    Fence, NoPeers, Peers, Publications, Registrar, RegistrarError, Router, Transit, TransitTimes,
+    Fence, Keeper, NoPeers, Peers, Publications, Registrar, RegistrarError, Renames, Router, Transit,
+    TransitTimes,
 };
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
@@ -28,9 +29,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Desk};
+use crate::cluster::duties::Doorkeeper;
 use crate::cluster::{Cluster, ClusterHomes, ServedParts, Settings};
 use crate::config::{Config, Loaded, SourceKind};
 use crate::exit::{Failure, Kind};
+use crate::keeping::Keeping;
+use crate::lineage::Lineage;
 use crate::listen::{Bound, Places};
 use crate::live::{Apply, Live, Parts};
 use crate::newcomers::Newcomers;
@@ -38,6 +42,7 @@ use crate::node::{DirectoryAccounts, Node, ThroughStore};
 use crate::notify::notify;
 use crate::reload::Reload;
 use crate::restart::Restart;
+use crate::succession::{self, Heirs};
 
 /// Room for the trace lines that LMTP puts on top of a message of the largest size.
 const TRACE_OCTETS_MAX: u64 = 64 * 1024;
@@ -53,7 +58,10 @@ pub(crate) struct Data {
     directory: CopiedDirectory,
     pub(crate) cluster: Option<Cluster>,
     pub(crate) router: Router,
+    /// Says whether it is still open.
+    engine: Weak<dyn Engine>,
     publications: Arc<Publications>,
+    renames: Renames,
     peers: Arc<dyn Peers>,
     transit: Transit,
     _lock: DataLock,
@@ -113,6 +121,7 @@ impl Data {
     pub(crate) async fn open(config: &Config) -> Result<Data, Failure> {
         let folder = &config.data_dir;
         let Folder { lock, engine, files } = Folder::open(config).await?;
+        let released = Arc::downgrade(&engine);
         let options = StoreOptions {
             retention: Duration::from_secs(config.store.retention_days * 86_400),
             message_octets_max: config.store.message_octets_max + TRACE_OCTETS_MAX,
@@ -133,8 +142,10 @@ impl Data {
                 .map_err(|error| failed("the directory", &error))?,
         };
         settle_domain(&directory, config).await?;
-        let publications = Publications::start(store.clone(), Arc::new(directory.clone()), engine).await;
+        let publications =
+            Publications::start(store.clone(), Arc::new(directory.clone()), Arc::clone(&engine)).await;
         let publications = publications.map_err(|error| failed("the mailboxes that are shared", &error))?;
+        let renames = Renames::start(store.clone(), &directory, engine);
         let administrators = config.administrators();
         let hasher =
             Hasher::new(config.auth.hasher_options()).map_err(|error| failed("passwords", &error))?;
@@ -175,6 +186,7 @@ impl Data {
         }
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default())
             .with_store(store.store_id(), fence)
+            .with_moves(store.clone())
             .with_newcomers(newcomers.clone());
         let mailboxes = config.accounts.parsed().map_err(|error| Failure::new(Kind::Usage, error))?;
         let registrar = Registrar::new(Arc::clone(&directory), store.clone(), mailboxes);
@@ -216,13 +228,25 @@ impl Data {
             node.administrators.clone(),
             TransitTimes::default(),
         );
-        Ok(Data { node, directory: copied, cluster, router, publications, peers, transit, _lock: lock })
+        Ok(Data {
+            engine: released,
+            node,
+            directory: copied,
+            cluster,
+            router,
+            publications,
+            renames,
+            peers,
+            transit,
+            _lock: lock,
+        })
     }
 
     /// Makes durable what is queued, and closes.
     pub(crate) async fn close(self) {
         self.transit.stop().await;
         self.publications.stop().await;
+        self.renames.stop().await;
         self.node.store.close().await;
     }
 }
@@ -335,8 +359,8 @@ fn raise_file_limit() {
 pub(crate) enum End {
     /// It was told to.
     Stopped,
-    /// It makes room for the program that takes its place, which is given the sockets.
-    Restart(Handover),
+    /// It makes room for the program that takes its place, which is given the sockets. There may be clients to keep.
+    Restart(Keeping),
 }
 
 /// Runs the server until a signal ends it. `ready` is called once, when clients are served.
@@ -359,12 +383,22 @@ pub(crate) async fn run(
     let node = Arc::clone(&data.node);
     let unresolved = resolve_reservations(&node).await?;
     let tls = make_tls(&config, &hostname)?;
-    let bound = Bound::all(&config)?;
+    let duty = match &data.cluster {
+        Some(cluster) => cluster.serve_duty(&data.directory).await,
+        None => Duty::On,
+    };
+    let mut bound = Bound::all(&config, duty == Duty::On)?;
+    let lineage =
+        Lineage::new(bound.line.take()).map_err(|error| failed("the line to the first process", &error))?;
+    let heirs = succession::bind(&config.data_dir)
+        .map_err(|error| failed("the socket of those who come before", &error))?;
+    let keeper = Keeper::default();
     let mut held = bound.hold().map_err(|error| failed("the listening sockets", &error))?;
     let socket = rookery_admin::socket::bind(&config.admin_socket())
         .map_err(|error| failed("the admin socket", &error))?;
     let places = bound.places();
     let drain = Drain::new();
+    let doorkeeper = Doorkeeper::new(Door::new(drain.clone()), duty);
     let gate = Gate::new(connection_limits(&config));
     let mut tasks = JoinSet::new();
     let parts = Parts {
@@ -375,6 +409,7 @@ pub(crate) async fn run(
         hostname: hostname.clone(),
         tls: tls.clone(),
         sessions: node.sessions.clone(),
+        keeper: keeper.clone(),
     };
     let (imap, imap_again) = Live::new(&config, &parts, crate::imap::services)?;
     let (pop3, pop3_again) = Live::new(&config, &parts, crate::pop3::services)?;
@@ -398,6 +433,7 @@ pub(crate) async fn run(
             services: services(&places),
             data_dir: config.data_dir.clone(),
             settings: Settings { file: reload.file() },
+            doorkeeper: Arc::clone(&doorkeeper),
         };
         cluster.serve(parts, &mut tasks, &drain);
     }
@@ -408,37 +444,51 @@ pub(crate) async fn run(
     }
     let desk = Arc::new(Desk {
         node: Arc::clone(&node),
+        transit: data.transit.clone(),
         cluster: data.cluster.clone(),
         directory: data.directory.clone(),
         reload: reload.clone(),
         restart: restart.clone(),
         metrics: metrics.clone(),
+        doorkeeper: Arc::clone(&doorkeeper),
         heavy: Default::default(),
     });
+    if let Some(cluster) = &data.cluster {
+        cluster.serve_errands(&desk, &drain);
+    }
     tasks
         .spawn(socket.serve(drain.clone(), move |request, replies| {
             admin::answer(Arc::clone(&desk), request, replies)
         }));
+    let here = Heirs {
+        here: node.store.node(),
+        imap: imap.clone(),
+        pop3: pop3.clone(),
+        peers: Arc::clone(&data.peers),
+        keeper: keeper.clone(),
+    };
+    tasks.spawn(succession::serve(heirs, here, drain.clone()));
     for (listeners, over_tls) in [(bound.imap, false), (bound.imap_tls, true)] {
         for listener in listeners {
-            crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, &drain);
+            crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, doorkeeper.door());
         }
     }
     for (listeners, over_tls) in [(bound.pop3, false), (bound.pop3_tls, true)] {
         for listener in listeners {
-            crate::pop3::spawn(&pop3, &mut tasks, listener, over_tls, &gate, &drain);
+            crate::pop3::spawn(&pop3, &mut tasks, listener, over_tls, &gate, doorkeeper.door());
         }
     }
     for listener in bound.lmtp {
-        crate::lmtp::spawn(&lmtp, &mut tasks, listener, &gate, &drain);
+        crate::lmtp::spawn(&lmtp, &mut tasks, listener, &gate, doorkeeper.door());
     }
     crate::mta::spawn(&mut tasks, bound.mta_auth, bound.mta_lookup, &data, &gate, &drain);
     for listener in bound.http {
         let store = node.store.clone();
-        let draining = drain.clone();
+        let (draining, door) = (drain.clone(), doorkeeper.door().clone());
         let state = AdminState::new(metrics.clone(), move || match store.read_only_because() {
             Some(why) => Readiness::NotReady(why),
             None if draining.is_draining() => Readiness::NotReady("the server is shutting down".to_owned()),
+            None if !door.is_open() => Readiness::NotReady("this node takes no clients".to_owned()),
             None => Readiness::Ready,
         });
         let drain = drain.clone();
@@ -461,8 +511,9 @@ pub(crate) async fn run(
     }
     tell(&node, &places).await;
     notify("READY=1");
+    lineage.serves().map_err(|error| failed("the line to the first process", &error))?;
     let result = ready(Arc::clone(&node), places).await;
-    let mut end = End::Stopped;
+    let mut restarting = false;
     if result.is_ok() {
         loop {
             tokio::select! {
@@ -470,20 +521,21 @@ pub(crate) async fn run(
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => drop(reload.run()),
                 _ = user2.recv() => drop(restart.ask().await),
+                () = lineage.orphaned() => break,
                 Some(()) = restarts.recv() => {
-                    end = match Handover::new(held) {
-                        Ok(sockets) => End::Restart(sockets),
-                        Err(error) => return Err(failed("the listening sockets", &error)),
-                    };
-                    held = Vec::new();
+                    restarting = true;
                     break;
                 }
             }
         }
     }
     // From here on new connections are refused, or wait for the next program.
-    drop(held);
-    notify(if matches!(end, End::Stopped) { "STOPPING=1" } else { "RELOADING=1" });
+    if restarting {
+        keeper.open();
+    } else {
+        held = Vec::new();
+    }
+    notify(if restarting { "RELOADING=1" } else { "STOPPING=1" });
     tracing::info!(connections = gate.total(), "stopping");
     let impatient = drain.clone();
     let second = tokio::spawn(async move {
@@ -493,17 +545,27 @@ pub(crate) async fn run(
         }
         impatient.cut();
     });
+    if let Some(cluster) = &data.cluster {
+        // What other nodes have begun here ends with the drain, and nothing new begins.
+        cluster.links.drain(Duration::ZERO).await;
+    }
     drain.shut_down(Duration::from_secs(reload.running().server.drain_timeout_s)).await;
     while tasks.join_next().await.is_some() {}
     second.abort();
     if let Some(cluster) = &data.cluster {
         data.directory.stop_following();
-        cluster.links.shutdown();
+        cluster.shutdown();
     }
     drop((imap, pop3, lmtp, parts, reload));
+    // Whoever is kept looks for the next program's.
+    succession::unbind(&config.data_dir);
+    let engine = data.engine.clone();
     data.close().await;
     tracing::info!("stopped");
-    result.map(|()| end)
+    result.map(|()| match restarting {
+        true => End::Restart(Keeping { sockets: held, clients: keeper.close(), lineage, engine }),
+        false => End::Stopped,
+    })
 }
 
 /// Ends what a crash left half made; what the directory, being away, does not take is returned.

@@ -181,6 +181,8 @@ pub struct Decoder {
     /// No line end was found before this place; may lie beyond `input` while a literal is to come.
     scanned: usize,
     append: Option<Append>,
+    /// The client was told to send the rest of the command that `input` begins with.
+    continued: bool,
 }
 
 impl Decoder {
@@ -193,6 +195,7 @@ impl Decoder {
             line_start: 0,
             scanned: 0,
             append: None,
+            continued: false,
         }
     }
 
@@ -285,6 +288,12 @@ impl Decoder {
         self.state == State::Command && self.input.is_empty()
     }
 
+    /// Whether another decoder could go on in place of this one, given [`Decoder::take_input`]: no command has begun to
+    /// come out, and the client waits for nothing that was said about its command.
+    pub fn is_between(&self) -> bool {
+        self.state == State::Command && !self.continued
+    }
+
     /// The end of the line that begins at `line_start`, line end included.
     fn line_end(&mut self) -> Option<usize> {
         let unseen = self.input.get(self.scanned..)?;
@@ -302,6 +311,7 @@ impl Decoder {
         self.input.advance(end.min(self.input.len()));
         self.line_start = 0;
         self.scanned = 0;
+        self.continued = false;
     }
 
     fn fatal(&mut self, text: &'static str) -> Option<Decoded> {
@@ -415,6 +425,7 @@ impl Decoder {
         };
         self.line_start = end + octets;
         self.scanned = self.line_start;
+        self.continued |= literal.synchronising;
         literal.synchronising.then_some(Decoded::Continue)
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::node::{Node, encode_node};
+use crate::renamed::Renamed;
 use proptest::prelude::*;
 
 fn any_entry() -> impl Strategy<Value = Entry> {
@@ -18,11 +19,13 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         Just(AccountState::LoginOnly),
     ];
     let numbers = (1u64.., any::<u64>(), any::<[u8; 16]>(), any::<u64>(), any::<u64>());
-    (name, state, numbers, proptest::option::of(".{1,40}")).prop_map(
-        |(name, state, (id, node, store, epoch, revision), verifier)| Entry {
+    let moving = proptest::option::of((any::<u64>(), any::<u64>()));
+    (name, state, numbers, moving, proptest::option::of(".{1,40}")).prop_map(
+        |(name, state, (id, node, store, epoch, revision), moving, verifier)| Entry {
             id: AccountId::new(id).unwrap(),
             name: AccountName::parse(name).unwrap(),
             home: Home { node: NodeId(node), store: StoreId(store), epoch: Epoch(epoch) },
+            moving: moving.map(|(node, job)| Moving { node: NodeId(node), job: JobId(job) }),
             state,
             verifier: verifier.map(|text| Verifier::new(&text).unwrap()),
             revision,
@@ -72,6 +75,8 @@ fn records(entry: &Entry) -> Vec<(Vec<u8>, Bytes)> {
         (PUBLISHED_KEY.to_vec(), encode_complete()),
     ];
     records.extend(empty);
+    let to = UserName::parse("jim", entry.name.domain()).unwrap();
+    records.push(Renamed { number: entry.id.get(), from: user, to }.record());
     records
 }
 
@@ -127,6 +132,16 @@ proptest! {
 }
 
 #[test]
+fn what_was_published_by_an_older_program_is_published_anew() {
+    for (layout, complete) in [(1, Ok(false)), (2, Ok(false)), (3, Ok(true))] {
+        let value = Encoder::new(layout).seal(PUBLISHED_KEY);
+        assert_eq!(decode_complete(PUBLISHED_KEY, &value), complete);
+    }
+    assert!(decode_complete(PUBLISHED_KEY, &Encoder::new(4).seal(PUBLISHED_KEY)).is_err());
+    assert!(decode_complete(PUBLISHED_KEY, &Encoder::new(0).seal(PUBLISHED_KEY)).is_err());
+}
+
+#[test]
 fn the_octets_of_a_record_stay_as_they_are() {
     let name = AccountName::parse("user/joe@example.org").unwrap();
     let key = account_key(&name);
@@ -135,6 +150,7 @@ fn the_octets_of_a_record_stay_as_they_are() {
         id: AccountId::new(300).unwrap(),
         name,
         home: Home { node: NodeId(7), store: StoreId([9; 16]), epoch: Epoch(1) },
+        moving: None,
         state: AccountState::Active,
         verifier: Some(Verifier::new("$x").unwrap()),
         revision: 5,

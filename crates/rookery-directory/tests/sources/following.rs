@@ -2,13 +2,15 @@
 
 use crate::world::{Between, Through, World, engine, node};
 use rookery_directory::check::check;
+use rookery_directory::renamed::renamed;
 use rookery_directory::{
-    AccountState, AliasName, CopiedDirectory, Directory, DirectoryError, Entry, Following, Home, Position,
-    Published, Verifier,
+    AccountState, AliasName, CopiedDirectory, Directory, DirectoryError, Entry, Following, Home, Moving,
+    Position, Published, Verifier,
 };
 use rookery_kv::{Engine, Space};
 use rookery_types::{
-    AccountId, AccountName, Acl, Epoch, Identifier, MailboxId, MailboxPath, NodeId, Rights, StoreId, UserName,
+    AccountId, AccountName, Acl, Epoch, Identifier, JobId, MailboxId, MailboxPath, NodeId, Rights,
+    SpecialUse, StoreId, UserName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,7 +46,7 @@ pub(crate) async fn following(
 pub(crate) fn records(engine: &Arc<dyn Engine>) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut records = BTreeMap::new();
     let mut visit = |key: &[u8], value: &[u8]| {
-        if !matches!(key.first(), Some(b'e' | b't' | b'w')) {
+        if !matches!(key.first(), Some(b'c' | b'e' | b't' | b'w')) {
             records.insert(key.to_vec(), value.to_vec());
         }
         true
@@ -84,7 +86,7 @@ pub(crate) async fn what_one_node_changes_every_node_sees_after_a_barrier(world:
     acl.set(Identifier::Group("staff".into()), false, Rights::LOOKUP);
     let mailbox = MailboxId { account: shared.id, number: 1 };
     let path = MailboxPath::new("Plans").unwrap();
-    let published = Published::of(&shared.name, mailbox, &path, &acl).unwrap();
+    let published = Published::of(&shared.name, mailbox, &path, &acl, &[SpecialUse::Junk]).unwrap();
     b.publish(vec![(mailbox, Some(published.clone()))]).await.unwrap();
     a.barrier().await.unwrap();
     assert_eq!(a.groups_of(&user).await.unwrap(), ["staff".into()]);
@@ -100,6 +102,43 @@ pub(crate) async fn what_one_node_changes_every_node_sees_after_a_barrier(world:
     assert_eq!(records(&one), records(&two));
     sound(&one);
     sound(&two);
+}
+
+pub(crate) async fn an_account_goes_only_where_it_was_sent(world: &impl World) {
+    let (one, two) = (engine(), engine());
+    let (a, b) = (following(&one, world.source()).await, following(&two, world.source()).await);
+    let _ = a.add_domain("x.test".to_owned()).await;
+    let joe = make(&a, "user/goer@x.test").await;
+    let there = Moving { node: NodeId(8), job: JobId(4) };
+    let elsewhere = Moving { node: NodeId(9), job: JobId(5) };
+    let new = Home { node: NodeId(8), store: StoreId([8; 16]), epoch: Epoch(2) };
+    // Two nodes that send it elsewhere at the same time: one of them does.
+    let (first, second) = tokio::join!(
+        a.relocate(joe.id, (joe.home, None), (joe.home, Some(there))),
+        b.relocate(joe.id, (joe.home, None), (joe.home, Some(elsewhere)))
+    );
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+    b.barrier().await.unwrap();
+    let sent = b.by_id(joe.id).await.unwrap().moving.unwrap();
+    if sent == elsewhere {
+        a.barrier().await.unwrap();
+        a.relocate(joe.id, (joe.home, Some(elsewhere)), (joe.home, Some(there))).await.unwrap();
+    }
+    b.barrier().await.unwrap();
+    // Nobody else takes it, and nobody forgets that it is on its way.
+    let late = DirectoryError::HomeChanged(joe.home);
+    assert_eq!(b.set_home(joe.id, joe.home, new).await, Err(late.clone()));
+    assert_eq!(b.relocate(joe.id, (joe.home, Some(elsewhere)), (new, None)).await, Err(late));
+    let same = b.relocate(joe.id, (joe.home, Some(there)), (Home { epoch: Epoch(1), ..new }, None)).await;
+    assert!(matches!(same, Err(DirectoryError::Refused(_))));
+    let moved = b.relocate(joe.id, (joe.home, Some(there)), (new, None)).await.unwrap();
+    assert_eq!((moved.home, moved.moving), (new, None));
+    // A lost answer: asking again is no harm, and what comes late does nothing.
+    b.relocate(joe.id, (joe.home, Some(there)), (new, None)).await.unwrap();
+    a.barrier().await.unwrap();
+    let back = a.relocate(joe.id, (joe.home, Some(there)), (joe.home, None)).await;
+    assert_eq!(back, Err(DirectoryError::HomeChanged(new)));
+    assert_eq!(a.look_up(&joe.name).await.unwrap().home, new);
 }
 
 pub(crate) async fn nodes_that_change_the_same_agree(world: &impl World) {
@@ -217,6 +256,16 @@ pub(crate) async fn a_copy_that_was_cut_off_for_long_never_shows_less(world: &im
     assert_eq!(records(&one), records(&two));
     sound(&two);
     assert!(matches!(b.by_id(kept[0].id).await, Err(DirectoryError::NotFound(_))));
+    // Both know who has another name, whether they heard of it or read it.
+    let known = |engine: &Arc<dyn Engine>| -> BTreeSet<(String, String)> {
+        let found = renamed(&**engine, 100).unwrap();
+        assert!(found.windows(2).all(|two| two[0].number < two[1].number));
+        found.into_iter().map(|renamed| (renamed.from.to_string(), renamed.to.to_string())).collect()
+    };
+    let wanted = (0..10).map(|n| (format!("u{}@x.test", n + 10), format!("{}{n}@x.test", ["a", "z"][n % 2])));
+    let wanted: BTreeSet<_> = wanted.collect();
+    assert_eq!(known(&one), wanted);
+    assert_eq!(known(&two), wanted);
 }
 
 pub(crate) async fn a_copy_goes_on_from_where_it_was(world: &impl World) {

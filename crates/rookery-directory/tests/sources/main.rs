@@ -33,6 +33,7 @@ macro_rules! suite {
                 following::a_source_that_went_back_is_refused,
                 following::a_domain_is_removed_only_if_nothing_is_in_it,
                 following::large_groups_go_in_steps,
+                following::an_account_goes_only_where_it_was_sent,
             );
         }
     };

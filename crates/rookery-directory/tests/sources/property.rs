@@ -117,7 +117,7 @@ async fn take(directory: &CopiedDirectory, step: &Step) {
             let mut acl = Acl::new();
             acl.set(Identifier::Anyone, false, Rights::LOOKUP);
             let mailbox = MailboxId { account: entry.id, number: 1 };
-            let published = Published::of(&entry.name, mailbox, &MailboxPath::inbox(), &acl);
+            let published = Published::of(&entry.name, mailbox, &MailboxPath::inbox(), &acl, &[]);
             let published = published.filter(|_| is_there);
             if directory.publish(vec![(mailbox, published.clone())]).await.is_ok() {
                 // Of an account that is gone, as the source knows and the copy did not, nothing is published.

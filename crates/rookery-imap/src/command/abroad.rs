@@ -92,7 +92,7 @@ async fn transferred(
 /// What a command comes to that did not go to the guest, behind what is new in the selected mailbox.
 pub(super) async fn with_news(user: &mut User, wire: &mut Wire, outcome: Outcome) -> Outcome {
     match outcome {
-        Err(Failure::Gone(error)) => Err(Failure::Gone(error)),
+        Err(failure @ (Failure::Gone(_) | Failure::Moved)) => Err(failure),
         Ok(answer) if answer.condition == Condition::Bye => Ok(answer),
         Err(Failure::Refused(answer)) if answer.condition == Condition::Bye => Err(Failure::Refused(answer)),
         outcome => {
@@ -238,7 +238,7 @@ async fn idling(
         };
         let woken = tokio::select! {
             biased;
-            () = drain.draining() => Woken::Ending,
+            () = drain.easing() => Woken::Ending,
             () = ended(slot.as_ref()) => Woken::Ending,
             read = guest.read() => {
                 read?;

@@ -13,21 +13,22 @@
 //! between servers.
 
 use super::abroad::with_news;
+use super::operation::{self, Operation};
 use super::{Context, Outcome, catenate, copy, quota, select, send, transfer};
-use crate::answer::{Answer, Failure, blocking, no_permission};
+use crate::answer::{Answer, Failure, no_permission};
+use crate::handed::Replay;
 use crate::names::Found;
 use crate::session::{Selected, State, User};
 use crate::tell;
 use crate::wire::{Wire, closed};
 use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, Replaced};
 use rookery_codec::imap::server::{Bad, Decoded};
-use rookery_codec::imap::{Code, MessageSet, Response, WireName};
-use rookery_store::{Appended, Held, NewMessage, Spool, Spooled};
-use rookery_types::{Flag, InternalDate, Keyword, NodeId, Rights, SequenceSet, SystemFlags, Uid, UidSet};
+use rookery_codec::imap::{Code, MessageSet, Response, Tag, WireName};
+use rookery_store::{Appended, Held, NewMessage, Spool, Spooled, StoreError};
+use rookery_types::{
+    Flag, InternalDate, Keyword, NodeId, OperationId, Rights, SequenceSet, SystemFlags, Uid, UidSet,
+};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Messages of more octets are finished on a thread that may block.
-const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 
 /// Takes the messages that follow and adds them to a mailbox, all or none. `replaced`: a message of the selected
 /// mailbox goes with the same step.
@@ -39,6 +40,7 @@ pub(crate) async fn append(
     first: AppendMessage,
 ) -> Outcome {
     let Context { wire, tag, .. } = context;
+    let operation = wire.operation.take();
     let (user, selected, abroad) = match state {
         State::Authenticated(user) => (user, None, None),
         State::Selected(user, selected) => (user, Some(&mut **selected), None),
@@ -74,7 +76,12 @@ pub(crate) async fn append(
             return Err(Answer::no(Code::Cannot, text).into());
         }
     }
-    let appended = Box::pin(append_here(wire, user, selected, replaced, mailbox, first)).await;
+    if let Some(Operation { id, again: true }) = operation {
+        wire.decoder.refuse_append();
+        return operation::settle(user, &mailbox, id).await;
+    }
+    let ids: Vec<OperationId> = operation.iter().map(|operation| operation.id).collect();
+    let appended = Box::pin(append_here((wire, tag), user, selected, replaced, mailbox, first, &ids)).await;
     match abroad {
         Some(_) => with_news(user, wire, appended).await,
         None => appended,
@@ -108,14 +115,15 @@ impl Whither {
     }
 }
 
-/// The same in an account that is at home here.
+/// The same in an account that is at home here. `operations`: by which another node asks for it.
 async fn append_here(
-    wire: &mut Wire,
+    (wire, tag): (&mut Wire, &Tag),
     user: &mut User,
     selected: Option<&mut Selected>,
     replaced: Option<Replaced>,
     mailbox: WireName,
     first: AppendMessage,
+    operations: &[OperationId],
 ) -> Outcome {
     let prepared = match (replaced, selected.as_deref()) {
         (Some(_), None) => Err(Answer::bad("No mailbox is selected").into()),
@@ -134,6 +142,7 @@ async fn append_here(
         }
     };
     let mut messages = Vec::new();
+    let mut come = Vec::new();
     let mut announced = first;
     loop {
         if let Err(answer) = acceptable(user, &announced, messages.len()) {
@@ -144,6 +153,7 @@ async fn append_here(
             Received::Message { body, more } => (body, more),
             Received::Bad(bad) => return Ok(answer_to(bad)),
         };
+        come.push((announced.clone(), body.clone()));
         messages.push(message(body, announced, found.rights));
         if !more {
             break;
@@ -154,6 +164,21 @@ async fn append_here(
             _ => return Err(closed()),
         };
     }
+    // All of it is done here, or none: then the new home of the account is sent it.
+    let guarded = match (found.account.guard().await, selected.as_deref()) {
+        (Ok(target), Some(selected)) if old.is_some() => {
+            selected.mailbox.account().guard().await.map(|source| (target, Some(source)))
+        }
+        (Ok(target), _) => Ok((target, None)),
+        (Err(error), _) => Err(error),
+    };
+    let _guards = match guarded {
+        Err(StoreError::Moved) => {
+            wire.replay = Replay::new(tag, replaced, &mailbox, come, found.account.whereabouts());
+            return Err(Failure::Moved);
+        }
+        guarded => guarded?,
+    };
     // Rights may have gone while the client was sending.
     let found = user.find_address(found.address).await?;
     if !found.rights.contains(Rights::INSERT) {
@@ -165,7 +190,7 @@ async fn append_here(
         }
         (_, _, last) => {
             messages.extend(last);
-            let appended = found.account.append(found.id, messages).await?;
+            let appended = found.account.append_as(operations, found.id, messages).await?;
             quota::warn(wire, user, &found.account, found.address.path());
             Ok(Answer::ok_code(append_uid(appended), "APPEND completed"))
         }
@@ -344,11 +369,8 @@ async fn receive(
             Decoded::AppendEnd { more } => {
                 let body = match spool {
                     Err(failure) => Err(failure),
-                    Ok(spool) => match spool.size() {
-                        0 => Err(empty().into()),
-                        1..=FINISH_INLINE_OCTETS => spool.finish_without_nul().map_err(Failure::from),
-                        _ => blocking(move || spool.finish_without_nul()).await?.map_err(Failure::from),
-                    },
+                    Ok(spool) if spool.size() == 0 => Err(empty().into()),
+                    Ok(spool) => spool.finished_without_nul().await.map_err(Failure::from),
                 };
                 return match body {
                     Ok(body) => Ok(Received::Message { body, more }),

@@ -5,7 +5,7 @@ use crate::answer::{Answer, Failure, blocking};
 use crate::fetch::{Encoded, Job, Piece, Plan, Rendered, Source, render, render_from_memory, within};
 use crate::session::{Selected, User};
 use crate::tell;
-use crate::view::windows;
+use crate::view::{is_unknown, windows};
 use crate::wire::Wire;
 use bytes::Bytes;
 use rookery_codec::imap::command::{Fetch, FetchItem};
@@ -77,7 +77,8 @@ pub(crate) async fn fetch(
         return Ok(Answer::ok("FETCH completed"));
     }
     let sees = plan.sees && !selected.read_only && selected.rights(user).contains(Rights::SEEN);
-    let mut fetching = Fetching { wire, user, selected, plan: Arc::new(plan), failed: 0, unknown_cte: false };
+    let plan = Arc::new(plan);
+    let mut fetching = Fetching { wire, user, selected, plan, failed: 0, gone: 0, unknown_cte: false };
     let fetched = fetching.all(&places, &newest, &state, since, sees).await?;
     if tells && fetching.failed == 0 {
         told.extend(&fetched);
@@ -90,6 +91,7 @@ pub(crate) async fn fetch(
             answer.fault = true;
             answer
         }
+        Fetching { gone: 1.., .. } => Answer::no(Code::ExpungeIssued, "Some of the messages are gone"),
         Fetching { unknown_cte: true, .. } => Answer::no(Code::UnknownCte, "A part has an unknown encoding"),
         _ => Answer::ok("FETCH completed"),
     })
@@ -105,7 +107,7 @@ pub(crate) async fn announce(
 ) -> Result<(), Failure> {
     let (state, newest) = selected.now();
     tell::new_keywords(wire, user, selected, &state);
-    let mut fetching = Fetching { wire, user, selected, plan, failed: 0, unknown_cte: false };
+    let mut fetching = Fetching { wire, user, selected, plan, failed: 0, gone: 0, unknown_cte: false };
     fetching.all(places, &newest, &state, 0, false).await.map(drop)
 }
 
@@ -164,6 +166,8 @@ struct Fetching<'a> {
     selected: &'a mut Selected,
     plan: Arc<Plan>,
     failed: usize,
+    /// Messages of which nothing is known any more.
+    gone: usize,
     unknown_cte: bool,
 }
 
@@ -184,10 +188,13 @@ impl Fetching<'_> {
             if let Some(next) = cursor.upcoming().filter(|_| since == 0) {
                 self.selected.load(next).await?;
             }
-            let batch = cursor.batch(self.selected, newest, &self.plan, since)?;
+            let mut batch = cursor.batch(self.selected, newest, &self.plan, since)?;
             if batch.is_empty() {
                 return Ok(fetched);
             }
+            let some = batch.len();
+            batch.retain(|(_, message)| !is_unknown(message));
+            self.gone += some - batch.len();
             batch.iter().for_each(|(_, message)| fetched.insert_uid(message.uid));
             let job = match sees {
                 true => self.see(batch, state).await?,

@@ -4,7 +4,7 @@
 
 use super::Outcome;
 use crate::answer::{Answer, Failure};
-use crate::connection::ended;
+use crate::connection::{departed, ended};
 use crate::measure::Idling;
 use crate::notify;
 use crate::session::{Selected, User};
@@ -30,9 +30,12 @@ pub(crate) async fn idle(
     user: &mut User,
     mut selected: Option<&mut Selected>,
     drain: &DrainGuard,
+    resumed: bool,
 ) -> Outcome {
     let mut changed = selected.as_ref().map(|selected| selected.mailbox.changed());
-    wire.put(&Response::Continue("idling".into()));
+    if !resumed {
+        wire.put(&Response::Continue("idling".into()));
+    }
     wire.decoder.expect_line(LINE_OCTETS_MAX);
     let _idling = Idling::new();
     let services = user.services.clone();
@@ -55,14 +58,23 @@ pub(crate) async fn idle(
         if wire.leaving {
             return Ok(ending());
         }
+        if drain.is_draining() && !services.keeper.is_open() {
+            return Ok(ending());
+        }
+        let carries = wire.connection.can_be_carried();
+        if carries && (wire.suspended || drain.is_draining() || user.has_left().is_some()) {
+            return Err(Failure::Moved);
+        }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
-        let User { slot, notify, guests, .. } = &mut *user;
+        let User { slot, notify, guests, home, .. } = &mut *user;
         let end = async {
             tokio::select! {
                 biased;
-                () = drain.draining() => {}
+                () = drain.easing() => {}
                 () = ended(slot.as_ref()) => {}
+                () = departed(home.as_mut().filter(|_| carries)) => return Woken::Changed,
             }
+            Woken::Ending
         };
         let woken = match notify.as_deref_mut() {
             None => wait(wire, of_mailbox(&mut changed), end, still_here, silence_max).await?,
@@ -84,6 +96,7 @@ pub(crate) async fn idle(
                 return Err(Failure::Gone(IoError::Idle));
             }
             Woken::Still => wire.put(&Response::untagged(Condition::Ok, "Still here")),
+            Woken::Ending if drain.is_draining() && carries => {}
             Woken::Ending => return Ok(ending()),
         }
     }
@@ -110,13 +123,13 @@ async fn of_mailbox(changed: &mut Option<watch::Receiver<u64>>) {
 async fn wait(
     wire: &mut Wire,
     change: impl Future<Output = ()>,
-    ending: impl Future<Output = ()>,
+    ending: impl Future<Output = Woken>,
     still_here: std::time::Duration,
     silence_max: std::time::Duration,
 ) -> Result<Woken, Failure> {
     tokio::select! {
         biased;
-        () = ending => Ok(Woken::Ending),
+        woken = ending => Ok(woken),
         () = change => Ok(Woken::Changed),
         () = tokio::time::sleep(still_here) => Ok(Woken::Still),
         read = wire.read(silence_max) => Ok(Woken::Client(read?)),
@@ -135,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_future_that_waits_is_small() {
-        let octets = octets_of(|wire, user, selected, drain| idle(wire, user, selected, drain));
+        let octets = octets_of(|wire, user, selected, drain| idle(wire, user, selected, drain, false));
         assert!(octets < 2048, "{octets}");
         assert!(std::mem::size_of::<User>() + std::mem::size_of::<Selected>() < 1024);
     }

@@ -222,7 +222,7 @@ fn add_published(
 ) {
     for (published, rights) in mailboxes {
         if let Ok(address) = Address::new(name.clone(), published.path) {
-            let mailbox = Some(Known::Elsewhere { node, rights, special_use: Vec::new() });
+            let mailbox = Some(Known::Elsewhere { node, rights, special_use: published.special_use });
             names.insert(user.names.show(&address), Listed { mailbox, in_tree: true, ..Listed::default() });
         }
     }

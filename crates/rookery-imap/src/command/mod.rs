@@ -22,6 +22,7 @@ mod metadata;
 mod namespace;
 mod notify;
 pub(crate) mod notify_there;
+pub(crate) mod operation;
 mod quota;
 mod search;
 pub(crate) mod select;

@@ -3,8 +3,10 @@
 //! Invariants:
 //! - What the guest refuses is refused before the client sends it: it is asked first.
 //! - What cannot be whole is made to be refused there, so that nothing of it stays and the guest is in step.
+//! - An APPEND has an id. If its answer is lost, the home is asked what came of it.
 
 use super::append::answer_to;
+use super::operation::{self, Operation};
 use super::{Outcome, transfer};
 use crate::answer::{Answer, Failure};
 use crate::guest::{Guest, Heard, Trouble};
@@ -79,9 +81,15 @@ pub(super) async fn append(
             return Err(failure);
         }
     };
-    guest.ask(user.enabled, head.into());
+    // A REPLACE is about the selected mailbox, without which the session cannot go on.
+    let operation = replaced.is_none().then(Operation::new);
+    match operation {
+        Some(operation) => guest.ask_as(operation, user.enabled, head.into()),
+        None => guest.ask(user.enabled, head.into()),
+    }
     let messages_max = user.services.config.append_messages_max;
-    let sent = match pass(wire, &mut guest, tag, encoder, first, messages_max).await {
+    let mut stage = Stage::Asking;
+    let sent = match pass(wire, &mut guest, tag, encoder, first, messages_max, &mut stage).await {
         Ok(Sent::Bad { answer, left }) => spoil(wire, &mut guest, tag, left).await.map(|()| answer),
         Ok(Sent::Answered(answer)) => Ok(answer),
         Err(Broken::Guest(trouble)) => Err(trouble),
@@ -93,8 +101,20 @@ pub(super) async fn append(
             Ok(answer)
         }
         Err(trouble) => {
-            wire.decoder.refuse_append();
-            Err(user.guests.lost(&guest, trouble, true))
+            match stage {
+                Stage::Asking => wire.decoder.refuse_append(),
+                Stage::Sending => skip(wire).await?,
+                Stage::Ended => {}
+            }
+            let ended = stage == Stage::Ended;
+            if let Some(operation) = operation.filter(|_| ended && guest.is_between()) {
+                let answer = operation::lost_answer(wire, user, &trouble, &mailbox, operation).await;
+                if let Some(answer) = answer {
+                    user.guests.let_go(&guest);
+                    return Ok(answer);
+                }
+            }
+            Err(user.guests.lost(&guest, trouble, ended))
         }
     }
 }
@@ -119,6 +139,33 @@ fn unsendable(error: EncodeError) -> Answer {
     }
 }
 
+/// How far an APPEND has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The guest has been told of a message, and the client waits.
+    Asking,
+    /// The client sends a message.
+    Sending,
+    /// All of it was sent, so it may be done.
+    Ended,
+}
+
+/// Passes over what the client sends of an APPEND that cannot be any more.
+async fn skip(wire: &mut Wire) -> Result<(), Failure> {
+    loop {
+        match wire.next().await? {
+            Decoded::AppendData(_) => {}
+            Decoded::AppendEnd { more: true } => {
+                if let Decoded::AppendStart { .. } = wire.next().await? {
+                    wire.decoder.refuse_append();
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
 /// Message by message: announced, and sent once the guest wants it.
 async fn pass(
     wire: &mut Wire,
@@ -127,10 +174,14 @@ async fn pass(
     mut encoder: AppendEncoder,
     mut message: AppendMessage,
     messages_max: usize,
+    stage: &mut Stage,
 ) -> Result<Sent, Broken> {
     for count in 1.. {
         match guest.hear(wire, tag).await? {
-            Heard::Continue(_) => wire.decoder.accept_append(),
+            Heard::Continue(_) => {
+                wire.decoder.accept_append();
+                *stage = Stage::Sending;
+            }
             Heard::Answer(answer) => {
                 wire.decoder.refuse_append();
                 return Ok(Sent::Answered(answer));
@@ -153,6 +204,7 @@ async fn pass(
         };
         if !more {
             guest.put(Bytes::from_static(encoder.end()));
+            *stage = Stage::Ended;
             return Ok(Sent::Answered(guest.answer(wire, tag).await?));
         }
         message = match wire.next().await? {
@@ -170,7 +222,10 @@ async fn pass(
             None => Err(EncodeError::Catenate),
         };
         match head {
-            Ok(pieces) => guest.put(pieces.concat().into()),
+            Ok(pieces) => {
+                guest.put(pieces.concat().into());
+                *stage = Stage::Asking;
+            }
             Err(error) => {
                 wire.decoder.refuse_append();
                 return Ok(Sent::Bad { answer: unsendable(error), left: 0 });

@@ -12,6 +12,7 @@
 //! target are left out (RFC 4314 §4), and SAVEDATE is that of the copy.
 
 use super::append::{self, append_uid};
+use super::operation::{self, Operation};
 use super::{Outcome, copy, quota};
 use crate::answer::{Answer, Failure, blocking, no_such_mailbox};
 use crate::guest::{Guest, Heard, Trouble, lost_before, own_tag, printed};
@@ -43,8 +44,6 @@ const OCTETS_MAX: u64 = 64 << 20;
 const PIECE_OCTETS: u64 = 256 << 10;
 /// Octets of a FETCH response outside of its literal.
 const RESPONSE_OCTETS_MAX: usize = 1 << 20;
-/// Messages of more octets are finished on a thread that may block.
-const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 
 /// A message on its way, but for its octets.
 struct Carried {
@@ -468,10 +467,7 @@ async fn take(
         while let Some(octets) = source.octets().await? {
             spool.push(&octets)?;
         }
-        let body = match spool.size() {
-            0..=FINISH_INLINE_OCTETS => spool.finish_without_nul()?,
-            _ => blocking(move || spool.finish_without_nul()).await??,
-        };
+        let body = spool.finished_without_nul().await?;
         from.insert_uid(message.uid);
         let announced = announced(&message);
         messages.push(append::message(body, announced, found.rights));
@@ -510,6 +506,7 @@ async fn hand_over(
 ) -> Result<Answer, Broken> {
     let Some(tag) = own_tag() else { return Err(Answer::server_fault().into()) };
     let early = |trouble| Broken::Taker(trouble, false);
+    let operation = Operation::new();
     let mut bound = Bound::default();
     let mut from = UidSet::new();
     let mut taker: Option<(Guest, AppendEncoder)> = None;
@@ -530,7 +527,7 @@ async fn hand_over(
                 }
                 let start = AppendEncoder::start(&tag, None, name, &announced, Literals::NonSynchronising);
                 let (encoder, head) = start.map_err(|_| Answer::server_fault())?;
-                guest.ask(user.enabled, head.concat().into());
+                guest.ask_as(operation, user.enabled, head.concat().into());
                 match guest.hear(wire, &tag).await.map_err(early)? {
                     Heard::Continue(_) => taker.insert((guest, encoder)),
                     Heard::Answer(answer) => {
@@ -551,8 +548,20 @@ async fn hand_over(
         return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
     };
     guest.put(Bytes::from_static(encoder.end()));
-    let answer = guest.answer(wire, &tag).await.map_err(|trouble| Broken::Taker(trouble, true))?;
-    user.guests.keep(guest);
+    let answer = match guest.answer(wire, &tag).await {
+        Ok(answer) => {
+            user.guests.keep(guest);
+            answer
+        }
+        Err(trouble) => {
+            user.guests.let_go(&guest);
+            let known = match guest.is_between() {
+                true => operation::lost_answer(wire, user, &trouble, name, operation).await,
+                false => None,
+            };
+            known.ok_or(Broken::Taker(trouble, true))?
+        }
+    };
     Ok(match answer.code {
         Some(Code::AppendUid { uid_validity, uids }) if answer.condition == Condition::Ok => {
             copied(uid_validity, from, uids)

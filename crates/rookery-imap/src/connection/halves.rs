@@ -1,24 +1,36 @@
 //! Sessions whose client is at one node and whose mailboxes are at another: both halves.
 
-use super::{Begin, Driver, Next, bye, limits};
+use super::{Begin, Driver, Next, bye, departed, limits, noting};
 use crate::answer::{Answer, Failure};
 use crate::command::authenticate::{self, Entered};
-use crate::command::select;
+use crate::command::{self, Context, select};
+use crate::guest::printed;
+use crate::handed::{READY_TIMEOUT, Replay, cannot_go_on};
 use crate::measure;
 use crate::services::Services;
 use crate::session::State;
-use crate::wire::Wire;
-use bytes::BytesMut;
-use rookery_codec::imap::server::Limits;
+use crate::value::{DeflateValue, SessionValue};
+use crate::wire::{LINE_OCTETS_MAX, Wire};
+use bytes::{Bytes, BytesMut};
+use rookery_codec::imap::command::Tagged;
+use rookery_codec::imap::server::{Decoder, Limits};
 use rookery_codec::imap::{Code, Response, Tag};
-use rookery_net::{ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
-use rookery_route::{PipeService, Relayed, SessionHead};
+use rookery_net::{Carried, ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
+use rookery_route::{HandOver, Kept, Opening, PipeService, Relayed, Reopening, SessionHead, Suspended};
+use rookery_store::StoreError;
+use rookery_types::{AccountName, Epoch, NodeId};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Runs the session of a user who has logged in at another node, which holds the client's socket.
 pub async fn serve_pipe(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Services>, drain: DrainGuard) {
     let (driver, head) = piped(pipe, head, services, drain);
-    driver.run(Begin::LoggedIn(head)).await;
+    let begin = match head.value_octets {
+        None => Begin::LoggedIn(head),
+        Some(_) => Begin::Resumed(head),
+    };
+    driver.run(begin).await;
 }
 
 /// Runs a guest of a session at another node, which may act for the user.
@@ -52,10 +64,19 @@ impl Driver {
     pub(super) async fn take_up(&mut self, head: SessionHead) -> Result<bool, Failure> {
         let timing = Timing::start(&measure::NAMES, "LOGIN", &head.tag);
         let (Some(tag), Ok(user)) = (Tag::new(head.tag.as_bytes()), head.user()) else { return Ok(false) };
-        let entered = match authenticate::enter(&self.services, user).await {
+        let sessions_max = self.services.config.sessions_per_account_max;
+        let entered = match authenticate::enter(&self.services, user.clone(), sessions_max).await {
             Ok(Entered::Here(user)) => Ok(user),
-            // It has moved since the edge looked; a session is not passed on twice.
-            Ok(Entered::Away { .. }) => Err(not_reached().into()),
+            // It has moved since the edge looked, which follows it.
+            Ok(Entered::Away { home, .. }) => {
+                let known = self.services.router.home(&AccountName::User(user)).await;
+                let whither = known.unwrap_or((home, Epoch(0)));
+                let lost = || IoError::Lost(std::io::ErrorKind::NotConnected.into());
+                let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+                let given = give(pipe, whither, Bytes::new(), Replay::default(), Bytes::new()).await;
+                given.map_err(IoError::Lost)?;
+                return Ok(false);
+            }
             Err(failure) => Err(failure),
         };
         let outcome = entered.map(|user| {
@@ -82,10 +103,7 @@ impl Driver {
             Ok(user) => {
                 self.state = State::Authenticated(user);
                 self.logged_in();
-                // A command that is sent on may have become longer by being written anew.
-                let limits = limits(&self.services, true);
-                let command_octets = limits.command_octets.saturating_mul(2);
-                self.wire.decoder.set_limits(Limits { command_octets, ..limits });
+                self.wire.decoder.set_limits(roomy(&self.services));
                 true
             }
             Err(_) => {
@@ -142,21 +160,8 @@ impl Driver {
         self.wire.flush().await?;
         let arrived = self.wire.decoder.take_input();
         let client = self.wire.connection.stream_mut();
-        match rookery_route::relay(client, arrived, pipe, &self.drain).await {
-            Relayed::Ended => {
-                self.counts.end("logout");
-                Ok(Next::Left)
-            }
-            Relayed::ClientGone => {
-                self.counts.end("client gone");
-                Ok(Next::Left)
-            }
-            Relayed::Lost(error) => {
-                tracing::info!(%error, "a session's home is lost");
-                self.counts.end("home lost");
-                self.wire.put(&bye(Some(Code::Unavailable), "Your mailboxes cannot be reached any more"));
-                Ok(Next::Left)
-            }
+        let services = self.services.clone();
+        match rookery_route::relay(client, arrived, pipe, &self.drain, reopening(&services, &head)).await {
             Relayed::NeverBegan(error) => {
                 tracing::warn!(%error, "a user's home is not reached");
                 if let Some(refusal) = self.nobodys_again() {
@@ -165,6 +170,27 @@ impl Driver {
                 let timing = Timing::start(&measure::NAMES, away.verb, tag.as_str());
                 self.answered(tag, timing, true, Err(not_reached().into())).await
             }
+            relayed => self.left(relayed, head),
+        }
+    }
+
+    /// The session at the other node is over. `head`: as it was opened there.
+    fn left(&mut self, relayed: Relayed, head: SessionHead) -> Result<Next, Failure> {
+        match relayed {
+            Relayed::Ended => {
+                self.counts.end("logout");
+                Ok(Next::Left)
+            }
+            Relayed::ClientGone => {
+                self.counts.end("client gone");
+                Ok(Next::Left)
+            }
+            Relayed::Lost(error) | Relayed::NeverBegan(error) => {
+                tracing::info!(%error, "a session's home is lost");
+                self.counts.end("home lost");
+                self.wire.put(&bye(Some(Code::Unavailable), "Your mailboxes cannot be reached any more"));
+                Ok(Next::Left)
+            }
             Relayed::Unauthenticated(rest) => {
                 if let Some(refusal) = self.nobodys_again() {
                     return Ok(refusal);
@@ -172,8 +198,218 @@ impl Driver {
                 self.wire.decoder.push(&rest);
                 Ok(Next::Go)
             }
+            Relayed::Suspended(session) => self.keep(head, session),
         }
     }
+
+    /// Leaves the client to the keeper, with its session.
+    fn keep(&mut self, head: SessionHead, session: Suspended) -> Result<Next, Failure> {
+        let client = self.wire.connection.take_stream();
+        let kept = Kept { client, service: PipeService::Imap, head, session };
+        if let Err(kept) = self.services.keeper.keep(kept) {
+            self.wire.connection = Connection::new(kept.client);
+            self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
+            return Ok(Next::Close);
+        }
+        self.counts.end("kept");
+        Ok(Next::Left)
+    }
+
+    /// Whether the server makes room for another program, and the session is to go on there.
+    pub(super) fn is_kept(&mut self) -> bool {
+        let ends = self.drain.is_draining() && self.services.keeper.is_open();
+        // A guest is opened anew by the session that it serves.
+        ends && self.state.user().is_some_and(|user| !user.is_guest)
+    }
+
+    /// This node, for a session that goes on here.
+    pub(super) fn here(&self) -> (NodeId, Epoch) {
+        (self.services.store.node(), Epoch(0))
+    }
+
+    /// Where the session has to go on, if it has to.
+    pub(super) fn whither(&mut self) -> Option<(NodeId, Epoch)> {
+        let left = self.state.user().and_then(|user| user.has_left());
+        left.or_else(|| self.wire.suspended.then(|| self.here()))
+    }
+
+    /// The same, if it can go on elsewhere as it stands.
+    pub(super) fn leaves(&mut self) -> Option<(NodeId, Epoch)> {
+        let can = self.wire.decoder.is_between() && self.wire.connection.can_be_carried();
+        self.whither().filter(|_| can)
+    }
+
+    /// A command that found an account gone: nothing of it was done. It is done again here, where it may lead elsewhere
+    /// by now, or at the session's new home.
+    pub(super) async fn command_elsewhere(&mut self, tagged: Tagged) -> Result<Next, Failure> {
+        let timing = Timing::start(&measure::NAMES, measure::verb(&tagged.command), tagged.tag.as_str());
+        let end = Instant::now() + READY_TIMEOUT;
+        let mut pause = PAUSE_FIRST;
+        loop {
+            if let Some(whither) = self.whither() {
+                let Tagged { tag, command } = tagged;
+                let octets = printed(&tag, command)?;
+                timing.end("moved");
+                return self.hand_over(whither, None, Replay::of_command(octets)).await;
+            }
+            if Instant::now() > end {
+                let outcome = Err(Answer::from(StoreError::Moved).into());
+                return self.answered(tagged.tag, timing, false, outcome).await;
+            }
+            let home = self.state.user().and_then(|user| user.home.as_mut());
+            tokio::select! {
+                () = departed(home) => continue,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+            let Tagged { tag, command } = tagged.clone();
+            let (expunges, own) = (command::may_expunge(&command), self.state.notes());
+            let state = std::mem::replace(&mut self.state, State::Logout);
+            let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
+            let (state, outcome) = noting(own, command::step(state, command, context)).await;
+            self.state = state;
+            if !matches!(outcome, Err(Failure::Moved)) {
+                return self.answered(tag, timing, expunges, outcome).await;
+            }
+        }
+    }
+
+    /// The same of an APPEND, whose messages have come.
+    pub(super) async fn append_elsewhere(&mut self, mut replay: Replay) -> Result<Next, Failure> {
+        replay.ready().await;
+        let whither = self.whither().unwrap_or_else(|| self.here());
+        self.hand_over(whither, None, replay).await
+    }
+
+    /// Gives the session to another node, by way of the edge; or becomes its edge, if the client is connected here.
+    /// `idle`: the tag of an IDLE under way.
+    pub(super) async fn hand_over(
+        &mut self,
+        whither: (NodeId, Epoch),
+        idle: Option<Tag>,
+        replay: Replay,
+    ) -> Result<Next, Failure> {
+        let mut value = match self.state.value().await {
+            Ok(value) => value,
+            Err(Failure::Refused(answer)) => return Ok(self.farewell(*answer)),
+            Err(failure) => return Err(failure),
+        };
+        value.idle = idle.map(|tag| tag.as_str().to_owned());
+        value.bad_in_a_row = self.bad_in_a_row;
+        value.replays = !replay.is_empty();
+        self.wire.flush().await?;
+        let mut rest = self.wire.decoder.take_input();
+        if self.wire.connection.is_deflated() {
+            let Some((Carried { sent, received }, arrived)) = self.wire.connection.carry_deflate() else {
+                return Ok(self.farewell(cannot_go_on()));
+            };
+            let plain_octets = replay.octets() + rest.len() as u64;
+            rest.extend_from_slice(&arrived);
+            value.deflate = Some(DeflateValue { sent, received, plain_octets });
+        }
+        let (value, rest) = (value.encode(), rest.freeze());
+        let Some(user) = self.state.user().map(|user| user.name.clone()) else { return Ok(Next::Close) };
+        // Nothing of it stays here, its place among the account's sessions included.
+        self.state = State::NotAuthenticated;
+        let limits = limits(&self.services, true);
+        self.wire.decoder = Decoder::new(limits);
+        if let Some(pipe) = self.wire.connection.pipe() {
+            give(pipe, whither, value, replay, rest).await.map_err(IoError::Lost)?;
+            self.counts.end("moved");
+            return Ok(Next::Left);
+        }
+        let head = SessionHead::new(&user, self.wire.trace, self.wire.connection.stream(), "", "");
+        if self.services.keeper.is_open() && self.drain.is_draining() && replay.is_empty() {
+            let (node, epoch) = whither;
+            return self.keep(head, Suspended { node, epoch, value, rest: rest.into() });
+        }
+        let (near, mut far) = rookery_net::pipe::in_memory(OWN_PIPE_OCTETS);
+        tokio::spawn(async move {
+            if let Err(error) = give(&mut far, whither, value, replay, rest).await {
+                tracing::debug!(%error, "a session is not taken from here");
+            }
+        });
+        let services = self.services.clone();
+        let client = self.wire.connection.stream_mut();
+        let reopening = reopening(&services, &head);
+        let relayed =
+            rookery_route::relay(client, BytesMut::new(), Box::new(near), &self.drain, reopening).await;
+        self.left(relayed, head)
+    }
+
+    /// Goes on with a session that was at another node; the tag of its IDLE, if that is under way.
+    pub(super) async fn take_over(&mut self, head: SessionHead) -> Result<Option<Tag>, Failure> {
+        let user = head.user().map_err(|_| not_reached())?;
+        let lost = || IoError::Lost(std::io::ErrorKind::NotConnected.into());
+        let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+        let value = rookery_route::take_value(pipe, head.value_octets.unwrap_or_default()).await;
+        let mut value = SessionValue::decode(&value.map_err(IoError::Lost)?).map_err(|error| {
+            tracing::error!(%error, "a session is handed over that makes no sense");
+            not_reached()
+        })?;
+        // It was among the account's sessions before it came.
+        let user = match authenticate::enter(&self.services, user.clone(), usize::MAX).await? {
+            Entered::Here(user) => user,
+            Entered::Away { home, .. } => {
+                let known = self.services.router.home(&AccountName::User(user)).await;
+                let (home, epoch) = known.unwrap_or((home, Epoch(0)));
+                let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+                Opening::Elsewhere(home, epoch).say(pipe).await.map_err(IoError::Lost)?;
+                return Err(not_reached().into());
+            }
+        };
+        self.bad_in_a_row = value.bad_in_a_row;
+        let idle = value.idle.as_ref().and_then(|tag| Tag::new(tag.as_bytes()));
+        let replays = value.replays;
+        if let Some(DeflateValue { sent, received, plain_octets }) = value.deflate.take() {
+            let carried = Carried { sent, received };
+            self.wire.connection.resume_deflate(carried, plain_octets).map_err(IoError::Lost)?;
+        }
+        self.state = State::resumed(user, value).await?;
+        self.logged_in();
+        if replays {
+            self.wire.decoder.set_limits(roomy(&self.services));
+        }
+        if idle.is_some() {
+            self.wire.decoder.expect_line(LINE_OCTETS_MAX);
+        }
+        let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+        Opening::Resumed.say(pipe).await.map_err(IoError::Lost)?;
+        Ok(idle)
+    }
+}
+
+/// How an IMAP session is opened at another home.
+fn reopening<'a>(services: &'a Services, head: &'a SessionHead) -> Reopening<'a> {
+    let Services { peers, keeper, .. } = services;
+    Reopening { peers: &**peers, service: PipeService::Imap, head, keeper }
+}
+
+/// What a decoder may take of commands that were written anew, and may have become longer by that.
+fn roomy(services: &Services) -> Limits {
+    let limits = limits(services, true);
+    let command_octets = limits.command_octets.saturating_mul(2);
+    Limits { command_octets, ..limits }
+}
+
+/// How long a command waits that found its account gone, before it is done again; twice as long each time.
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// Octets on their way between the two halves of a session within one node.
+const OWN_PIPE_OCTETS: usize = 64 << 10;
+
+/// The home's side of a session that goes on at another.
+async fn give(
+    pipe: &mut dyn Pipe,
+    whither: (NodeId, Epoch),
+    value: Bytes,
+    replay: Replay,
+    rest: Bytes,
+) -> std::io::Result<()> {
+    let mut over = HandOver::begin(pipe, whither, value).await?;
+    replay.pass(&mut over).await?;
+    over.pass(rest).await?;
+    over.end().await
 }
 
 fn not_reached() -> Answer {

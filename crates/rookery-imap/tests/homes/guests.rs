@@ -439,7 +439,7 @@ async fn a_list_is_whole_or_none() {
         J< * LIST (\Subscribed \HasChildren) "/" "Other Users/ann"
         J< * STATUS "Other Users/ann" (MESSAGES 3)
         J< * METADATA "Other Users/ann" (/shared/comment NIL)
-        J< * LIST (\HasNoChildren) "/" "Other Users/ann/Sent"
+        J< * LIST (\HasNoChildren \Sent) "/" "Other Users/ann/Sent"
         J< * STATUS "Other Users/ann/Sent" (MESSAGES 0)
         J< * METADATA "Other Users/ann/Sent" (/shared/comment NIL)
         J< 2 OK <*>
@@ -453,8 +453,11 @@ async fn a_list_is_whole_or_none() {
         J> 1 LIST "" "Other*" RETURN (STATUS (MESSAGES))
         J< * LIST (\NonExistent \HasChildren) "/" "Other Users"
         J< * LIST (\HasChildren) "/" "Other Users/ann"
-        J< * LIST (\HasNoChildren) "/" "Other Users/ann/Sent"
+        J< * LIST (\HasNoChildren \Sent) "/" "Other Users/ann/Sent"
         J< 1 OK <*>
+        J> 3 LIST (SPECIAL-USE) "" "Other*"
+        J< * LIST (\HasNoChildren \Sent) "/" "Other Users/ann/Sent"
+        J< 3 OK <*>
         J> 2 LSUB "" *
         J< * LSUB () "/" "Other Users/ann"
         J< 2 OK <*>

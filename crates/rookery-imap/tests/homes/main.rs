@@ -7,6 +7,7 @@
 mod acl;
 #[path = "../imap/admin.rs"]
 mod admin;
+mod answers;
 mod guests;
 #[path = "../imap/harness.rs"]
 #[allow(dead_code, reason = "these transcripts do not need all of it")]

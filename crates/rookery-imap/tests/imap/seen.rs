@@ -378,3 +378,33 @@ async fn notify_tells_each_of_their_own() {
     assert!(told.contains("UNSEEN 2"), "{told}");
     assert_eq!(max.command("2 NOOP").await.len(), 1);
 }
+
+#[tokio::test]
+async fn it_is_kept_by_who_gets_another_name() {
+    let site = shared_inbox("....").await;
+    let mut ann = site.login("ann").await;
+    assert!(ann.command("1 SETACL INBOX anyone lrs").await[0].starts_with("1 OK"));
+    site.play(
+        r#"
+        J> 1 SELECT "Other Users/ann"
+        J< ...
+        J< 1 OK <*>
+        J> 2 STORE 2:3 +FLAGS.SILENT (\Seen)
+        J< 2 OK <*>
+        J> 3 LOGOUT
+        J< ...
+        J< 3 OK <*>
+        R> 1 RENAME user/joe user/jim
+        R< 1 OK <*>
+        "#,
+    )
+    .await;
+    site.renamed().await;
+    let mut jim = site.login("jim").await;
+    let status = jim.command("1 STATUS \"Other Users/ann\" (UNSEEN)").await;
+    assert_eq!(status[0], "* STATUS \"Other Users/ann\" (UNSEEN 2)");
+    jim.command("2 EXAMINE \"Other Users/ann\"").await;
+    assert_eq!(jim.command("3 SEARCH SEEN").await[0], "* SEARCH 2 3");
+    let mut max = site.login("max").await;
+    assert_eq!(max.command("1 STATUS user/ann (UNSEEN)").await[0], "* STATUS user/ann (UNSEEN 4)");
+}

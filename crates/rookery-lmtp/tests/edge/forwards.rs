@@ -1,11 +1,12 @@
 //! Recipients at several homes, and homes that are lost on the way.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use rookery_lmtp::{LmtpConfig, Services};
 use rookery_net::{Peer, Pipe};
-use rookery_route::{NoPeers, Peers, PipeService, Reaching};
+use rookery_route::{NoPeers, PeerError, Peers, PipeService, Reaching};
 use rookery_types::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -69,7 +70,40 @@ async fn a_message_is_split_by_home_and_answered_per_recipient() {
 }
 
 #[tokio::test]
-async fn a_user_who_has_moved_on_is_tried_again_later() {
+async fn a_message_follows_an_account_that_has_left() {
+    // From the node of the MTA to another, which is not its home any more either.
+    let (third, mut backings) = homes(vec![(OTHER, Memory::default())]);
+    let memory = Arc::new(Memory::without(vec![("ann", OTHER)]));
+    let services = Services::new(LmtpConfig::default(), site(), Arc::clone(&memory), Arc::new(third));
+    let mut homes = Homes::default();
+    homes.nodes.insert(HOME, Arc::new(services.unwrap()));
+    backings.push(memory);
+    let edge = Arc::new(Memory::leaving("ann", HOME));
+    let services = Services::new(LmtpConfig::default(), site(), Arc::clone(&edge), Arc::new(homes)).unwrap();
+    let mut client = connect_to(Arc::new(services), edge, Peer::Memory);
+    client.hello().await;
+    let body = "0123456789\r\n".repeat(8_000);
+    client
+        .talk(&[
+            ("MAIL FROM:<x@far.test>", "250"),
+            ("RCPT TO:<ann+Lists/rust>", "250"),
+            ("RCPT TO:<joe>", "250"),
+            ("RCPT TO:<ann>", "250"),
+            ("DATA", "354"),
+            (&format!("Subject: x\r\n\r\n{body}."), "250 2.1.5"),
+            ("", "250 2.1.5"),
+            ("", "250 2.1.5"),
+        ])
+        .await;
+    let here = client.backing.of("joe", INBOX);
+    assert_eq!(here.len(), 1);
+    assert_eq!((backings[0].of("ann", INBOX), backings[0].of("ann", 2)), (here.clone(), here));
+    let nothing = Vec::<String>::new();
+    assert_eq!((client.backing.of("ann", INBOX), backings[1].of("ann", INBOX)), (nothing.clone(), nothing));
+}
+
+#[tokio::test]
+async fn a_user_whose_home_is_not_found_is_tried_again_later() {
     let (homes, backings) = homes(vec![(HOME, Memory::without(vec![("ann", OTHER)]))]);
     let mut client = connect(vec![("ann", HOME), ("u1", HOME)], Arc::new(homes));
     client.hello().await;
@@ -79,7 +113,7 @@ async fn a_user_who_has_moved_on_is_tried_again_later() {
             ("RCPT TO:<ann>", "250"),
             ("RCPT TO:<u1>", "250"),
             ("DATA", "354"),
-            ("body\r\n.", "451 4.2.1"),
+            ("body\r\n.", "451 4.4.1"),
             ("", "250 2.1.5"),
         ])
         .await;
@@ -126,13 +160,17 @@ async fn what_does_not_come_whole_is_stored_nowhere() {
     assert!(stored[0].ends_with("whole\r\n"));
 }
 
-/// A home that reads so much and is lost.
-struct Lost(usize);
+/// A home that reads so much and is lost for good.
+struct Lost(usize, AtomicBool);
 
 impl Peers for Lost {
-    fn open(&self, _: NodeId, _: PipeService, _: Bytes) -> Reaching<'_> {
+    fn open(&self, node: NodeId, _: PipeService, _: Bytes) -> Reaching<'_> {
         let octets = self.0;
+        let is_lost = self.1.swap(true, Ordering::Relaxed);
         Box::pin(async move {
+            if is_lost {
+                return Err(PeerError { node, why: "it is lost".to_owned() });
+            }
             let (near, mut far) = rookery_net::pipe::in_memory(64);
             tokio::spawn(async move { far.read_exact(&mut vec![0; octets]).await });
             Ok(Box::new(near) as Box<dyn Pipe>)
@@ -140,11 +178,79 @@ impl Peers for Lost {
     }
 }
 
-#[tokio::test]
+/// Homes whose answers to the first message are lost, or the ends of that message on the way there.
+struct Forgetful {
+    homes: Homes,
+    /// The answer is lost, not the end of the message.
+    answer: bool,
+    opened: AtomicUsize,
+}
+
+impl Peers for Forgetful {
+    fn open(&self, node: NodeId, service: PipeService, head: Bytes) -> Reaching<'_> {
+        Box::pin(async move {
+            match self.opened.fetch_add(1, Ordering::Relaxed) {
+                0 => {}
+                // Away for a moment.
+                1 | 2 => return Err(PeerError { node, why: "not yet".to_owned() }),
+                _ => return self.homes.open(node, service, head).await,
+            }
+            let mut far = self.homes.open(node, service, head).await?;
+            let (near, mut link) = rookery_net::pipe::in_memory(64);
+            let answer = self.answer;
+            tokio::spawn(async move {
+                let mut octets = [0; 1000];
+                loop {
+                    let read = link.read(&mut octets).await.unwrap();
+                    match link.take_note() {
+                        Some(note) if answer => {
+                            far.put_note(note);
+                            far.flush().await.unwrap();
+                            // It has answered, which nobody hears.
+                            far.read_to_end(&mut Vec::new()).await.unwrap();
+                            return;
+                        }
+                        Some(_) => return,
+                        None => far.write_all(&octets[..read]).await.unwrap(),
+                    }
+                }
+            });
+            Ok(Box::new(near) as Box<dyn Pipe>)
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_lost_is_asked_for() {
+    for (answer, reply, stored) in [(true, "250 2.1.5", 1), (false, "451 4.4.1", 0)] {
+        let (homes, backings) = homes(vec![(HOME, Memory::default())]);
+        let forgetful = Forgetful { homes, answer, opened: AtomicUsize::new(0) };
+        let mut client = connect(vec![("ann", HOME), ("full", HOME)], Arc::new(forgetful));
+        client.hello().await;
+        client
+            .talk(&[
+                ("MAIL FROM:<x@far.test>", "250 2.1.0"),
+                ("RCPT TO:<ann>", "250 2.1.5"),
+                ("RCPT TO:<ann+Lists/none>", "250 2.1.5"),
+                ("RCPT TO:<full>", "250 2.1.5"),
+                ("DATA", "354"),
+                ("body\r\n.", reply),
+                // The same mailbox.
+                ("", reply),
+                // Not why, but that it was not.
+                ("", "451 4.4.1"),
+                ("QUIT", "221"),
+            ])
+            .await;
+        assert_eq!(backings[0].of("ann", INBOX).len(), stored);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_home_that_is_lost_on_the_way_leaves_the_message_with_the_mta() {
     // Before it has read anything, in the midst of the message, and behind its end, before the answer.
     for octets in [0, 1000, 20_400] {
-        let mut client = connect(vec![("ann", HOME)], Arc::new(Lost(octets)));
+        let mut client = connect(vec![("ann", HOME)], Arc::new(Lost(octets, AtomicBool::new(false))));
         client.hello().await;
         let message = format!("{}\r\n.", "x".repeat(20_000));
         client

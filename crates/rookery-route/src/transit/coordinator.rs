@@ -4,6 +4,7 @@ use super::wire::{Answer, Errand, Item, Put, Task};
 use super::{Inner, Known, Trouble};
 use crate::framed::{END, JSON_OCTETS_MAX};
 use crate::relay::{PipeHead, PipeService};
+use rookery_kv::off_thread;
 use rookery_net::Pipe;
 use rookery_store::{Account, BodyReader, Departure, Refusal, StoreError, Transit, TransitId, Verdict};
 use rookery_types::{AccountId, ContentId, NodeId};
@@ -39,7 +40,10 @@ impl Inner {
         let mut pause = self.times.pause_min;
         loop {
             match self.step(id, trace, &mut tell, &flowing).await {
-                Ok(Step::Ended) => return,
+                Ok(Step::Ended) => {
+                    self.ended(id, None);
+                    return;
+                }
                 Ok(Step::Next) => {
                     pause = self.times.pause_min;
                     continue;
@@ -47,6 +51,7 @@ impl Inner {
                 Ok(Step::Later) => {}
                 Err(Trouble(why)) => {
                     flowing = Arc::default();
+                    self.waits(id, &why);
                     if pause == self.times.pause_min {
                         tracing::info!(transit = %id, why, "a move to another node waits");
                     }
@@ -79,9 +84,11 @@ impl Inner {
         match account.transit(id.counter)? {
             None => Ok(Step::Ended),
             Some(Transit::Open(departure)) => {
+                self.begun(id, departure.begun_unix_seconds);
                 let verdict = self.verdict(&account, id, &departure, trace, flowing).await?;
                 account.settle(id.counter, &verdict).await?;
                 tracing::debug!(transit = %id, ?verdict, "a move has ended");
+                self.ended(id, Some(&verdict));
                 if let Some(tell) = tell.take() {
                     // Whoever asked may have gone.
                     let _ = tell.send(verdict);
@@ -131,9 +138,12 @@ impl Inner {
             return Ok(Verdict::Refused(Refusal::Gone));
         };
         let _permit = self.sending.acquire().await;
-        let (items, contents) = carried(account, departure).await?;
+        let (items, contents) = match departure.given_up {
+            true => (Vec::new(), Vec::new()),
+            false => carried(account, departure).await?,
+        };
         let task = match items.is_empty() {
-            // A crash took them back, so nothing was ever sent.
+            // Given up; or a crash took them back, so nothing was ever sent.
             true => Task::Refuse,
             false => {
                 let (user, path) = (departure.to.user.clone(), departure.to.path.clone());
@@ -262,5 +272,5 @@ fn unexpected(answer: &Answer) -> Trouble {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(StoreError::CutOff))
+    off_thread(work).await?
 }

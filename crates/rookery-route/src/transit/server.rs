@@ -16,8 +16,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const READ_OCTETS: usize = 16 << 10;
 /// Octets of an errand without messages, at most.
 const SHORT_OCTETS_MAX: usize = 128;
-/// Messages of more octets are finished on a thread that may block.
-const FINISH_INLINE_OCTETS: u32 = 256 << 10;
 
 impl Transit {
     /// Does what another node asks for, and answers. What ends before its end does nothing.
@@ -106,11 +104,7 @@ impl Inner {
             }
         }
         Ok(match spool {
-            Ok(spool) if item.octets > FINISH_INLINE_OCTETS => {
-                let finished = tokio::task::spawn_blocking(|| spool.finish()).await;
-                finished.unwrap_or(Err(StoreError::CutOff))
-            }
-            Ok(spool) => spool.finish(),
+            Ok(spool) => spool.finished().await,
             Err(error) => Err(error),
         })
     }

@@ -102,7 +102,7 @@ impl Seen {
             }
             Some(4) => seen.annotation_usage = Annotations::decode(key, value).ok(),
             Some(5) => Private::take(&mut seen.private, key, value),
-            Some(6) => {}
+            Some(6 | 9) => {}
             Some(7) => {
                 let counter = keys::transit_of_departure(key).map_or(0, |id| id.counter);
                 seen.last_move = seen.last_move.max(counter);
@@ -241,9 +241,16 @@ impl Seen {
         }
     }
 
-    /// Whether the account is deleted, and its records on their way out.
+    /// Whether the account is deleted or has moved, and its records are on their way out.
     pub(super) fn is_going(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.state == AccountState::Deleted)
+        self.record
+            .as_ref()
+            .is_some_and(|record| matches!(record.state, AccountState::Deleted | AccountState::Moved(_)))
+    }
+
+    /// Whether it is on its way here: its records agree with nothing until all are here.
+    pub(super) fn is_coming(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| matches!(record.state, AccountState::Receiving(_)))
     }
 
     /// How many messages refer to each content: those in mailboxes that are not deleted, and all.
@@ -287,11 +294,16 @@ pub(super) fn check(id: AccountId, seen: &Seen, summarised: bool, findings: &mut
         findings.add("account", &key, "it is missing, though the account has other records");
     }
     if seen.is_going() {
-        if !seen.queued.contains_key(&0) {
+        let is_deleted = seen.record.as_ref().is_some_and(|record| record.state == AccountState::Deleted);
+        // What has moved stays known when nothing else is left of it.
+        if !seen.queued.contains_key(&0) && (is_deleted || !seen.contents.is_empty()) {
             let key = keys::deleted_account(id, 0);
             findings.add("deleted account", &key, "it is missing, so the account is never forgotten");
         }
         // The rest goes a piece at a time, and agrees with nothing meanwhile.
+        return;
+    }
+    if seen.is_coming() {
         return;
     }
     subscriptions(id, findings, seen);

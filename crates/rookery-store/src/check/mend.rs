@@ -90,11 +90,16 @@ pub(super) fn account(repair: &mut Repair<'_>, index: &mut Index, case: Case) ->
         seen = Seen::read(repair.engine, case.id)?;
     }
     if seen.is_going() {
-        if !seen.queued.contains_key(&0) {
+        let is_deleted = seen.record.as_ref().is_some_and(|record| record.state == AccountState::Deleted);
+        if !seen.queued.contains_key(&0) && (is_deleted || !seen.contents.is_empty()) {
             let key = keys::deleted_account(case.id, 0);
             repair.put(Space::Queue, key.to_vec(), records::encode_deleted_mailbox(&key));
             repair.note("deleted account", &key, fixed("made anew from the account's record"));
         }
+        return repair.flush();
+    }
+    if seen.is_coming() {
+        // What differs from its home is sent again.
         return repair.flush();
     }
     let record = mended_record(repair, &seen, &case);

@@ -3,6 +3,7 @@
 use super::repair::Repair;
 use super::{CheckError, Findings, Outcome, accounts, own_name};
 use crate::keys;
+use crate::records::{AccountRecord, AccountState};
 use crate::transit::{TransitId, encode_pointer};
 use rookery_kv::engine::{Engine, EngineError, Space, prefix_end};
 use std::collections::BTreeSet;
@@ -23,6 +24,14 @@ fn faults(engine: &dyn Engine) -> Result<Vec<Fault>, EngineError> {
     })?;
     let mut faults = Vec::new();
     for id in accounts(engine)? {
+        let key = keys::account_record(id);
+        let record =
+            engine.get(Space::Account, &key)?.and_then(|value| AccountRecord::decode(&key, &value).ok());
+        let state = record.map(|record| record.state);
+        if !matches!(state, None | Some(AccountState::Home | AccountState::Deleted)) {
+            // Where it is not at home nobody goes on with its moves.
+            continue;
+        }
         let prefix = keys::departures(id);
         engine.scan(Space::Account, &prefix, prefix_end(&prefix).as_deref(), false, &mut |key, _| {
             if let Some(transit) = keys::transit_of_departure(key)

@@ -3,6 +3,7 @@
 use crate::deliveries::Deliveries;
 use crate::encoding::Damaged;
 use crate::keys;
+use crate::operations::Operation;
 use crate::records::{self, AccountRecord, ContentRecord, Facts, LogEntry, Settings, Summary};
 use crate::seen::{Block, Head};
 use crate::store::{decode_group, decode_live};
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use rookery_kv::engine::{Engine, EngineError, Space};
 
 /// The kind of record that stands under a key; `None` if the store makes no such key.
-pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
+pub(crate) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
     if space == Space::Meta {
         return match key {
             keys::STORE => Some("store identity"),
@@ -19,6 +20,7 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
             keys::TAIL => Some("tail"),
             keys::SERVER_ANNOTATIONS => Some("server annotations"),
             _ if keys::transit_of_pointer(key).is_some() => Some("move pointer"),
+            _ if crate::travel::job_of(key).is_some() => Some("move job"),
             _ if key.starts_with(keys::VOLUME) && key.len() == keys::VOLUME.len() + 4 => {
                 Some("volume counter")
             }
@@ -39,6 +41,7 @@ pub(super) fn kind_of(space: Space, key: &[u8]) -> Option<&'static str> {
         (Space::Account, Some(7), 17) => Some("outgoing move"),
         (Space::Account, Some(8), 17) => keys::transit_source(key).map(|_| "incoming moves floor"),
         (Space::Account, Some(8), 25) => keys::transit_source(key).map(|_| "incoming move"),
+        (Space::Account, Some(9), 29) => Some("operation"),
         (Space::Mailbox, _, 13) => match key.last() {
             Some(0) => Some("mailbox settings"),
             Some(1) => Some("mailbox summary"),
@@ -72,6 +75,7 @@ fn kind_near(space: Space, key: &[u8]) -> &'static str {
         Space::Meta if key.starts_with(keys::TAIL) => "tail",
         Space::Meta if key.starts_with(keys::VOLUME) => "volume counter",
         Space::Meta if key.starts_with(keys::TRANSIT) => "move pointer",
+        Space::Meta if key.starts_with(keys::JOB) => "move job",
         Space::Meta if key.starts_with(keys::SERVER_ANNOTATIONS) => "server annotations",
         Space::Meta | Space::Directory => "store identity",
         Space::Account => "account",
@@ -87,7 +91,8 @@ fn kind_near(space: Space, key: &[u8]) -> &'static str {
     }
 }
 
-fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
+/// Whether a record says what one of its kind can say.
+pub(crate) fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
     match kind {
         "store identity" => crate::store::Identity::decode(value).map(drop),
         "group" => decode_group(value).map(drop),
@@ -101,7 +106,9 @@ fn read(kind: &str, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
         "outgoing move" => Transit::decode(key, value).map(drop),
         "incoming moves floor" => decode_floor(key, value).map(drop),
         "incoming move" => Verdict::decode(key, value).map(drop),
+        "operation" => Operation::decode(key, value).map(drop),
         "move pointer" => decode_pointer(key, value).map(drop),
+        "move job" => crate::travel::read_job(key, value).map(drop),
         "deliveries" => Deliveries::decode(key, value).map(drop),
         "account" => AccountRecord::decode(key, value).map(drop),
         "subscription" => records::decode_subscription(key, value).map(drop),

@@ -77,9 +77,16 @@ proptest! {
             let gone: Vec<_> = before.1.keys().enumerate().filter(|(_, uid)| !model.contains_key(uid)).map(|(i, uid)| (i as u32 + 1, *uid)).collect();
             prop_assert_eq!(difference.gone.iter().map(|(s, u)| (s.get(), u.get())).collect::<Vec<_>>(), gone);
             let changed: Vec<_> = model.values().filter(|m| before.1.get(&m.uid.get()).is_some_and(|o| o.modseq != m.modseq)).cloned().collect();
-            prop_assert_eq!(difference.changed, changed);
+            prop_assert_eq!(&difference.changed, &changed);
             let last = before.1.keys().last().copied().unwrap_or(0);
             prop_assert_eq!(difference.arrived, model.keys().filter(|uid| **uid > last).count());
+            // What somebody knows of before, made from what is there now.
+            let uids: std::collections::BTreeSet<u32> = before.1.keys().chain(model.keys()).copied().collect();
+            let differ = uids.iter().filter(|uid| before.1.get(uid) != model.get(uid));
+            let told: Vec<_> = differ.map(|uid| (Uid::new(*uid).unwrap(), before.1.get(uid).cloned())).collect();
+            let known = messages.as_told(modseq - 1, &told).unwrap();
+            check(&known, &before.1);
+            prop_assert_eq!(known.difference(&messages).unwrap(), difference);
         }
     }
 }

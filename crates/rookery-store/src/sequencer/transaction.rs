@@ -66,6 +66,18 @@ impl<'a> Transaction<'a> {
 }
 
 impl Transaction<'_> {
+    /// Whether the account stands still, so that nothing may be written.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.sequencer.frozen
+    }
+
+    /// As a change would be made that has not heard that the account has gone.
+    #[cfg(test)]
+    pub(crate) fn pretend_home(&mut self) {
+        self.sequencer.record.state = AccountState::Home;
+        self.record.state = AccountState::Home;
+    }
+
     /// The value of a key as this change sees it.
     pub(crate) fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let at = (space, Bytes::copy_from_slice(key));
@@ -339,12 +351,13 @@ impl Transaction<'_> {
 
     /// Writes to the outbox what changes of what others may see.
     fn publish(&mut self, publisher: &dyn Publisher) -> Option<Outbox> {
-        let (was_open, is_open) = (&self.sequencer.record.state, &self.record.state);
+        // What is seen of an account that moves goes on to be seen.
+        let was_open = self.sequencer.record.state != AccountState::Deleted;
+        let is_open = self.record.state != AccountState::Deleted;
         let opens = was_open != is_open;
-        let is_open = *is_open == AccountState::Home;
-        let was_open = *was_open == AccountState::Home;
         fn shown(settings: &Option<Arc<Settings>>) -> Option<Seen<'_>> {
-            settings.as_ref().map(|settings| Seen { path: &settings.path, acl: &settings.acl })
+            let Settings { path, acl, special_use, .. } = &**settings.as_ref()?;
+            Some(Seen { path, acl, special_use })
         }
         let seen = |state: &MailboxState, open: bool| {
             (open && state.settings.deleted_unix_seconds.is_none()).then(|| state.settings.clone())
@@ -363,7 +376,7 @@ impl Transaction<'_> {
             let after =
                 after.filter(|_| !self.removed.contains(&number)).and_then(|state| seen(state, is_open));
             let same = before.as_ref().zip(after.as_ref()).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
-            if !same && shown(&before) != shown(&after) {
+            if !same {
                 changed.push((id, before, after));
             }
         }
@@ -403,7 +416,7 @@ impl Transaction<'_> {
     }
 
     /// Whether it changes nothing but what is in memory of mailboxes.
-    fn only_loads(&self) -> bool {
+    pub(crate) fn only_loads(&self) -> bool {
         let same = |state: &MailboxState| {
             self.sequencer.mailboxes.get(&state.id.number).is_some_and(|(_, before)| {
                 Arc::ptr_eq(&before.settings, &state.settings)
@@ -497,6 +510,7 @@ impl Transaction<'_> {
                 self.sequencer.departing.remove(&number);
             }
         }
+        let was_home = self.sequencer.record.state == AccountState::Home;
         self.sequencer.record = self.record.clone();
         if let Some(subscriptions) = self.subscriptions.take() {
             let key = keys::subscription_list(self.cell.id);
@@ -519,7 +533,8 @@ impl Transaction<'_> {
         let cell = self.cell.clone();
         let mut pending = std::mem::take(&mut self.pending);
         pending.batch = batch;
-        pending.fence = Some((self.cell.fence.clone(), self.record.epoch));
+        // What is done to the rest of an account that has gone needs no home.
+        pending.fence = was_home.then(|| (self.cell.fence.clone(), self.record.epoch));
         pending.publish = Some(Box::new(move || {
             for (mailbox, state) in publish {
                 mailbox.publish(state);
@@ -528,6 +543,9 @@ impl Transaction<'_> {
                 cell.tree.store(tree);
             }
             let modseq = record.modseq.get();
+            if matches!(record.state, AccountState::Released(_)) {
+                cell.fence.close();
+            }
             cell.record.store(record);
             cell.durable.store(number, Ordering::Release);
             cell.changed.send_if_modified(|told| std::mem::replace(told, modseq) != modseq);

@@ -43,6 +43,10 @@ pub struct Departure {
     pub to: Destination,
     /// The messages, ascending.
     pub messages: Vec<(Uid, ContentId)>,
+    /// The second when it began; 0: an older program has not written it down.
+    pub begun_unix_seconds: u32,
+    /// An operator wants it ended without its messages going, if they are not there already.
+    pub given_up: bool,
 }
 
 /// How far a move is where it began.
@@ -61,11 +65,12 @@ pub enum Transit {
 
 impl Transit {
     pub(crate) fn encode(&self, key: &[u8]) -> Bytes {
-        let mut e = Encoder::new(1);
+        let mut e = Encoder::new(if matches!(self, Transit::Open(_)) { 2 } else { 1 });
         match self {
             Transit::Open(departure) => {
                 let to = &departure.to;
-                e.u8(0).varint(to.account.get()).u64(to.home.0);
+                e.u8(if departure.given_up { 2 } else { 0 }).varint(to.account.get()).u64(to.home.0);
+                e.u32(departure.begun_unix_seconds);
                 e.varint(departure.mailbox.number.into()).text(to.path.as_str()).text(to.user.as_str());
                 e.varint(departure.messages.len() as u64);
                 for (uid, content) in &departure.messages {
@@ -81,14 +86,16 @@ impl Transit {
 
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Transit, Damaged> {
         open(Space::Account, key, value, |d| {
-            d.layout(1)?;
+            let layout = d.u8()?;
             let state = d.u8()?;
             let (account, home) = (AccountId::new(d.varint()?)?, NodeId(d.u64()?));
-            match state {
-                0 => {}
-                1 => return Some(Transit::Done { account, home }),
+            let begun_unix_seconds = match (layout, state) {
+                (1, 0) => 0,
+                (1, 1) => return Some(Transit::Done { account, home }),
+                (2, 0 | 2) => d.u32()?,
                 _ => return None,
-            }
+            };
+            let given_up = state == 2;
             let mailbox = MailboxId { account: keys::account_of(key)?, number: d.varint32()? };
             let path = match d.text()? {
                 "" => MailboxPath::root(),
@@ -104,7 +111,7 @@ impl Transit {
                 messages.push((uid, content));
             }
             let to = Destination { account, home, path, user };
-            Some(Transit::Open(Departure { mailbox, to, messages }))
+            Some(Transit::Open(Departure { mailbox, to, messages, begun_unix_seconds, given_up }))
         })
     }
 }
@@ -263,11 +270,23 @@ mod tests {
         };
         let messages = vec![(uid(1), ContentId([1; 16])), (uid(300), ContentId([2; 16]))];
         let mailbox = MailboxId { account, number: 2 };
-        let open = Departure { mailbox, to: to.clone(), messages };
+        let begun_unix_seconds = 1_700_000_000;
+        let open = Departure { mailbox, to: to.clone(), messages, begun_unix_seconds, given_up: false };
         let key = keys::departure(account, 5);
-        for transit in [Transit::Open(open), Transit::Done { account: to.account, home: to.home }] {
+        let given_up = Transit::Open(Departure { given_up: true, ..open.clone() });
+        for transit in
+            [Transit::Open(open.clone()), given_up, Transit::Done { account: to.account, home: to.home }]
+        {
             assert_eq!(Transit::decode(&key, &transit.encode(&key)), Ok(transit));
         }
+        // As it was written before there was more to say.
+        let mut e = Encoder::new(1);
+        e.u8(0).varint(9).u64(3).varint(2).text("").text("joe@a.test").varint(2);
+        for (uid, content) in &open.messages {
+            e.varint(uid.get().into()).raw(&content.0);
+        }
+        let old = Transit::Open(Departure { begun_unix_seconds: 0, ..open });
+        assert_eq!(Transit::decode(&key, &seal(Space::Account, &key, e)), Ok(old));
         let id = TransitId { account, counter: 5 };
         let key = keys::verdict(to.account, id);
         let uid_validity = UidValidity::new(8).unwrap();

@@ -1,0 +1,553 @@
+//! The edge's half of a session: octets both ways, wherever the session goes.
+
+use super::home::{HAND_BACK_TIMEOUT, Opening, REST_OCTETS_MAX, send_value};
+use super::{PeerError, Peers, PipeService, SessionHead, SessionNote, VALUE_OCTETS_MAX};
+use crate::keep::Keeper;
+use bytes::{Bytes, BytesMut};
+use rookery_net::{Before, DrainGuard, Pipe, Relay, Stopped, Stream};
+use rookery_types::{Epoch, NodeId};
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::time::Instant;
+
+/// How long the home has, once told, to say good-bye to a client of an edge that ends.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a session may be without a home.
+const REOPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a home is not asked again that could not take a session; twice as long each time.
+const AGAIN_FIRST: Duration = Duration::from_millis(10);
+const AGAIN_MAX: Duration = Duration::from_millis(500);
+
+/// How the edge's half of a session has ended.
+#[derive(Debug)]
+pub enum Relayed {
+    /// As it should: the home has ended it, and the client was sent all that was said.
+    Ended,
+    /// The client has left.
+    ClientGone,
+    /// The home, or the way to it, is lost.
+    Lost(io::Error),
+    /// The same, before the home has said anything and the client has sent anything: as if it had not been reached.
+    NeverBegan(io::Error),
+    /// The client is nobody's again and may log in anew; it has sent this much already.
+    Unauthenticated(BytesMut),
+    /// The edge ends and its clients are kept: the session waits as a value.
+    Suspended(Suspended),
+}
+
+/// A session between two processes at its edge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Suspended {
+    /// The node where it goes on.
+    pub node: NodeId,
+    /// Since when that is its home, as far as that is known.
+    pub epoch: Epoch,
+    /// From what it goes on.
+    pub value: Bytes,
+    /// What the client has sent and nobody has used.
+    pub rest: BytesMut,
+}
+
+/// How a session is opened at another home when it moves.
+#[derive(Clone, Copy)]
+pub struct Reopening<'a> {
+    /// The nodes.
+    pub peers: &'a dyn Peers,
+    /// Of which kind the session is.
+    pub service: PipeService,
+    /// As it was opened first.
+    pub head: &'a SessionHead,
+    /// Whether clients are kept when the edge ends.
+    pub keeper: &'a Keeper,
+}
+
+/// The edge's half of a session: passes octets on until the session ends, and follows it to other homes. `arrived`: what
+/// the client has sent already. When the node drains, the home is told, which says good-bye, or gives the session back
+/// if clients are kept.
+pub async fn relay(
+    client: &mut Stream,
+    arrived: BytesMut,
+    pipe: Box<dyn Pipe>,
+    drain: &DrainGuard,
+    reopening: Reopening<'_>,
+) -> Relayed {
+    run(client, Relay::new(arrived), pipe, drain, reopening).await
+}
+
+/// Goes on with a session that was suspended, as its edge.
+pub async fn go_on(
+    client: &mut Stream,
+    suspended: Suspended,
+    drain: &DrainGuard,
+    reopening: Reopening<'_>,
+) -> Relayed {
+    let Suspended { node, epoch, value, rest } = suspended;
+    match reopen(reopening, (node, epoch), value).await {
+        Ok(pipe) => run(client, Relay::new(rest), pipe, drain, reopening).await,
+        Err(error) => Relayed::Lost(error),
+    }
+}
+
+async fn run(
+    client: &mut Stream,
+    mut relay: Relay,
+    mut pipe: Box<dyn Pipe>,
+    drain: &DrainGuard,
+    reopening: Reopening<'_>,
+) -> Relayed {
+    let mut told = false;
+    let mut patience = pin!(None);
+    // Since when the session has been sent from home to home without having begun.
+    let mut astray = None;
+    loop {
+        let stopped = tokio::select! {
+            biased;
+            () = drain.draining(), if !told => {
+                told = true;
+                pipe.put_note(leave(reopening.keeper).encode());
+                patience.set(Some(tokio::time::sleep(LEAVE_TIMEOUT)));
+                // The note leaves with what the relay flushes next.
+                relay.touch();
+                continue;
+            }
+            () = async {
+                match patience.as_mut().as_pin_mut() {
+                    Some(patience) => patience.await,
+                    None => std::future::pending().await,
+                }
+            } => Stopped::Lost(io::ErrorKind::TimedOut.into()),
+            stopped = relay.run(client, &mut *pipe) => stopped,
+        };
+        tracing::debug!(
+            octets_in = relay.octets_in,
+            octets_out = relay.octets_out,
+            ?stopped,
+            "relay stopped"
+        );
+        return match stopped {
+            Stopped::Client => Relayed::ClientGone,
+            Stopped::Ended => Relayed::Ended,
+            Stopped::Lost(error) if relay.octets_in == 0 && relay.octets_out == 0 => {
+                Relayed::NeverBegan(error)
+            }
+            Stopped::Lost(error) => Relayed::Lost(error),
+            Stopped::Note(note) => match SessionNote::decode(note) {
+                Some(SessionNote::Release) => match taken_back(&mut *pipe, &mut relay).await {
+                    Ok(rest) => Relayed::Unauthenticated(rest),
+                    Err(error) => Relayed::Lost(error),
+                },
+                Some(SessionNote::Moved { node, epoch, octets }) if told && reopening.keeper.is_open() => {
+                    match Box::pin(suspended(pipe, octets, &mut relay)).await {
+                        Ok((value, rest)) => Relayed::Suspended(Suspended { node, epoch, value, rest }),
+                        Err(error) => Relayed::Lost(error),
+                    }
+                }
+                Some(SessionNote::Moved { node, epoch, octets }) => {
+                    if octets == 0 {
+                        let since = *astray.get_or_insert_with(Instant::now);
+                        if since.elapsed() > REOPEN_TIMEOUT {
+                            return Relayed::Lost(io::ErrorKind::TimedOut.into());
+                        }
+                        if !since.elapsed().is_zero() {
+                            tokio::time::sleep(AGAIN_FIRST * 5).await;
+                        }
+                    }
+                    let moved = Box::pin(moved(pipe, octets, (node, epoch), reopening, &mut relay)).await;
+                    match moved {
+                        Ok(opened) => {
+                            pipe = opened;
+                            if told {
+                                pipe.put_note(leave(reopening.keeper).encode());
+                                relay.touch();
+                            }
+                            continue;
+                        }
+                        Err(error) if relay.octets_in == 0 && relay.octets_out == 0 => {
+                            Relayed::NeverBegan(error)
+                        }
+                        Err(error) => Relayed::Lost(error),
+                    }
+                }
+                // Of a newer version; it does not concern the client.
+                Some(_) | None => continue,
+            },
+        };
+    }
+}
+
+/// What the home was sent and has not used, and what it was not sent.
+async fn taken_back(pipe: &mut dyn Pipe, relay: &mut Relay) -> io::Result<BytesMut> {
+    let all = async {
+        pipe.shutdown().await?;
+        let mut rest = BytesMut::new();
+        loop {
+            let out_of_step = io::Error::from(io::ErrorKind::InvalidData);
+            if pipe.read(&mut [0]).await? > 0 {
+                return Err(out_of_step);
+            }
+            match pipe.take_note().and_then(SessionNote::decode) {
+                Some(SessionNote::Rest(octets)) => rest.extend_from_slice(&octets),
+                Some(SessionNote::Unauthenticated) => break,
+                _ => return Err(out_of_step),
+            }
+        }
+        rest.extend_from_slice(&relay.take_unsent(REST_OCTETS_MAX).await?);
+        Ok(rest)
+    };
+    tokio::time::timeout(HAND_BACK_TIMEOUT, all).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+/// What a home is told when the edge ends.
+fn leave(keeper: &Keeper) -> SessionNote {
+    if keeper.is_open() { SessionNote::Suspend } else { SessionNote::Leave }
+}
+
+/// Takes a session back from its home, with all that the client has sent and nobody has used.
+async fn suspended(old: Box<dyn Pipe>, octets: u32, relay: &mut Relay) -> io::Result<(Bytes, BytesMut)> {
+    let octets = usize::try_from(octets).map_err(|_| io::ErrorKind::InvalidData)?;
+    let all = async {
+        let mut old = OldHome { pipe: old, ended: false, done: false };
+        let value = old.value(octets).await?;
+        relay.turn(Box::new(old));
+        Ok((value, relay.take_unsent(REST_OCTETS_MAX).await?))
+    };
+    tokio::time::timeout(HAND_BACK_TIMEOUT, all).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+/// Follows a session to its new home.
+async fn moved(
+    old: Box<dyn Pipe>,
+    octets: u32,
+    whither: (NodeId, Epoch),
+    reopening: Reopening<'_>,
+    relay: &mut Relay,
+) -> io::Result<Box<dyn Pipe>> {
+    let octets = usize::try_from(octets).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut old = OldHome { pipe: old, ended: false, done: false };
+    let value = old.value(octets);
+    let value = tokio::time::timeout(REOPEN_TIMEOUT, value).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let pipe = reopen(reopening, whither, value).await?;
+    relay.turn(Box::new(old));
+    Ok(pipe)
+}
+
+/// Opens a session at a home from its value, and goes on asking until it is taken.
+async fn reopen(
+    Reopening { peers, service, head, .. }: Reopening<'_>,
+    (mut node, mut epoch): (NodeId, Epoch),
+    value: Bytes,
+) -> io::Result<Box<dyn Pipe>> {
+    let begins = value.is_empty();
+    let head = SessionHead { value_octets: (!begins).then_some(value.len()), ..head.clone() };
+    let end = Instant::now() + REOPEN_TIMEOUT;
+    let mut again = AGAIN_FIRST;
+    loop {
+        let opened = async {
+            let mut pipe = peers.open(node, service, head.encode()).await.map_err(unreached)?;
+            if begins {
+                // It answers the client.
+                return Ok((Opening::Resumed, pipe));
+            }
+            send_value(&mut *pipe, value.clone()).await?;
+            let opening = Opening::hear(&mut *pipe).await?;
+            Ok::<_, io::Error>((opening, pipe))
+        };
+        match tokio::time::timeout_at(end, opened).await {
+            Ok(Ok((Opening::Resumed, pipe))) => return Ok(pipe),
+            // One who knows less does not lead back.
+            Ok(Ok((Opening::Elsewhere(other, since), _))) if since > epoch => (node, epoch) = (other, since),
+            Ok(Ok((Opening::Elsewhere(..), _))) => {}
+            // Who has just come can be told so.
+            Ok(Err(error)) if begins => return Err(error),
+            Ok(Err(error)) => tracing::debug!(%error, %node, "a session's new home does not take it yet"),
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        }
+        if Instant::now() + again >= end {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        tokio::time::sleep(again).await;
+        again = (again * 2).min(AGAIN_MAX);
+    }
+}
+
+fn unreached(error: PeerError) -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, error)
+}
+
+/// A home that a session has left, and what it gives back.
+struct OldHome {
+    pipe: Box<dyn Pipe>,
+    /// It was told that nothing more comes from here.
+    ended: bool,
+    done: bool,
+}
+
+impl OldHome {
+    /// The next note. It is never waited for that the home reads: it may be waiting for this end to do so.
+    fn poll_note(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<SessionNote>>> {
+        if !self.ended
+            && let Poll::Ready(ended) = Pin::new(&mut *self.pipe).poll_shutdown(cx)
+        {
+            self.ended = true;
+            ended?;
+        }
+        let mut octet = [0];
+        let mut read = ReadBuf::new(&mut octet);
+        ready!(Pin::new(&mut *self.pipe).poll_read(cx, &mut read))?;
+        if !read.filled().is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        match self.pipe.take_note() {
+            Some(note) => Poll::Ready(Ok(SessionNote::decode(note))),
+            // Whoever ends now has lost something of what the client has sent.
+            None => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    async fn value(&mut self, octets: usize) -> io::Result<Bytes> {
+        let mut value = BytesMut::new();
+        while value.len() < octets.min(VALUE_OCTETS_MAX) {
+            match poll_fn(|cx| self.poll_note(cx)).await? {
+                Some(SessionNote::Value(piece)) => value.extend_from_slice(&piece),
+                Some(SessionNote::Rest(_) | SessionNote::Done) => break,
+                Some(_) | None => {}
+            }
+        }
+        match value.len() == octets {
+            true => Ok(value.freeze()),
+            false => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+impl Before for OldHome {
+    fn poll_octets(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        while !self.done {
+            match ready!(self.poll_note(cx))? {
+                Some(SessionNote::Rest(octets)) if octets.is_empty() => {}
+                Some(SessionNote::Rest(octets)) => return Poll::Ready(Ok(Some(octets))),
+                Some(SessionNote::Done) => self.done = true,
+                Some(_) | None => {}
+            }
+        }
+        Poll::Ready(Ok(None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::home::{HandOver, hand_back, take_value};
+    use crate::relay::{NoPeers, Reaching};
+    use parking_lot::Mutex;
+    use rookery_net::pipe::FramedPipe;
+    use rookery_types::UserName;
+    use tokio::io::DuplexStream;
+    use tokio::sync::mpsc;
+
+    fn head() -> SessionHead {
+        let user = UserName::parse("joe", "a.test").unwrap();
+        SessionHead::new(&user, 77, &Stream::from(tokio::io::duplex(1).0), "", "LOGIN")
+    }
+
+    /// Nobody keeps clients.
+    static CLOSED: std::sync::LazyLock<Keeper> = std::sync::LazyLock::new(Keeper::default);
+
+    fn alone(head: &SessionHead) -> Reopening<'_> {
+        Reopening { peers: &NoPeers, service: PipeService::Imap, head, keeper: &CLOSED }
+    }
+
+    /// Nodes, each of which takes a session when it is asked the second time.
+    struct Nodes {
+        asked: Mutex<Vec<NodeId>>,
+        homes: mpsc::UnboundedSender<FramedPipe<DuplexStream>>,
+    }
+
+    impl Peers for Nodes {
+        fn open(&self, node: NodeId, _service: PipeService, head: Bytes) -> Reaching<'_> {
+            let head = SessionHead::decode(&head).unwrap();
+            assert_eq!((head.trace, head.value_octets), (77, Some(5)));
+            let mut asked = self.asked.lock();
+            asked.push(node);
+            let (near, far) = rookery_net::pipe::in_memory(64);
+            if asked.iter().filter(|known| **known == node).count() > 1 {
+                self.homes.send(far).unwrap();
+            }
+            Box::pin(async move { Ok::<Box<dyn Pipe>, PeerError>(Box::new(near)) })
+        }
+    }
+
+    /// Hears and answers octets until it has heard so many; then the session moves.
+    async fn serve(mut far: FramedPipe<DuplexStream>, heard: usize, whither: NodeId) -> Vec<u8> {
+        let mut octets = Vec::new();
+        while octets.len() < heard {
+            let mut some = [0; 7];
+            let read = far.read(&mut some).await.unwrap();
+            octets.extend_from_slice(&some[..read]);
+            far.write_all(&some[..read]).await.unwrap();
+            far.flush().await.unwrap();
+        }
+        // The last three were read and not used.
+        let unused = octets.split_off(octets.len() - 3);
+        let value = Bytes::from_static(b"value");
+        let mut over = HandOver::begin(&mut far, (whither, Epoch(2)), value).await.unwrap();
+        over.pass(unused.into()).await.unwrap();
+        over.end().await.unwrap();
+        far.shutdown().await.unwrap();
+        octets
+    }
+
+    async fn resume(mut far: FramedPipe<DuplexStream>) -> FramedPipe<DuplexStream> {
+        let value = take_value(&mut far, 5).await.unwrap();
+        assert_eq!(value, &b"value"[..]);
+        Opening::Resumed.say(&mut far).await.unwrap();
+        far
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_goes_on_at_home_after_home_without_losing_an_octet() {
+        let (homes, mut opened) = mpsc::unbounded_channel();
+        let nodes = Nodes { asked: Mutex::default(), homes };
+        let (near, far) = rookery_net::pipe::in_memory(64);
+        let (client, socket) = tokio::io::duplex(64);
+        let edge = tokio::spawn(async move {
+            let (drain, head) = (rookery_net::Drain::new(), head());
+            let reopening =
+                Reopening { peers: &nodes, service: PipeService::Imap, head: &head, keeper: &CLOSED };
+            relay(
+                &mut Stream::from(socket),
+                BytesMut::from("1 a "),
+                Box::new(near),
+                &drain.guard(),
+                reopening,
+            )
+            .await
+        });
+        let sent: String = (0..20_000).map(|number| format!("{number:04}")).collect();
+        let sent = format!("1 a {sent}");
+        let (mut reader, mut writer) = tokio::io::split(client);
+        let rest = sent.as_bytes()[4..].to_vec();
+        let writing = tokio::spawn(async move {
+            writer.write_all(&rest).await.unwrap();
+            writer
+        });
+        // What each home answers is thrown away here.
+        let reading = tokio::spawn(async move {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).await.unwrap();
+        });
+        let mut before = Vec::new();
+        let mut home = far;
+        for (number, octets) in [100, 5, 30_000, 3, 1000].into_iter().enumerate() {
+            let next = NodeId(number as u64 % 2 + 10);
+            before.push(tokio::spawn(serve(home, octets, next)));
+            home = resume(opened.recv().await.unwrap()).await;
+        }
+        // Each home before gives back what it has not used only as the next one reads.
+        let mut last = Vec::new();
+        while !last.ends_with(b"19999") {
+            let mut some = [0; 1000];
+            let read = home.read(&mut some).await.unwrap();
+            assert!(read > 0, "cut off");
+            last.extend_from_slice(&some[..read]);
+        }
+        let mut heard = Vec::new();
+        for home in before {
+            heard.extend(home.await.unwrap());
+        }
+        heard.extend(last);
+        assert_eq!(String::from_utf8(heard).unwrap(), sent);
+        home.shutdown().await.unwrap();
+        assert!(matches!(edge.await.unwrap(), Relayed::Ended));
+        drop((writing.await.unwrap(), reading.await));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_home_that_is_not_found_within_ten_seconds_is_lost() {
+        let (near, mut far) = rookery_net::pipe::in_memory(64);
+        let (_client, socket) = tokio::io::duplex(64);
+        let began = Instant::now();
+        let edge = tokio::spawn(async move {
+            let (drain, head) = (rookery_net::Drain::new(), head());
+            relay(
+                &mut Stream::from(socket),
+                BytesMut::from("1 a "),
+                Box::new(near),
+                &drain.guard(),
+                alone(&head),
+            )
+            .await
+        });
+        let over =
+            HandOver::begin(&mut far, (NodeId(4), Epoch(2)), Bytes::from_static(b"value")).await.unwrap();
+        over.end().await.unwrap();
+        assert!(matches!(edge.await.unwrap(), Relayed::Lost(_)));
+        let waited = began.elapsed();
+        assert!(waited > REOPEN_TIMEOUT / 2 && waited <= REOPEN_TIMEOUT, "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn a_home_that_ends_with_something_left_over_is_lost() {
+        let (near, mut far) = rookery_net::pipe::in_memory(64);
+        let mut old = OldHome { pipe: Box::new(near), ended: false, done: false };
+        far.put_note(SessionNote::Rest(Bytes::from_static(b"x")).encode());
+        far.shutdown().await.unwrap();
+        assert_eq!(poll_fn(|cx| old.poll_octets(cx)).await.unwrap().unwrap(), &b"x"[..]);
+        assert!(poll_fn(|cx| old.poll_octets(cx)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_a_client_sends_meanwhile_comes_back_in_order() {
+        let (near, mut far) = rookery_net::pipe::in_memory(64);
+        let (mut client, socket) = tokio::io::duplex(64);
+        let edge = tokio::spawn(async move {
+            let drain = rookery_net::Drain::new();
+            let head = head();
+            relay(
+                &mut Stream::from(socket),
+                BytesMut::from("1 a "),
+                Box::new(near),
+                &drain.guard(),
+                alone(&head),
+            )
+            .await
+        });
+        let mut heard = [0; 2];
+        far.read_exact(&mut heard).await.unwrap();
+        // While the home gives the client back, it goes on sending.
+        let sending = tokio::spawn(async move {
+            for number in 0..5000 {
+                client.write_all(format!("{number:04}").as_bytes()).await.unwrap();
+            }
+            client
+        });
+        hand_back(&mut far, BytesMut::from("unused ")).await.unwrap();
+        let Relayed::Unauthenticated(mut rest) = edge.await.unwrap() else { panic!("not given back") };
+        assert_eq!(&rest.split_to(9)[..], b"unused a ");
+        let expected: String = (0..5000).map(|number| format!("{number:04}")).collect();
+        assert!(expected.as_bytes().starts_with(&rest), "{}", rest.len());
+        sending.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_home_is_told_when_the_edge_ends() {
+        let (near, mut far) = rookery_net::pipe::in_memory(64);
+        let (_client, socket) = tokio::io::duplex(64);
+        let drain = rookery_net::Drain::new();
+        let guard = drain.guard();
+        let edge = tokio::spawn(async move {
+            let head = head();
+            relay(&mut Stream::from(socket), BytesMut::new(), Box::new(near), &guard, alone(&head)).await
+        });
+        tokio::task::yield_now().await;
+        drain.start();
+        assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(far.take_note().and_then(SessionNote::decode), Some(SessionNote::Leave));
+        // It does not say good-bye.
+        assert!(matches!(edge.await.unwrap(), Relayed::NeverBegan(_)));
+    }
+}

@@ -1,0 +1,6 @@
+//! What one node gives another of a session that goes on there.
+
+pub fn value(data: &[u8]) {
+    // Two octets say how other inputs are cut.
+    rookery_imap::fuzzing::session_value(data.get(2..).unwrap_or_default());
+}
