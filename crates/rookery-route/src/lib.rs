@@ -8,6 +8,7 @@
 
 mod administrators;
 pub mod framed;
+mod moves;
 mod publications;
 mod registrar;
 mod relay;
@@ -15,6 +16,7 @@ mod renames;
 mod transit;
 
 pub use administrators::{Administrators, Authority};
+pub use moves::{MoveLimits, MoveOutcome, MoveStatus, MoveTimes, Mover, MoverError, MoverParts, Phase};
 pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
@@ -170,6 +172,8 @@ pub struct Router {
     here: NodeId,
     /// The store that is here, if that is asked.
     store: Option<(StoreId, Fence)>,
+    /// Knows of accounts that move before the directory's copy does.
+    own: Option<Store>,
     style: Style,
     newcomers: Option<Arc<dyn Newcomers>>,
 }
@@ -177,12 +181,39 @@ pub struct Router {
 impl Router {
     /// A router of the node `here`, whose clients see names in one style.
     pub fn new(directory: Arc<dyn Directory>, here: NodeId, style: Style) -> Router {
-        Router { directory, here, store: None, style, newcomers: None }
+        Router { directory, here, store: None, own: None, style, newcomers: None }
     }
 
     /// The same, for which accounts that are at home in another store than this, or in a fenced one, are not reached.
     pub fn with_store(self, store: StoreId, fence: Fence) -> Router {
         Router { store: Some((store, fence)), ..self }
+    }
+
+    /// The same, which believes the accounts' own records in this node's store more than a directory that lags.
+    pub fn with_own_records(self, store: Store) -> Router {
+        Router { own: Some(store), ..self }
+    }
+
+    /// Where the commands of an account run.
+    fn place(&self, entry: &Entry) -> Result<Route, RouteError> {
+        let by_directory = route(entry, self.here)?;
+        let Some(own) = &self.own else { return Ok(by_directory) };
+        let failed = |error: StoreError| unavailable(error.to_string());
+        match by_directory {
+            Route::Here { account } => match own.has_left(account).map_err(failed)? {
+                Some((node, epoch)) if epoch > entry.home.epoch => Ok(Route::Proxy(node)),
+                _ => Ok(Route::Here { account }),
+            },
+            Route::Proxy(node) => match own.account_record(entry.id).map_err(failed)? {
+                Some(record)
+                    if record.state == rookery_store::AccountState::Home
+                        && record.epoch > entry.home.epoch =>
+                {
+                    Ok(Route::Here { account: entry.id })
+                }
+                _ => Ok(Route::Proxy(node)),
+            },
+        }
     }
 
     /// The same, with users who get accounts when mail comes for them.
@@ -220,10 +251,10 @@ impl Router {
     /// Where the commands on a mailbox run whose name is known: a recipient's INBOX, say.
     pub async fn target(&self, address: Address) -> Result<Target, RouteError> {
         let entry = self.entry(address.account()).await?;
-        let route = route(&entry, self.here)?;
+        let route = self.place(&entry)?;
         if let (Route::Here { .. }, Some((store, fence))) = (&route, &self.store) {
             // A home is a node and its store: nobody is told that there is nothing because another store has nothing.
-            let why = match *store == entry.home.store {
+            let why = match *store == entry.home.store || entry.home.node != self.here {
                 true => fence.why(),
                 false => Some("the account is at home in another store".into()),
             };
@@ -237,7 +268,7 @@ impl Router {
     /// The account of a name, and where the commands on its mailboxes run.
     pub async fn locate(&self, name: &AccountName) -> Result<(AccountId, Route), RouteError> {
         let entry = self.entry(name).await?;
-        Ok((entry.id, route(&entry, self.here)?))
+        Ok((entry.id, self.place(&entry)?))
     }
 
     /// Who gets the mail for an address: the account of this name; else where the alias of this name leads; else a

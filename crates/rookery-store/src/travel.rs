@@ -118,6 +118,24 @@ impl Account {
 }
 
 impl Store {
+    /// Where an account has gone that this store serves no more; `None`: it is served here, or was never here. Reads the
+    /// disk.
+    pub fn has_left(&self, id: AccountId) -> Result<Option<(NodeId, Epoch)>, StoreError> {
+        let Some(record) = self.account_record(id)? else { return Ok(None) };
+        Ok(match record.state {
+            AccountState::Moved(travel) => Some((travel.peer, travel.epoch)),
+            // It is read here until its new home serves it.
+            AccountState::Released(_) => match self.load_account(id)? {
+                Some(account) => match *account.cell.whereabouts.borrow() {
+                    Whereabouts::Left { node, epoch } => Some((node, epoch)),
+                    Whereabouts::Here => None,
+                },
+                None => None,
+            },
+            _ => None,
+        })
+    }
+
     /// Where this store knows an account to be served, by the account's own record: the directory's copy may know less,
     /// or not be had. `None`: the store has never had it, or it is deleted. Reads the disk.
     pub fn whereabouts(&self, id: AccountId) -> Result<Option<Whereabouts>, StoreError> {

@@ -416,7 +416,7 @@ impl Peers for Cluster {
             // Messages do not stand before what somebody waits for at a screen.
             let class = match service {
                 PipeService::Imap | PipeService::Guest | PipeService::Pop3 => Class::Interactive,
-                PipeService::Lmtp | PipeService::Transit => Class::Bulk,
+                PipeService::Lmtp | PipeService::Transit | PipeService::Move => Class::Bulk,
             };
             let opened = self.links.open(node, class, service.name(), trace, head).await;
             match opened {
