@@ -18,6 +18,7 @@ mod import;
 mod lmtp;
 mod mbsync;
 mod murder;
+mod murder_duties;
 mod murder_etcd;
 mod murder_nodes;
 mod neomutt;

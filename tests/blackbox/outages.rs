@@ -1,9 +1,10 @@
-//! Nodes that fall silent: a stopped process answers nothing and closes nothing, as a machine behind a cut cable.
+//! Nodes that fall silent: a stopped process answers nothing and closes nothing, and a cable that is cut carries nothing.
 
 use anyhow::{Context, Result, ensure};
 use rookery_tests::imap::{Imap, Reply, quote};
 use rookery_tests::lmtp::Lmtp;
 use rookery_tests::murder::Murder;
+use rookery_tests::namespace::Namespace;
 use rookery_tests::process;
 use rookery_tests::server::{PASSWORD, Server};
 use rustix::process::Signal;
@@ -66,6 +67,44 @@ fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
+/// Joe's home is away, which is known: whoever needs it hears so at once, and everybody else goes on.
+fn others_go_on(front: &Server, of_ann: &mut Imap) -> Result<()> {
+    for _ in 0..3 {
+        let refused = within(ANSWER_MAX, "a login", || log_in(front, "joe"))??;
+        ensure!(is_unavailable(&refused), "{:?}", refused.lines());
+        let refused =
+            within(ANSWER_MAX, "STATUS", || of_ann.command("STATUS \"Other Users/joe/Plans\" (MESSAGES)"))??;
+        ensure!(is_unavailable(&refused), "{:?}", refused.lines());
+        let mut mta = Lmtp::connect(front.lmtp)?;
+        let deliver = || mta.deliver("x@example.net", &["joe", "ann"], MESSAGE);
+        let answers = within(ANSWER_MAX, "a delivery", deliver)??;
+        ensure!(answers.iter().map(|answer| answer.code).eq([451, 250]), "{answers:?}");
+        // Everybody else goes on, and what the directory knows is listed.
+        let listed = within(ANSWER_MAX, "LIST", || of_ann.ok("LIST \"\" *"))??;
+        ensure!(
+            listed.lines().iter().any(|line| line.ends_with("Other Users/joe/Plans\"")),
+            "{:?}",
+            listed.lines()
+        );
+        within(ANSWER_MAX, "an append", || of_ann.append_ok("INBOX", "", MESSAGE))??;
+        let logged_in = within(ANSWER_MAX, "a login of another", || log_in(front, "ann"))??;
+        ensure!(logged_in.code("UNAVAILABLE").is_none(), "{:?}", logged_in.lines());
+    }
+    Ok(())
+}
+
+/// Joe's home is back, without an operator: his session, in time.
+fn comes_back(front: &Server, of_ann: &mut Imap) -> Result<Imap> {
+    until("joe's home", || Ok(!is_unavailable(&log_in(front, "joe")?)))?;
+    // A session that goes on finds the mailbox again.
+    until("what joe shares", || {
+        Ok(!is_unavailable(&of_ann.command("STATUS \"Other Users/joe/Plans\" (MESSAGES)")?))
+    })?;
+    let mut of_joe = front.login("joe")?;
+    ensure!(of_joe.ok("STATUS INBOX (MESSAGES)")?.lines().iter().any(|line| line.contains("MESSAGES 0")));
+    Ok(of_joe)
+}
+
 #[test]
 fn a_backend_that_falls_silent_is_away_within_seconds_and_comes_back() -> Result<()> {
     let mut murder =
@@ -94,41 +133,82 @@ fn a_backend_that_falls_silent_is_away_within_seconds_and_comes_back() -> Result
     ensure!(noop.is_err(), "a session at a silent node goes on: {noop:?}");
     let there = within(ANSWER_MAX, "a mailbox at the silent node", || with_plans.command("NOOP"))?;
     ensure!(there.is_err() || there.as_ref().is_ok_and(is_unavailable), "{there:?}");
-    // From now on it is known.
-    for _ in 0..3 {
-        let refused = within(ANSWER_MAX, "a login", || log_in(front, "joe"))??;
-        ensure!(is_unavailable(&refused), "{:?}", refused.lines());
-        let refused =
-            within(ANSWER_MAX, "STATUS", || of_ann.command("STATUS \"Other Users/joe/Plans\" (MESSAGES)"))??;
-        ensure!(is_unavailable(&refused), "{:?}", refused.lines());
-        let mut mta = Lmtp::connect(front.lmtp)?;
-        let deliver = || mta.deliver("x@example.net", &["joe", "ann"], MESSAGE);
-        let answers = within(ANSWER_MAX, "a delivery", deliver)??;
-        ensure!(answers.iter().map(|answer| answer.code).eq([451, 250]), "{answers:?}");
-        // Everybody else goes on, and what the directory knows is listed.
-        let listed = within(ANSWER_MAX, "LIST", || of_ann.ok("LIST \"\" *"))??;
-        ensure!(
-            listed.lines().iter().any(|line| line.ends_with("Other Users/joe/Plans\"")),
-            "{:?}",
-            listed.lines()
-        );
-        within(ANSWER_MAX, "an append", || of_ann.append_ok("INBOX", "", MESSAGE))??;
-        let logged_in = within(ANSWER_MAX, "a login of another", || log_in(front, "ann"))??;
-        ensure!(logged_in.code("UNAVAILABLE").is_none(), "{:?}", logged_in.lines());
-    }
+    others_go_on(front, &mut of_ann)?;
     drop(silent);
-    until("joe's home", || Ok(!is_unavailable(&log_in(front, "joe")?)))?;
-    // A session that goes on finds the mailbox again.
-    until("what joe shares", || {
-        Ok(!is_unavailable(&of_ann.command("STATUS \"Other Users/joe/Plans\" (MESSAGES)")?))
-    })?;
-    let mut of_joe = front.login("joe")?;
-    ensure!(of_joe.ok("STATUS INBOX (MESSAGES)")?.lines().iter().any(|line| line.contains("MESSAGES 0")));
+    let of_joe = comes_back(front, &mut of_ann)?;
     drop((of_joe, of_ann, with_plans));
     for node in &murder.nodes {
         node.check()?;
     }
     murder.stop()
+}
+
+/// Either side of a cut link is alive, and hears nothing of the other: no reset, no end.
+#[test]
+fn a_link_that_is_cut_without_a_word_is_noticed_and_comes_back() -> Result<()> {
+    let cable = Namespace::new()?;
+    let mut murder = Murder::start(&[])?;
+    murder.add_at("be1.example", "", &cable, false)?;
+    murder.add_at("be2.example", "hold", &cable, true)?;
+    murder.add_at("fe1.example", "serve", &cable, false)?;
+    murder.node(0)?.add_user("ann")?;
+    murder.node(1)?.add_user("joe")?;
+    for node in [0, 1, 2] {
+        for text in ["is not reached", "is lost", "is away", "a link connection is refused", "directory"] {
+            murder.node_mut(node)?.allow_log(text);
+        }
+    }
+    let (home, front) = (murder.node(0)?, murder.node(2)?);
+    let mut of_joe = front.login("joe")?;
+    of_joe.ok("CREATE Plans")?;
+    of_joe.ok("SETACL Plans ann lrswi")?;
+    of_joe.ok("SELECT INBOX")?;
+    let mut of_ann = front.login("ann")?;
+    let mut with_plans = front.login("ann")?;
+    with_plans.ok("SELECT \"Other Users/joe/Plans\"")?;
+    cable.plug(false)?;
+    let noop = within(DETECTION_MAX + ANSWER_MAX, "a session across the cut", || of_joe.command("NOOP"))?;
+    ensure!(noop.is_err(), "a session across a cut goes on: {noop:?}");
+    let there = within(ANSWER_MAX, "a mailbox across the cut", || with_plans.command("NOOP"))?;
+    ensure!(there.is_err() || there.as_ref().is_ok_and(is_unavailable), "{there:?}");
+    others_go_on(front, &mut of_ann)?;
+    let moved = give_a_move_up(home, front)?;
+    cable.plug(true)?;
+    let of_joe = comes_back(front, &mut of_ann)?;
+    // The message that was to go has stayed, and nothing is under way.
+    until("the end of the move", || {
+        Ok(!home.cli(&["transit", "list", "--json"], b"")?.text().contains(&moved))
+    })?;
+    for (mailbox, messages) in [("Mine", 1), ("\"Other Users/joe/Plans\"", 0)] {
+        let status = of_ann.ok(&format!("STATUS {mailbox} (MESSAGES)"))?.lines();
+        ensure!(status.iter().any(|line| line.ends_with(&format!("(MESSAGES {messages})"))), "{status:?}");
+    }
+    drop((of_joe, of_ann, with_plans));
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    murder.stop()
+}
+
+/// Ann moves a message to joe's home, which is away; the operator of hers gives the move up. Which move that is.
+fn give_a_move_up(home: &Server, front: &Server) -> Result<String> {
+    let mut of_ann = front.login("ann")?;
+    of_ann.ok("CREATE Mine")?;
+    of_ann.append_ok("Mine", "", MESSAGE)?;
+    of_ann.ok("SELECT Mine")?;
+    let moved = of_ann.command("MOVE 1 \"Other Users/joe/Plans\"")?;
+    ensure!(moved.code("INUSE").is_some(), "{:?}", moved.lines());
+    let listed = home.cli(&["transit", "list"], b"")?.text();
+    let row = listed.lines().find(|line| line.contains("be2.example") && line.contains("Plans"));
+    let row = row.with_context(|| format!("no move waits for be2.example: {listed}"))?;
+    let id = row.split_whitespace().next().context("an empty row")?.to_owned();
+    let status = home.cli(&["status"], b"")?.text();
+    ensure!(status.lines().any(|line| line.contains("moves_pending") && line.ends_with('1')), "{status}");
+    let unknown = home.cli(&["transit", "give-up", "1-1"], b"")?;
+    ensure!(!unknown.status.success(), "{}", unknown.text());
+    let given_up = home.cli(&["transit", "give-up", &id], b"")?;
+    ensure!(given_up.status.success() && given_up.text().contains("has not answered"), "{}", given_up.text());
+    Ok(id)
 }
 
 #[test]

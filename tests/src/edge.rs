@@ -49,11 +49,17 @@ pub fn cluster_section(name: &str, link: SocketAddr) -> String {
 
 /// Lets a node that was not started yet join the cluster of another, and starts it.
 pub fn join(node: &mut Server, cluster: &Server, duties: &str) -> Result<()> {
+    let_join(node, cluster, duties)?;
+    node.launch()
+}
+
+/// The same without starting it.
+pub fn let_join(node: &mut Server, cluster: &Server, duties: &str) -> Result<()> {
     let given = cluster.cli(&["node", "token", "--duties", duties], b"")?;
     ensure!(given.status.success(), "node token: {}", given.text());
     let joined = node.cli(&["join", given.text().trim()], b"")?;
     ensure!(joined.status.success(), "join: {}", joined.text());
-    node.launch()
+    Ok(())
 }
 
 /// The node in front of a server.

@@ -17,6 +17,7 @@ pub mod etcd;
 pub mod imap;
 pub mod lmtp;
 pub mod murder;
+pub mod namespace;
 pub mod peer;
 pub mod postfix;
 pub mod powerloss;

@@ -1,8 +1,10 @@
 //! Several servers as one cluster, each with a folder, ports and a log of its own.
 
 use crate::edge;
+use crate::namespace::Namespace;
 use crate::server::Server;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use std::net::SocketAddr;
 
 /// The nodes of a cluster. The first one has the directory.
 #[derive(Debug)]
@@ -38,13 +40,43 @@ impl Murder {
 
     /// Lets one more node join, and starts it.
     pub fn add(&mut self, name: &str, duties: &str) -> Result<()> {
+        let server = Server::unstarted()?;
+        let link = edge::link_place(server.imap)?;
+        self.add_server(server, name, duties, link)
+    }
+
+    /// The same, with its links at the end of a cable: this one, or, with all of the server, the one inside.
+    pub fn add_at(&mut self, name: &str, duties: &str, cable: &Namespace, inside: bool) -> Result<()> {
         let mut server = Server::unstarted()?;
+        let mut link = edge::link_place(server.imap)?;
+        match inside {
+            true => {
+                server.listen_at(cable.inside())?;
+                server.wrap(&cable.wrapper());
+                // Nothing else is there.
+                link.set_ip(cable.inside());
+            }
+            false => {
+                link.set_ip(cable.here());
+                link = edge::link_place(link)?;
+            }
+        }
+        self.add_server(server, name, duties, link)
+    }
+
+    fn add_server(&mut self, mut server: Server, name: &str, duties: &str, link: SocketAddr) -> Result<()> {
         let config = std::fs::read_to_string(server.config())?;
         std::fs::write(server.config(), format!("{}{config}", self.top))?;
-        server.add_config(&edge::cluster_section(name, edge::link_place(server.imap)?))?;
+        server.add_config(&edge::cluster_section(name, link))?;
         server.add_config(&self.config)?;
         match self.nodes.first() {
-            Some(founder) => edge::join(&mut server, founder, duties)?,
+            Some(founder) => {
+                edge::let_join(&mut server, founder, duties)?;
+                // Backends take clients in the tests, of the accounts that they hold.
+                let on = founder.cli(&["node", "serve", "on", "--node", name], b"")?;
+                ensure!(on.status.success(), "node serve: {}", on.text());
+                server.launch()?;
+            }
             None => server.launch()?,
         }
         self.nodes.push(server);

@@ -262,6 +262,22 @@ impl Server {
         self.write_config()
     }
 
+    /// Listens at another address, with the same ports.
+    pub fn listen_at(&mut self, ip: IpAddr) -> Result<()> {
+        let own = [
+            &mut self.imap,
+            &mut self.imaps,
+            &mut self.pop3,
+            &mut self.pop3s,
+            &mut self.lmtp,
+            &mut self.http,
+        ];
+        own.into_iter().for_each(|place| place.set_ip(ip));
+        let Server { imap, imaps, pop3, pop3s, lmtp, http, .. } = *self;
+        self.listens = Listens { imap, imaps, pop3, pop3s, lmtp, http };
+        self.write_config()
+    }
+
     /// Starts the server through this program, which must end by `exec` of the arguments that follow its own.
     pub fn wrap(&mut self, program: &[&str]) {
         self.wrapper = program.iter().map(OsString::from).collect();
@@ -376,6 +392,8 @@ impl Server {
                 Err(error) if Instant::now() > deadline => {
                     bail!("the server does not answer: {error:#}\n{}", self.log_tail())
                 }
+                // A node whose duties say so takes no clients.
+                Err(_) if self.says_ready_without_clients()? => return Ok(()),
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }
@@ -386,6 +404,14 @@ impl Server {
             std::thread::sleep(Duration::from_millis(10));
         }
         bail!("the server has no LMTP:\n{}", self.log_tail())
+    }
+
+    /// Whether the server of the last start says that it is ready and takes no clients.
+    fn says_ready_without_clients(&self) -> Result<bool> {
+        let log = std::fs::read_to_string(self.log_path())?;
+        let start = log.rfind("\"starting\"").unwrap_or(0);
+        let now = log.get(start..).unwrap_or_default();
+        Ok(now.contains("this node takes no clients") && now.contains("\"ready\""))
     }
 
     /// The process id while it runs.

@@ -5,8 +5,11 @@
 //! `{"progress":{"done":1,"total":9,"text":"..."}}` and `{"row":...}` in the order they came up, and one last
 //! `{"done":...}` or `{"failed":{"code":"...","text":"..."}}`. Then the client may send the next request.
 //!
+//! The same frames go over any other stream ([`answer_peer`], [`Client::over`]): who is at its other end is for whoever
+//! made it to know.
+//!
 //! Invariants:
-//! - Only root and the server's own user are answered: the socket's mode is 0600, and the kernel is asked who
+//! - At the socket only root and the server's own user are answered: its mode is 0600, and the kernel is asked who
 //!   connected.
 //! - Every request gets exactly one last frame, even if its handler panics.
 //! - A handler whose client has gone is not stopped: it is told at its next frame, and ends where it is safe.
@@ -21,7 +24,7 @@ use std::time::Duration;
 use rookery_net::{BindError, Drain, ListenOptions, ListenSpec, Listener, Peer, Stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -42,8 +45,17 @@ pub struct Request {
     pub verb: String,
     /// With what. `null` if the client gave nothing.
     pub args: Value,
-    /// Who asks: root, or the server's own user.
-    pub peer_uid: u32,
+    /// Who asks.
+    pub from: Asker,
+}
+
+/// Who asks for something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// Root, or the server's own user, by the number of that user.
+    User(u32),
+    /// Another node, for somebody whom it lets ask; by its name.
+    Node(Box<str>),
 }
 
 /// One frame of an answer.
@@ -115,7 +127,8 @@ impl Replies {
         self.send(&Reply::Row(row)).await
     }
 
-    async fn send(&self, reply: &Reply) -> Result<(), ClientGone> {
+    /// Passes on what another server has sent.
+    pub async fn send(&self, reply: &Reply) -> Result<(), ClientGone> {
         self.frames.send(frame(reply)).await.map_err(|_| ClientGone)
     }
 
@@ -144,7 +157,7 @@ pub struct AdminSocket {
 
 /// Binds the socket, mode 0600. Fails with [`BindError::Answered`] if a server runs already.
 pub fn bind(path: &Path) -> Result<AdminSocket, BindError> {
-    let options = ListenOptions { unix_mode: 0o600, backlog: 128 };
+    let options = ListenOptions { unix_mode: 0o600, backlog: 128, ..ListenOptions::default() };
     Listener::bind_with(&ListenSpec::Unix(path.to_owned()), options).map(|listener| AdminSocket { listener })
 }
 
@@ -215,14 +228,33 @@ where
 {
     let peer = stream.peer();
     let mut stream = BufReader::new(stream);
-    let peer_uid = match peer {
-        Peer::Unix { uid: Some(uid) } if is_allowed(uid) => uid,
+    let from = match peer {
+        Peer::Unix { uid: Some(uid) } if is_allowed(uid) => Asker::User(uid),
         _ => {
             tracing::warn!(%peer, "someone who may not has asked the admin socket");
             let failed = Failed::new("not-allowed", "only root and the server's own user may ask");
             return write(&mut stream, &frame(&Reply::Failed(failed))).await;
         }
     };
+    talk(stream, from, handler, drain).await
+}
+
+/// Answers the requests of another node over a stream, one after another, until it ends or the drain starts.
+pub async fn answer_peer<S, H, F>(stream: S, node: &str, handler: &H, drain: &Drain) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Fn(Request, Replies) -> F,
+    F: Future<Output = Result<Value, Failed>> + Send + 'static,
+{
+    talk(BufReader::new(stream), Asker::Node(node.into()), handler, drain).await
+}
+
+async fn talk<S, H, F>(mut stream: BufReader<S>, from: Asker, handler: &H, drain: &Drain) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Fn(Request, Replies) -> F,
+    F: Future<Output = Result<Value, Failed>> + Send + 'static,
+{
     loop {
         let line = tokio::select! {
             () = drain.draining() => return Ok(()),
@@ -238,7 +270,8 @@ where
         };
         match request {
             Ok(WireRequest { verb, args }) => {
-                answer(&mut stream, handler, Request { verb, args, peer_uid }, drain).await?;
+                let request = Request { verb, args, from: from.clone() };
+                answer(&mut stream, handler, request, drain).await?;
             }
             Err(error) => {
                 let failed =
@@ -250,13 +283,14 @@ where
 }
 
 /// Runs the handler in a task of its own, which main waits for, and writes what it sends.
-async fn answer<H, F>(
-    stream: &mut BufReader<Stream>,
+async fn answer<S, H, F>(
+    stream: &mut BufReader<S>,
     handler: &H,
     request: Request,
     drain: &Drain,
 ) -> io::Result<()>
 where
+    S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Request, Replies) -> F,
     F: Future<Output = Result<Value, Failed>> + Send + 'static,
 {
@@ -284,7 +318,7 @@ where
     write(stream, &frame(&last)).await
 }
 
-async fn write(stream: &mut BufReader<Stream>, frame: &[u8]) -> io::Result<()> {
+async fn write<S: AsyncWrite + AsyncRead + Unpin>(stream: &mut BufReader<S>, frame: &[u8]) -> io::Result<()> {
     let sent = async {
         stream.write_all(frame).await?;
         stream.flush().await
@@ -340,9 +374,14 @@ pub enum CallError {
     BadFrame(String),
 }
 
-/// The command line's end of the socket.
+/// What frames go over.
+trait Frames: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Frames for S {}
+
+/// The asking end: the command line's, or another node's.
 pub struct Client {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Box<dyn Frames>>,
 }
 
 impl Client {
@@ -351,7 +390,12 @@ impl Client {
         let stream = UnixStream::connect(path)
             .await
             .map_err(|source| CallError::NoServer { path: path.to_owned(), source })?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client::over(stream))
+    }
+
+    /// Asks over a stream to a server.
+    pub fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Client {
+        Client { stream: BufReader::new(Box::new(stream)) }
     }
 
     /// Asks, tells progress as it comes, and collects the rows. After an error other than `Failed` the client
@@ -375,6 +419,19 @@ impl Client {
         mut progress: impl FnMut(&Progress),
         mut row: impl FnMut(Value),
     ) -> Result<Value, CallError> {
+        self.ask(verb, args).await?;
+        loop {
+            match self.reply().await? {
+                Reply::Progress(now) => progress(&now),
+                Reply::Row(value) => row(value),
+                Reply::Done(value) => return Ok(value),
+                Reply::Failed(failed) => return Err(failed.into()),
+            }
+        }
+    }
+
+    /// Only asks; [`Client::reply`] gives what comes of it, frame by frame.
+    pub async fn ask(&mut self, verb: &str, args: Value) -> Result<(), CallError> {
         let mut line = serde_json::to_vec(&WireRequest { verb: verb.to_owned(), args })
             .map_err(|error| CallError::BadFrame(error.to_string()))?;
         line.push(b'\n');
@@ -382,21 +439,19 @@ impl Client {
             return Err(Failed::new("too-large", "the request is too large").into());
         }
         // A server that refuses answers and closes without reading: its answer says more than EPIPE.
-        let sent = self.stream.write_all(&line).await;
-        loop {
-            let reply = match read_line(&mut self.stream).await.map_err(CallError::Lost)? {
-                Line::Whole(line) => serde_json::from_slice(&line),
-                Line::TooLong => return Err(CallError::BadFrame("it is too large".to_owned())),
-                Line::End => {
-                    return Err(CallError::Lost(sent.err().unwrap_or(io::ErrorKind::UnexpectedEof.into())));
-                }
-            };
-            match reply.map_err(|error| CallError::BadFrame(error.to_string()))? {
-                Reply::Progress(now) => progress(&now),
-                Reply::Row(value) => row(value),
-                Reply::Done(value) => return Ok(value),
-                Reply::Failed(failed) => return Err(failed.into()),
-            }
+        if self.stream.write_all(&line).await.is_ok() {
+            let _ = self.stream.flush().await;
         }
+        Ok(())
+    }
+
+    /// The next frame of the answer.
+    pub async fn reply(&mut self) -> Result<Reply, CallError> {
+        let reply = match read_line(&mut self.stream).await.map_err(CallError::Lost)? {
+            Line::Whole(line) => serde_json::from_slice(&line),
+            Line::TooLong => return Err(CallError::BadFrame("it is too large".to_owned())),
+            Line::End => return Err(CallError::Lost(io::ErrorKind::UnexpectedEof.into())),
+        };
+        reply.map_err(|error| CallError::BadFrame(error.to_string()))
     }
 }

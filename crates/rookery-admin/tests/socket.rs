@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rookery_admin::socket::{self, CallError, Client, FRAME_OCTETS_MAX, Failed, Replies, Request};
+use rookery_admin::socket::{self, Asker, CallError, Client, FRAME_OCTETS_MAX, Failed, Replies, Request};
 use rookery_net::{BindError, Drain};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -22,7 +22,10 @@ async fn handle(request: Request, replies: Replies) -> Result<Value, Failed> {
             Ok(json!(to))
         }
         "echo" => Ok(request.args),
-        "who" => Ok(json!(request.peer_uid)),
+        "who" => Ok(json!(match request.from {
+            Asker::User(uid) => uid,
+            Asker::Node(_) => 0,
+        })),
         "panic" => panic!("as asked"),
         "large" => Ok(json!("x".repeat(FRAME_OCTETS_MAX))),
         "flood" => {
@@ -146,4 +149,28 @@ async fn a_handler_learns_that_its_client_has_gone() {
     assert_eq!(drain.guards(), 0, "the handler is gone too");
     server.await.unwrap();
     assert!(hanging.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn another_node_is_answered_over_any_stream() {
+    let (near, far) = tokio::io::duplex(4096);
+    let drain = Drain::new();
+    let handler = |request: Request, _: Replies| async move {
+        match request.from {
+            Asker::Node(name) => Ok(json!([name, request.args])),
+            Asker::User(uid) => Err(Failed::new("not-allowed", uid.to_string())),
+        }
+    };
+    let serving = {
+        let drain = drain.clone();
+        tokio::spawn(async move { socket::answer_peer(far, "be1.example", &handler, &drain).await })
+    };
+    let mut client = Client::over(near);
+    for n in 0..3 {
+        let (_, done) = client.call("echo", json!(n), quiet).await.unwrap();
+        assert_eq!(done, json!(["be1.example", n]));
+    }
+    drain.start();
+    serving.await.unwrap().unwrap();
+    assert!(matches!(client.call("echo", Value::Null, quiet).await, Err(CallError::Lost(_))));
 }

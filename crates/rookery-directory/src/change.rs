@@ -9,25 +9,22 @@ use crate::alias::{self, Alias, AliasName, alias_key, encode_alias};
 use crate::copy::scan_primary;
 use crate::encoding::Damaged;
 use crate::entry::{AccountState, Domain, Entry, Group, Home};
-use crate::node::{Node, decode_node, encode_node};
 use crate::published::{Published, decode_published, published_key, published_prefix};
 use crate::records::{
     self, POSITION_KEY, STATE_KEY, State, account_key, decode_account, decode_domain, decode_group,
     decode_member, decode_name_of_id, decode_position, decode_state, domain_key, domain_prefix,
     encode_account, encode_domain, encode_empty, encode_group, encode_state, group_key, group_name,
-    groups_prefix, id_key, member_key, members_prefix, memberships_prefix, node_key,
+    groups_prefix, id_key, member_key, members_prefix, memberships_prefix,
 };
 use crate::source::{Condition, ConditionalBatch, Position, Write};
 use bytes::Bytes;
 use rookery_kv::{EngineError, Read, Space, prefix_end};
-use rookery_types::{AccountId, AccountName, Epoch, MailboxId, NodeId, UserName};
+use rookery_types::{AccountId, AccountName, Epoch, MailboxId, UserName};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Nodes at most: [`crate::Directory::nodes`] answers with all.
-const NODES_MAX: usize = crate::PAGE_MAX;
 /// Records that one step of a change in many steps writes, or a little more. A source takes them in one batch.
 const STEP_MAX: usize = 40;
 /// Ids taken at a time.
@@ -102,7 +99,7 @@ pub(crate) fn by_id(read: &dyn Read, id: AccountId) -> Result<Entry, DirectoryEr
 }
 
 /// A domain's name as it is kept.
-fn domain_name(text: &str) -> Result<Box<str>, DirectoryError> {
+pub(crate) fn domain_name(text: &str) -> Result<Box<str>, DirectoryError> {
     match UserName::parse("x", text) {
         Ok(user) if !text.contains('@') => Ok(user.domain().into()),
         _ => Err(DirectoryError::Refused("this cannot be the name of a domain")),
@@ -184,7 +181,7 @@ impl<'a> Change<'a> {
         self.writes.insert(key, Some(value));
     }
 
-    fn delete(&mut self, key: Vec<u8>) {
+    pub(crate) fn delete(&mut self, key: Vec<u8>) {
         self.writes.insert(key, None);
     }
 
@@ -244,6 +241,7 @@ impl<'a> Change<'a> {
             Some(_) => return Err(DirectoryError::Exists(name.to_string())),
             None => self.need_domain(name.domain())?,
         }
+        self.need_holding(home.node)?;
         self.need_no_alias(&name)?;
         let entry = Entry { id, name, home, moving: None, state, verifier: None, revision: self.revision };
         self.put(&entry);
@@ -351,7 +349,7 @@ impl<'a> Change<'a> {
     }
 
     /// Up to so many keys with a prefix.
-    fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Vec<u8>>, DirectoryError> {
+    pub(crate) fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Vec<u8>>, DirectoryError> {
         let mut keys = Vec::new();
         let end = prefix_end(prefix);
         let scanned = self.read.scan(Space::Directory, prefix, end.as_deref(), false, &mut |key, _| {
@@ -607,31 +605,6 @@ impl<'a> Change<'a> {
                 None => self.delete(key),
             }
         }
-        Ok(())
-    }
-
-    pub(crate) fn put_node(&mut self, node: &Node) -> Result<(), DirectoryError> {
-        node.check()?;
-        let key = node_key(node.id);
-        match get(&self.read, &key)? {
-            Some(value) if decode_node(&key, &value)? == *node => return Ok(()),
-            Some(_) => {}
-            None if self.keys(&[records::NODE], NODES_MAX)?.len() >= NODES_MAX => {
-                return Err(DirectoryError::Refused("there are too many nodes"));
-            }
-            None => {}
-        }
-        let value = encode_node(&key, node);
-        self.put_record(key, value);
-        Ok(())
-    }
-
-    pub(crate) fn remove_node(&mut self, id: NodeId) -> Result<(), DirectoryError> {
-        let key = node_key(id);
-        if get(&self.read, &key)?.is_none() {
-            return Err(DirectoryError::NotFound(format!("node {id}")));
-        }
-        self.delete(key);
         Ok(())
     }
 }

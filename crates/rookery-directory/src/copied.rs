@@ -11,7 +11,8 @@ use crate::copy::{Copy, just_after};
 use crate::embedded::EmbeddedSource;
 use crate::entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Moving, Page, Verifier};
 use crate::follow::{Follower, Following, Tasks};
-use crate::node::{Node, decode_node};
+use crate::node::{Node, NodeEdit, decode_node};
+use crate::placement::{PLACEMENT, Placement, decode_placement};
 use crate::published::{Published, decode_published, published_key, published_prefix};
 use crate::records::{self, domain_key, reservation_key};
 use crate::source::{Position, Record, Source};
@@ -553,18 +554,34 @@ impl Directory for CopiedDirectory {
     }
 
     fn nodes(&self) -> Answer<'_, Vec<Node>> {
-        self.read(|copy| {
-            let prefix = [records::NODE];
-            copy.page(&prefix, prefix.to_vec(), PAGE_MAX, |_, key, value| Ok(decode_node(key, value)?))
-        })
+        self.read(|copy| known_nodes(copy, false))
+    }
+
+    fn removed_nodes(&self) -> Answer<'_, Vec<Node>> {
+        self.read(|copy| known_nodes(copy, true))
     }
 
     fn put_node(&self, node: Node) -> Answer<'_, ()> {
         self.change(move |change| change.put_node(&node))
     }
 
+    fn edit_node(&self, id: NodeId, edit: NodeEdit) -> Answer<'_, Node> {
+        self.change(move |change| change.edit_node(id, &edit))
+    }
+
     fn remove_node(&self, id: NodeId) -> Answer<'_, ()> {
         self.change(move |change| change.remove_node(id))
+    }
+
+    fn placements(&self) -> Answer<'_, Vec<(Box<str>, Placement)>> {
+        self.read(|copy| {
+            let prefix = [PLACEMENT];
+            copy.page(&prefix, prefix.to_vec(), PAGE_MAX, |_, key, value| Ok(decode_placement(key, value)?))
+        })
+    }
+
+    fn set_placement(&self, domain: String, placement: Option<Placement>) -> Answer<'_, ()> {
+        self.change(move |change| change.put_placement(&domain, placement.as_ref()))
     }
 
     fn subscribe(&self) -> watch::Receiver<u64> {
@@ -614,4 +631,13 @@ impl Directory for CopiedDirectory {
             copy.page(&prefix, start, limit, |_, key, value| Ok(decode_published(key, value)?))
         })
     }
+}
+
+/// The nodes that were removed, or the others.
+fn known_nodes(copy: &Copy, removed: bool) -> Result<Vec<Node>, DirectoryError> {
+    let prefix = [records::NODE];
+    let mut nodes =
+        copy.page(&prefix, prefix.to_vec(), PAGE_MAX, |_, key, value| Ok(decode_node(key, value)?))?;
+    nodes.retain(|node| node.removed == removed);
+    Ok(nodes)
 }

@@ -29,6 +29,7 @@ mod follow;
 mod memory;
 mod node;
 mod overlay;
+mod placement;
 pub mod published;
 pub mod records;
 pub mod remote;
@@ -47,7 +48,8 @@ pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Moving,
 pub use etcd::{EtcdOptions, EtcdSource};
 pub use follow::Following;
 pub use memory::{Call, MemorySnapshot, MemorySource, Trouble};
-pub use node::{Duty, Load, Node};
+pub use node::{Duty, Load, Node, NodeEdit};
+pub use placement::Placement;
 pub use published::Published;
 pub use records::{boot_of, boot_record};
 pub use source::{Position, Source, SourceError};
@@ -232,14 +234,29 @@ pub trait Directory: Send + Sync {
         limit: usize,
     ) -> Answer<'_, BTreeSet<MailboxId>>;
 
-    /// All nodes; they are few.
+    /// All nodes that were not removed; they are few.
     fn nodes(&self) -> Answer<'_, Vec<Node>>;
 
-    /// Sets what is known of a node, new or not.
+    /// The nodes that were removed.
+    fn removed_nodes(&self) -> Answer<'_, Vec<Node>>;
+
+    /// Sets what is known of a node, new or not. Of one that is known what operators have decided stays, which is
+    /// changed by [`Directory::edit_node`] alone. Refused for one that was removed.
     fn put_node(&self, node: Node) -> Answer<'_, ()>;
 
-    /// Forgets a node.
+    /// Sets what operators decide of a node. No account is reserved at a node that does not hold
+    /// ([`Duty::On`]) from then on.
+    fn edit_node(&self, id: NodeId, edit: NodeEdit) -> Answer<'_, Node>;
+
+    /// Takes a node out of the cluster for good. What is at home there stays so.
     fn remove_node(&self, id: NodeId) -> Answer<'_, ()>;
+
+    /// Where new accounts are placed: domains, an empty one for all others, with what is said of them. They are few.
+    fn placements(&self) -> Answer<'_, Vec<(Box<str>, Placement)>>;
+
+    /// Says where new accounts of a domain are placed, an empty one for all that have no placement of their own; or
+    /// forgets it.
+    fn set_placement(&self, domain: String, placement: Option<Placement>) -> Answer<'_, ()>;
 
     /// Publishes mailboxes, or takes them back, in the order given. One of an account that does not exist is taken back.
     fn publish(&self, mailboxes: Vec<(MailboxId, Option<Published>)>) -> Answer<'_, ()>;

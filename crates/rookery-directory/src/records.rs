@@ -10,9 +10,10 @@
 //! | group | `g` domain 00 name | revision, members |
 //! | alias | `l` domain 00 local part | revision, targets |
 //! | member | `m` domain 00 group 00 local part | |
-//! | node | `n` id, big-endian | name, addresses, duties, version, store, load |
+//! | node | `n` id, big-endian | name, addresses, duties, version, store, load, tags |
 //! | published mailbox | `p` account, mailbox, big-endian | owner, domain, path, ACL; in layout 2 also what it is for |
 //! | state | `s` | next account id, mark, default domain |
+//! | placement | `x` domain | names and tags of nodes |
 //!
 //! **Derived** records are computed from one primary record each, by [`crate::derive`]. Only copies have them.
 //!
@@ -42,6 +43,7 @@ use crate::embedded::decode_logged;
 use crate::encoding::{Damaged, Decoder, Encoder, layout_of, open};
 use crate::entry::{AccountState, Domain, Entry, Group, Home, Moving, Verifier};
 use crate::node::decode_node;
+use crate::placement::{PLACEMENT, decode_placement};
 use crate::published::{decode_outbox, decode_published};
 use crate::renamed::decode_renamed;
 use crate::source::Position;
@@ -66,7 +68,7 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 19] = [
+pub const KINDS: [Kind; 20] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
     Kind { tag: BOOT, name: "starts", check: |key, value| decode_boot(key, value).map(drop) },
     Kind { tag: RENAMED, name: "renamed", check: |key, value| decode_renamed(key, value).map(drop) },
@@ -94,10 +96,11 @@ pub const KINDS: [Kind; 19] = [
         check: |key, value| decode_name_of_id(key, value).map(drop),
     },
     Kind { tag: STATE, name: "state", check: |key, value| decode_state(key, value).map(drop) },
+    Kind { tag: PLACEMENT, name: "placement", check: |key, value| decode_placement(key, value).map(drop) },
 ];
 
 /// The kinds that a source holds, by tag.
-pub(crate) const PRIMARY: [u8; 8] = [ACCOUNT, DOMAIN, GROUP, ALIAS, MEMBER, NODE, MAILBOX, STATE];
+pub(crate) const PRIMARY: [u8; 9] = [ACCOUNT, DOMAIN, GROUP, ALIAS, MEMBER, NODE, MAILBOX, STATE, PLACEMENT];
 
 /// Whether a source holds the record.
 pub(crate) fn is_primary(key: &[u8]) -> bool {

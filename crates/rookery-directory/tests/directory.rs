@@ -9,7 +9,7 @@ use rookery_directory::check::check;
 use rookery_directory::repair::{Stored, repair};
 use rookery_directory::{
     AccountFilter, AccountState, AliasName, Commit, CommitError, DirectCommit, Directory, DirectoryError,
-    EmbeddedDirectory, Entry, Home, Node, Verifier,
+    Duty, EmbeddedDirectory, Entry, Home, Node, NodeEdit, Placement, Verifier,
 };
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::memory::MemoryEngine;
@@ -572,5 +572,61 @@ async fn aliases_are_kept_and_share_no_name_with_accounts() {
     directory.add_domain("y.test".to_string()).await.unwrap();
     directory.set_alias(alias("@y.test"), vec![user("joe")]).await.unwrap();
     assert!(matches!(directory.remove_domain("y.test".to_string()).await, Err(DirectoryError::InUse(_))));
+    sound(&engine);
+}
+
+#[tokio::test]
+async fn what_operators_decide_of_nodes_stays_and_is_obeyed() {
+    let engine = memory();
+    let directory = open(&engine);
+    directory.add_domain("example.org".to_string()).await.unwrap();
+    let own = Node { name: "be1.example".into(), version: "1".into(), ..Node::new(NodeId(1)) };
+    directory.put_node(own.clone()).await.unwrap();
+    make(&directory, "user/joe@example.org").await;
+    let edit =
+        NodeEdit { serve: Some(Duty::Drain), hold: Some(Duty::Cordon), tags: Some(vec!["ssd".into()]) };
+    let edited = directory.edit_node(NodeId(1), edit.clone()).await.unwrap();
+    // What the node says of itself does not change it.
+    directory.put_node(Node { version: "2".into(), ..own.clone() }).await.unwrap();
+    assert_eq!(directory.nodes().await.unwrap(), [Node { version: "2".into(), ..edited }]);
+    let refused = directory.reserve(name("user/ann@example.org"), HOME, 2).await;
+    assert!(matches!(refused, Err(DirectoryError::Refused(_))), "{refused:?}");
+    let hold = |hold| NodeEdit { hold: Some(hold), ..NodeEdit::default() };
+    for (duty, takes) in [(Duty::Drain, false), (Duty::Off, false), (Duty::On, true)] {
+        directory.edit_node(NodeId(1), hold(duty)).await.unwrap();
+        assert_eq!(directory.reserve(name("user/ann@example.org"), HOME, 2).await.is_ok(), takes, "{duty:?}");
+    }
+    let bad = NodeEdit { tags: Some(vec!["two words".into()]), ..NodeEdit::default() };
+    assert!(matches!(directory.edit_node(NodeId(1), bad).await, Err(DirectoryError::Refused(_))));
+    // One that was removed does not come back.
+    directory.remove_node(NodeId(1)).await.unwrap();
+    assert!(directory.nodes().await.unwrap().is_empty());
+    assert_eq!(directory.removed_nodes().await.unwrap().len(), 1);
+    assert!(matches!(directory.put_node(own).await, Err(DirectoryError::Refused(_))));
+    assert!(matches!(directory.edit_node(NodeId(1), edit).await, Err(DirectoryError::NotFound(_))));
+    assert!(matches!(directory.remove_node(NodeId(1)).await, Err(DirectoryError::NotFound(_))));
+    let refused = directory.reserve(name("user/eve@example.org"), HOME, 3).await;
+    assert!(matches!(refused, Err(DirectoryError::Refused(_))), "{refused:?}");
+    sound(&engine);
+}
+
+#[tokio::test]
+async fn placements_are_set_listed_and_forgotten() {
+    let engine = memory();
+    let directory = open(&engine);
+    let at = |word: &str| Placement { nodes: vec![word.into()], tags: Vec::new() };
+    directory.set_placement("example.org".to_owned(), Some(at("be1"))).await.unwrap();
+    directory.set_placement(String::new(), Some(at("be2"))).await.unwrap();
+    directory.set_placement("example.org".to_owned(), Some(at("be3"))).await.unwrap();
+    let all = directory.placements().await.unwrap();
+    assert_eq!(all, [("".into(), at("be2")), ("example.org".into(), at("be3"))]);
+    for (domain, placement) in [("Example.org", at("be1")), ("a b", at("be1")), ("example.org", at("be 1"))] {
+        let refused = directory.set_placement(domain.to_owned(), Some(placement)).await;
+        assert!(matches!(refused, Err(DirectoryError::Refused(_))), "{refused:?}");
+    }
+    directory.set_placement("example.org".to_owned(), None).await.unwrap();
+    assert_eq!(directory.placements().await.unwrap().len(), 1);
+    let again = directory.set_placement("example.org".to_owned(), None).await;
+    assert!(matches!(again, Err(DirectoryError::NotFound(_))), "{again:?}");
     sound(&engine);
 }

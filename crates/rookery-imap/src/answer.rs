@@ -98,7 +98,10 @@ impl From<IoError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
-        Answer::from(error).into()
+        match error {
+            StoreError::Moved => Failure::Moved,
+            error => Answer::from(error).into(),
+        }
     }
 }
 

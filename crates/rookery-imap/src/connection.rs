@@ -14,6 +14,7 @@ use crate::answer::{Answer, Failure};
 use crate::capability;
 use crate::command::{self, Context};
 use crate::guest::Guests;
+use crate::handed::Replay;
 use crate::measure;
 use crate::notify::{self, Notify};
 use crate::services::Services;
@@ -26,8 +27,9 @@ use rookery_codec::imap::server::{Bad, Decoded, Limits};
 use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
 use rookery_route::SessionHead;
-use rookery_store::Noted;
+use rookery_store::{Noted, Whereabouts};
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Parentheses, OR and NOT within one another in a command.
@@ -197,8 +199,8 @@ impl Driver {
         if self.state.is_ended() {
             return Ok(account_closed(&mut self.wire));
         }
-        if self.wire.suspended && self.wire.decoder.is_between() && !self.wire.connection.is_deflated() {
-            return Box::pin(self.hand_over(None)).await;
+        if let Some(whither) = self.leaves() {
+            return Box::pin(self.hand_over(whither, None, Replay::default())).await;
         }
         let decoded = self.wire.decoder.next();
         if self.wire.enabled.is_some() && decoded != Decoded::NeedMore {
@@ -226,6 +228,10 @@ impl Driver {
                 let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
                 let append = command::append::append(context, &mut self.state, replaced, mailbox, message);
                 let outcome = Box::pin(noting(own, append)).await;
+                if let (Err(Failure::Moved), Some(replay)) = (&outcome, self.wire.replay.take()) {
+                    timing.end("moved");
+                    return Box::pin(self.append_elsewhere(*replay)).await;
+                }
                 self.answered(tag, timing, true, outcome).await
             }
             Decoded::Fatal { text } => {
@@ -254,14 +260,16 @@ impl Driver {
             State::Selected(user, selected) => (Some(&mut **user), Some(&**selected)),
             State::NotAuthenticated | State::Away(_) | State::Logout => (None, None),
         };
-        let (slot, mut stirred) = match user {
-            Some(User { slot, notify, guests, .. }) => {
+        // Between commands, and nowhere else, can it go on elsewhere.
+        let is_between = self.wire.decoder.is_between();
+        let (slot, home, mut stirred) = match user {
+            Some(User { slot, notify, guests, home, .. }) => {
                 // Few need it, and what they wait with is large.
                 let needed = notify.is_some() || !guests.is_empty();
                 let stirred = needed.then(|| Box::pin(stirred(notify.as_deref_mut(), guests, selected)));
-                (slot.as_ref(), stirred)
+                (slot.as_ref(), home.as_mut().filter(|_| is_between), stirred)
             }
-            None => (None, None),
+            None => (None, None, None),
         };
         let stirs = async {
             match &mut stirred {
@@ -280,6 +288,7 @@ impl Driver {
                 false => return Ok(Next::Close),
             },
             () = ended(slot) => return Ok(account_closed(&mut self.wire)),
+            () = departed(home) => return Ok(Next::Go),
             () = stirs => {}
         }
         drop(stirred);
@@ -338,6 +347,7 @@ impl Driver {
         let expunges = command::may_expunge(&command);
         let before = matches!(self.state, State::NotAuthenticated);
         let own = self.state.notes();
+        let again = command.clone();
         let state = std::mem::replace(&mut self.state, State::Logout);
         let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
         let (state, outcome) = noting(own, command::step(state, command, context)).await;
@@ -347,6 +357,10 @@ impl Driver {
         }
         if matches!(self.state, State::Away(_)) {
             return Ok(Next::Away(Box::new((tag, timing))));
+        }
+        if matches!(outcome, Err(Failure::Moved)) {
+            timing.end("moved");
+            return Box::pin(self.command_elsewhere(Tagged { tag, command: again })).await;
         }
         self.answered(tag, timing, expunges, outcome).await
     }
@@ -450,7 +464,8 @@ impl Driver {
         };
         if matches!(&outcome, Err(Failure::Moved)) {
             timing.end("moved");
-            return Box::pin(self.hand_over(Some(tag))).await;
+            let whither = self.whither().unwrap_or_else(|| self.here());
+            return Box::pin(self.hand_over(whither, Some(tag), Replay::default())).await;
         }
         if matches!(&outcome, Ok(answer) if answer.condition == Condition::Bye) {
             // The server's end, or the account's.
@@ -571,6 +586,17 @@ async fn stirred(notify: Option<&mut Notify>, guests: &mut Guests, selected: Opt
 fn account_closed(wire: &mut Wire) -> Next {
     wire.put(&bye(Some(Code::Unavailable), "The account was closed"));
     Next::Close
+}
+
+/// Returns when an account has left for another node that serves it. Safe to cancel.
+pub(crate) async fn departed(home: Option<&mut watch::Receiver<Whereabouts>>) {
+    let has_left = match home {
+        Some(home) => home.wait_for(|whereabouts| *whereabouts != Whereabouts::Here).await.is_ok(),
+        None => false,
+    };
+    if !has_left {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Does what a command asks for, and notes its changes if the client hears of changes.

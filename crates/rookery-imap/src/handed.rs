@@ -11,9 +11,16 @@ use crate::notify::Notify;
 use crate::session::{Enabled, Selected, State, User};
 use crate::value::{SelectedValue, SessionValue};
 use crate::view::View;
-use rookery_codec::imap::Code;
-use rookery_store::StoreError;
+use bytes::Bytes;
+use rookery_codec::imap::client::{AppendEncoder, Literals};
+use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, Replaced};
+use rookery_codec::imap::types::LiteralKind;
+use rookery_codec::imap::{Code, Tag, WireName};
+use rookery_route::HandOver;
+use rookery_store::{Spooled, StoreError, Whereabouts};
 use rookery_types::{AccountId, MailboxId, UidValidity};
+use std::time::Duration;
+use tokio::sync::watch;
 
 impl State {
     /// What another node needs to go on with the session.
@@ -23,7 +30,7 @@ impl State {
             State::Authenticated(user) => (user, None),
             State::Selected(user, selected) => (user, Some(selected)),
             State::Abroad(..) | State::NotAuthenticated | State::Away(_) | State::Logout => {
-                return Err(cannot_go_on());
+                return Err(cannot_go_on().into());
             }
         };
         value.enabled = user.enabled.bits();
@@ -50,9 +57,107 @@ impl State {
     }
 }
 
+/// Octets of a message that are read at once.
+const PIECE_OCTETS: usize = 64 << 10;
+
+/// A command that was not done here, for the new home of its account to read before all that the client sends.
+#[derive(Default)]
+pub(crate) struct Replay {
+    pieces: Vec<Piece>,
+    /// Of the account that has left.
+    home: Option<watch::Receiver<Whereabouts>>,
+}
+
+enum Piece {
+    Octets(Bytes),
+    Message(Spooled),
+}
+
+impl Replay {
+    /// A command without messages.
+    pub(crate) fn of_command(octets: Bytes) -> Replay {
+        Replay { pieces: vec![Piece::Octets(octets)], home: None }
+    }
+
+    /// An APPEND or REPLACE whose messages have come. None: there are none.
+    pub(crate) fn new(
+        tag: &Tag,
+        replaced: Option<Replaced>,
+        mailbox: &WireName,
+        messages: Vec<(AppendMessage, Spooled)>,
+        home: watch::Receiver<Whereabouts>,
+    ) -> Option<Box<Replay>> {
+        let announced = messages.iter().map(|(message, body)| {
+            let utf8 = matches!(message.source, AppendSource::Literal(AppendLiteral { utf8: true, .. }));
+            let kind = LiteralKind { synchronising: false, binary: utf8 };
+            let source = AppendSource::Literal(AppendLiteral { octets: body.size().into(), kind, utf8 });
+            AppendMessage { source, ..message.clone() }
+        });
+        let announced: Vec<AppendMessage> = announced.collect();
+        let mut pieces = Vec::new();
+        let mut encoder: Option<AppendEncoder> = None;
+        for (message, (_, body)) in announced.iter().zip(messages) {
+            let head = match &mut encoder {
+                None => {
+                    let start =
+                        AppendEncoder::start(tag, replaced, mailbox, message, Literals::NonSynchronising);
+                    let (started, head) = start.ok()?;
+                    encoder = Some(started);
+                    head
+                }
+                Some(encoder) => encoder.next(message).ok()?,
+            };
+            pieces.extend(head.into_iter().map(Piece::Octets));
+            pieces.push(Piece::Message(body));
+        }
+        pieces.push(Piece::Octets(Bytes::from_static(encoder?.end())));
+        Some(Box::new(Replay { pieces, home: Some(home) }))
+    }
+
+    /// Whether there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Waits until the new home of its account serves it, but not for ever.
+    pub(crate) async fn ready(&mut self) {
+        let Some(home) = &mut self.home else { return };
+        let left = home.wait_for(|whereabouts| *whereabouts != Whereabouts::Here);
+        let _ = tokio::time::timeout(READY_TIMEOUT, left).await;
+    }
+
+    /// Gives it to the new home.
+    pub(crate) async fn pass(self, over: &mut HandOver<'_>) -> std::io::Result<()> {
+        for piece in self.pieces {
+            let message = match piece {
+                Piece::Octets(octets) => {
+                    over.pass(octets).await?;
+                    continue;
+                }
+                Piece::Message(message) => message,
+            };
+            let mut from = 0;
+            while from < u64::from(message.size()) {
+                let reading = message.clone();
+                let octets = tokio::task::spawn_blocking(move || reading.read(from, PIECE_OCTETS)).await?;
+                let octets = octets.map_err(std::io::Error::other)?;
+                if octets.is_empty() {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
+                }
+                from += octets.len() as u64;
+                over.pass(octets).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long a command waits for its account to be served at its new home.
+pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The session cannot be carried on; the client has to begin anew.
-fn cannot_go_on() -> Failure {
-    Answer::no(Code::Unavailable, "The session cannot go on; connect again").into()
+pub(crate) fn cannot_go_on() -> Answer {
+    Answer::no(Code::Unavailable, "The session cannot go on; connect again")
 }
 
 impl Selected {

@@ -15,9 +15,9 @@ use rookery_auth::SessionSlot;
 use rookery_codec::imap::{Code, MessageSet, WireName};
 use rookery_directory::Published;
 use rookery_route::Authority;
-use rookery_store::{Account, Mailbox, MailboxState, Messages, Noted, StoreError};
+use rookery_store::{Account, Mailbox, MailboxState, Messages, Noted, StoreError, Whereabouts};
 use rookery_types::acl::Asker;
-use rookery_types::{MailboxPath, NodeId, Rights, SetEnd, UidSet, UserName};
+use rookery_types::{Epoch, MailboxPath, NodeId, Rights, SetEnd, UidSet, UserName};
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -85,6 +85,8 @@ pub(crate) struct User {
     pub(crate) authority: Authority,
     /// The user's own account. An administrator needs none.
     pub(crate) own: Option<Account>,
+    /// Where that is at home.
+    pub(crate) home: Option<watch::Receiver<Whereabouts>>,
     pub(crate) names: Names,
     pub(crate) enabled: Enabled,
     /// What NOTIFY asks for; `None`: it was never used.
@@ -179,6 +181,14 @@ impl User {
     pub(crate) fn own(&self) -> Result<&Account, Failure> {
         let none = || Answer::no(Code::Cannot, "You have no mailboxes of your own").into();
         self.own.as_ref().ok_or_else(none)
+    }
+
+    /// The node that the user's account has left for, and since which epoch it is at home there.
+    pub(crate) fn has_left(&self) -> Option<(NodeId, Epoch)> {
+        match *self.home.as_ref()?.borrow() {
+            Whereabouts::Here => None,
+            Whereabouts::Left { node, epoch } => Some((node, epoch)),
+        }
     }
 
     /// Whether the account that was logged in to has been deleted or renamed since.

@@ -30,6 +30,9 @@ pub(crate) struct SessionValue {
     /// Commands that were none, one after the other.
     #[serde(default)]
     pub(crate) bad_in_a_row: u32,
+    /// The first command that follows was printed anew, and may be longer than a client's.
+    #[serde(default)]
+    pub(crate) replays: bool,
     /// The tag of an IDLE under way.
     #[serde(default)]
     pub(crate) idle: Option<String>,
@@ -326,10 +329,10 @@ mod tests {
 
     prop_compose! {
         fn alone()(
-            (enabled, bad_in_a_row, idle) in any::<(u8, u32, Option<String>)>(),
+            (enabled, bad_in_a_row, replays, idle) in any::<(u8, u32, bool, Option<String>)>(),
             (selected, notify) in (option::of(selected()), option::of(notify())),
         ) -> SessionValue {
-            SessionValue { enabled, bad_in_a_row, idle, selected, notify, ..SessionValue::new() }
+            SessionValue { enabled, bad_in_a_row, replays, idle, selected, notify, ..SessionValue::new() }
         }
     }
 

@@ -7,6 +7,7 @@
 
 use crate::answer::Failure;
 use crate::command::operation::Operation;
+use crate::handed::Replay;
 use crate::session::Enabled;
 use rookery_codec::imap::server::{Decoded, Decoder, Limits};
 use rookery_codec::imap::{Response, print};
@@ -30,6 +31,8 @@ pub(crate) struct Wire {
     pub(crate) leaving: bool,
     /// The other half asks for the session's value, to go on from it.
     pub(crate) suspended: bool,
+    /// An APPEND that found its account gone.
+    pub(crate) replay: Option<Box<Replay>>,
     /// The connection's id where the client's socket is, for the log of every node.
     pub(crate) trace: u64,
     /// Of a guest: what is on in the session that it serves, if it has heard that since its last command.
@@ -48,6 +51,7 @@ impl Wire {
             deadline: None,
             leaving: false,
             suspended: false,
+            replay: None,
             trace,
             enabled: None,
             operation: None,

@@ -517,7 +517,7 @@ impl<B: Backing> Session<B> {
             let read = tokio::select! {
                 biased;
                 read = self.connection.read_some(self.decoder.buffer(), idle) => read?,
-                () = self.drain.draining(), if self.transaction.is_none() => return Ok(Came::Drained),
+                () = self.drain.easing(), if self.transaction.is_none() => return Ok(Came::Drained),
             };
             if read == 0 {
                 return Ok(Came::Closed);

@@ -98,7 +98,7 @@ async fn main() {
     let addr = listener.local().ok().and_then(|local| local.addr()).expect("a TCP listener");
     let limits = ConnectionLimits { total_max: count + 1, unauthenticated_per_address_max: count + 1 };
     let gate = Gate::new(limits);
-    let service = Service { protocol: "idle", refusal: "" };
+    let service = Service { protocol: "idle", refusal: "", shut: "" };
     tokio::spawn(serve(listener, service, gate.clone(), Drain::new(), move |accepted| {
         let session = session(accepted, server_tls.clone());
         SESSION.store(size_of_val(&session), Ordering::Relaxed);

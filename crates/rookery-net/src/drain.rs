@@ -1,18 +1,21 @@
 //! The signal that a server ends: first "finish what you do and say good-bye", then "stop".
 //!
 //! Invariants:
-//! - Stages only go forward: serving, draining, cut.
+//! - Stages only go forward: serving, easing, draining, cut.
 //! - A task that must be waited for holds a [`DrainGuard`]; the guard counts from its creation to its drop.
+//! - A child is never at an earlier stage than its parent, and its guards count at the parent, too.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Serving,
+    Easing,
     Draining,
     Cut,
 }
@@ -27,6 +30,8 @@ struct Shared {
     stage: watch::Sender<Stage>,
     guards: AtomicUsize,
     all_gone: Notify,
+    parent: Option<Drain>,
+    children: Mutex<Vec<Weak<Shared>>>,
 }
 
 /// Held by a task that main waits for.
@@ -37,8 +42,28 @@ pub struct DrainGuard {
 impl Drain {
     /// A signal that was not given yet.
     pub fn new() -> Drain {
-        let (stage, _) = watch::channel(Stage::Serving);
-        Drain { shared: Arc::new(Shared { stage, guards: AtomicUsize::new(0), all_gone: Notify::new() }) }
+        Drain::at(Stage::Serving, None)
+    }
+
+    fn at(stage: Stage, parent: Option<Drain>) -> Drain {
+        let (stage, _) = watch::channel(stage);
+        let (guards, all_gone, children) = (AtomicUsize::new(0), Notify::new(), Mutex::default());
+        Drain { shared: Arc::new(Shared { stage, guards, all_gone, parent, children }) }
+    }
+
+    /// A signal for some of what this one is for: given with this one, or before by itself.
+    pub fn child(&self) -> Drain {
+        // Under the lock, so that a stage that is reached meanwhile is either seen here or told to the child.
+        let mut children = self.shared.children.lock();
+        children.retain(|child| child.strong_count() > 0);
+        let child = Drain::at(*self.shared.stage.borrow(), Some(self.clone()));
+        children.push(Arc::downgrade(&child.shared));
+        child
+    }
+
+    /// Before the first stage: who waits for nothing but news leaves, since its client comes again by itself.
+    pub fn ease(&self) {
+        self.raise(Stage::Easing);
     }
 
     /// First stage: listeners close, sessions finish the command under way and say BYE.
@@ -59,6 +84,20 @@ impl Drain {
             }
             forward
         });
+        let children: Vec<_> = self.shared.children.lock().iter().filter_map(Weak::upgrade).collect();
+        for shared in children {
+            Drain { shared }.raise(to);
+        }
+    }
+
+    /// Waits until those may leave who wait for nothing but news. Safe to cancel.
+    pub async fn easing(&self) {
+        self.reached(Stage::Easing).await;
+    }
+
+    /// Whether that was reached.
+    pub fn is_easing(&self) -> bool {
+        *self.shared.stage.borrow() >= Stage::Easing
     }
 
     /// Whether the first stage was reached.
@@ -83,7 +122,11 @@ impl Drain {
 
     /// Counts one more task to wait for, until the guard is dropped.
     pub fn guard(&self) -> DrainGuard {
-        self.shared.guards.fetch_add(1, Ordering::AcqRel);
+        let mut counting = Some(self);
+        while let Some(drain) = counting {
+            drain.shared.guards.fetch_add(1, Ordering::AcqRel);
+            counting = drain.shared.parent.as_ref();
+        }
         DrainGuard { drain: self.clone() }
     }
 
@@ -141,6 +184,11 @@ impl DrainGuard {
         self.drain.draining().await;
     }
 
+    /// Waits until who waits for nothing but news may leave.
+    pub async fn easing(&self) {
+        self.drain.easing().await;
+    }
+
     /// Whether the first stage was reached.
     pub fn is_draining(&self) -> bool {
         self.drain.is_draining()
@@ -149,8 +197,12 @@ impl DrainGuard {
 
 impl Drop for DrainGuard {
     fn drop(&mut self) {
-        if self.drain.shared.guards.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.drain.shared.all_gone.notify_waiters();
+        let mut counted = Some(&self.drain);
+        while let Some(drain) = counted {
+            if drain.shared.guards.fetch_sub(1, Ordering::AcqRel) == 1 {
+                drain.shared.all_gone.notify_waiters();
+            }
+            counted = drain.shared.parent.as_ref();
         }
     }
 }
@@ -177,6 +229,27 @@ mod tests {
         aborted.await.unwrap();
         drain.start();
         drain.cut_off().await; // a later start does not take the second stage back
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_ends_by_itself_or_with_its_parent_and_counts_there() {
+        let parent = Drain::new();
+        let (one, other) = (parent.child(), parent.child());
+        let (in_one, in_other) = (one.guard(), other.guard());
+        assert_eq!((parent.guards(), one.guards(), other.guards()), (2, 1, 1));
+        one.ease();
+        in_one.easing().await;
+        assert!(one.is_easing() && !one.is_draining() && !other.is_easing() && !parent.is_easing());
+        one.start();
+        in_one.draining().await;
+        assert!(!in_other.is_draining());
+        drop(in_one);
+        assert_eq!((parent.guards(), one.guards()), (1, 0));
+        parent.start();
+        in_other.draining().await;
+        assert!(parent.child().is_draining(), "who comes later is at the same stage");
+        drop(in_other);
+        assert_eq!(parent.wait_for_all(Duration::from_secs(1)).await, 0);
     }
 
     #[tokio::test(start_paused = true)]

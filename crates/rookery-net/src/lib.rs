@@ -12,6 +12,7 @@
 mod certificates;
 pub mod connection;
 mod deflate;
+pub mod door;
 pub mod drain;
 pub mod gate;
 pub mod inherit;
@@ -26,6 +27,7 @@ pub mod stream;
 pub mod tls;
 
 pub use connection::{Connection, IoError};
+pub use door::Door;
 pub use drain::{Drain, DrainGuard};
 pub use gate::{ConnectionLimits, Gate, Permit, Source};
 pub use inherit::{Handover, Held, Inherited};

@@ -64,11 +64,14 @@ pub struct ListenOptions {
     pub unix_mode: u32,
     /// Connections the kernel keeps waiting while the server is busy. The kernel has its own upper limit.
     pub backlog: u16,
+    /// Whether to listen at once; else a TCP socket is bound, and who connects is refused until
+    /// [`Listener::resume`].
+    pub listens: bool,
 }
 
 impl Default for ListenOptions {
     fn default() -> ListenOptions {
-        ListenOptions { unix_mode: 0o660, backlog: 4096 }
+        ListenOptions { unix_mode: 0o660, backlog: 4096, listens: true }
     }
 }
 
@@ -162,6 +165,34 @@ impl Listener {
         }
     }
 
+    /// Refuses whoever connects from here on, and keeps the socket; whether that can be done. Of a Unix socket it cannot.
+    pub fn pause(&self) -> io::Result<bool> {
+        match &self.socket {
+            Bound::Tcp(tcp) => {
+                let socket = socket2::SockRef::from(tcp);
+                // Whoever came by a socket that was shut down while it did not listen would read nothing.
+                if socket.is_listener()? {
+                    // The kernel takes it out of listening by this, and leaves it bound, unless it has chosen the port
+                    // itself.
+                    socket.shutdown(std::net::Shutdown::Read)?;
+                }
+                Ok(true)
+            }
+            Bound::Unix { .. } => Ok(false),
+        }
+    }
+
+    /// Listens, again or for the first time.
+    pub fn resume(&mut self) -> io::Result<()> {
+        if let Bound::Tcp(tcp) = &mut self.socket {
+            // Another descriptor: tokio holds a socket that was at rest for closed.
+            let socket = Socket::from(std::os::fd::AsFd::as_fd(tcp).try_clone_to_owned()?);
+            socket.listen(ListenOptions::default().backlog.into())?;
+            *tcp = TcpListener::from_std(socket.into())?;
+        }
+        Ok(())
+    }
+
     /// Waits for the next client. Safe to cancel.
     pub async fn accept(&self) -> io::Result<Stream> {
         match &self.socket {
@@ -182,7 +213,9 @@ fn bind_tcp(addr: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
-    socket.listen(options.backlog.into())?;
+    if options.listens {
+        socket.listen(options.backlog.into())?;
+    }
     Ok(Listener { socket: Bound::Tcp(TcpListener::from_std(socket.into())?) })
 }
 

@@ -1,4 +1,4 @@
-//! The accept loop: one task per client, admitted by the gate, waited for by the drain.
+//! The accept loop: one task per client, let in by the door, admitted by the gate, waited for by the drain.
 //!
 //! Invariants:
 //! - Only the drain ends the loop. A failing accept is logged and tried again.
@@ -17,7 +17,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use crate::drain::{Drain, DrainGuard};
+use crate::door::{Doing, Door};
+use crate::drain::DrainGuard;
 use crate::gate::{Gate, Permit};
 use crate::listener::Listener;
 use crate::stream::Stream;
@@ -30,6 +31,8 @@ pub struct Service {
     /// What a refused client is told before its connection is closed, such as `* BYE ...\r\n`; empty on a
     /// TLS port, where nothing can be said before the handshake.
     pub refusal: &'static str,
+    /// The same while the door is shut, where the socket cannot refuse by itself.
+    pub shut: &'static str,
 }
 
 /// A client that was let in.
@@ -84,6 +87,8 @@ impl fmt::Display for ConnId {
 
 /// How long accepting pauses when the system has no file descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
+/// How long a listener waits that cannot be turned on or off, before it tries again.
+const TURN_AGAIN: Duration = Duration::from_secs(2);
 /// How often failing accepts are logged.
 const TROUBLE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a refused client may take to accept the refusal.
@@ -91,77 +96,79 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Refusals that may be under way at once on one listener; beyond it the connection is closed without a word.
 const REFUSALS_MAX: usize = 256;
 
-/// Accepts clients and runs `handler` for each in a task of its own, until the drain starts. Then closes the
-/// listener and waits for the tasks; those that are left when the drain is cut are aborted.
+/// Accepts clients while the door is open and runs `handler` for each in a task of its own, until the server drains.
+/// Then closes the listener and waits for the tasks; those that are left when the drain is cut are aborted.
 ///
 /// Metrics: `rookery_net_connections_total{protocol,result}`, `rookery_net_connections{protocol}`.
-pub async fn serve<H, F>(listener: Listener, service: Service, gate: Gate, drain: Drain, handler: H)
-where
+pub async fn serve<H, F>(
+    mut listener: Listener,
+    service: Service,
+    gate: Gate,
+    door: impl Into<Door>,
+    handler: H,
+) where
     H: Fn(Accepted) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
+    let door = door.into();
+    let drain = door.drain().clone();
     // A connection that is accepted at the moment the drain begins counts before this loop has ended.
     let accepting = drain.guard();
-    let mut connections = JoinSet::new();
-    let mut refusals = JoinSet::new();
-    let protocol = service.protocol;
+    let mut hall = Hall { service, gate, handler, connections: JoinSet::new(), refusals: JoinSet::new() };
+    let mut doing = door.doing();
+    let mut accepts = true;
     let mut trouble = Trouble::default();
+    // A socket that was given to this process may have been at rest.
+    let mut turned = true;
     loop {
+        if std::mem::take(&mut turned) {
+            let now = *doing.borrow_and_update();
+            accepts = match turn(&mut listener, now).await {
+                Ok((accepts, waiting)) => {
+                    waiting.into_iter().for_each(|stream| hall.admit(stream, &door));
+                    accepts
+                }
+                Err(error) => {
+                    tracing::error!(protocol = service.protocol, %error, "a listener cannot be turned on or off");
+                    tokio::select! {
+                        () = drain.draining() => {}
+                        () = tokio::time::sleep(TURN_AGAIN) => {}
+                    }
+                    turned = true;
+                    continue;
+                }
+            };
+            if now == Doing::Cut {
+                hall.connections.abort_all();
+            }
+        }
         let accepted = tokio::select! {
             biased;
             () = drain.draining() => break,
-            Some(ended) = connections.join_next(), if !connections.is_empty() => {
-                note_end(protocol, ended);
+            Some(ended) = hall.connections.join_next(), if !hall.connections.is_empty() => {
+                note_end(service.protocol, ended);
                 continue;
             }
-            Some(_) = refusals.join_next(), if !refusals.is_empty() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        let mut stream = match accepted {
-            Ok(stream) => stream,
-            Err(error) => {
-                trouble.after_failed_accept(protocol, &error).await;
+            Some(_) = hall.refusals.join_next(), if !hall.refusals.is_empty() => continue,
+            // The sender is in `door`.
+            _ = doing.changed() => {
+                turned = true;
                 continue;
             }
+            accepted = listener.accept(), if accepts => accepted,
         };
-        let peer = stream.peer();
-        let permit = match gate.admit_peer(peer) {
-            Ok(permit) => permit,
-            Err(reason) => {
-                metrics::counter!("rookery_net_connections_total", "protocol" => protocol, "result" => "refused")
-                    .increment(1);
-                tracing::debug!(protocol, %peer, %reason, "connection refused");
-                if !service.refusal.is_empty() && refusals.len() < REFUSALS_MAX {
-                    refusals.spawn(async move {
-                        let goodbye = async {
-                            stream.write_all(service.refusal.as_bytes()).await?;
-                            stream.shutdown().await
-                        };
-                        let _ = tokio::time::timeout(REFUSAL_TIMEOUT, goodbye).await;
-                    });
-                }
-                continue;
-            }
-        };
-        metrics::counter!("rookery_net_connections_total", "protocol" => protocol, "result" => "accepted")
-            .increment(1);
-        let id = ConnId::next();
-        let span = tracing::info_span!(parent: None, "conn", %id, protocol, %peer);
-        let open = OpenCount::new(protocol);
-        let session = handler(Accepted { stream, id, permit, drain: drain.guard() });
-        connections.spawn(
-            async move {
-                let _open = open;
-                session.await;
-            }
-            .instrument(span),
-        );
+        match accepted {
+            Ok(stream) if door.is_open() => hall.admit(stream, &door),
+            Ok(stream) => hall.refuse(stream, service.shut),
+            Err(error) => trouble.after_failed_accept(service.protocol, &error).await,
+        }
     }
     drop((listener, accepting));
+    let mut connections = hall.connections;
     loop {
         tokio::select! {
             ended = connections.join_next() => match ended {
-                Some(ended) => note_end(protocol, ended),
+                Some(ended) => note_end(service.protocol, ended),
                 None => return,
             },
             () = drain.cut_off() => {
@@ -169,6 +176,85 @@ where
                 return;
             }
         }
+    }
+}
+
+/// Lets a socket listen or not, as the door is: whether there may be somebody to accept, and who had connected before
+/// it was shut.
+async fn turn(listener: &mut Listener, doing: Doing) -> io::Result<(bool, Vec<Stream>)> {
+    let mut waiting = Vec::new();
+    if doing == Doing::Open {
+        listener.resume()?;
+        return Ok((true, waiting));
+    }
+    // Who waits to be accepted would hear that the connection is reset.
+    loop {
+        tokio::select! {
+            biased;
+            accepted = listener.accept() => match accepted {
+                Ok(stream) => waiting.push(stream),
+                Err(_) => break,
+            },
+            () = std::future::ready(()) => break,
+        }
+    }
+    Ok((!listener.pause()?, waiting))
+}
+
+/// Those whom a listener has let in.
+struct Hall<H> {
+    service: Service,
+    gate: Gate,
+    handler: H,
+    connections: JoinSet<()>,
+    refusals: JoinSet<()>,
+}
+
+impl<H, F> Hall<H>
+where
+    H: Fn(Accepted) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    /// Serves a client, if the gate has room.
+    fn admit(&mut self, stream: Stream, door: &Door) {
+        let protocol = self.service.protocol;
+        let peer = stream.peer();
+        let permit = match self.gate.admit_peer(peer) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                tracing::debug!(protocol, %peer, %reason, "connection refused");
+                return self.refuse(stream, self.service.refusal);
+            }
+        };
+        metrics::counter!("rookery_net_connections_total", "protocol" => protocol, "result" => "accepted")
+            .increment(1);
+        let id = ConnId::next();
+        let span = tracing::info_span!(parent: None, "conn", %id, protocol, %peer);
+        let open = OpenCount::new(protocol);
+        let session = (self.handler)(Accepted { stream, id, permit, drain: door.guard() });
+        self.connections.spawn(
+            async move {
+                let _open = open;
+                session.await;
+            }
+            .instrument(span),
+        );
+    }
+
+    /// Says why not, and closes.
+    fn refuse(&mut self, mut stream: Stream, why: &'static str) {
+        metrics::counter!("rookery_net_connections_total", "protocol" => self.service.protocol, "result" => "refused")
+            .increment(1);
+        if why.is_empty() || self.refusals.len() >= REFUSALS_MAX {
+            return;
+        }
+        self.refusals.spawn(async move {
+            let goodbye = async {
+                stream.write_all(why.as_bytes()).await?;
+                stream.shutdown().await
+            };
+            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, goodbye).await;
+        });
     }
 }
 

@@ -27,7 +27,7 @@ async fn accepting_goes_on_when_descriptors_come_back() {
 
     let drain = Drain::new();
     let gate = Gate::new(ConnectionLimits::default());
-    let service = Service { protocol: "test", refusal: "" };
+    let service = Service { protocol: "test", refusal: "", shut: "" };
     let server = tokio::spawn(serve(listener, service, gate.clone(), drain.clone(), |accepted| async move {
         let (mut stream, _permit, _drain) = (accepted.stream, accepted.permit, accepted.drain);
         stream.write_all(b"hello").await.unwrap();

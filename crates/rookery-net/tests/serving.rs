@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use rookery_net::{
-    BindError, Connection, ConnectionLimits, Drain, Gate, ListenOptions, ListenSpec, Listener, Local, Peer,
-    Service, serve,
+    BindError, Connection, ConnectionLimits, Door, Drain, Gate, ListenOptions, ListenSpec, Listener, Local,
+    Peer, Service, serve,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 const LONG: Duration = Duration::from_secs(20);
-const TEST: Service = Service { protocol: "test", refusal: "* BYE too many\r\n" };
+const TEST: Service = Service { protocol: "test", refusal: "* BYE too many\r\n", shut: "* BYE shut\r\n" };
 
 fn tcp(text: &str) -> Listener {
     Listener::bind(&text.parse().unwrap()).unwrap()
@@ -169,4 +169,93 @@ async fn too_many_are_told_so() {
     assert_eq!(refused, b"* BYE too many\r\n");
     drain.shut_down(LONG).await;
     server.await.unwrap();
+}
+
+/// Whether a new client is served.
+async fn is_served(at: std::net::SocketAddr) -> bool {
+    // A refusal may come at once, and others have to do something.
+    tokio::task::yield_now().await;
+    let Ok(mut client) = TcpStream::connect(at).await else { return false };
+    let mut answer = [0; 4];
+    for _ in 0..2 {
+        if client.write_all(b"ping").await.is_err() || client.read_exact(&mut answer).await.is_err() {
+            return false;
+        }
+        // The second time the server waits already.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    true
+}
+
+#[tokio::test]
+async fn a_door_refuses_new_clients_and_sends_away_those_inside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    let (drain, gate) = (Drain::new(), Gate::new(ConnectionLimits::default()));
+    let door = Door::new(drain.clone());
+    // A port that the kernel has chosen is not kept at rest.
+    let at = addr(&tcp("127.0.0.1:0"));
+    let listener = Listener::bind(&ListenSpec::Tcp(at)).unwrap();
+    let serving = tokio::spawn(serve(listener, TEST, gate.clone(), door.clone(), echo));
+    let unix = Listener::bind(&ListenSpec::Unix(path.clone())).unwrap();
+    let also = tokio::spawn(serve(unix, TEST, gate.clone(), door.clone(), echo));
+    for _ in 0..2 {
+        let mut inside = TcpStream::connect(at).await.unwrap();
+        inside.write_all(b"ping").await.unwrap();
+        let mut answer = [0; 4];
+        inside.read_exact(&mut answer).await.unwrap();
+        door.shut();
+        assert!(!door.is_open() && door.inside() >= 1);
+        while is_served(at).await {}
+        let mut refused = UnixStream::connect(&path).await.unwrap();
+        let mut told = Vec::new();
+        refused.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told, b"* BYE shut\r\n");
+        inside.write_all(b"pong").await.unwrap();
+        inside.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"pong", "who is inside goes on");
+        assert_eq!(door.empty(LONG, true).await, 0);
+        let mut told = Vec::new();
+        inside.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told, b"BYE");
+        assert_eq!(door.inside(), 0);
+        door.open();
+        while !is_served(at).await {}
+    }
+    // Who does not leave is aborted, and the server goes on.
+    let stubborn = tcp("127.0.0.1:0");
+    let there = addr(&stubborn);
+    let deaf = tokio::spawn(serve(stubborn, TEST, gate, door.clone(), |accepted| async move {
+        let _accepted = accepted;
+        std::future::pending::<()>().await;
+    }));
+    let mut client = TcpStream::connect(there).await.unwrap();
+    while door.inside() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(door.empty(Duration::from_millis(50), false).await, 1);
+    assert_eq!((client.read(&mut [0]).await.unwrap(), door.inside()), (0, 0));
+    door.open();
+    while !is_served(at).await {}
+    drain.shut_down(LONG).await;
+    for task in [serving, also, deaf] {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_door_that_is_shut_from_the_start_is_opened() {
+    let options = ListenOptions { listens: false, ..ListenOptions::default() };
+    let at = addr(&tcp("127.0.0.1:0"));
+    let listener = Listener::bind_with(&ListenSpec::Tcp(at), options).unwrap();
+    assert!(TcpStream::connect(at).await.is_err());
+    let (drain, gate) = (Drain::new(), Gate::new(ConnectionLimits::default()));
+    let door = Door::new(drain.clone());
+    door.shut();
+    let serving = tokio::spawn(serve(listener, TEST, gate, door.clone(), echo));
+    assert!(!is_served(at).await);
+    door.open();
+    while !is_served(at).await {}
+    drain.shut_down(LONG).await;
+    serving.await.unwrap();
 }

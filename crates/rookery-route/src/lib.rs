@@ -28,10 +28,10 @@ pub use transit::{GivenUp, MoveError, Pending, Transit, TransitTimes};
 
 use parking_lot::Mutex;
 use rookery_directory::{AccountState, AliasName, Directory, DirectoryError, Entry};
-use rookery_store::{Account, Store, StoreError};
+use rookery_store::{Account, Store, StoreError, Whereabouts};
 use rookery_types::{
-    AccountId, AccountName, Address, ClientNames, Encoding, NameError, NodeId, OperationId, StoreId, Style,
-    UserName,
+    AccountId, AccountName, Address, ClientNames, Encoding, Epoch, NameError, NodeId, OperationId, StoreId,
+    Style, UserName,
 };
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -172,8 +172,8 @@ pub struct Router {
     here: NodeId,
     /// The store that is here, if that is asked.
     store: Option<(StoreId, Fence)>,
-    /// Knows of accounts that move before the directory's copy does.
-    own: Option<Store>,
+    /// The same, if it is asked which accounts have come and gone.
+    knows: Option<Store>,
     style: Style,
     newcomers: Option<Arc<dyn Newcomers>>,
 }
@@ -181,7 +181,7 @@ pub struct Router {
 impl Router {
     /// A router of the node `here`, whose clients see names in one style.
     pub fn new(directory: Arc<dyn Directory>, here: NodeId, style: Style) -> Router {
-        Router { directory, here, store: None, own: None, style, newcomers: None }
+        Router { directory, here, store: None, knows: None, style, newcomers: None }
     }
 
     /// The same, for which accounts that are at home in another store than this, or in a fenced one, are not reached.
@@ -189,31 +189,10 @@ impl Router {
         Router { store: Some((store, fence)), ..self }
     }
 
-    /// The same, which believes the accounts' own records in this node's store more than a directory that lags.
-    pub fn with_own_records(self, store: Store) -> Router {
-        Router { own: Some(store), ..self }
-    }
-
-    /// Where the commands of an account run.
-    fn place(&self, entry: &Entry) -> Result<Route, RouteError> {
-        let by_directory = route(entry, self.here)?;
-        let Some(own) = &self.own else { return Ok(by_directory) };
-        let failed = |error: StoreError| unavailable(error.to_string());
-        match by_directory {
-            Route::Here { account } => match own.has_left(account).map_err(failed)? {
-                Some((node, epoch)) if epoch > entry.home.epoch => Ok(Route::Proxy(node)),
-                _ => Ok(Route::Here { account }),
-            },
-            Route::Proxy(node) => match own.account_record(entry.id).map_err(failed)? {
-                Some(record)
-                    if record.state == rookery_store::AccountState::Home
-                        && record.epoch > entry.home.epoch =>
-                {
-                    Ok(Route::Here { account: entry.id })
-                }
-                _ => Ok(Route::Proxy(node)),
-            },
-        }
+    /// The same, which knows of accounts that have come to this store, or have gone from it, before the directory's copy
+    /// does.
+    pub fn with_moves(self, store: Store) -> Router {
+        Router { knows: Some(store), ..self }
     }
 
     /// The same, with users who get accounts when mail comes for them.
@@ -251,10 +230,10 @@ impl Router {
     /// Where the commands on a mailbox run whose name is known: a recipient's INBOX, say.
     pub async fn target(&self, address: Address) -> Result<Target, RouteError> {
         let entry = self.entry(address.account()).await?;
-        let route = self.place(&entry)?;
+        let (route, epoch) = self.home_of(&entry)?;
         if let (Route::Here { .. }, Some((store, fence))) = (&route, &self.store) {
             // A home is a node and its store: nobody is told that there is nothing because another store has nothing.
-            let why = match *store == entry.home.store || entry.home.node != self.here {
+            let why = match *store == entry.home.store || epoch > entry.home.epoch {
                 true => fence.why(),
                 false => Some("the account is at home in another store".into()),
             };
@@ -268,7 +247,28 @@ impl Router {
     /// The account of a name, and where the commands on its mailboxes run.
     pub async fn locate(&self, name: &AccountName) -> Result<(AccountId, Route), RouteError> {
         let entry = self.entry(name).await?;
-        Ok((entry.id, self.place(&entry)?))
+        Ok((entry.id, self.home_of(&entry)?.0))
+    }
+
+    /// The home of an account, and since which epoch it is that.
+    pub async fn home(&self, name: &AccountName) -> Result<(NodeId, Epoch), RouteError> {
+        let entry = self.entry(name).await?;
+        Ok(match self.home_of(&entry)? {
+            (Route::Here { .. }, epoch) => (self.here, epoch),
+            (Route::Proxy(node), epoch) => (node, epoch),
+        })
+    }
+
+    /// Where the directory or the store says that an account is at home: whoever knows of the later epoch.
+    fn home_of(&self, entry: &Entry) -> Result<(Route, Epoch), RouteError> {
+        let route = route(entry, self.here)?;
+        let Some(store) = &self.knows else { return Ok((route, entry.home.epoch)) };
+        let standing = store.standing(entry.id).map_err(|error| unavailable(error.to_string()))?;
+        Ok(match standing.filter(|(_, epoch)| *epoch > entry.home.epoch) {
+            Some((Whereabouts::Here, epoch)) => (Route::Here { account: entry.id }, epoch),
+            Some((Whereabouts::Left { node, .. }, epoch)) => (Route::Proxy(node), epoch),
+            None => (route, entry.home.epoch),
+        })
     }
 
     /// Who gets the mail for an address: the account of this name; else where the alias of this name leads; else a
@@ -376,6 +376,12 @@ impl Router {
         match store.account(account).await {
             Ok(account) => Ok(Some(account)),
             Err(StoreError::NoAccount) => Ok(None),
+            // It has gone since, and the directory's copy has not heard of it.
+            Err(StoreError::Moved) => match store.standing(account) {
+                Ok(Some((Whereabouts::Left { node, .. }, _))) => Err(AccountError::Elsewhere(node)),
+                Ok(_) => Err(AccountError::Store(StoreError::Moved)),
+                Err(error) => Err(AccountError::Store(error)),
+            },
             Err(error) => Err(AccountError::Store(error)),
         }
     }

@@ -413,7 +413,7 @@ async fn a_directory_that_lags_sends_nobody_the_wrong_way() {
     let inbox = Address::inbox(user("joe"));
     for (at, here, wanted) in [(0, a, Route::Proxy(b)), (1, b, Route::Here { account: world.id })] {
         let router = Router::new(Arc::clone(&lagging), here, Style::default());
-        let router = router.with_own_records(world.nodes[at].store.clone());
+        let router = router.with_moves(world.nodes[at].store.clone());
         assert_eq!(router.target(inbox.clone()).await.unwrap().route, wanted);
         assert_eq!(router.locate(&old.name).await.unwrap(), (world.id, wanted));
     }

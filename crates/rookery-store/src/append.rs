@@ -84,6 +84,18 @@ impl Spooled {
         self.0.size
     }
 
+    /// Some octets of it, fewer at its end; before it has become a message of a mailbox. May read the disk.
+    pub fn read(&self, from: u64, octets: usize) -> Result<Bytes, StoreError> {
+        let end = from.saturating_add(octets as u64);
+        match &self.0.body {
+            Body::Memory(all) => {
+                let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(all.len());
+                Ok(all.slice(at(from)..at(end)))
+            }
+            Body::Large(large) => Ok(large.read(from..end)?.into()),
+        }
+    }
+
     /// Its Message-ID, if it has one.
     pub fn message_id(&self) -> Option<&str> {
         self.0.message_id.as_deref()

@@ -467,6 +467,12 @@ impl Store {
         }
     }
 
+    /// An account that is in memory.
+    pub(crate) fn in_memory(&self, id: AccountId) -> Option<Account> {
+        let cell = self.0.accounts.lock().get(&id).cloned()?;
+        Some(Account { store: self.clone(), cell, viewer: None })
+    }
+
     /// An account's own record, as it is on disk. Reads the disk.
     pub fn account_record(&self, id: AccountId) -> Result<Option<AccountRecord>, StoreError> {
         let key = keys::account_record(id);

@@ -118,21 +118,26 @@ impl Account {
 }
 
 impl Store {
-    /// Where an account has gone that this store serves no more; `None`: it is served here, or was never here. Reads the
-    /// disk.
-    pub fn has_left(&self, id: AccountId) -> Result<Option<(NodeId, Epoch)>, StoreError> {
+    /// Where this store knows an account to be served, and since which epoch, for those who want to go there: an account
+    /// that was given away and is still served here is here. `None`: the store does not know. Reads the disk, unless the
+    /// account is in memory.
+    pub fn standing(&self, id: AccountId) -> Result<Option<(Whereabouts, Epoch)>, StoreError> {
+        if let Some(account) = self.in_memory(id) {
+            let whereabouts = *account.cell.whereabouts.borrow();
+            let record = account.cell.record.load();
+            return Ok(match (whereabouts, record.state) {
+                (_, AccountState::Deleted) => None,
+                (Whereabouts::Here, _) => Some((whereabouts, record.epoch)),
+                (Whereabouts::Left { epoch, .. }, _) => Some((whereabouts, epoch)),
+            });
+        }
         let Some(record) = self.account_record(id)? else { return Ok(None) };
-        Ok(match record.state {
-            AccountState::Moved(travel) => Some((travel.peer, travel.epoch)),
-            // It is read here until its new home serves it.
-            AccountState::Released(_) => match self.load_account(id)? {
-                Some(account) => match *account.cell.whereabouts.borrow() {
-                    Whereabouts::Left { node, epoch } => Some((node, epoch)),
-                    Whereabouts::Here => None,
-                },
-                None => None,
-            },
-            _ => None,
+        Ok(match (record.state, self.whereabouts(id)?) {
+            // What is on its way here is the directory's to tell.
+            (AccountState::Receiving(_) | AccountState::Ready(_), _) => None,
+            (_, Some(Whereabouts::Here)) => Some((Whereabouts::Here, record.epoch)),
+            (_, Some(left @ Whereabouts::Left { epoch, .. })) => Some((left, epoch)),
+            (_, None) => None,
         })
     }
 

@@ -26,11 +26,13 @@ pub(crate) async fn run(config: &Config, options: Check) -> Result<(), Failure> 
         }
         Ok(mut client) => {
             let mut bar = Bar::new();
-            let answer = client.call("check", Value::Null, |now| bar.show(now)).await;
+            let answer = client.call("check", json!({"user": options.user}), |now| bar.show(now)).await;
             bar.finish();
             answer?
         }
-        Err(CallError::NoServer { source, .. }) if source.kind() != std::io::ErrorKind::PermissionDenied => {
+        Err(CallError::NoServer { source, .. })
+            if source.kind() != std::io::ErrorKind::PermissionDenied && options.user.is_none() =>
+        {
             return offline(config, options).await;
         }
         Err(error) => return Err(error.into()),

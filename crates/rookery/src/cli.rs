@@ -66,7 +66,7 @@ pub(crate) enum Command {
     Restore(Restore),
     /// Verify everything that is stored: through the running server, or offline if none runs.
     Check(Check),
-    /// Nodes of a cluster: list, let a new one join.
+    /// Nodes of a cluster: list, show, let a new one join, say which take clients and hold accounts.
     #[command(subcommand)]
     Node(NodeCommand),
     /// The directory of a cluster as a whole: status, export, import, move into etcd.
@@ -178,10 +178,73 @@ pub(crate) enum User {
     },
 }
 
+/// One node of a cluster.
+#[derive(Debug, Args)]
+pub(crate) struct OfNode {
+    /// Which node [default: the one that is asked].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+}
+
+/// What a node does of its duties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DutyWord {
+    On,
+    Cordon,
+    Drain,
+    Off,
+}
+
+impl DutyWord {
+    /// As it is written.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            DutyWord::On => "on",
+            DutyWord::Cordon => "cordon",
+            DutyWord::Drain => "drain",
+            DutyWord::Off => "off",
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// All nodes, as this one sees them.
     List(Json),
+    /// Everything about a node.
+    Show {
+        #[command(flatten)]
+        of: OfNode,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Whether a node takes clients. Ends when they have left, where they are sent away.
+    Serve {
+        /// `on`; `cordon`: no new ones; `drain`: those that are there leave, too, when they are idle; `off`: they leave as
+        /// soon as no command of theirs is under way.
+        #[arg(value_enum)]
+        duty: DutyWord,
+        /// Seconds after which the connections of clients are closed that have not left.
+        #[arg(long, default_value_t = 60)]
+        within: u64,
+        #[command(flatten)]
+        of: OfNode,
+    },
+    /// Whether a node holds accounts.
+    Hold {
+        /// `on`; `cordon`: no new ones; `drain`: those that are there move to other nodes; `off`: none are left.
+        #[arg(value_enum)]
+        duty: DutyWord,
+        #[command(flatten)]
+        of: OfNode,
+    },
+    /// Set the tags of a node, by which placement chooses; none: take them away.
+    Tag {
+        /// Such as `ssd`.
+        tags: Vec<String>,
+        #[command(flatten)]
+        of: OfNode,
+    },
     /// Let this node, which holds nothing because its store is older than it was, hold what its store has.
     Accept,
     /// Print a token with which one new node can join. Ask the node with the directory.
@@ -526,8 +589,11 @@ pub(crate) struct Restore {
     pub(crate) json: Json,
 }
 
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Check {
+    /// Only this user's account, through the running server.
+    #[arg(long, conflicts_with = "repair")]
+    pub(crate) user: Option<String>,
     /// Rebuild what can be derived, and set aside what cannot. Destroys nothing.
     #[arg(long)]
     pub(crate) repair: bool,

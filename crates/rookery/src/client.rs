@@ -8,8 +8,8 @@ use rookery_admin::socket::Client;
 use serde_json::{Value, json};
 
 use crate::cli::{
-    Acl, Alias, Domain, Group, Import, ImportArgs, Json, Mailbox, NewPassword, NodeCommand, Quota,
-    QuotaLimits, TransitCommand, User,
+    Acl, Alias, Domain, Group, Import, ImportArgs, Json, Mailbox, NewPassword, Quota, QuotaLimits,
+    TransitCommand, User,
 };
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
@@ -197,34 +197,6 @@ pub(crate) async fn domain(config: &Config, command: Domain) -> Result<(), Failu
     Ok(())
 }
 
-/// `rookery node`.
-pub(crate) async fn node(config: &Config, command: NodeCommand) -> Result<(), Failure> {
-    match command {
-        NodeCommand::List(json) => {
-            let (rows, _) = call(config, "node.list", Value::Null).await?;
-            let columns = [
-                column("NODE", "name"),
-                column("ID", "id"),
-                column("ADDRESS", "address"),
-                column("SERVE", "serve"),
-                column("HOLD", "hold"),
-                column("VERSION", "version"),
-                column("LINK", "link"),
-            ];
-            print_rows(json, &columns, rows);
-        }
-        NodeCommand::Accept => {
-            call(config, "node.accept", Value::Null).await?;
-            say("This node holds what its store has.");
-        }
-        NodeCommand::Token { duties, hours } => {
-            let (_, answer) = call(config, "node.token", json!({"duties": duties, "hours": hours})).await?;
-            output::line(answer.get("token").and_then(Value::as_str).unwrap_or(""));
-        }
-    }
-    Ok(())
-}
-
 /// `rookery transit`.
 pub(crate) async fn transit(config: &Config, command: TransitCommand) -> Result<(), Failure> {
     match command {
@@ -391,7 +363,7 @@ pub(crate) fn print_members(json: Json, info: &Value) {
     }
 }
 
-fn shown<'a>(value: &'a Value, member: &str) -> &'a str {
+pub(crate) fn shown<'a>(value: &'a Value, member: &str) -> &'a str {
     value.get(member).and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -432,7 +404,7 @@ fn new_password(name: &str, how: &NewPassword) -> Result<String, Failure> {
     Ok(password)
 }
 
-fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
+pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     if yes || !std::io::stdin().is_terminal() {
         return Ok(());
     }

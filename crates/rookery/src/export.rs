@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+/// The file that says that the rest is there.
+pub(crate) const WHOLE: &str = "account.json";
+
 /// The form of the folder.
 pub(crate) const FORMAT: u32 = 1;
 

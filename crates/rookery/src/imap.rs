@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rookery_imap::{HeaderTexts, ImapConfig, Services, SortTables};
-use rookery_net::{Drain, Gate, Listener, Service};
+use rookery_net::{Door, Gate, Listener, Service};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -35,6 +35,9 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
     })
 }
 
+/// What is said at a Unix socket while the node takes no clients.
+const SHUT: &str = "* BYE [UNAVAILABLE] This server takes no clients at the moment\r\n";
+
 /// Serves a listener until the drain ends.
 pub(crate) fn spawn(
     services: &Live<Services>,
@@ -42,14 +45,14 @@ pub(crate) fn spawn(
     listener: Listener,
     over_tls: bool,
     gate: &Gate,
-    drain: &Drain,
+    door: &Door,
 ) {
     let services = services.clone();
     let service = match over_tls {
-        false => Service { protocol: "imap", refusal: "* BYE Too many connections\r\n" },
-        true => Service { protocol: "imaps", refusal: "" },
+        false => Service { protocol: "imap", refusal: "* BYE Too many connections\r\n", shut: SHUT },
+        true => Service { protocol: "imaps", refusal: "", shut: "" },
     };
-    tasks.spawn(rookery_net::serve(listener, service, gate.clone(), drain.clone(), move |accepted| {
+    tasks.spawn(rookery_net::serve(listener, service, gate.clone(), door.clone(), move |accepted| {
         rookery_imap::serve_connection(accepted, services.now(), over_tls)
     }));
 }

@@ -32,21 +32,24 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// Binds what the configuration names. What was given to this process is taken from there.
-    pub(crate) fn all(config: &Config) -> Result<Bound, Failure> {
+    /// Binds what the configuration names. What was given to this process is taken from there. `serves`: whether
+    /// clients are let in from the start.
+    pub(crate) fn all(config: &Config, serves: bool) -> Result<Bound, Failure> {
         let cannot = |error| Failure::failed(format!("the sockets given to the server: {error}"));
         let mut given = Inherited::take_all().map_err(cannot)?;
         let lmtp_mode = config.lmtp.unix_mode().unwrap_or(0o660);
         let mta_mode = config.mta.unix_mode().unwrap_or(0o660);
+        let always = |unix_mode| ListenOptions { unix_mode, ..ListenOptions::default() };
+        let clients = |unix_mode| ListenOptions { listens: serves, ..always(unix_mode) };
         let bound = Bound {
-            imap: bind(&config.imap.listen, 0o666, &mut given)?,
-            imap_tls: bind(&config.imap.listen_tls, 0o666, &mut given)?,
-            pop3: bind(&config.pop3.listen, 0o666, &mut given)?,
-            pop3_tls: bind(&config.pop3.listen_tls, 0o666, &mut given)?,
-            lmtp: bind(&config.lmtp.listen, lmtp_mode, &mut given)?,
-            mta_auth: bind(&config.mta.auth_listen, mta_mode, &mut given)?,
-            mta_lookup: bind(&config.mta.lookup_listen, mta_mode, &mut given)?,
-            http: bind(&config.http.listen, 0o660, &mut given)?,
+            imap: bind(&config.imap.listen, clients(0o666), &mut given)?,
+            imap_tls: bind(&config.imap.listen_tls, clients(0o666), &mut given)?,
+            pop3: bind(&config.pop3.listen, clients(0o666), &mut given)?,
+            pop3_tls: bind(&config.pop3.listen_tls, clients(0o666), &mut given)?,
+            lmtp: bind(&config.lmtp.listen, clients(lmtp_mode), &mut given)?,
+            mta_auth: bind(&config.mta.auth_listen, always(mta_mode), &mut given)?,
+            mta_lookup: bind(&config.mta.lookup_listen, always(mta_mode), &mut given)?,
+            http: bind(&config.http.listen, always(0o660), &mut given)?,
         };
         for place in given.places() {
             tracing::warn!(at = %place, "a socket was given to the server where no setting listens; it is closed");
@@ -78,8 +81,7 @@ impl Bound {
     }
 }
 
-fn bind(specs: &[String], unix_mode: u32, given: &mut Inherited) -> Result<Vec<Listener>, Failure> {
-    let options = ListenOptions { unix_mode, ..ListenOptions::default() };
+fn bind(specs: &[String], options: ListenOptions, given: &mut Inherited) -> Result<Vec<Listener>, Failure> {
     let mut listeners = Vec::new();
     for text in specs {
         let spec: ListenSpec = text.parse().map_err(|error| Failure::new(Kind::Usage, error))?;

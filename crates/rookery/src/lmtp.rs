@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rookery_lmtp::House;
-use rookery_net::{Drain, Gate, Listener, Service};
+use rookery_net::{Door, Gate, Listener, Service};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -28,17 +28,20 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
     services.map_err(|error| Failure::new(Kind::Usage, error))
 }
 
+/// What is said at a Unix socket while the node takes no clients.
+const SHUT: &str = "421 4.3.2 This server takes no mail at the moment\r\n";
+
 /// Serves a listener until the drain ends.
 pub(crate) fn spawn(
     services: &Live<Services>,
     tasks: &mut JoinSet<()>,
     listener: Listener,
     gate: &Gate,
-    drain: &Drain,
+    door: &Door,
 ) {
     let services = services.clone();
-    let service = Service { protocol: "lmtp", refusal: "421 4.3.2 Too many connections\r\n" };
-    tasks.spawn(rookery_net::serve(listener, service, gate.clone(), drain.clone(), move |accepted| {
+    let service = Service { protocol: "lmtp", refusal: "421 4.3.2 Too many connections\r\n", shut: SHUT };
+    tasks.spawn(rookery_net::serve(listener, service, gate.clone(), door.clone(), move |accepted| {
         rookery_lmtp::serve_connection(accepted, services.now())
     }));
 }

@@ -19,6 +19,7 @@ mod logging;
 mod mta;
 mod newcomers;
 mod node;
+mod node_client;
 mod notify;
 mod output;
 mod pop3;
@@ -76,7 +77,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Acl(command) => client_runtime()?.block_on(client::acl(&config, command)),
         Command::Domain(command) => client_runtime()?.block_on(client::domain(&config, command)),
         Command::Group(command) => client_runtime()?.block_on(client::group(&config, command)),
-        Command::Node(command) => client_runtime()?.block_on(client::node(&config, command)),
+        Command::Node(command) => client_runtime()?.block_on(node_client::node(&config, command)),
         Command::Transit(command) => client_runtime()?.block_on(client::transit(&config, command)),
         Command::Directory(command) => {
             client_runtime()?.block_on(directory_client::directory(&config, command))

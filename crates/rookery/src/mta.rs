@@ -18,7 +18,7 @@ pub(crate) fn spawn(
     drain: &Drain,
 ) {
     for listener in auth {
-        let service = Service { protocol: "mta-auth", refusal: "" };
+        let service = Service { protocol: "mta-auth", refusal: "", shut: "" };
         let authenticator = Arc::clone(&data.node.authenticator);
         tasks.spawn(rookery_net::serve(listener, service, gate.clone(), drain.clone(), move |accepted| {
             rookery_mta::auth::serve_connection(accepted, Arc::clone(&authenticator))
@@ -26,7 +26,7 @@ pub(crate) fn spawn(
     }
     let look_ups = Arc::new(LookUps::new(data.router.clone(), &data.node.config.default_domain));
     for listener in lookup {
-        let service = Service { protocol: "mta-lookup", refusal: "" };
+        let service = Service { protocol: "mta-lookup", refusal: "", shut: "" };
         let look_ups = Arc::clone(&look_ups);
         tasks.spawn(rookery_net::serve(listener, service, gate.clone(), drain.clone(), move |accepted| {
             rookery_mta::socketmap::serve_connection(accepted, Arc::clone(&look_ups))

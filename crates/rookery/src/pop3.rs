@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rookery_net::{Drain, Gate, Listener, Service};
+use rookery_net::{Door, Gate, Listener, Service};
 use rookery_pop3::Services;
 use tokio::task::JoinSet;
 
@@ -25,6 +25,9 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
     })
 }
 
+/// What is said at a Unix socket while the node takes no clients.
+const SHUT: &str = "-ERR [SYS/TEMP] This server takes no clients at the moment\r\n";
+
 /// Serves a listener until the drain ends.
 pub(crate) fn spawn(
     services: &Live<Services>,
@@ -32,14 +35,16 @@ pub(crate) fn spawn(
     listener: Listener,
     over_tls: bool,
     gate: &Gate,
-    drain: &Drain,
+    door: &Door,
 ) {
     let services = services.clone();
     let service = match over_tls {
-        false => Service { protocol: "pop3", refusal: "-ERR [SYS/TEMP] Too many connections\r\n" },
-        true => Service { protocol: "pop3s", refusal: "" },
+        false => {
+            Service { protocol: "pop3", refusal: "-ERR [SYS/TEMP] Too many connections\r\n", shut: SHUT }
+        }
+        true => Service { protocol: "pop3s", refusal: "", shut: "" },
     };
-    tasks.spawn(rookery_net::serve(listener, service, gate.clone(), drain.clone(), move |accepted| {
+    tasks.spawn(rookery_net::serve(listener, service, gate.clone(), door.clone(), move |accepted| {
         rookery_pop3::serve_connection(accepted, services.now(), over_tls)
     }));
 }

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
 use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
-use rookery_directory::{CopiedDirectory, Directory, DirectoryError, Entry};
+use rookery_directory::{CopiedDirectory, Directory, DirectoryError, Duty, Entry};
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
-use rookery_net::{ConnectionLimits, Drain, Gate, Handover, ServerTls, TlsFiles};
+use rookery_net::{ConnectionLimits, Door, Drain, Gate, Handover, ServerTls, TlsFiles};
 use rookery_route::{
     Fence, NoPeers, Peers, Publications, Registrar, RegistrarError, Renames, Router, Transit, TransitTimes,
 };
@@ -28,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Desk};
+use crate::cluster::duties::Doorkeeper;
 use crate::cluster::{Cluster, ClusterHomes, ServedParts, Settings};
 use crate::config::{Config, Loaded, SourceKind};
 use crate::exit::{Failure, Kind};
@@ -178,6 +179,7 @@ impl Data {
         }
         let router = Router::new(Arc::clone(&directory), store.node(), Style::default())
             .with_store(store.store_id(), fence)
+            .with_moves(store.clone())
             .with_newcomers(newcomers.clone());
         let mailboxes = config.accounts.parsed().map_err(|error| Failure::new(Kind::Usage, error))?;
         let registrar = Registrar::new(Arc::clone(&directory), store.clone(), mailboxes);
@@ -373,12 +375,17 @@ pub(crate) async fn run(
     let node = Arc::clone(&data.node);
     let unresolved = resolve_reservations(&node).await?;
     let tls = make_tls(&config, &hostname)?;
-    let bound = Bound::all(&config)?;
+    let duty = match &data.cluster {
+        Some(cluster) => cluster.serve_duty(&data.directory).await,
+        None => Duty::On,
+    };
+    let bound = Bound::all(&config, duty == Duty::On)?;
     let mut held = bound.hold().map_err(|error| failed("the listening sockets", &error))?;
     let socket = rookery_admin::socket::bind(&config.admin_socket())
         .map_err(|error| failed("the admin socket", &error))?;
     let places = bound.places();
     let drain = Drain::new();
+    let doorkeeper = Doorkeeper::new(Door::new(drain.clone()), duty);
     let gate = Gate::new(connection_limits(&config));
     let mut tasks = JoinSet::new();
     let parts = Parts {
@@ -412,6 +419,7 @@ pub(crate) async fn run(
             services: services(&places),
             data_dir: config.data_dir.clone(),
             settings: Settings { file: reload.file() },
+            doorkeeper: Arc::clone(&doorkeeper),
         };
         cluster.serve(parts, &mut tasks, &drain);
     }
@@ -428,32 +436,37 @@ pub(crate) async fn run(
         reload: reload.clone(),
         restart: restart.clone(),
         metrics: metrics.clone(),
+        doorkeeper: Arc::clone(&doorkeeper),
         heavy: Default::default(),
     });
+    if let Some(cluster) = &data.cluster {
+        cluster.serve_errands(&desk, &drain);
+    }
     tasks
         .spawn(socket.serve(drain.clone(), move |request, replies| {
             admin::answer(Arc::clone(&desk), request, replies)
         }));
     for (listeners, over_tls) in [(bound.imap, false), (bound.imap_tls, true)] {
         for listener in listeners {
-            crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, &drain);
+            crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, doorkeeper.door());
         }
     }
     for (listeners, over_tls) in [(bound.pop3, false), (bound.pop3_tls, true)] {
         for listener in listeners {
-            crate::pop3::spawn(&pop3, &mut tasks, listener, over_tls, &gate, &drain);
+            crate::pop3::spawn(&pop3, &mut tasks, listener, over_tls, &gate, doorkeeper.door());
         }
     }
     for listener in bound.lmtp {
-        crate::lmtp::spawn(&lmtp, &mut tasks, listener, &gate, &drain);
+        crate::lmtp::spawn(&lmtp, &mut tasks, listener, &gate, doorkeeper.door());
     }
     crate::mta::spawn(&mut tasks, bound.mta_auth, bound.mta_lookup, &data, &gate, &drain);
     for listener in bound.http {
         let store = node.store.clone();
-        let draining = drain.clone();
+        let (draining, door) = (drain.clone(), doorkeeper.door().clone());
         let state = AdminState::new(metrics.clone(), move || match store.read_only_because() {
             Some(why) => Readiness::NotReady(why),
             None if draining.is_draining() => Readiness::NotReady("the server is shutting down".to_owned()),
+            None if !door.is_open() => Readiness::NotReady("this node takes no clients".to_owned()),
             None => Readiness::Ready,
         });
         let drain = drain.clone();

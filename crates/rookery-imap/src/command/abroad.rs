@@ -238,7 +238,7 @@ async fn idling(
         };
         let woken = tokio::select! {
             biased;
-            () = drain.draining() => Woken::Ending,
+            () = drain.easing() => Woken::Ending,
             () = ended(slot.as_ref()) => Woken::Ending,
             read = guest.read() => {
                 read?;

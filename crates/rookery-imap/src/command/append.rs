@@ -16,14 +16,15 @@ use super::abroad::with_news;
 use super::operation::{self, Operation};
 use super::{Context, Outcome, catenate, copy, quota, select, send, transfer};
 use crate::answer::{Answer, Failure, blocking, no_permission};
+use crate::handed::Replay;
 use crate::names::Found;
 use crate::session::{Selected, State, User};
 use crate::tell;
 use crate::wire::{Wire, closed};
 use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, Replaced};
 use rookery_codec::imap::server::{Bad, Decoded};
-use rookery_codec::imap::{Code, MessageSet, Response, WireName};
-use rookery_store::{Appended, Held, NewMessage, Spool, Spooled};
+use rookery_codec::imap::{Code, MessageSet, Response, Tag, WireName};
+use rookery_store::{Appended, Held, NewMessage, Spool, Spooled, StoreError};
 use rookery_types::{
     Flag, InternalDate, Keyword, NodeId, OperationId, Rights, SequenceSet, SystemFlags, Uid, UidSet,
 };
@@ -83,7 +84,7 @@ pub(crate) async fn append(
         return operation::settle(user, &mailbox, id).await;
     }
     let ids: Vec<OperationId> = operation.iter().map(|operation| operation.id).collect();
-    let appended = Box::pin(append_here(wire, user, selected, replaced, mailbox, first, &ids)).await;
+    let appended = Box::pin(append_here((wire, tag), user, selected, replaced, mailbox, first, &ids)).await;
     match abroad {
         Some(_) => with_news(user, wire, appended).await,
         None => appended,
@@ -119,7 +120,7 @@ impl Whither {
 
 /// The same in an account that is at home here. `operations`: by which another node asks for it.
 async fn append_here(
-    wire: &mut Wire,
+    (wire, tag): (&mut Wire, &Tag),
     user: &mut User,
     selected: Option<&mut Selected>,
     replaced: Option<Replaced>,
@@ -144,6 +145,7 @@ async fn append_here(
         }
     };
     let mut messages = Vec::new();
+    let mut come = Vec::new();
     let mut announced = first;
     loop {
         if let Err(answer) = acceptable(user, &announced, messages.len()) {
@@ -154,6 +156,7 @@ async fn append_here(
             Received::Message { body, more } => (body, more),
             Received::Bad(bad) => return Ok(answer_to(bad)),
         };
+        come.push((announced.clone(), body.clone()));
         messages.push(message(body, announced, found.rights));
         if !more {
             break;
@@ -164,6 +167,21 @@ async fn append_here(
             _ => return Err(closed()),
         };
     }
+    // All of it is done here, or none: then the new home of the account is sent it.
+    let guarded = match (found.account.guard().await, selected.as_deref()) {
+        (Ok(target), Some(selected)) if old.is_some() => {
+            selected.mailbox.account().guard().await.map(|source| (target, Some(source)))
+        }
+        (Ok(target), _) => Ok((target, None)),
+        (Err(error), _) => Err(error),
+    };
+    let _guards = match guarded {
+        Err(StoreError::Moved) => {
+            wire.replay = Replay::new(tag, replaced, &mailbox, come, found.account.whereabouts());
+            return Err(Failure::Moved);
+        }
+        guarded => guarded?,
+    };
     // Rights may have gone while the client was sending.
     let found = user.find_address(found.address).await?;
     if !found.rights.contains(Rights::INSERT) {

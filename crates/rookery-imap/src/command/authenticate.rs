@@ -97,7 +97,7 @@ fn refused(error: AuthError) -> Answer {
 }
 
 async fn logged_in(services: &Arc<Services>, wire: &Wire, login: Login, verb: &'static str) -> LoggedIn {
-    match enter(services, login.user).await? {
+    match enter(services, login.user, services.config.sessions_per_account_max).await? {
         // The home answers.
         Entered::Away { user, home } => {
             Ok((State::Away(Box::new(Away { user, home, verb })), Answer::ok("Going on elsewhere")))
@@ -127,8 +127,12 @@ pub(crate) async fn visit(services: &Arc<Services>, name: UserName) -> Result<Bo
     Ok(Box::new(User { is_guest: true, ..user }))
 }
 
-/// Opens the account of someone who has proved who they are.
-pub(crate) async fn enter(services: &Arc<Services>, name: UserName) -> Result<Entered, Failure> {
+/// Opens the account of someone who has proved who they are, unless it has so many sessions already.
+pub(crate) async fn enter(
+    services: &Arc<Services>,
+    name: UserName,
+    sessions_max: usize,
+) -> Result<Entered, Failure> {
     let authority = services.administrators.authority(&name);
     let account_name = AccountName::User(name.clone());
     let own = match services.router.open(&services.store, &account_name).await {
@@ -139,8 +143,7 @@ pub(crate) async fn enter(services: &Arc<Services>, name: UserName) -> Result<En
     if let Some(own) = &own {
         // A renaming may have been broken off.
         services.registrar.settle(own, &account_name).await?;
-        let max = services.config.sessions_per_account_max;
-        slot = match services.sessions.enter(own.id(), max) {
+        slot = match services.sessions.enter(own.id(), sessions_max) {
             Ok(slot) => Some(slot),
             Err(EnterError::TooMany) => {
                 return Err(Answer::no(Code::Limit, "This account has too many sessions").into());
@@ -167,7 +170,9 @@ async fn made(
         Authority::User => services.router.names_of(&name),
         Authority::Domain | Authority::Site => ClientNames::for_administrator(name.clone()),
     });
+    let home = own.as_ref().map(Account::whereabouts);
     Ok(User {
+        home,
         services: services.clone(),
         name,
         groups,

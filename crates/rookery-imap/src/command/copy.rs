@@ -86,6 +86,8 @@ async fn depart(
     if uids.is_empty() {
         return Ok(Answer::ok("No messages to move"));
     }
+    // The account stays here until all have gone that can: what is left over could not be named as the client did.
+    let _guard = selected.mailbox.account().guard().await?;
     let transit = user.services.transit.clone();
     let moving = transit.r#move(wire.trace, &selected.mailbox, uids, to);
     let (moved, result) = progress.during(wire, moving).await;

@@ -4,7 +4,7 @@
 
 use super::Outcome;
 use crate::answer::{Answer, Failure};
-use crate::connection::ended;
+use crate::connection::{departed, ended};
 use crate::measure::Idling;
 use crate::notify;
 use crate::session::{Selected, User};
@@ -58,17 +58,20 @@ pub(crate) async fn idle(
         if wire.leaving {
             return Ok(ending());
         }
-        if wire.suspended && !wire.connection.is_deflated() {
+        let carries = !wire.connection.is_deflated();
+        if carries && (wire.suspended || user.has_left().is_some()) {
             return Err(Failure::Moved);
         }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
-        let User { slot, notify, guests, .. } = &mut *user;
+        let User { slot, notify, guests, home, .. } = &mut *user;
         let end = async {
             tokio::select! {
                 biased;
-                () = drain.draining() => {}
+                () = drain.easing() => {}
                 () = ended(slot.as_ref()) => {}
+                () = departed(home.as_mut().filter(|_| carries)) => return Woken::Changed,
             }
+            Woken::Ending
         };
         let woken = match notify.as_deref_mut() {
             None => wait(wire, of_mailbox(&mut changed), end, still_here, silence_max).await?,
@@ -116,13 +119,13 @@ async fn of_mailbox(changed: &mut Option<watch::Receiver<u64>>) {
 async fn wait(
     wire: &mut Wire,
     change: impl Future<Output = ()>,
-    ending: impl Future<Output = ()>,
+    ending: impl Future<Output = Woken>,
     still_here: std::time::Duration,
     silence_max: std::time::Duration,
 ) -> Result<Woken, Failure> {
     tokio::select! {
         biased;
-        () = ending => Ok(Woken::Ending),
+        woken = ending => Ok(woken),
         () = change => Ok(Woken::Changed),
         () = tokio::time::sleep(still_here) => Ok(Woken::Still),
         read = wire.read(silence_max) => Ok(Woken::Client(read?)),

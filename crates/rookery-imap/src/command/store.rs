@@ -33,6 +33,8 @@ pub(crate) async fn store(
     }
     let wanted = Wanted { change: store.change, flags, keywords, rights };
     let mut stored: Option<Stored> = None;
+    // All of it is done here, or none.
+    let _guard = selected.mailbox.account().guard().await?;
     for change in wanted.changes(selected) {
         // Only the first change may be conditional: it moves the modseqs the condition is about.
         let (uids, unchanged_since) = match &stored {

@@ -1,21 +1,27 @@
 //! Sessions whose client is at one node and whose mailboxes are at another: both halves.
 
-use super::{Begin, Driver, Next, bye, limits};
+use super::{Begin, Driver, Next, bye, departed, limits, noting};
 use crate::answer::{Answer, Failure};
 use crate::command::authenticate::{self, Entered};
-use crate::command::select;
+use crate::command::{self, Context, select};
+use crate::guest::printed;
+use crate::handed::{READY_TIMEOUT, Replay, cannot_go_on};
 use crate::measure;
 use crate::services::Services;
 use crate::session::State;
 use crate::value::SessionValue;
 use crate::wire::{LINE_OCTETS_MAX, Wire};
 use bytes::{Bytes, BytesMut};
+use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::server::{Decoder, Limits};
 use rookery_codec::imap::{Code, Response, Tag};
 use rookery_net::{ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
 use rookery_route::{HandOver, Opening, PipeService, Relayed, Reopening, SessionHead};
-use rookery_types::{Epoch, NodeId};
+use rookery_store::StoreError;
+use rookery_types::{AccountName, Epoch, NodeId};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Runs the session of a user who has logged in at another node, which holds the client's socket.
 pub async fn serve_pipe(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Services>, drain: DrainGuard) {
@@ -58,10 +64,19 @@ impl Driver {
     pub(super) async fn take_up(&mut self, head: SessionHead) -> Result<bool, Failure> {
         let timing = Timing::start(&measure::NAMES, "LOGIN", &head.tag);
         let (Some(tag), Ok(user)) = (Tag::new(head.tag.as_bytes()), head.user()) else { return Ok(false) };
-        let entered = match authenticate::enter(&self.services, user).await {
+        let sessions_max = self.services.config.sessions_per_account_max;
+        let entered = match authenticate::enter(&self.services, user.clone(), sessions_max).await {
             Ok(Entered::Here(user)) => Ok(user),
-            // It has moved since the edge looked; a session is not passed on twice.
-            Ok(Entered::Away { .. }) => Err(not_reached().into()),
+            // It has moved since the edge looked, which follows it.
+            Ok(Entered::Away { home, .. }) => {
+                let known = self.services.router.home(&AccountName::User(user)).await;
+                let whither = known.unwrap_or((home, Epoch(0)));
+                let lost = || IoError::Lost(std::io::ErrorKind::NotConnected.into());
+                let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+                let given = give(pipe, whither, Bytes::new(), Replay::default(), Bytes::new()).await;
+                given.map_err(IoError::Lost)?;
+                return Ok(false);
+            }
             Err(failure) => Err(failure),
         };
         let outcome = entered.map(|user| {
@@ -88,10 +103,7 @@ impl Driver {
             Ok(user) => {
                 self.state = State::Authenticated(user);
                 self.logged_in();
-                // A command that is sent on may have become longer by being written anew.
-                let limits = limits(&self.services, true);
-                let command_octets = limits.command_octets.saturating_mul(2);
-                self.wire.decoder.set_limits(Limits { command_octets, ..limits });
+                self.wire.decoder.set_limits(roomy(&self.services));
                 true
             }
             Err(_) => {
@@ -189,10 +201,76 @@ impl Driver {
         }
     }
 
+    /// This node, for a session that goes on here.
+    pub(super) fn here(&self) -> (NodeId, Epoch) {
+        (self.services.store.node(), Epoch(0))
+    }
+
+    /// Where the session has to go on, if it has to.
+    pub(super) fn whither(&mut self) -> Option<(NodeId, Epoch)> {
+        let left = self.state.user().and_then(|user| user.has_left());
+        left.or_else(|| self.wire.suspended.then(|| self.here()))
+    }
+
+    /// The same, if it can go on elsewhere as it stands.
+    pub(super) fn leaves(&mut self) -> Option<(NodeId, Epoch)> {
+        let can = self.wire.decoder.is_between() && !self.wire.connection.is_deflated();
+        self.whither().filter(|_| can)
+    }
+
+    /// A command that found an account gone: nothing of it was done. It is done again here, where it may lead elsewhere
+    /// by now, or at the session's new home.
+    pub(super) async fn command_elsewhere(&mut self, tagged: Tagged) -> Result<Next, Failure> {
+        let timing = Timing::start(&measure::NAMES, measure::verb(&tagged.command), tagged.tag.as_str());
+        let end = Instant::now() + READY_TIMEOUT;
+        let mut pause = PAUSE_FIRST;
+        loop {
+            if let Some(whither) = self.whither() {
+                let Tagged { tag, command } = tagged;
+                let octets = printed(&tag, command)?;
+                timing.end("moved");
+                return self.hand_over(whither, None, Replay::of_command(octets)).await;
+            }
+            if Instant::now() > end {
+                let outcome = Err(Answer::from(StoreError::Moved).into());
+                return self.answered(tagged.tag, timing, false, outcome).await;
+            }
+            let home = self.state.user().and_then(|user| user.home.as_mut());
+            tokio::select! {
+                () = departed(home) => continue,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+            let Tagged { tag, command } = tagged.clone();
+            let (expunges, own) = (command::may_expunge(&command), self.state.notes());
+            let state = std::mem::replace(&mut self.state, State::Logout);
+            let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
+            let (state, outcome) = noting(own, command::step(state, command, context)).await;
+            self.state = state;
+            if !matches!(outcome, Err(Failure::Moved)) {
+                return self.answered(tag, timing, expunges, outcome).await;
+            }
+        }
+    }
+
+    /// The same of an APPEND, whose messages have come.
+    pub(super) async fn append_elsewhere(&mut self, mut replay: Replay) -> Result<Next, Failure> {
+        replay.ready().await;
+        let whither = self.whither().unwrap_or_else(|| self.here());
+        self.hand_over(whither, None, replay).await
+    }
+
     /// Gives the session to another node, by way of the edge; or becomes its edge, if the client is connected here.
     /// `idle`: the tag of an IDLE under way.
-    pub(super) async fn hand_over(&mut self, idle: Option<Tag>) -> Result<Next, Failure> {
-        let whither = (self.services.store.node(), Epoch(0));
+    pub(super) async fn hand_over(
+        &mut self,
+        whither: (NodeId, Epoch),
+        idle: Option<Tag>,
+        replay: Replay,
+    ) -> Result<Next, Failure> {
+        if self.wire.connection.is_deflated() {
+            return Ok(self.farewell(cannot_go_on()));
+        }
         let mut value = match self.state.value().await {
             Ok(value) => value,
             Err(Failure::Refused(answer)) => return Ok(self.farewell(*answer)),
@@ -200,6 +278,7 @@ impl Driver {
         };
         value.idle = idle.map(|tag| tag.as_str().to_owned());
         value.bad_in_a_row = self.bad_in_a_row;
+        value.replays = !replay.is_empty();
         let value = value.encode();
         self.wire.flush().await?;
         let rest = self.wire.decoder.take_input().freeze();
@@ -209,13 +288,13 @@ impl Driver {
         let limits = limits(&self.services, true);
         self.wire.decoder = Decoder::new(limits);
         if let Some(pipe) = self.wire.connection.pipe() {
-            give(pipe, whither, value, rest).await.map_err(IoError::Lost)?;
+            give(pipe, whither, value, replay, rest).await.map_err(IoError::Lost)?;
             self.counts.end("moved");
             return Ok(Next::Left);
         }
         let (near, mut far) = rookery_net::pipe::in_memory(OWN_PIPE_OCTETS);
         tokio::spawn(async move {
-            if let Err(error) = give(&mut far, whither, value, rest).await {
+            if let Err(error) = give(&mut far, whither, value, replay, rest).await {
                 tracing::debug!(%error, "a session is not taken from here");
             }
         });
@@ -237,18 +316,25 @@ impl Driver {
             tracing::error!(%error, "a session is handed over that makes no sense");
             not_reached()
         })?;
-        let user = match authenticate::enter(&self.services, user).await? {
+        // It was among the account's sessions before it came.
+        let user = match authenticate::enter(&self.services, user.clone(), usize::MAX).await? {
             Entered::Here(user) => user,
             Entered::Away { home, .. } => {
+                let known = self.services.router.home(&AccountName::User(user)).await;
+                let (home, epoch) = known.unwrap_or((home, Epoch(0)));
                 let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
-                Opening::Elsewhere(home, Epoch(0)).say(pipe).await.map_err(IoError::Lost)?;
+                Opening::Elsewhere(home, epoch).say(pipe).await.map_err(IoError::Lost)?;
                 return Err(not_reached().into());
             }
         };
         self.bad_in_a_row = value.bad_in_a_row;
         let idle = value.idle.as_ref().and_then(|tag| Tag::new(tag.as_bytes()));
+        let replays = value.replays;
         self.state = State::resumed(user, value).await?;
         self.logged_in();
+        if replays {
+            self.wire.decoder.set_limits(roomy(&self.services));
+        }
         if idle.is_some() {
             self.wire.decoder.expect_line(LINE_OCTETS_MAX);
         }
@@ -258,6 +344,16 @@ impl Driver {
     }
 }
 
+/// What a decoder may take of commands that were written anew, and may have become longer by that.
+fn roomy(services: &Services) -> Limits {
+    let limits = limits(services, true);
+    let command_octets = limits.command_octets.saturating_mul(2);
+    Limits { command_octets, ..limits }
+}
+
+/// How long a command waits that found its account gone, before it is done again; twice as long each time.
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Octets on their way between the two halves of a session within one node.
 const OWN_PIPE_OCTETS: usize = 64 << 10;
 
@@ -266,9 +362,11 @@ async fn give(
     pipe: &mut dyn Pipe,
     whither: (NodeId, Epoch),
     value: Bytes,
+    replay: Replay,
     rest: Bytes,
 ) -> std::io::Result<()> {
     let mut over = HandOver::begin(pipe, whither, value).await?;
+    replay.pass(&mut over).await?;
     over.pass(rest).await?;
     over.end().await
 }

@@ -61,8 +61,9 @@ impl View {
         for found in messages.iter_since(0, modseq) {
             let (_, message) = found?;
             if message.modseq.get() > modseq && uids.contains_uid(message.uid) {
-                // Its flags are told again, since how the client knows them is not known.
-                told.entry(message.uid).or_insert(Some(Message { modseq: before, ..message }));
+                // Its flags are told again, since how the client knows them is not known: as no message has them.
+                let keywords = KeywordNumbers::new(vec![NO_KEYWORD]);
+                told.entry(message.uid).or_insert(Some(Message { modseq: before, keywords, ..message }));
             }
         }
         let base = match told.is_empty() {
@@ -79,6 +80,8 @@ impl View {
     }
 }
 
+/// A keyword that no mailbox has.
+const NO_KEYWORD: u16 = u16::MAX;
 /// Stands where a message's octets are not known.
 const NO_CONTENT: ContentId = ContentId([0; 16]);
 

@@ -148,7 +148,8 @@ impl Believer {
                 let item = if sees { "(FLAGS BODY[])" } else { "FLAGS" };
                 let answer = self.say(&format!("FETCH {from}:* {item}"), true).await;
                 // Of what is moved away while its session is handed over nothing is known any more.
-                let gone = crate::NODES == Nodes::HandedOver && answer.contains("EXPUNGEISSUED");
+                let gone = [Nodes::HandedOver, Nodes::Travelling].contains(&crate::NODES)
+                    && answer.contains("EXPUNGEISSUED");
                 assert!(answer.contains(" OK ") || gone, "{answer}");
             }
             Deed::Move { .. } | Deed::Copy { .. } | Deed::Fetch { .. } => {}
@@ -206,6 +207,9 @@ async fn play(deeds: Vec<Deed>) {
         | Deed::Copy { by, .. }
         | Deed::Fetch { by, .. }
         | Deed::Noop { by }) = deed;
+        if crate::NODES == Nodes::Travelling {
+            site.relocate("ann").await;
+        }
         believers[*by].act(deed).await;
         believers[*by].learn().await;
     }

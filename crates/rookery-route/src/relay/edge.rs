@@ -59,6 +59,8 @@ pub async fn relay(
     let mut relay = Relay::new(arrived);
     let mut told = false;
     let mut patience = pin!(None);
+    // Since when the session has been sent from home to home without having begun.
+    let mut astray = None;
     loop {
         let stopped = tokio::select! {
             biased;
@@ -97,6 +99,15 @@ pub async fn relay(
                     Err(error) => Relayed::Lost(error),
                 },
                 Some(SessionNote::Moved { node, epoch, octets }) => {
+                    if octets == 0 {
+                        let since = *astray.get_or_insert_with(Instant::now);
+                        if since.elapsed() > REOPEN_TIMEOUT {
+                            return Relayed::Lost(io::ErrorKind::TimedOut.into());
+                        }
+                        if !since.elapsed().is_zero() {
+                            tokio::time::sleep(AGAIN_FIRST * 5).await;
+                        }
+                    }
                     let moved = Box::pin(moved(pipe, octets, (node, epoch), reopening, &mut relay)).await;
                     match moved {
                         Ok(opened) => {
@@ -106,6 +117,9 @@ pub async fn relay(
                                 relay.touch();
                             }
                             continue;
+                        }
+                        Err(error) if relay.octets_in == 0 && relay.octets_out == 0 => {
+                            Relayed::NeverBegan(error)
                         }
                         Err(error) => Relayed::Lost(error),
                     }
@@ -162,12 +176,17 @@ async fn reopen(
     (mut node, mut epoch): (NodeId, Epoch),
     value: Bytes,
 ) -> io::Result<Box<dyn Pipe>> {
-    let head = SessionHead { value_octets: Some(value.len()), ..head.clone() };
+    let begins = value.is_empty();
+    let head = SessionHead { value_octets: (!begins).then_some(value.len()), ..head.clone() };
     let end = Instant::now() + REOPEN_TIMEOUT;
     let mut again = AGAIN_FIRST;
     loop {
         let opened = async {
             let mut pipe = peers.open(node, service, head.encode()).await.map_err(unreached)?;
+            if begins {
+                // It answers the client.
+                return Ok((Opening::Resumed, pipe));
+            }
             send_value(&mut *pipe, value.clone()).await?;
             let opening = Opening::hear(&mut *pipe).await?;
             Ok::<_, io::Error>((opening, pipe))
@@ -177,6 +196,8 @@ async fn reopen(
             // One who knows less does not lead back.
             Ok(Ok((Opening::Elsewhere(other, since), _))) if since > epoch => (node, epoch) = (other, since),
             Ok(Ok((Opening::Elsewhere(..), _))) => {}
+            // Who has just come can be told so.
+            Ok(Err(error)) if begins => return Err(error),
             Ok(Err(error)) => tracing::debug!(%error, %node, "a session's new home does not take it yet"),
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
         }

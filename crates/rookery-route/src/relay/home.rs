@@ -48,7 +48,8 @@ pub struct HandOver<'a> {
 }
 
 impl<'a> HandOver<'a> {
-    /// Tells the edge where the session goes on, and from which value. What was said to the client is flushed.
+    /// Tells the edge where the session goes on, and from which value; without one it has not begun, and begins there.
+    /// What was said to the client is flushed.
     pub async fn begin(
         pipe: &'a mut dyn Pipe,
         (node, epoch): (NodeId, Epoch),
@@ -83,7 +84,7 @@ impl<'a> HandOver<'a> {
             }
         }
         self.pipe.put_note(SessionNote::Done.encode());
-        self.pipe.flush().await
+        self.pipe.shutdown().await
     }
 }
 

@@ -106,7 +106,7 @@ impl Transit {
         if !account.give_up(id.counter).await? {
             return Ok(GivenUp::None);
         }
-        tracing::warn!(transit = %id, "a move to another node is given up by the operator");
+        tracing::info!(transit = %id, "a move to another node is given up by the operator");
         Ok(match tokio::time::timeout(self.0.times.answer_max, told).await {
             Ok(Ok(Verdict::Moved { .. })) => GivenUp::Gone,
             Ok(Ok(Verdict::Refused(_))) => GivenUp::Stayed,

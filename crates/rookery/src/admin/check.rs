@@ -5,6 +5,7 @@ use rookery_admin::socket::{Failed, Replies};
 use rookery_directory::AccountState;
 use rookery_store::{Account, Mailbox, Messages, StoreError};
 use rookery_types::{AccountName, SystemFlags, Uid};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::node::Node;
@@ -24,10 +25,36 @@ struct Tally {
     faults: u64,
 }
 
-/// Verifies everything. Faults are rows; the end counts.
-pub(crate) async fn check(node: &Node, report: &Replies) -> Result<Value, Failed> {
+impl Tally {
+    fn end(&self) -> Value {
+        json!({
+            "accounts": self.accounts,
+            "mailboxes": self.mailboxes,
+            "messages": self.messages,
+            "octets": self.octets,
+            "faults": self.faults,
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Args {
+    /// Only this user's account.
+    #[serde(default)]
+    user: Option<String>,
+}
+
+/// Verifies everything that is at home here, or one user's account. Faults are rows; the end counts.
+pub(super) async fn check(node: &Node, args: Option<Args>, report: &Replies) -> Result<Value, Failed> {
     let mut tally = Tally::default();
     let gone = |()| Failed::new("interrupted", "the check was interrupted");
+    if let Some(user) = args.and_then(|args| args.user) {
+        let user = node.user(&user)?;
+        let account = node.account(&user).await?;
+        tally.accounts += 1;
+        check_account(&account, &node.shown(&user), &mut tally, report).await.map_err(gone)?;
+        return Ok(tally.end());
+    }
     let mut after = None;
     loop {
         let (entries, next) = node.users(after).await?;
@@ -55,13 +82,7 @@ pub(crate) async fn check(node: &Node, report: &Replies) -> Result<Value, Failed
             None => break,
         }
     }
-    Ok(json!({
-        "accounts": tally.accounts,
-        "mailboxes": tally.mailboxes,
-        "messages": tally.messages,
-        "octets": tally.octets,
-        "faults": tally.faults,
-    }))
+    Ok(tally.end())
 }
 
 async fn fault(tally: &mut Tally, report: &Replies, text: String) -> Result<(), ()> {

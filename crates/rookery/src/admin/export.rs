@@ -1,26 +1,32 @@
-//! Exporting accounts into folders while the server runs.
+//! Exporting accounts into folders while the server runs: into a folder of this machine, or of that of another node
+//! whose administrator asks, which is sent what is to be written.
 
+mod sink;
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rookery_admin::socket::{Failed, Replies};
+use rookery_admin::socket::{Failed, Replies, Reply};
 use rookery_directory::{AccountFilter, AccountState, Entry, PAGE_MAX};
 use rookery_store::{Account, MailboxState, Message, StoreError};
 use rookery_types::namespace::show_identifier;
-use rookery_types::{AccountName, MailboxId, SystemFlags};
+use rookery_types::{AccountName, MailboxId, NodeId, SystemFlags};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::failed;
-use crate::export::{
-    self, AccountFile, AnnotationLine, FORMAT, MailboxFile, MessageLine, folder, make_folder, message_file,
-    settle,
-};
+use crate::cluster::{Cluster, lost};
+use crate::export::{AccountFile, AnnotationLine, FORMAT, MailboxFile, MessageLine, WHOLE, folder};
 use crate::node::{Node, NodeError};
+use sink::{FolderSink, RowSink, Sink};
 
 /// Octets of a message that are read at once.
 const PIECE_OCTETS: usize = 1 << 20;
+/// Rows from another node that wait to be written.
+const ROWS_WAITING: usize = 8;
 
 #[derive(Deserialize)]
 pub(super) struct Args {
@@ -38,6 +44,18 @@ struct Tally {
     octets: u64,
     /// Messages that cannot be read, and why; the others are exported.
     damaged: Vec<String>,
+}
+
+impl Tally {
+    fn end(self) -> Value {
+        json!({
+            "accounts": self.accounts,
+            "messages": self.messages,
+            "written": self.written,
+            "octets": self.octets,
+            "damaged": self.damaged,
+        })
+    }
 }
 
 /// Why an account was not exported.
@@ -67,7 +85,7 @@ pub(super) async fn export(node: &Node, args: Args, replies: &Replies) -> Result
     let root = args.path;
     if let Some(user) = &args.user {
         let entry = node.entry(&node.user(user)?).await?;
-        one(node, &entry, &root, &mut tally, replies).await?;
+        one(node, &entry, into_folder(&root, &entry), &mut tally, replies).await?;
     } else {
         let mut after = None;
         loop {
@@ -77,7 +95,7 @@ pub(super) async fn export(node: &Node, args: Args, replies: &Replies) -> Result
                 // What is at home at other nodes is exported there.
                 let here = entry.home.node == node.store.node();
                 if here && matches!(entry.state, AccountState::Active | AccountState::Suspended) {
-                    one(node, entry, &root, &mut tally, replies).await?;
+                    one(node, entry, into_folder(&root, entry), &mut tally, replies).await?;
                 }
             }
             match page.next {
@@ -86,19 +104,79 @@ pub(super) async fn export(node: &Node, args: Args, replies: &Replies) -> Result
             }
         }
     }
-    Ok(json!({
-        "accounts": tally.accounts,
-        "messages": tally.messages,
-        "written": tally.written,
-        "octets": tally.octets,
-        "damaged": tally.damaged,
-    }))
+    Ok(tally.end())
+}
+
+fn into_folder(root: &Path, entry: &Entry) -> Arc<dyn Sink> {
+    Arc::new(FolderSink::new(folder(root, &entry.name.to_string())))
+}
+
+#[derive(Deserialize)]
+pub(super) struct SendArgs {
+    user: String,
+    /// Contents that are there already.
+    #[serde(default)]
+    known: HashSet<String>,
+}
+
+/// Exports one account to whoever asks: what is to be written are rows.
+pub(super) async fn send(node: &Node, args: SendArgs, replies: &Replies) -> Result<Value, Failed> {
+    let entry = node.entry(&node.user(&args.user)?).await?;
+    let mut tally = Tally::default();
+    let sink = Arc::new(RowSink::new(replies.clone(), args.known));
+    one(node, &entry, sink, &mut tally, replies).await?;
+    Ok(tally.end())
+}
+
+/// Exports an account that is at home at another node into a folder of this machine.
+pub(super) async fn fetch(
+    node: &Node,
+    cluster: &Cluster,
+    (home, name): (NodeId, &str),
+    args: Value,
+    replies: &Replies,
+) -> Result<Value, Failed> {
+    let Args { user, path } = super::parse(args)?;
+    let user = user.ok_or_else(|| Failed::new("usage", "whose account?"))?;
+    let place = folder(&path, &AccountName::User(node.user(&user)?).to_string());
+    let known = {
+        let place = place.clone();
+        blocking(move || Ok(sink::known_in(&place))).await?
+    };
+    let mut client =
+        cluster.errand((home, name), "export.send", json!({"user": user, "known": known})).await?;
+    let (rows, waiting) = tokio::sync::mpsc::channel(ROWS_WAITING);
+    let writing = tokio::task::spawn_blocking(move || sink::receive(place, waiting));
+    let ended = loop {
+        match client.reply().await.map_err(|error| lost(name, error)) {
+            Ok(Reply::Row(row)) => {
+                // The writer has failed, and says why.
+                if rows.send(row).await.is_err() {
+                    break Ok(Value::Null);
+                }
+            }
+            Ok(Reply::Progress(progress)) => {
+                if replies.send(&Reply::Progress(progress)).await.is_err() {
+                    break Err(Failed::new("interrupted", "the export was interrupted; repeat it to go on"));
+                }
+            }
+            Ok(Reply::Done(done)) => break Ok(done),
+            Ok(Reply::Failed(failed)) => break Err(failed),
+            Err(error) => break Err(error),
+        }
+    };
+    drop(rows);
+    let written = writing.await.map_err(|error| Failed::new("failed", error.to_string()))?;
+    // A link that is lost makes a file that is not whole; that is the reason, not the file.
+    let done = ended?;
+    written?;
+    Ok(done)
 }
 
 async fn one(
     node: &Node,
     entry: &Entry,
-    root: &Path,
+    sink: Arc<dyn Sink>,
     tally: &mut Tally,
     replies: &Replies,
 ) -> Result<(), Failed> {
@@ -109,7 +187,6 @@ async fn one(
     replies.progress(tally.messages, None, name.as_str()).await.map_err(gone)?;
     // The modseq first: what is exported may be newer, never older.
     let modseq = account.modseq();
-    let place = folder(root, &name);
     let mut file = AccountFile {
         format: FORMAT,
         name: name.clone(),
@@ -120,8 +197,8 @@ async fn one(
         annotations: annotations(&account, None, &entry.name).await?,
         mailboxes: Vec::new(),
     };
-    let made = place.clone();
-    blocking(move || make_folder(&made).map_err(|error| Trouble::File(made, error))).await?;
+    let begun = Arc::clone(&sink);
+    blocking(move || begun.begin()).await?;
     for (path, state) in account.tree().iter() {
         let mailbox = match account.open(state.id).await {
             Ok(mailbox) => mailbox,
@@ -142,24 +219,19 @@ async fn one(
             messages: lines.clone(),
             seen: seen_by_others(&account, state.id).await?,
         });
-        let (reader, place) = (account.clone(), place.clone());
-        let counts = blocking(move || mailbox_file(&reader, &state, &place, &lines)).await?;
+        let (reader, into, whose) = (account.clone(), Arc::clone(&sink), name.clone());
+        let counts = blocking(move || mailbox_file(&reader, &state, &*into, &whose, &lines)).await?;
         tally.messages += counts.messages;
         tally.written += counts.written;
         tally.octets += counts.octets;
         tally.damaged.extend(counts.damaged);
         replies.progress(tally.messages, None, format!("{name} {path}")).await.map_err(gone)?;
     }
-    let trouble = |file: &Path| {
-        let file = file.to_owned();
-        move |error| Trouble::File(file, error)
-    };
+    // Last: where it is, the rest is.
     blocking(move || {
-        let whole = place.join("account.json");
-        settle(&place).map_err(trouble(&place))?;
-        export::write(&whole, |out| Ok(serde_json::to_writer_pretty(out, &file)?))
-            .map_err(trouble(&whole))?;
-        settle(&place).map_err(trouble(&place))
+        let text = serde_json::to_vec_pretty(&file)
+            .map_err(|error| Trouble::File(PathBuf::from(WHOLE), error.into()))?;
+        sink.file(WHOLE, &text)
     })
     .await?;
     tally.accounts += 1;
@@ -218,29 +290,20 @@ async fn seen_by_others(
 fn mailbox_file(
     account: &Account,
     state: &MailboxState,
-    place: &Path,
+    sink: &dyn Sink,
+    name: &str,
     lines: &str,
 ) -> Result<Tally, Trouble> {
     let mut tally = Tally::default();
     let mut text = Vec::new();
-    let mut folders = std::collections::BTreeSet::new();
     for found in state.messages.iter().flat_map(|messages| messages.iter()) {
         let (_, message) = found?;
         let content = message.content.objectid();
-        let Some(file) = message_file(place, &content) else { continue };
-        if !file.exists() {
-            let folder = file.parent().unwrap_or(place).to_owned();
-            if folders.insert(folder.clone()) {
-                make_folder(&folder).map_err(|error| Trouble::File(folder, error))?;
-            }
-            match copy_out(account, &message, &file) {
+        if !sink.has(&content) {
+            match copy_out(account, &message, &content, sink) {
                 Err(Trouble::Store(error)) => {
                     let path = &state.settings.path;
-                    tally.damaged.push(format!(
-                        "{}: UID {} of {path}: {error}",
-                        place.display(),
-                        message.uid
-                    ));
+                    tally.damaged.push(format!("{name}: UID {} of {path}: {error}", message.uid));
                     continue;
                 }
                 copied => copied?,
@@ -258,14 +321,10 @@ fn mailbox_file(
             octets: message.size,
         };
         serde_json::to_writer(&mut text, &line)
-            .map_err(|error| Trouble::File(place.join(lines), error.into()))?;
+            .map_err(|error| Trouble::File(PathBuf::from(lines), error.into()))?;
         text.push(b'\n');
     }
-    for folder in folders {
-        settle(&folder).map_err(|error| Trouble::File(folder, error))?;
-    }
-    let file = place.join(lines);
-    export::write(&file, |out| out.write_all(&text)).map_err(|error| Trouble::File(file, error))?;
+    sink.file(lines, &text)?;
     Ok(tally)
 }
 
@@ -276,11 +335,11 @@ fn flags(state: &MailboxState, message: &Message) -> Vec<String> {
     system.map(|(_, name)| (*name).to_owned()).chain(keywords.map(|one| one.as_str().to_owned())).collect()
 }
 
-/// The octets of a message, checked by their number; a damaged one ends the export with its name.
-fn copy_out(account: &Account, message: &Message, file: &Path) -> Result<(), Trouble> {
+/// The octets of a message, checked by their number; a damaged one is not there afterwards.
+fn copy_out(account: &Account, message: &Message, content: &str, sink: &dyn Sink) -> Result<(), Trouble> {
     let reader = account.reader(message.content)?;
     let mut fault = None;
-    let copied = export::write(file, |out| {
+    let copied = sink.message(content, &mut |out| {
         let mut at = 0;
         while at < u64::from(message.size) {
             match reader.read(at, PIECE_OCTETS) {
@@ -297,9 +356,8 @@ fn copy_out(account: &Account, message: &Message, file: &Path) -> Result<(), Tro
         }
         Ok(())
     });
-    match (copied, fault) {
-        (_, Some(error)) => Err(error.into()),
-        (Err(error), None) => Err(Trouble::File(file.to_owned(), error)),
-        (Ok(()), None) => Ok(()),
+    match fault {
+        Some(error) => Err(error.into()),
+        None => copied,
     }
 }

@@ -7,6 +7,7 @@ mod export;
 mod groups;
 mod import;
 mod mailboxes;
+mod places;
 mod quota;
 mod restore;
 mod rights;
@@ -19,15 +20,18 @@ use std::sync::Arc;
 use rookery_admin::PrometheusHandle;
 use rookery_admin::socket::{Failed, Replies, Request};
 use rookery_store::StoreError;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::cluster::duties::Doorkeeper;
 use crate::cluster::{self, Cluster};
 use crate::node::{Node, NodeError};
 use crate::reload::Reload;
 use crate::restart::Restart;
 
 use check::check;
+pub(crate) use places::{Reach, reach};
 
 /// Makes a mailbox for a user, who is subscribed to it.
 pub(crate) async fn make_mailbox(
@@ -46,6 +50,8 @@ pub(crate) struct Desk {
     pub(crate) metrics: PrometheusHandle,
     /// The cluster, if this server is not alone.
     pub(crate) cluster: Option<Cluster>,
+    /// Lets clients in, or not.
+    pub(crate) doorkeeper: Arc<Doorkeeper>,
     pub(crate) transit: rookery_route::Transit,
     /// The same as `node.directory`, for what only its own kind can do.
     pub(crate) directory: rookery_directory::CopiedDirectory,
@@ -53,10 +59,22 @@ pub(crate) struct Desk {
     pub(crate) heavy: tokio::sync::Mutex<()>,
 }
 
-/// Answers one request.
+/// Answers one request of an administrator at this machine: what is for another node to do is done there.
 pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) -> Result<Value, Failed> {
-    let Request { verb, args, peer_uid } = request;
-    tracing::debug!(verb, peer_uid, "asked by the command line");
+    tracing::debug!(verb = request.verb, from = ?request.from, "asked by the command line");
+    match places::elsewhere(&desk, &request).await? {
+        Some(place) => place.run(&desk, request, &replies).await,
+        None => answer_here(desk, request, replies).await,
+    }
+}
+
+/// Answers one request at this node.
+pub(crate) async fn answer_here(
+    desk: Arc<Desk>,
+    request: Request,
+    replies: Replies,
+) -> Result<Value, Failed> {
+    let Request { verb, args, .. } = request;
     let node = &desk.node;
     match verb.as_str() {
         "status" => status(node, &desk.transit).await,
@@ -97,6 +115,15 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
         "group.members" => groups::members(node, parse(args)?, &replies).await,
         "group.member" => groups::set_member(node, parse(args)?).await,
         "node.list" => cluster::nodes(desk.cluster.as_ref(), &*node.directory, &replies).await,
+        "node.show" => {
+            let args: NodeArgs = parse(args)?;
+            let (cluster, directory) = (desk.cluster.as_ref(), &*node.directory);
+            cluster::duties::show(cluster, directory, &desk.doorkeeper, args.node.as_deref()).await
+        }
+        "node.edit" => {
+            let (cluster, directory) = (desk.cluster.as_ref(), &*node.directory);
+            cluster::duties::edit(cluster, directory, &desk.doorkeeper, parse(args)?, &replies).await
+        }
         "node.accept" => cluster::accept(desk.cluster.as_ref()),
         "node.token" => cluster::token(desk.cluster.as_ref(), parse(args)?),
         "transit.list" => transit::list(node, &desk.transit, &replies).await,
@@ -134,16 +161,27 @@ pub(crate) async fn answer(desk: Arc<Desk>, request: Request, replies: Replies) 
             let _turn = desk.heavy.lock().await;
             export::export(node, parse(args)?, &replies).await
         }
+        "export.send" => {
+            let _turn = desk.heavy.lock().await;
+            export::send(node, parse(args)?, &replies).await
+        }
         "restore" => {
             let _turn = desk.heavy.lock().await;
             restore::restore(node, parse(args)?, &replies).await
         }
         "check" => {
             let _turn = desk.heavy.lock().await;
-            check(node, &replies).await
+            check(node, parse(args)?, &replies).await
         }
         _ => Err(Failed::new("usage", format!("the server does not know '{verb}'; is it an older version?"))),
     }
+}
+
+/// A node by its name; none: this one.
+#[derive(Deserialize)]
+struct NodeArgs {
+    #[serde(default)]
+    node: Option<String>,
 }
 
 fn parse<T: DeserializeOwned>(args: Value) -> Result<T, Failed> {

@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use rookery_admin::socket::{Failed, Replies};
 use rookery_directory::{Directory, Duty, Node};
-use rookery_link::{Admission, Ca, Duties, Identity, JoinDesk, NewNode, PeerState, Tokens};
+use rookery_link::{Admission, Ca, Duties, Identity, JoinDesk, NewNode, Tokens};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::join::Welcome;
 use super::site::{DirectoryAt, Site};
-use super::{Cluster, failed};
+use super::{Cluster, duties, failed};
 use crate::config::Config;
 use crate::exit::Failure;
 
@@ -112,29 +112,7 @@ pub(crate) async fn nodes(
     let cluster = in_cluster(cluster)?;
     let nodes = directory.nodes().await.map_err(|error| Failed::new("failed", error.to_string()))?;
     for node in nodes {
-        let link = match node.id == cluster.links.identity().node {
-            true => match cluster.fence.why() {
-                Some(why) => format!("here, holding nothing: {why}"),
-                None => "here".to_owned(),
-            },
-            false => match &*cluster.links.peer(node.id).borrow() {
-                PeerState::Up(_) => "up".to_owned(),
-                PeerState::Suspect(_) => "suspect".to_owned(),
-                PeerState::Leaving(_) => "leaving".to_owned(),
-                PeerState::Down(why) => format!("down: {why}"),
-            },
-        };
-        let row = json!({
-                "id": node.id.to_string(),
-                "name": node.name,
-                "address": node.address,
-                "serve": word(node.serve),
-                "hold": word(node.hold),
-                "version": node.version,
-                "boot": node.boot,
-                "octets_free": node.load.octets_free,
-                "link": link,
-        });
+        let row = duties::row(cluster, &node);
         if replies.row(row).await.is_err() {
             break;
         }
@@ -151,15 +129,6 @@ pub(crate) fn accept(cluster: Option<&Cluster>) -> Result<Value, Failed> {
     tracing::warn!(%why, "an operator has accepted this node's store as it is");
     cluster.fence.lift();
     Ok(Value::Null)
-}
-
-fn word(duty: Duty) -> &'static str {
-    match duty {
-        Duty::On => "on",
-        Duty::Cordon => "cordon",
-        Duty::Drain => "drain",
-        Duty::Off => "off",
-    }
 }
 
 pub(super) fn in_cluster(cluster: Option<&Cluster>) -> Result<&Cluster, Failed> {

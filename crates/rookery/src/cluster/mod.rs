@@ -9,8 +9,11 @@
 //! - Certificates and tokens lie in the data folder, readable for the server's user alone.
 
 mod desk;
+pub(crate) mod duties;
+mod errands;
 mod fence;
 mod homes;
+mod itself;
 mod join;
 mod moving;
 mod pipe;
@@ -18,6 +21,7 @@ mod renewal;
 mod site;
 mod source;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,10 +50,13 @@ use crate::live::Live;
 use crate::serve::with_causes;
 
 pub(crate) use desk::{accept, nodes, token};
+pub(crate) use errands::lost;
 pub(crate) use homes::ClusterHomes;
 pub(crate) use join::join;
 pub(crate) use moving::{Settings, promote, rebuild};
 
+use duties::Doorkeeper;
+use itself::Itself;
 use pipe::LinkPipe;
 use site::Site;
 use source::{Receiving, Sending, ToDirectory};
@@ -58,6 +65,8 @@ use source::{Receiving, Sending, ToDirectory};
 const FIRST_COPY: Duration = Duration::from_secs(20);
 /// How often a node says what it holds.
 const LOAD_INTERVAL: Duration = Duration::from_secs(30);
+/// Counting accounts takes this part of the time at most.
+const COUNTING_PART: u32 = 100;
 /// How often at most it looks whether its certificate ends.
 const RENEWAL_EVERY: Duration = Duration::from_secs(1);
 
@@ -76,7 +85,14 @@ pub(crate) struct Cluster {
     address: String,
     /// The cluster's authority and the tokens it has given, if they are here.
     giving: Option<(Arc<Ca>, Arc<Tokens>)>,
+    /// Nodes that are let go for good.
+    removed: Removed,
+    /// What it serves to itself.
+    itself: Itself,
 }
+
+/// Nodes that were removed from the cluster, as this node knows.
+type Removed = Arc<parking_lot::RwLock<BTreeSet<NodeId>>>;
 
 fn failed(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failure {
     Failure::failed(format!("{what}: {}", with_causes(error)))
@@ -132,7 +148,14 @@ impl Cluster {
                  another name",
             ));
         }
-        let links = Links::new(&credentials, LinksConfig::new(boot, env!("CARGO_PKG_VERSION")));
+        let removed = Removed::default();
+        let known = Arc::clone(&removed);
+        let admit = move |peer: &PeerFacts| match known.read().contains(&peer.node) {
+            true => Err("it was removed from the cluster".to_owned()),
+            false => Ok(()),
+        };
+        let settings = LinksConfig::new(boot, env!("CARGO_PKG_VERSION"));
+        let links = Links::new(&credentials, LinksConfig { admit: Some(Arc::new(admit)), ..settings });
         let links = links.map_err(|error| failed("links", &error))?;
         let listener = TcpListener::bind(listen).await;
         let listener = listener.map_err(|error| failed(format!("cluster.listen, {listen}"), &error))?;
@@ -141,7 +164,8 @@ impl Cluster {
         if let Some(directory) = &site.directory {
             links.set_peers(vec![Peer { id: NodeId(directory.node), address: directory.address.clone() }]);
         }
-        Ok(Some(Cluster { links, site, folder, boot, fence: Fence::default(), address, giving: None }))
+        let (fence, itself) = (Fence::default(), Itself::default());
+        Ok(Some(Cluster { links, site, folder, boot, fence, address, giving: None, removed, itself }))
     }
 
     /// The directory: in this node's engine, or a copy there of the one that another node has.
@@ -214,6 +238,7 @@ impl Cluster {
                 }
             });
         }
+        self.itself.serves(parts.imap.clone(), parts.pop3.clone(), drain.clone());
         let (imap, draining) = (parts.imap.clone(), drain.clone());
         self.links.serve(PipeService::Imap.name(), Duties::SERVE, move |incoming| {
             let (imap, drain) = (imap.now(), draining.guard());
@@ -289,16 +314,45 @@ impl Cluster {
         });
     }
 
+    /// What this node is to do for clients, by what the directory says; before it says anything: all.
+    pub(crate) async fn serve_duty(&self, directory: &CopiedDirectory) -> Duty {
+        let nodes = directory.nodes().await.unwrap_or_default();
+        let own = nodes.iter().find(|node| node.id == self.links.identity().node);
+        own.map_or(Duty::On, |own| own.serve)
+    }
+
+    /// Obeys what the directory says of this node and of those that were removed.
+    async fn obey(&self, parts: &ServedParts) -> Result<(), DirectoryError> {
+        let here = self.links.identity().node;
+        parts.doorkeeper.follow(&parts.directory, here).await?;
+        let removed = parts.directory.removed_nodes().await?;
+        let removed: BTreeSet<NodeId> = removed.into_iter().map(|node| node.id).collect();
+        if removed.contains(&here) && self.fence.why().is_none() {
+            tracing::error!("this node was removed from the cluster, and holds and serves nothing");
+            self.fence.close("this node was removed from the cluster");
+            parts.doorkeeper.turn_to(Duty::Off, Duration::ZERO);
+        }
+        if *self.removed.read() != removed {
+            *self.removed.write() = removed;
+        }
+        Ok(())
+    }
+
     /// Tells the directory of this node, and the links of the others, again and again.
     async fn keep_known(&self, parts: &ServedParts) {
         let mut revisions = parts.directory.subscribe();
         let mut told: Option<Node> = None;
+        let mut counted = Counted::default();
         let mut renewed: Option<Instant> = None;
         loop {
             match parts.directory.nodes().await {
                 Ok(nodes) => {
                     let known = nodes.iter().find(|node| node.id == self.links.identity().node);
-                    let node = self.myself(parts, known);
+                    if let Err(error) = self.obey(parts).await {
+                        tracing::warn!(%error, "the nodes of the cluster cannot be read");
+                    }
+                    counted.renew(self, parts).await;
+                    let node = self.myself(parts, known, &counted);
                     // What the directory knows is compared first, and stays if this node is not that one.
                     let is_it =
                         self.look_back(&parts.directory, &parts.store).await && self.fence.why().is_none();
@@ -334,18 +388,9 @@ impl Cluster {
     }
 
     /// What the directory is to know of this node.
-    fn myself(&self, parts: &ServedParts, known: Option<&Node>) -> Node {
+    fn myself(&self, parts: &ServedParts, known: Option<&Node>, counted: &Counted) -> Node {
         let identity = self.links.identity();
         let has = |duty: Duties| if identity.duties.contains(duty) { Duty::On } else { Duty::Off };
-        let space = rustix::fs::statvfs(&parts.data_dir).ok();
-        let octets = |blocks: u64, size: u64| blocks.saturating_mul(size) >> 30 << 30;
-        let load = Load {
-            accounts: 0,
-            octets_used: space
-                .as_ref()
-                .map_or(0, |s| octets(s.f_blocks.saturating_sub(s.f_bfree), s.f_frsize)),
-            octets_free: space.as_ref().map_or(0, |s| octets(s.f_bavail, s.f_frsize)),
-        };
         Node {
             name: identity.name.as_str().into(),
             address: self.address.as_str().into(),
@@ -356,9 +401,42 @@ impl Cluster {
             links: (*PROTOCOL.start(), *PROTOCOL.end()),
             store: Some(parts.store.store_id()),
             boot: self.boot,
-            load,
+            load: counted.load,
+            tags: known.map_or_else(Vec::new, |node| node.tags.clone()),
             ..Node::new(identity.node)
         }
+    }
+}
+
+/// How much this node holds, as it was counted last.
+#[derive(Default)]
+struct Counted {
+    load: Load,
+    /// When, and how long that took.
+    at: Option<(Instant, Duration)>,
+}
+
+impl Counted {
+    /// Counts again, if that was long ago: whoever has many accounts counts more seldom.
+    async fn renew(&mut self, cluster: &Cluster, parts: &ServedParts) {
+        let is_due = |(at, took): (Instant, Duration)| at.elapsed() > LOAD_INTERVAL.max(took * COUNTING_PART);
+        if !self.at.is_none_or(is_due) {
+            return;
+        }
+        let began = Instant::now();
+        let space = rustix::fs::statvfs(&parts.data_dir).ok();
+        // So coarse that what other programs write does not make it differ all the time.
+        let octets = |blocks: u64, size: u64| blocks.saturating_mul(size) >> 30 << 30;
+        let here = cluster.links.identity().node;
+        match duties::accounts_at(&parts.directory, here).await {
+            Ok((accounts, _)) => self.load.accounts = accounts,
+            Err(error) => tracing::warn!(%error, "the accounts of this node cannot be counted"),
+        }
+        if let Some(s) = space {
+            self.load.octets_used = octets(s.f_blocks.saturating_sub(s.f_bfree), s.f_frsize);
+            self.load.octets_free = octets(s.f_bavail, s.f_frsize);
+        }
+        self.at = Some((Instant::now(), began.elapsed()));
     }
 }
 
@@ -374,6 +452,7 @@ pub(crate) struct ServedParts {
     pub(crate) services: Vec<(Box<str>, Box<str>)>,
     pub(crate) data_dir: std::path::PathBuf,
     pub(crate) settings: Settings,
+    pub(crate) doorkeeper: Arc<Doorkeeper>,
 }
 
 /// Whether a node may act for the user of a guest: it takes users' logins, or the user is at home there.
@@ -411,6 +490,9 @@ fn span(protocol: &'static str, head: &SessionHead) -> tracing::Span {
 impl Peers for Cluster {
     fn open(&self, node: NodeId, service: PipeService, head: bytes::Bytes) -> Reaching<'_> {
         Box::pin(async move {
+            if node == self.links.identity().node {
+                return self.itself.open(node, service, &head);
+            }
             let trace =
                 PipeHead::decode(&head).map_or_else(|_| TraceId::random(), |head| TraceId(head.trace));
             // Messages do not stand before what somebody waits for at a screen.

@@ -1,0 +1,144 @@
+//! An account that moves to and fro while its sessions work: nothing is refused, lost or doubled.
+
+use crate::harness::{Client, Site};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const MOVES: usize = 50;
+
+/// Says a command, which has to be done; gives all lines up to its tagged one.
+async fn done(client: &mut Client, number: usize, command: &str) -> Vec<String> {
+    let lines = client.command(&format!("t{number} {command}")).await;
+    let last = lines.last().unwrap();
+    assert!(last.starts_with(&format!("t{number} OK")), "{command}: {lines:?}");
+    lines
+}
+
+/// Adds messages until it is told to end, of one kind or the other; gives their UIDs and subjects.
+async fn append(site: Arc<Site>, ends: Arc<AtomicBool>, who: usize) -> Vec<(u32, String)> {
+    let mut client = site.login("ann").await;
+    let mut appended = Vec::new();
+    for number in 0.. {
+        if ends.load(Ordering::Relaxed) {
+            break;
+        }
+        let subject = |part: usize| format!("Subject: {who}.{number}.{part}");
+        let (first, second) = (subject(0), subject(1));
+        let (one, two) =
+            (format!("{first}\r\n\r\n"), format!("{second}\r\n\r\n{}", "x".repeat(number % 3 * 300_000)));
+        // Several messages at once, some of them large.
+        let command =
+            format!("APPEND INBOX (\\Flagged) {{{}+}}\r\n{one} {{{}+}}\r\n{two}", one.len(), two.len());
+        let lines = done(&mut client, number, &command).await;
+        let uids = lines.last().unwrap().split(['[', ']', ' ']).nth(5).unwrap().to_string();
+        let (a, b) = uids.split_once(':').unwrap();
+        appended.push((a.parse().unwrap(), first));
+        appended.push((b.parse().unwrap(), second));
+    }
+    appended
+}
+
+/// Reads, flags and searches until it is told to end, several commands in one write.
+async fn work(site: Arc<Site>, ends: Arc<AtomicBool>, who: usize) {
+    let mut client = site.login("ann").await;
+    done(&mut client, 0, "SELECT INBOX").await;
+    for number in 1.. {
+        if ends.load(Ordering::Relaxed) {
+            return;
+        }
+        let sign = if number % 2 == 0 { '+' } else { '-' };
+        let commands = [
+            format!("a{number} UID STORE 1:20 {sign}FLAGS (\\Answered)"),
+            format!("b{number} UID FETCH 1:5 (UID FLAGS BODY.PEEK[HEADER])"),
+            format!("c{number} UID SEARCH ANSWERED"),
+            format!("d{number} STATUS Sent (MESSAGES UIDNEXT)"),
+            format!("e{number} CREATE box{who}.{number}"),
+            format!("f{number} DELETE box{who}.{number}"),
+        ];
+        client.send(&commands.join("\\n")).await;
+        for tag in ["a", "b", "c", "d", "e", "f"] {
+            let lines = client.until(&format!("{tag}{number} ")).await;
+            let last = lines.last().map(String::as_str).unwrap_or_default();
+            assert!(last.starts_with(&format!("{tag}{number} OK")), "{lines:?}");
+        }
+    }
+}
+
+/// Hears of messages, in IDLE or by NOTIFY, until there are so many.
+async fn hear(mut client: Client, wanted: tokio::sync::oneshot::Receiver<u32>) {
+    let mut exists = 0;
+    let mut wanted = wanted;
+    let mut whole = None;
+    while whole != Some(exists) {
+        tokio::select! {
+            count = &mut wanted, if whole.is_none() => whole = Some(count.unwrap()),
+            line = client.line() => {
+                assert!(!line.contains("BYE") && !line.contains(" NO ") && !line.contains("OVERFLOW"), "{line}");
+                if let Some(count) = line.strip_prefix("* ").and_then(|line| line.strip_suffix(" EXISTS")) {
+                    let count = count.parse().unwrap();
+                    assert!(count > exists, "{count} after {exists}");
+                    exists = count;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_refused_lost_or_doubled_while_an_account_moves_fifty_times() {
+    let site = Arc::new(Site::new().await);
+    let ends = Arc::new(AtomicBool::new(false));
+    let (mut hearing, mut counts) = (Vec::new(), Vec::new());
+    for number in 0..5 {
+        let mut client = site.login("ann").await;
+        if number % 2 == 1 {
+            let notify = "NOTIFY SET (selected (MessageNew MessageExpunge FlagChange)) (personal (MessageNew MessageExpunge))";
+            done(&mut client, 0, notify).await;
+        }
+        done(&mut client, 1, "SELECT INBOX").await;
+        if number % 2 == 0 {
+            client.send("i IDLE").await;
+            assert_eq!(client.line().await, "+ idling");
+        }
+        let (count, wanted) = tokio::sync::oneshot::channel();
+        counts.push(count);
+        hearing.push(tokio::spawn(hear(client, wanted)));
+    }
+    let appending: Vec<_> = (0..2).map(|who| tokio::spawn(append(site.clone(), ends.clone(), who))).collect();
+    let working: Vec<_> = (0..3).map(|who| tokio::spawn(work(site.clone(), ends.clone(), who))).collect();
+    for _ in 0..MOVES {
+        site.relocate("ann").await;
+    }
+    ends.store(true, Ordering::Relaxed);
+    let mut all = BTreeSet::new();
+    for appending in appending {
+        for (uid, subject) in appending.await.unwrap() {
+            assert!(all.insert((uid, subject)), "{uid} was given twice");
+        }
+    }
+    for working in working {
+        working.await.unwrap();
+    }
+    for count in counts {
+        count.send(u32::try_from(all.len()).unwrap()).unwrap();
+    }
+    for hearing in hearing {
+        hearing.await.unwrap();
+    }
+    let mut client = site.login("ann").await;
+    done(&mut client, 0, "SELECT INBOX").await;
+    let lines = done(&mut client, 1, "FETCH 1:* (UID BODY.PEEK[HEADER.FIELDS (Subject)])").await;
+    let mut there = BTreeSet::new();
+    let mut uid = 0;
+    for line in lines {
+        if let Some((_, rest)) = line.split_once("(UID ") {
+            uid = rest.split(' ').next().unwrap().parse().unwrap();
+        }
+        if line.starts_with("Subject: ") {
+            there.insert((uid, line));
+        }
+    }
+    assert_eq!(there, all);
+    assert!(all.len() >= 2 * MOVES / 10, "only {} messages came meanwhile", all.len());
+}
