@@ -8,6 +8,7 @@
 //! - What other nodes ask for is done only for what is at home here.
 //! - Certificates and tokens lie in the data folder, readable for the server's user alone.
 
+mod accounts;
 mod desk;
 pub(crate) mod duties;
 mod errands;
@@ -298,6 +299,7 @@ impl Cluster {
                 }
             }
         });
+        self.serve_accounts(&parts.mover, &parts.directory, tasks, drain);
         let registrar = parts.registrar.clone();
         self.links.serve(homes::SERVICE, Duties::NONE, move |incoming| {
             let registrar = registrar.clone();
@@ -449,6 +451,7 @@ pub(crate) struct ServedParts {
     pub(crate) pop3: Live<rookery_pop3::Services>,
     pub(crate) lmtp: Live<crate::lmtp::Services>,
     pub(crate) transit: Transit,
+    pub(crate) mover: rookery_route::Mover,
     pub(crate) services: Vec<(Box<str>, Box<str>)>,
     pub(crate) data_dir: std::path::PathBuf,
     pub(crate) settings: Settings,
