@@ -103,6 +103,9 @@ pub(crate) enum BodyError {
     Gone,
     #[error("no space")]
     NoSpace,
+    /// The account has left for another node.
+    #[error("the account is at home at another node")]
+    Moved,
     /// The home of the recipient.
     #[error("the home is not reached: {0}")]
     Away(String),
@@ -118,6 +121,7 @@ impl From<DeliverError> for BodyError {
             DeliverError::Nul => BodyError::Nul,
             DeliverError::Gone => BodyError::Gone,
             DeliverError::NoSpace => BodyError::NoSpace,
+            DeliverError::Moved => BodyError::Moved,
             DeliverError::Failed(reason) => BodyError::Failed(reason),
         }
     }

@@ -44,7 +44,7 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     let sales = UserName::parse("sales@example.org", "").unwrap();
     directory.set_alias(AliasName::Address(sales.clone()), vec![joe.clone()]).await.unwrap();
     assert_eq!(house.look_up(&sales).await, Ok(vec![Place::Here(entry.id)]));
-    assert_eq!(house.at_home(&joe).await, Ok(entry.id));
+    assert_eq!(house.at_home(&joe).await, Ok(Place::Here(entry.id)));
     assert_eq!(house.at_home(&sales).await, Err(LookUpError::NotFound), "an alias is followed once");
     let ann = UserName::parse("ann@example.org", "").unwrap();
     assert_eq!(house.look_up(&ann).await, Err(LookUpError::NotFound));
@@ -53,7 +53,7 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     let elsewhere = Home { node: NodeId(77), epoch: Epoch(2), ..home };
     directory.set_home(entry.id, home, elsewhere).await.unwrap();
     assert_eq!(house.look_up(&sales).await, Ok(vec![Place::At(NodeId(77), joe.clone())]));
-    assert_eq!(house.at_home(&joe).await, Err(LookUpError::Closed));
+    assert!(matches!(house.at_home(&joe).await, Ok(Place::At(_, user)) if user == joe));
     let back = Home { epoch: Epoch(3), ..home };
     directory.set_home(entry.id, elsewhere, back).await.unwrap();
 
