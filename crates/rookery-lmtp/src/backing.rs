@@ -38,8 +38,8 @@ pub trait Backing: Send + Sync + 'static {
     /// Takes more octets of it.
     fn push(&self, spool: &mut Self::Spool, octets: &[u8]) -> Result<(), DeliverError>;
 
-    /// Ends it. NUL, which only BINARYMIME brings, is put under a transfer encoding. May take a while for a large message; may block.
-    fn finish(&self, spool: Self::Spool) -> Result<Self::Message, DeliverError>;
+    /// Ends it. NUL, which only BINARYMIME brings, is put under a transfer encoding. May take a while for a large message.
+    fn finish(&self, spool: Self::Spool) -> impl Future<Output = Result<Self::Message, DeliverError>> + Send;
 
     /// Some octets of it; none at its end.
     fn read(

@@ -139,8 +139,8 @@ impl Backing for House {
         Ok(spool.push(octets)?)
     }
 
-    fn finish(&self, spool: Spool) -> Result<Spooled, DeliverError> {
-        Ok(spool.finish_without_nul()?)
+    async fn finish(&self, spool: Spool) -> Result<Spooled, DeliverError> {
+        Ok(spool.finished_without_nul().await?)
     }
 
     async fn append(

@@ -117,7 +117,7 @@ impl Backing for Memory {
         Ok(())
     }
 
-    fn finish(&self, spool: Vec<u8>) -> Result<Arc<Vec<u8>>, DeliverError> {
+    async fn finish(&self, spool: Vec<u8>) -> Result<Arc<Vec<u8>>, DeliverError> {
         Ok(Arc::new(spool))
     }
 
