@@ -3,13 +3,9 @@
 use crate::edge;
 use crate::namespace::Namespace;
 use crate::server::Server;
-<<<<<<< HEAD
-use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
-=======
 use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
->>>>>>> main
+use std::path::{Path, PathBuf};
 
 /// The nodes of a cluster. The first one has the directory.
 #[derive(Debug)]
@@ -83,11 +79,6 @@ impl Murder {
     /// The same, with its links at the end of a cable: this one, or, with all of the server, the one inside.
     pub fn add_at(&mut self, name: &str, duties: &str, cable: &Namespace, inside: bool) -> Result<()> {
         let mut server = Server::unstarted()?;
-<<<<<<< HEAD
-        if let Some(binary) = &self.binary {
-            server.use_binary(binary.clone());
-        }
-=======
         let mut link = edge::link_place(server.imap)?;
         match inside {
             true => {
@@ -105,7 +96,9 @@ impl Murder {
     }
 
     fn add_server(&mut self, mut server: Server, name: &str, duties: &str, link: SocketAddr) -> Result<()> {
->>>>>>> main
+        if let Some(binary) = &self.binary {
+            server.use_binary(binary.clone());
+        }
         let config = std::fs::read_to_string(server.config())?;
         std::fs::write(server.config(), format!("{}{config}", self.top))?;
         server.add_config(&edge::cluster_section(name, link))?;

@@ -42,6 +42,7 @@ pub(crate) async fn user(config: &Config, command: User) -> Result<(), Failure> 
                 column("MAILBOXES", "mailboxes"),
                 column("MESSAGES", "messages"),
                 octets("SIZE", "octets"),
+                column("HOME", "home"),
             ];
             print_rows(json, &columns, rows);
         }

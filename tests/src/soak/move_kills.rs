@@ -12,8 +12,10 @@ use crate::murder::Murder;
 use crate::random::Random;
 use crate::server::PASSWORD;
 use crate::soak::crowd::{Crowd, Habit, Mood, Person};
-use crate::soak::moving::fill;
+use crate::soak::moving::{fill, users};
 
+/// The frontend, and the homes.
+const NODES: [(&str, &str); 3] = [("fe1.example", ""), ("be1.example", "hold"), ("be2.example", "hold")];
 /// The users whose accounts move.
 const USERS: [&str; 4] = ["ann", "joe", "eve", "bob"];
 /// Messages of each at first.
@@ -56,8 +58,7 @@ pub struct Summary {
 pub fn soak(rounds: u64, seed: u64, time_max: Duration, mut report: impl FnMut(&str)) -> Result<Summary> {
     let began = Instant::now();
     let mut etcd = Etcd::start(Ipv4Addr::LOCALHOST.into(), 3)?;
-    let nodes = [("fe1.example", ""), ("be1.example", "hold"), ("be2.example", "hold")];
-    let mut murder = Murder::start_with(&nodes, &etcd.config(true)?)?;
+    let mut murder = Murder::start_with(&NODES, &etcd.config(true)?)?;
     for node in &mut murder.nodes {
         for line in [
             "is not reached",
@@ -117,8 +118,7 @@ fn one_kill(
     // The postman comes by the node that nobody kills this time, or by the edge, which then comes back.
     let door = murder.node(if victim == Victim::Target { home } else { target })?.lmtp;
     let crowd = Crowd::gather(people.to_vec(), Mood::Patient, Some((door, 30)))?;
-    let to = ["fe1.example", "be1.example", "be2.example"][target];
-    let asked = murder.node(0)?.cli(&["move", "user", user, "--to", to], b"")?;
+    let asked = murder.node(0)?.cli(&["move", "user", user, "--to", NODES[target].0], b"")?;
     ensure!(asked.status.success(), "{}", asked.text());
     std::thread::sleep(Duration::from_micros(random.below(PAUSE_MAX_US)));
     match victim {
@@ -175,24 +175,22 @@ fn settled(murder: &Murder, user: &str) -> Result<usize> {
 
 fn one_home(murder: &Murder, user: &str) -> Result<Option<usize>> {
     let mut homes = Vec::new();
+    let jobs = murder.node(0)?.cli(&["move", "status", "--json"], b"")?;
+    ensure!(jobs.status.success(), "{}", jobs.text());
+    let jobs: Vec<serde_json::Value> = serde_json::from_str(&jobs.text()).context("move status --json")?;
+    if !jobs.is_empty() {
+        return Ok(None);
+    }
     for (place, node) in murder.nodes.iter().enumerate() {
-        let jobs = node.cli(&["move", "status", "--json"], b"")?;
-        ensure!(jobs.status.success(), "{}", jobs.text());
-        let jobs: serde_json::Value = serde_json::from_str(&jobs.text())?;
-        let all = jobs["moves"].as_array().context("no moves in move status")?;
-        if all.iter().any(|job| job["state"] != "done" && job["state"] != "cancelled") {
-            return Ok(None);
-        }
         let status = node.cli(&["directory", "status", "--json"], b"")?;
         let status: serde_json::Value = serde_json::from_str(&status.text())?;
         if status["conflicts"] != 0 {
             return Ok(None);
         }
-        let shown = node.cli(&["user", "show", user, "--json"], b"")?;
-        let shown: serde_json::Value = serde_json::from_str(&shown.text())?;
-        let home = shown["home"].as_str().context("user show has no home")?.to_owned();
-        let place_of = ["fe1.example", "be1.example", "be2.example"].iter().position(|name| *name == home);
-        homes.push(place_of.with_context(|| format!("{home}, as node {place} says"))?);
+        let users = users(node)?;
+        let shown = users.iter().find(|shown| shown["name"] == user).context("the user is not listed")?;
+        let home = NODES.iter().position(|(name, _)| shown["home"] == *name);
+        homes.push(home.with_context(|| format!("{shown}, as node {place} says"))?);
     }
     homes.dedup();
     Ok(match homes[..] {

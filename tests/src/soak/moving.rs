@@ -196,12 +196,14 @@ fn people_at(murder: &Murder, users: &[String], count: usize) -> Result<Vec<Pers
     all.collect()
 }
 
-/// How many accounts the directory says are at home at a node.
+/// How many accounts the directory, as a node knows it, says are at home at another.
 pub fn accounts_at(node: &Server, name: &str) -> Result<u64> {
-    let shown = node.cli(&["node", "list", "--json"], b"")?;
-    let nodes: serde_json::Value = serde_json::from_str(&shown.text()).context("node list --json")?;
-    let found = nodes.as_array().and_then(|nodes| nodes.iter().find(|node| node["name"] == name));
-    found
-        .and_then(|node| node["accounts"].as_u64())
-        .with_context(|| format!("no accounts of {name} in {nodes}"))
+    Ok(users(node)?.iter().filter(|user| user["home"] == name).count() as u64)
+}
+
+/// All users, as a node knows them.
+pub fn users(node: &Server) -> Result<Vec<serde_json::Value>> {
+    let listed = node.cli(&["user", "list", "--json"], b"")?;
+    ensure!(listed.status.success(), "{}", listed.text());
+    serde_json::from_str(&listed.text()).context("user list --json")
 }

@@ -1,13 +1,13 @@
 //! Accounts.
 
 use rookery_admin::socket::{Failed, Replies};
-use rookery_directory::AccountState;
+use rookery_directory::{AccountState, Entry};
 use rookery_route::Authority;
 use rookery_types::AccountName;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::node::Node;
+use crate::node::{Node, NodeError};
 
 #[derive(Deserialize)]
 pub(super) struct WithPassword {
@@ -52,6 +52,11 @@ pub(super) async fn suspend(node: &Node, args: Named, suspended: bool) -> Result
 
 pub(super) async fn list(node: &Node, replies: &Replies) -> Result<Value, Failed> {
     let mut after = None;
+    let nodes = node.directory.nodes().await.map_err(NodeError::from)?;
+    let home = |entry: &Entry| {
+        let known = nodes.iter().find(|node| node.id == entry.home.node && !node.name.is_empty());
+        known.map_or_else(|| entry.home.node.to_string(), |node| node.name.to_string())
+    };
     loop {
         let (entries, next) = node.users(after).await?;
         for entry in entries {
@@ -69,6 +74,10 @@ pub(super) async fn list(node: &Node, replies: &Replies) -> Result<Value, Failed
                 Authority::User => json!(false),
             };
             let mut row = json!({"name": node.shown(user), "state": state, "admin": admin});
+            // A server that is alone is no node.
+            if nodes.len() > 1 && entry.state != AccountState::LoginOnly {
+                row["home"] = home(&entry).into();
+            }
             if let Ok(account) = node.store.account(entry.id).await {
                 let usage = account.usage();
                 row["mailboxes"] = account.tree().iter().count().into();
