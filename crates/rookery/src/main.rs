@@ -79,6 +79,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Group(command) => client_runtime()?.block_on(client::group(&config, command)),
         Command::Node(command) => client_runtime()?.block_on(node_client::node(&config, command)),
         Command::Transit(command) => client_runtime()?.block_on(client::transit(&config, command)),
+        Command::Placement(command) => client_runtime()?.block_on(node_client::placement(&config, command)),
+        Command::Balance { dry_run, json } => {
+            client_runtime()?.block_on(node_client::balance(&config, dry_run, json))
+        }
         Command::Directory(command) => {
             client_runtime()?.block_on(directory_client::directory(&config, command))
         }

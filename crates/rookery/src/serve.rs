@@ -153,6 +153,7 @@ impl Data {
                 directory: directory.clone(),
                 newcomers: Arc::clone(&newcomers),
                 administrators: administrators.clone(),
+                away: Default::default(),
             }),
             Arc::new(hasher),
             AuthenticatorOptions {
@@ -188,6 +189,7 @@ impl Data {
                 cluster: cluster.clone(),
                 directory: Arc::clone(&directory),
                 store: store.store_id(),
+                placed: Default::default(),
             })),
             None => registrar,
         });

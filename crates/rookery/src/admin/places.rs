@@ -27,7 +27,7 @@ pub(crate) fn reach(verb: &str) -> Reach {
         "mailbox.list" | "mailbox.create" | "mailbox.delete" | "mailbox.rename" | "mailbox.info"
         | "acl.show" | "acl.set" | "acl.delete" | "quota.show" | "quota.set" | "undelete.list"
         | "undelete.messages" | "undelete.mailbox" | "export" | "export.send" | "check" => Reach::Account,
-        "node.show" | "node.edit" => Reach::Node,
+        "node.show" | "node.edit" | "node.usage" => Reach::Node,
         _ => Reach::Here,
     }
 }

@@ -8,6 +8,7 @@
 //! - What other nodes ask for is done only for what is at home here.
 //! - Certificates and tokens lie in the data folder, readable for the server's user alone.
 
+pub(crate) mod balance;
 mod desk;
 pub(crate) mod duties;
 mod errands;
@@ -17,6 +18,7 @@ mod itself;
 mod join;
 mod moving;
 mod pipe;
+pub(crate) mod placing;
 mod renewal;
 mod site;
 mod source;
@@ -50,6 +52,7 @@ use crate::live::Live;
 use crate::serve::with_causes;
 
 pub(crate) use desk::{accept, nodes, token};
+pub(crate) use duties::remove;
 pub(crate) use errands::lost;
 pub(crate) use homes::ClusterHomes;
 pub(crate) use join::join;
@@ -214,6 +217,12 @@ impl Cluster {
             self.has_moved().map_err(Failure::failed)?;
         }
         Ok(directory)
+    }
+
+    /// Whether a node is the only one with the directory.
+    pub(crate) fn has_directory(&self, node: NodeId) -> bool {
+        let first = self.site.directory.as_ref().map_or(self.links.identity().node, |at| NodeId(at.node));
+        self.source() == SourceKind::Embedded && first == node
     }
 
     /// Whether the cluster's authority is here.
