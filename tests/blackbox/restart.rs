@@ -1,15 +1,19 @@
 //! A new program takes the running one's place, and sockets are given to the server by whoever starts it.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rookery_tests::command;
 use rookery_tests::imap::Status;
+use rookery_tests::murder::Murder;
+use rookery_tests::process;
+use rookery_tests::server::{PASSWORD, Server};
 
 use crate::{message, server_with_joe};
 
@@ -90,6 +94,193 @@ fn a_restart_refuses_no_connection() -> Result<()> {
     server.stop()?;
     ensure!(!server.lmtp_socket().exists(), "the socket's file is left behind");
     Ok(())
+}
+
+/// A client over TLS, which openssl makes of lines.
+struct Tls {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+    tags: u32,
+}
+
+impl Tls {
+    fn connect(server: &Server) -> Result<Tls> {
+        command::require("openssl")?;
+        let mut openssl = Command::new("openssl");
+        openssl.args(["s_client", "-quiet", "-crlf", "-connect", &server.imaps.to_string()]);
+        let mut child = openssl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("no output")?);
+        let mut client = Tls { child, lines, tags: 0 };
+        ensure!(client.line()?.starts_with("* OK"), "no greeting");
+        Ok(client)
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        ensure!(self.lines.read_line(&mut line)? > 0, "the connection has ended");
+        Ok(line)
+    }
+
+    /// One command that must be answered with OK; all lines of the answer.
+    fn ok(&mut self, command: &str) -> Result<String> {
+        self.tags += 1;
+        let tag = format!("s{}", self.tags);
+        writeln!(self.child.stdin.as_mut().context("no input")?, "{tag} {command}")?;
+        let mut all = String::new();
+        loop {
+            let line = self.line()?;
+            all += &line;
+            if let Some(answer) = line.strip_prefix(&format!("{tag} ")) {
+                ensure!(answer.starts_with("OK"), "{command}: {all}");
+                return Ok(all);
+            }
+        }
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        // It may have ended with its connection.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until so many processes are what is left of a server and its predecessors.
+fn processes(server: &Server, count: usize) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let tree = process::tree(server.pid()?);
+        if tree.len() == count {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "there are {} processes, not {count}: {tree:?}", tree.len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn sessions_go_on_through_restarts() -> Result<()> {
+    let mut server = server_with_joe()?;
+    server.deliver("joe", message("the first", "one").as_bytes())?;
+    let mut plain = server.login("joe")?;
+    plain.ok("ENABLE QRESYNC")?;
+    plain.ok("SELECT INBOX")?;
+    let mut nothing_selected = server.login("joe")?;
+    let mut idling = server.login("joe")?;
+    idling.ok("SELECT INBOX")?;
+    let idle = idling.idle()?;
+    let mut tls = Tls::connect(&server)?;
+    tls.ok(&format!("LOGIN joe \"{PASSWORD}\""))?;
+    tls.ok("SELECT INBOX")?;
+    let mut newcomers: Vec<Tls> = Vec::new();
+    for round in 2..5 {
+        let output = server.cli(&["restart"], b"")?;
+        ensure!(output.status.success(), "{}", output.text());
+        server.deliver("joe", message(&format!("number {round}"), "more").as_bytes())?;
+        let exists = format!("{round} EXISTS");
+        // \Recent may be told of first.
+        let heard = [idling.response()?, idling.response()?].map(|line| line.escape_ascii().to_string());
+        ensure!(heard.iter().any(|line| line.ends_with(&exists)), "IDLE heard {heard:?}");
+        let told = plain.ok("NOOP")?.lines();
+        ensure!(told.contains(&exists), "{told:?}");
+        ensure!(tls.ok("NOOP")?.contains(&exists), "over TLS");
+        nothing_selected.append_ok("Drafts", "", message("draft", "of it").as_bytes())?;
+        // A sequence number means what it meant.
+        let fetched = plain.ok("FETCH 1 (UID FLAGS BODY.PEEK[HEADER.FIELDS (SUBJECT)])")?;
+        let subject = fetched.fetches()?[0].body("BODY[HEADER.FIELDS (SUBJECT)]")?.to_vec();
+        ensure!(String::from_utf8_lossy(&subject).contains("the first"), "FETCH 1 is {subject:?}");
+        plain.ok("STORE 1 +FLAGS (\\Flagged)")?;
+        // The first process, those that keep clients, and the one that serves.
+        processes(&server, round)?;
+        for newcomer in &mut newcomers {
+            newcomer.ok("NOOP")?;
+        }
+        let mut newcomer = Tls::connect(&server)?;
+        newcomer.ok(&format!("LOGIN joe \"{PASSWORD}\""))?;
+        newcomers.push(newcomer);
+    }
+    idling.done(&idle)?;
+    ensure!(tls.ok("FETCH 1 FLAGS")?.contains("\\Flagged"), "a flag is lost");
+    for client in [&mut plain, &mut idling, &mut nothing_selected] {
+        client.ok("LOGOUT")?;
+    }
+    tls.ok("LOGOUT")?;
+    for newcomer in &mut newcomers {
+        newcomer.ok("LOGOUT")?;
+    }
+    processes(&server, 2)?;
+    server.login("joe")?.ok("SELECT INBOX")?;
+    // The server is told by its first process, and nothing of it is left.
+    server.check()?;
+    server.stop()
+}
+
+#[test]
+fn sessions_go_on_when_the_nodes_of_a_murder_restart() -> Result<()> {
+    let mut murder = Murder::start(&[("fe1.example", ""), ("be1.example", "serve,hold")])?;
+    for node in &mut murder.nodes {
+        node.allow_log("the directory's source is away");
+    }
+    murder.node(1)?.add_user("joe")?;
+    let mut clients = Vec::new();
+    for node in &murder.nodes {
+        let mut client = node.login("joe")?;
+        client.ok("SELECT INBOX")?;
+        let mut idling = node.login("joe")?;
+        idling.ok("SELECT INBOX")?;
+        let tag = idling.idle()?;
+        clients.push((client, idling, tag));
+    }
+    let mut number = 0;
+    for node in [1, 0, 1, 0, 0] {
+        let output = murder.node(node)?.cli(&["restart"], b"")?;
+        ensure!(output.status.success(), "{}", output.text());
+        number += 1;
+        murder.node(1)?.deliver("joe", message(&format!("number {number}"), "more").as_bytes())?;
+        let exists = format!("{number} EXISTS");
+        for (client, idling, _) in &mut clients {
+            let told = client
+                .ok("NOOP")
+                .inspect_err(|_| {
+                    for n in &murder.nodes {
+                        eprintln!("{}", n.log_tail())
+                    }
+                })?
+                .lines();
+            ensure!(told.contains(&exists), "node {node}: {told:?}");
+            while !String::from_utf8_lossy(&idling.response()?).ends_with(&exists) {}
+        }
+    }
+    for (client, idling, tag) in &mut clients {
+        idling.done(tag)?;
+        client.ok("LOGOUT")?;
+        idling.ok("LOGOUT")?;
+    }
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    murder.stop()
+}
+
+#[test]
+fn a_server_ends_with_its_first_process() -> Result<()> {
+    let mut server = server_with_joe()?;
+    let client = server.login("joe")?;
+    let output = server.cli(&["restart"], b"")?;
+    ensure!(output.status.success(), "{}", output.text());
+    let tree = process::tree(server.pid()?);
+    ensure!(tree.len() == 2, "{tree:?}");
+    server.kill9()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while tree.iter().any(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()) {
+        ensure!(Instant::now() < deadline, "the server outlives its first process");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(client);
+    server.launch()?;
+    server.check()?;
+    server.stop()
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! House commands. `cargo xtask soak kill9`, `cargo xtask soak powerloss`, `cargo xtask soak store`,
-//! `cargo xtask soak moves`, `cargo xtask soak connects`, `cargo xtask trace-delivery`, `cargo xtask bench compare`,
+//! `cargo xtask soak moves`, `cargo xtask soak sim`, `cargo xtask soak connects`, `cargo xtask trace-delivery`, `cargo xtask bench compare`,
 //! `cargo xtask bench load`, `cargo xtask imaptest PROGRAM`.
 #![allow(clippy::print_stdout, reason = "a command line tool's results go to standard output")]
 
@@ -67,6 +67,21 @@ enum Soak {
         #[arg(long)]
         release: bool,
     },
+    /// A whole cluster in one thread, simulated: one life for each seed, which repeats.
+    Sim {
+        /// The first seed; the others follow it. `target/debug/sim one --seed N --trace` shows one.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How long.
+        #[arg(long, default_value_t = 30)]
+        minutes: u64,
+        /// Goes on after a seed that fails.
+        #[arg(long)]
+        keep_going: bool,
+        /// Builds it optimised: worth it for hours.
+        #[arg(long)]
+        release: bool,
+    },
     /// MOVE between two homes, through a frontend, with either home killed at random moments.
     Moves {
         /// Kills.
@@ -101,6 +116,9 @@ fn main() -> Result<()> {
             powerloss(runs, seed.unwrap_or_else(clock), lenient_dirs)
         }
         Xtask::Soak(Soak::Store { seeds, first, release }) => store(seeds, first, release),
+        Xtask::Soak(Soak::Sim { seed, minutes, keep_going, release }) => {
+            simulate(seed, minutes, keep_going, release)
+        }
         Xtask::Soak(Soak::Moves { rounds, seed }) => moves(rounds, seed.unwrap_or_else(clock)),
         Xtask::Soak(Soak::Connects { minutes, a_second, growth_max, binary }) => {
             connects(minutes, a_second, growth_max, binary)
@@ -167,6 +185,20 @@ fn connects(minutes: u32, a_second: u32, growth_max_percent: f64, binary: Option
 }
 
 /// Runs the store's model test over these seeds and shows what it says last.
+fn simulate(seed: u64, minutes: u64, keep_going: bool, release: bool) -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(rookery_tests::workspace()).args(["run", "--quiet", "--locked", "-p", "sim"]);
+    if release {
+        cargo.arg("--release");
+    }
+    cargo.args(["--", "soak", "--first", &seed.to_string(), "--minutes", &minutes.to_string()]);
+    if keep_going {
+        cargo.arg("--keep-going");
+    }
+    ensure!(cargo.stdin(Stdio::null()).status()?.success(), "a seed fails");
+    Ok(())
+}
+
 fn store(seeds: u64, first: u64, release: bool) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(rookery_tests::workspace());

@@ -191,8 +191,10 @@ impl Driver {
 
     /// One thing that came from the client, or the wait for it.
     async fn turn(&mut self) -> Result<Next, Failure> {
+        let kept = self.is_kept();
+        self.wire.suspended |= kept;
         // Also a client that never stops sending has to go.
-        if self.drain.is_draining() || self.wire.leaving {
+        if self.drain.is_draining() && !kept || self.wire.leaving {
             self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
             return Ok(Next::Close);
         }
@@ -277,9 +279,15 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let patient = self.wire.suspended;
         tokio::select! {
             biased;
-            () = self.drain.draining() => {
+            // A command that has begun to come is waited for until the drain is cut off.
+            () = self.drain.draining(), if !patient => {
+                drop(stirred);
+                if self.is_kept() {
+                    return Ok(Next::Go);
+                }
                 self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
                 return Ok(Next::Close);
             }

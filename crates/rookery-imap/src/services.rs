@@ -6,7 +6,7 @@ use crate::sorting::SortTables;
 use rookery_auth::{Authenticator, Sessions};
 use rookery_directory::Directory;
 use rookery_net::{Networks, ServerTls};
-use rookery_route::{Administrators, Peers, Registrar, Router, Transit};
+use rookery_route::{Administrators, Keeper, Peers, Registrar, Router, Transit};
 use rookery_store::Store;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub struct Services {
     pub router: Router,
     /// The other nodes.
     pub peers: Arc<dyn Peers>,
+    /// Keeps clients while another program takes this one's place.
+    pub keeper: Keeper,
     /// Moves messages to them.
     pub transit: Transit,
     /// Who is asking.

@@ -8,6 +8,8 @@
 //! - Everything simulated hangs on one [`sim::SimDisk`], so that one loss of power hits engine and files alike,
 //!   and everything it does follows from its seed.
 
+#[cfg(feature = "sim")]
+pub mod defect;
 pub mod engine;
 pub mod files;
 pub mod fjall_engine;

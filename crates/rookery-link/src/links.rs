@@ -308,7 +308,8 @@ impl Links {
     async fn wait(&self, entry: &PeerEntry, class: Class) -> Result<Arc<Mux>, LinkError> {
         let mut state = entry.state();
         let left = match entry.down_for() {
-            _ if entry.is_leaving() => Duration::ZERO,
+            // It may be making room for another program, which is there in a moment.
+            _ if entry.is_leaving() => self.inner.patience,
             Some(down) => self.inner.patience.saturating_sub(down),
             None => self.inner.patience,
         };
@@ -370,9 +371,11 @@ impl Links {
         timeout(within, work).await.is_ok()
     }
 
-    /// Ends all connections and stops to listen and dial.
+    /// Ends all connections and stops to listen and dial. Services and whatever they hold are let go of.
     pub fn shutdown(&self) {
         self.inner.closed.send_replace(true);
+        self.inner.services.0.write().clear();
+        *self.inner.desk.write() = None;
         for peer in self.inner.all() {
             peer.close("this node shuts down");
         }

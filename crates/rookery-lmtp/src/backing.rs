@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rookery_types::{AccountId, InternalDate, MailboxId, MailboxPath, NodeId, OperationId, UserName};
 
 /// Where recipients are looked up and messages go.
@@ -15,9 +16,12 @@ pub trait Backing: Send + Sync + 'static {
     /// Where mail for an address goes; not nowhere.
     fn look_up(&self, user: &UserName) -> impl Future<Output = Result<Vec<Place>, LookUpError>> + Send;
 
-    /// The account of a user for whom another node has sent a message here, following nothing. One that is at home
-    /// elsewhere takes no mail now.
-    fn at_home(&self, user: &UserName) -> impl Future<Output = Result<AccountId, LookUpError>> + Send;
+    /// Where the account is of a user for whom another node has sent a message here, following no aliases.
+    fn at_home(&self, user: &UserName) -> impl Future<Output = Result<Place, LookUpError>> + Send;
+
+    /// Where an account is that was here; `None`: it is not served anywhere at the moment.
+    fn whither(&self, account: AccountId)
+    -> impl Future<Output = Result<Option<Place>, DeliverError>> + Send;
 
     /// The mailbox a delivery goes to: the one that `detail` names if it exists and `author` may post to it,
     /// otherwise INBOX.
@@ -34,8 +38,16 @@ pub trait Backing: Send + Sync + 'static {
     /// Takes more octets of it.
     fn push(&self, spool: &mut Self::Spool, octets: &[u8]) -> Result<(), DeliverError>;
 
-    /// Ends it. NUL, which only BINARYMIME brings, is put under a transfer encoding. May take a while for a large message; may block.
-    fn finish(&self, spool: Self::Spool) -> Result<Self::Message, DeliverError>;
+    /// Ends it. NUL, which only BINARYMIME brings, is put under a transfer encoding. May take a while for a large message.
+    fn finish(&self, spool: Self::Spool) -> impl Future<Output = Result<Self::Message, DeliverError>> + Send;
+
+    /// Some octets of it; none at its end.
+    fn read(
+        &self,
+        message: &Self::Message,
+        from: u64,
+        octets: usize,
+    ) -> impl Future<Output = Result<Bytes, DeliverError>> + Send;
 
     /// Appends it. Returns when the message is durable and visible. `once`: not if one with its Message-ID, if it has
     /// one, was appended to the mailbox before. `operations`: the ids by which another node asks for it. If one of them
@@ -116,6 +128,9 @@ pub enum DeliverError {
     /// The disk is full.
     #[error("the disk is full")]
     NoSpace,
+    /// The account has left for another node; nothing was stored.
+    #[error("the account is at home at another node")]
+    Moved,
     /// The store failed; the text is for the operator.
     #[error("{0}")]
     Failed(String),

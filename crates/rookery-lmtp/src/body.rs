@@ -4,9 +4,6 @@ use std::sync::Arc;
 
 use crate::backing::{Backing, DeliverError};
 
-/// Messages of more octets are finished on a thread that may block.
-const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
-
 /// A message that is coming in. Dropping it stores nothing.
 pub(crate) struct Incoming<B: Backing> {
     backing: Arc<B>,
@@ -72,21 +69,14 @@ impl<B: Backing> Incoming<B> {
 
     /// The message is whole. `None`: nobody here gets it.
     pub(crate) async fn finish(self) -> Result<Option<B::Message>, BodyError> {
-        let Incoming { backing, spool, octets, is_kept, failed, .. } = self;
+        let Incoming { backing, spool, is_kept, failed, .. } = self;
         if let Some(failed) = failed {
             return Err(failed);
         }
         if !is_kept {
             return Ok(None);
         }
-        let finished = if octets <= FINISH_INLINE_OCTETS {
-            backing.finish(spool)
-        } else {
-            tokio::task::spawn_blocking(move || backing.finish(spool))
-                .await
-                .unwrap_or_else(|error| Err(DeliverError::Failed(error.to_string())))
-        };
-        finished.map(Some).map_err(BodyError::from)
+        backing.finish(spool).await.map(Some).map_err(BodyError::from)
     }
 }
 
@@ -103,6 +93,9 @@ pub(crate) enum BodyError {
     Gone,
     #[error("no space")]
     NoSpace,
+    /// The account has left for another node.
+    #[error("the account is at home at another node")]
+    Moved,
     /// The home of the recipient.
     #[error("the home is not reached: {0}")]
     Away(String),
@@ -118,6 +111,7 @@ impl From<DeliverError> for BodyError {
             DeliverError::Nul => BodyError::Nul,
             DeliverError::Gone => BodyError::Gone,
             DeliverError::NoSpace => BodyError::NoSpace,
+            DeliverError::Moved => BodyError::Moved,
             DeliverError::Failed(reason) => BodyError::Failed(reason),
         }
     }

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::backing::{Backing, DeliverError, Delivered, Once, Place};
 use crate::body::BodyError;
+use crate::follow::Onward;
 
 /// One recipient.
 pub(crate) struct Job {
@@ -83,16 +84,32 @@ pub(crate) async fn deliver<B: Backing>(
     jobs: &[Job],
     letter: Letter<B::Message>,
     parallel_max: usize,
+    onward: Onward,
 ) -> Vec<Outcome> {
     let began = Instant::now();
-    let Letter { message, date, once, author } = letter;
-    let once = once.map(Arc::new);
-    let mut targets: Vec<Vec<Result<MailboxId, BodyError>>> = Vec::with_capacity(jobs.len());
+    let letter = Arc::new(letter);
+    let author = letter.author.as_ref();
+    let mut targets: Vec<Vec<Result<MailboxId, Outcome>>> = Vec::with_capacity(jobs.len());
+    // What became of those that were to be served elsewhere already.
+    let mut followed: HashMap<(AccountId, Option<&MailboxPath>), Outcome> = HashMap::new();
     for job in jobs {
         let mut of_job = Vec::with_capacity(job.places.len());
         for account in job.accounts() {
-            let target = backing.target(account, job.detail.as_ref(), author.as_ref()).await;
-            of_job.push(target.map_err(BodyError::from));
+            let detail = job.detail.as_ref();
+            let target = match backing.target(account, detail, author).await {
+                Ok(target) => Ok(target),
+                Err(DeliverError::Moved) => Err(match followed.get(&(account, detail)) {
+                    Some(outcome) => outcome.clone(),
+                    None => {
+                        let ids: Vec<OperationId> = job.operation.into_iter().collect();
+                        let outcome = onward.follow(&*backing, &letter, account, detail, &ids).await;
+                        followed.insert((account, detail), outcome.clone());
+                        outcome
+                    }
+                }),
+                Err(error) => Err(Outcome::Failed(error.into())),
+            };
+            of_job.push(target);
         }
         targets.push(of_job);
     }
@@ -100,9 +117,11 @@ pub(crate) async fn deliver<B: Backing>(
     let mut waiting: Vec<Vec<MailboxId>> = Vec::new();
     let mut place_of: HashMap<AccountId, usize> = HashMap::new();
     let mut operations: HashMap<MailboxId, Vec<OperationId>> = HashMap::new();
+    let mut details: HashMap<MailboxId, Option<MailboxPath>> = HashMap::new();
     let of_jobs = jobs.iter().zip(&targets);
     for (job, mailbox) in of_jobs.flat_map(|(job, of_job)| of_job.iter().flatten().map(move |id| (job, id))) {
         operations.entry(*mailbox).or_default().extend(job.operation);
+        details.entry(*mailbox).or_insert_with(|| job.detail.clone());
         if done.contains_key(mailbox) {
             continue;
         }
@@ -123,33 +142,40 @@ pub(crate) async fn deliver<B: Backing>(
         while running.len() < parallel_max.max(1)
             && let Some(mailboxes) = waiting.next()
         {
-            let (backing, message, once) = (Arc::clone(&backing), message.clone(), once.clone());
-            let ids = |mailbox| (mailbox, operations.remove(&mailbox).unwrap_or_default());
+            let (backing, letter, onward) = (Arc::clone(&backing), Arc::clone(&letter), onward.clone());
+            let ids = |mailbox| {
+                let detail = details.remove(&mailbox).flatten();
+                (mailbox, operations.remove(&mailbox).unwrap_or_default(), detail)
+            };
             let mailboxes: Vec<_> = mailboxes.into_iter().map(ids).collect();
             running.spawn(async move {
                 let mut outcomes = Vec::with_capacity(mailboxes.len());
-                for (mailbox, ids) in mailboxes {
-                    let appended =
-                        backing.append(mailbox, message.clone(), date, once.as_deref(), &ids).await;
-                    outcomes.push((mailbox, appended));
+                for (mailbox, ids, detail) in mailboxes {
+                    let (message, once) = (letter.message.clone(), letter.once.as_ref());
+                    let outcome = match backing.append(mailbox, message, letter.date, once, &ids).await {
+                        Err(DeliverError::Moved) => {
+                            let account = mailbox.account;
+                            onward.follow(&*backing, &letter, account, detail.as_ref(), &ids).await
+                        }
+                        appended => appended.into(),
+                    };
+                    outcomes.push((mailbox, outcome));
                 }
                 outcomes
             });
         }
         match running.join_next().await {
             Some(Ok(outcomes)) => {
-                for (mailbox, result) in outcomes {
-                    done.insert(mailbox, result.into());
-                }
+                done.extend(outcomes);
             }
             Some(Err(error)) => tracing::error!(%error, "a delivery's task failed"),
             None => break,
         }
     }
     metrics::histogram!("rookery_lmtp_delivery_seconds").record(began.elapsed());
-    let outcome_of = |target: Result<MailboxId, BodyError>| match target {
+    let outcome_of = |target: Result<MailboxId, Outcome>| match target {
         Ok(mailbox) => done.get(&mailbox).cloned().unwrap_or(Outcome::Delivered),
-        Err(error) => Outcome::Failed(error),
+        Err(outcome) => outcome,
     };
     let outcome_of_job =
         |of_job: Vec<_>| of_job.into_iter().map(outcome_of).fold(Outcome::Duplicate, Outcome::and);

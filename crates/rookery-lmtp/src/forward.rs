@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rookery_net::Pipe;
 use rookery_route::{Peers, PipeService, framed};
-use rookery_types::{MailboxPath, NodeId, UserName};
+use rookery_types::{MailboxPath, NodeId, OperationId, UserName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -51,9 +51,21 @@ impl Forward {
         addressees: Vec<Addressee>,
         parcel: &Parcel,
     ) -> Forward {
+        let each = addressees.into_iter().map(|addressee| (addressee, rookery_route::new_operation()));
+        Forward::begin_as(peers, head, node, each.collect(), parcel).await
+    }
+
+    /// The same, where the deliveries have ids already.
+    pub(crate) async fn begin_as(
+        peers: Arc<dyn Peers>,
+        head: Bytes,
+        node: NodeId,
+        addressees: Vec<(Addressee, OperationId)>,
+        parcel: &Parcel,
+    ) -> Forward {
         let each = addressees.iter();
-        let parcel =
-            parcel.to(each.map(|(user, detail)| (user, detail.as_ref(), rookery_route::new_operation())));
+        let parcel = parcel.to(each.map(|((user, detail), id)| (user, detail.as_ref(), *id)));
+        let addressees: Vec<Addressee> = addressees.into_iter().map(|(addressee, _)| addressee).collect();
         let opened = peers.open(node, PipeService::Lmtp, head.clone()).await;
         let way = opened.map_err(|error| BodyError::Away(error.to_string()));
         let octets = parcel.encode();

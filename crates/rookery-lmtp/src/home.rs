@@ -1,17 +1,19 @@
 //! A message that another node has taken for recipients at home here: the half that stores it.
 //!
-//! Invariant: addresses are not followed any further; a user who is not at home here any more gets a failure for now.
+//! Invariant: addresses are not followed any further. What is for a user who is not at home here any more follows them.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
 use rookery_net::{DrainGuard, Pipe};
-use rookery_route::framed;
+use rookery_route::{PipeHead, framed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backing::{Backing, LookUpError, Place};
 use crate::body::{BodyError, Incoming};
 use crate::deliver::{self, Job, Letter, Outcome};
+use crate::follow::Onward;
 use crate::parcel::{self, Parcel, Question, Request};
 use crate::session::Services;
 
@@ -19,14 +21,20 @@ use crate::session::Services;
 const READ_OCTETS: usize = 16 << 10;
 
 /// Takes one message from another node, and answers. What ends before its end stores nothing.
-pub async fn serve_pipe<B: Backing>(mut pipe: Box<dyn Pipe>, services: Arc<Services<B>>, drain: DrainGuard) {
-    if let Err(error) = take(&mut *pipe, &services).await {
+/// `trace`: of the connection it came by.
+pub async fn serve_pipe<B: Backing>(
+    mut pipe: Box<dyn Pipe>,
+    trace: u64,
+    services: Arc<Services<B>>,
+    drain: DrainGuard,
+) {
+    if let Err(error) = take(&mut *pipe, PipeHead { trace }, &services).await {
         tracing::info!(%error, "a message of another node has not come whole");
     }
     drop(drain);
 }
 
-async fn take<B: Backing>(pipe: &mut dyn Pipe, services: &Services<B>) -> io::Result<()> {
+async fn take<B: Backing>(pipe: &mut dyn Pipe, head: PipeHead, services: &Services<B>) -> io::Result<()> {
     let octets = usize::try_from(pipe.read_u32().await?).unwrap_or(usize::MAX);
     if octets > framed::JSON_OCTETS_MAX {
         return Err(io::Error::other("a parcel that is too long"));
@@ -56,7 +64,7 @@ async fn take<B: Backing>(pipe: &mut dyn Pipe, services: &Services<B>) -> io::Re
     }
     drop(piece);
     let octets = incoming.octets();
-    let outcomes = store(incoming, &parcel, services).await;
+    let outcomes = store(incoming, &parcel, services, head).await;
     let failed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Failed(_))).count();
     let delivered = outcomes.len() - failed;
     tracing::info!(id = parcel.id, octets, delivered, failed, "a message came by another node");
@@ -70,7 +78,10 @@ async fn settle<B: Backing>(question: &Question, services: &Services<B>) -> io::
     let mut outcomes = Vec::new();
     for delivery in question.deliveries() {
         let (user, operation) = delivery.ok_or_else(|| io::Error::other("a question about nothing"))?;
-        let account = services.backing.at_home(&user).await.map_err(io::Error::other)?;
+        let account = match services.backing.at_home(&user).await.map_err(io::Error::other)? {
+            Place::Here(account) => account,
+            Place::At(..) => return Err(io::Error::other("the account is at home elsewhere")),
+        };
         outcomes.push(match services.backing.settle(account, operation).await.map_err(io::Error::other)? {
             true => Outcome::Delivered,
             false => Outcome::Failed(BodyError::Away("it was lost before it had the message".to_owned())),
@@ -80,8 +91,15 @@ async fn settle<B: Backing>(question: &Question, services: &Services<B>) -> io::
 }
 
 /// Appends a whole message for its addressees; what became of each, in their order.
-async fn store<B: Backing>(incoming: Incoming<B>, parcel: &Parcel, services: &Services<B>) -> Vec<Outcome> {
+async fn store<B: Backing>(
+    incoming: Incoming<B>,
+    parcel: &Parcel,
+    services: &Services<B>,
+    head: PipeHead,
+) -> Vec<Outcome> {
     let mut jobs = Vec::new();
+    // Those who are not here any more.
+    let mut gone = Vec::new();
     // Where there is an error, there is no job for the addressee.
     let mut errors = Vec::new();
     for (user, detail, operation) in parcel.addressees() {
@@ -90,19 +108,34 @@ async fn store<B: Backing>(incoming: Incoming<B>, parcel: &Parcel, services: &Se
             None => Err(LookUpError::NotFound),
         };
         match account {
-            Ok(account) => {
+            Ok(Place::Here(account)) => {
                 jobs.push(Job { places: vec![Place::Here(account)], detail, operation });
                 errors.push(None);
+            }
+            Ok(Place::At(node, user)) => {
+                gone.push((errors.len(), node, (user, detail), operation));
+                errors.push(Some(BodyError::Moved));
             }
             Err(LookUpError::NotFound | LookUpError::Closed) => errors.push(Some(BodyError::Gone)),
             Err(LookUpError::Unavailable(why)) => errors.push(Some(BodyError::Away(why))),
         }
     }
+    let mut followed: HashMap<usize, Outcome> = HashMap::new();
     let outcomes = match incoming.finish().await {
         Ok(Some(message)) => {
             let once = services.once(&parcel.sender);
-            let letter = Letter { message, date: parcel.date(), once, author: parcel.author() };
-            deliver::deliver(Arc::clone(&services.backing), &jobs, letter, services.config.parallel_max).await
+            let letter =
+                Letter { message: message.clone(), date: parcel.date(), once, author: parcel.author() };
+            let (backing, peers) = (Arc::clone(&services.backing), Arc::clone(&services.peers));
+            let onward = Onward { peers, head: head.encode(), parcel: parcel.clone() };
+            let parallel_max = services.config.parallel_max;
+            let here = deliver::deliver(backing, &jobs, letter, parallel_max, onward.clone()).await;
+            for (place, node, addressee, operation) in gone {
+                let ids: Vec<_> = operation.into_iter().collect();
+                let outcome = onward.carry(&*services.backing, &message, node, addressee, &ids).await;
+                followed.insert(place, outcome);
+            }
+            here
         }
         Ok(None) => Vec::new(),
         Err(error) => vec![Outcome::Failed(error); jobs.len()],
@@ -111,8 +144,9 @@ async fn store<B: Backing>(incoming: Incoming<B>, parcel: &Parcel, services: &Se
     let lost = || Outcome::Failed(BodyError::Failed("the delivery was broken off".to_owned()));
     errors
         .into_iter()
-        .map(|error| match error {
-            Some(error) => Outcome::Failed(error),
+        .enumerate()
+        .map(|(place, error)| match error {
+            Some(error) => followed.remove(&place).unwrap_or(Outcome::Failed(error)),
             None => outcomes.next().unwrap_or_else(lost),
         })
         .collect()

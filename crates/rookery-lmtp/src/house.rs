@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rookery_route::{Route, RouteError, Router, Target};
-use rookery_store::{Account, NewMessage, Spool, Spooled, Store, StoreError};
+use rookery_store::{Account, NewMessage, Spool, Spooled, Store, StoreError, Whereabouts};
 use rookery_types::acl::Asker;
 use rookery_types::{
     AccountId, AccountName, Address, InternalDate, MailboxId, MailboxPath, OperationId, Rights, SystemFlags,
@@ -48,6 +49,7 @@ impl From<StoreError> for DeliverError {
             StoreError::Nul(_) => DeliverError::Nul,
             StoreError::NoAccount | StoreError::NoMailbox => DeliverError::Gone,
             StoreError::NoSpace => DeliverError::NoSpace,
+            StoreError::Moved => DeliverError::Moved,
             other => {
                 // The whole chain: what stands behind "the engine failed" is what the operator needs.
                 let mut text = other.to_string();
@@ -76,11 +78,28 @@ impl Backing for House {
         Ok(self.router.deliver_to(user).await?.into_iter().filter_map(place).collect())
     }
 
-    async fn at_home(&self, user: &UserName) -> Result<AccountId, LookUpError> {
-        match self.router.target(Address::inbox(user.clone())).await?.route {
-            Route::Here { account } => Ok(account),
-            Route::Proxy(_) => Err(LookUpError::Closed),
-        }
+    async fn at_home(&self, user: &UserName) -> Result<Place, LookUpError> {
+        Ok(match self.router.target(Address::inbox(user.clone())).await?.route {
+            Route::Here { account } => Place::Here(account),
+            Route::Proxy(node) => Place::At(node, user.clone()),
+        })
+    }
+
+    async fn whither(&self, account: AccountId) -> Result<Option<Place>, DeliverError> {
+        Ok(match self.store.standing(account)? {
+            Some((Whereabouts::Here, _)) => Some(Place::Here(account)),
+            Some((Whereabouts::Left { node, .. }, _)) => {
+                let owner = self.store.account_record(account)?.and_then(|record| record.owner);
+                owner.map(|user| Place::At(node, user))
+            }
+            None => None,
+        })
+    }
+
+    async fn read(&self, message: &Spooled, from: u64, octets: usize) -> Result<Bytes, DeliverError> {
+        let message = message.clone();
+        let read = tokio::task::spawn_blocking(move || message.read(from, octets)).await;
+        Ok(read.map_err(|error| DeliverError::Failed(error.to_string()))??)
     }
 
     async fn target(
@@ -120,8 +139,8 @@ impl Backing for House {
         Ok(spool.push(octets)?)
     }
 
-    fn finish(&self, spool: Spool) -> Result<Spooled, DeliverError> {
-        Ok(spool.finish_without_nul()?)
+    async fn finish(&self, spool: Spool) -> Result<Spooled, DeliverError> {
+        Ok(spool.finished_without_nul().await?)
     }
 
     async fn append(

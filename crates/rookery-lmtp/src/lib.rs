@@ -12,6 +12,7 @@ mod backing;
 mod body;
 mod config;
 mod deliver;
+mod follow;
 mod forward;
 mod home;
 mod house;

@@ -26,6 +26,9 @@ pub(crate) struct Parcel {
     /// It was announced as BINARYMIME.
     pub(crate) is_binary: bool,
     addressees: Vec<Addressee>,
+    /// By so many nodes that were not the home of its account any more.
+    #[serde(default)]
+    hops: u8,
 }
 
 /// One user it is for.
@@ -95,7 +98,13 @@ impl Parcel {
             author: author.map(ToString::to_string),
             is_binary,
             addressees: Vec::new(),
+            hops: 0,
         }
+    }
+
+    /// The same message, passed on once more; none if that was done as often as it may be.
+    pub(crate) fn passed_on(&self, max: u8) -> Option<Parcel> {
+        (self.hops < max).then(|| Parcel { hops: self.hops + 1, ..self.clone() })
     }
 
     /// The same message for some users; each delivery has an id.
@@ -167,6 +176,7 @@ impl From<&Outcome> for Said {
                 BodyError::OverQuota => ("over quota", ""),
                 BodyError::Gone => ("gone", ""),
                 BodyError::NoSpace => ("no space", ""),
+                BodyError::Moved => ("moved", ""),
                 BodyError::Away(text) => ("away", text.as_str()),
                 BodyError::Failed(text) => ("failed", text.as_str()),
             },
@@ -186,6 +196,7 @@ impl From<Said> for Outcome {
             "over quota" => BodyError::OverQuota,
             "gone" => BodyError::Gone,
             "no space" => BodyError::NoSpace,
+            "moved" => BodyError::Moved,
             "away" => BodyError::Away(said.text),
             "failed" => BodyError::Failed(said.text),
             other => BodyError::Failed(format!("the home says: {other} {}", said.text)),

@@ -44,7 +44,7 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     let sales = UserName::parse("sales@example.org", "").unwrap();
     directory.set_alias(AliasName::Address(sales.clone()), vec![joe.clone()]).await.unwrap();
     assert_eq!(house.look_up(&sales).await, Ok(vec![Place::Here(entry.id)]));
-    assert_eq!(house.at_home(&joe).await, Ok(entry.id));
+    assert_eq!(house.at_home(&joe).await, Ok(Place::Here(entry.id)));
     assert_eq!(house.at_home(&sales).await, Err(LookUpError::NotFound), "an alias is followed once");
     let ann = UserName::parse("ann@example.org", "").unwrap();
     assert_eq!(house.look_up(&ann).await, Err(LookUpError::NotFound));
@@ -53,7 +53,7 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     let elsewhere = Home { node: NodeId(77), epoch: Epoch(2), ..home };
     directory.set_home(entry.id, home, elsewhere).await.unwrap();
     assert_eq!(house.look_up(&sales).await, Ok(vec![Place::At(NodeId(77), joe.clone())]));
-    assert_eq!(house.at_home(&joe).await, Err(LookUpError::Closed));
+    assert!(matches!(house.at_home(&joe).await, Ok(Place::At(_, user)) if user == joe));
     let back = Home { epoch: Epoch(3), ..home };
     directory.set_home(entry.id, elsewhere, back).await.unwrap();
 
@@ -81,7 +81,7 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
 
     let mut spool = house.spool();
     house.push(&mut spool, b"Subject: x\r\n\r\nbody\r\n").unwrap();
-    let message = house.finish(spool).unwrap();
+    let message = house.finish(spool).await.unwrap();
     for mailbox in [id, inbox] {
         house
             .append(mailbox, message.clone(), InternalDate::from_unix(1_000_000_000), None, &[])
@@ -96,7 +96,7 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     // A part with NUL is kept so that every client can fetch it; NUL elsewhere cannot be kept.
     let mut spool = house.spool();
     house.push(&mut spool, b"Content-Transfer-Encoding: binary\r\n\r\na\0b").unwrap();
-    let binary = house.finish(spool).unwrap();
+    let binary = house.finish(spool).await.unwrap();
     assert_eq!(house.append(id, binary, InternalDate::from_unix(1), None, &[]).await, Ok(Delivered::Stored));
     let content = opened.now().messages.as_ref().unwrap().get(1).unwrap().unwrap().content;
     assert_eq!(
@@ -105,12 +105,12 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     );
     let mut spool = house.spool();
     house.push(&mut spool, b"Subject: \0\r\n\r\n").unwrap();
-    assert_eq!(house.finish(spool).unwrap_err(), DeliverError::Nul);
+    assert_eq!(house.finish(spool).await.unwrap_err(), DeliverError::Nul);
 
     // What has a Message-ID is stored once for each sender.
     let mut spool = house.spool();
     house.push(&mut spool, b"Message-ID: <1@b.test>\r\n\r\n").unwrap();
-    let known = house.finish(spool).unwrap();
+    let known = house.finish(spool).await.unwrap();
     for (sender, expected) in
         [("a@b.test", Delivered::Stored), ("a@b.test", Delivered::Before), ("", Delivered::Stored)]
     {
@@ -132,7 +132,10 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
     );
     assert_eq!(account.tree().state(inbox).unwrap().summary.exists, 2);
     let mut spool = house.spool();
-    let large = house.push(&mut spool, &[b'x'; 2000]).and_then(|()| house.finish(spool).map(drop));
+    let large = match house.push(&mut spool, &[b'x'; 2000]) {
+        Ok(()) => house.finish(spool).await.map(drop),
+        Err(error) => Err(error),
+    };
     assert_eq!(large, Err(DeliverError::TooLarge));
     store.close().await;
 }

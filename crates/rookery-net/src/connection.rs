@@ -111,6 +111,11 @@ impl Connection {
         &mut self.stream
     }
 
+    /// The stream, for somebody else: what is left is a connection that has ended. All output has to be flushed.
+    pub fn take_stream(&mut self) -> Stream {
+        std::mem::replace(&mut self.stream, Stream::ended())
+    }
+
     /// The far end.
     pub fn peer(&self) -> Peer {
         self.stream.peer()

@@ -1,15 +1,17 @@
 //! Listening sockets that a process is given: by a service manager that listens before the server runs, or by the
-//! server's own predecessor, which ends and starts a new program in its place.
+//! server's own predecessor, which ends and starts a new program in its place, or stays and starts it beside itself.
 //!
 //! Invariants:
 //! - A socket that is handed over never stops listening: who connects meanwhile waits, and is not refused.
 //! - A socket that nobody takes is closed.
+//! - The line between a process and those that come after it ends with the process.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,6 +25,10 @@ use crate::peer::Local;
 
 /// Set for a program that finds sockets at its standard input.
 const VARIABLE: &str = "ROOKERY_LISTENERS";
+/// What a socket on its way is.
+const LISTENER: u8 = b'L';
+/// The end of the line to the process that all others descend from.
+const LINE: u8 = b'K';
 /// Sockets that are handed over at most.
 const SOCKETS_MAX: usize = 256;
 
@@ -49,17 +55,15 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Puts the sockets where the next program will find them.
-    pub fn new(sockets: Vec<Held>) -> io::Result<Handover> {
+    /// Puts the sockets where the next program will find them. `line`: the next one's end of the line.
+    pub fn new(sockets: Vec<Held>, line: Option<OwnedFd>) -> io::Result<Handover> {
         let (sender, receiver) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        if let Some(line) = line {
+            put(&sender, LINE, &line)?;
+        }
         for Held { socket, file } in sockets.into_iter().take(SOCKETS_MAX) {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            let fds = [std::os::fd::AsFd::as_fd(&socket)];
-            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-            // A full queue is an error, not a wait: nobody reads yet.
-            sendmsg(&sender, &[IoSlice::new(b"L")], &mut ancillary, SendFlags::DONTWAIT)?;
+            put(&sender, LISTENER, &socket)?;
             if let Some(file) = file {
                 file.kept.store(true, Ordering::Relaxed);
             }
@@ -69,17 +73,39 @@ impl Handover {
 
     /// Becomes `program`, which has this process's id and finds the sockets with [`Inherited::take_all`]. Returns only if
     /// that fails. Destructors do not run: call it when everything else is closed.
-    pub fn exec(self, mut program: std::process::Command) -> io::Error {
+    pub fn exec(self, mut program: Command) -> io::Error {
         use std::os::unix::process::CommandExt;
         if let Err(error) = rustix::stdio::dup2_stdin(&self.receiver) {
             return error.into();
         }
-        program.env(VARIABLE, "stdin");
-        // Sockets of a service manager were taken at the start, and are among those handed over.
-        for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
-            program.env_remove(name);
-        }
+        tell(&mut program);
         program.exec()
+    }
+
+    /// Starts `program` beside this process, with the sockets.
+    pub fn spawn(self, mut program: Command) -> io::Result<Child> {
+        tell(&mut program);
+        program.stdin(Stdio::from(self.receiver)).spawn()
+    }
+}
+
+/// Sends one socket with a word on what it is.
+fn put(sender: &OwnedFd, kind: u8, socket: &OwnedFd) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [std::os::fd::AsFd::as_fd(socket)];
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    // A full queue is an error, not a wait: nobody reads yet.
+    sendmsg(sender, &[IoSlice::new(&[kind])], &mut ancillary, SendFlags::DONTWAIT)?;
+    Ok(())
+}
+
+/// Says to a program where its sockets are.
+fn tell(program: &mut Command) {
+    program.env(VARIABLE, "stdin");
+    // Sockets of a service manager were taken at the start, and are among those handed over.
+    for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+        program.env_remove(name);
     }
 }
 
@@ -87,6 +113,7 @@ impl Handover {
 #[derive(Default)]
 pub struct Inherited {
     listeners: Vec<Listener>,
+    line: Option<OwnedFd>,
 }
 
 impl fmt::Debug for Inherited {
@@ -99,9 +126,9 @@ impl Inherited {
     /// All that were given to this process, by a service manager (`sd_listen_fds`) or by a predecessor. To be called
     /// once, early, in the runtime that will serve them.
     pub fn take_all() -> io::Result<Inherited> {
-        let mut listeners = Vec::new();
+        let (mut listeners, mut line) = (Vec::new(), None);
         if std::env::var_os(VARIABLE).is_some() {
-            receive(&mut listeners)?;
+            receive(&mut listeners, &mut line)?;
         }
         let mut given = listenfd::ListenFd::from_env();
         for at in 0..given.len().min(SOCKETS_MAX) {
@@ -112,7 +139,12 @@ impl Inherited {
                 listeners.push(Listener::from_unix(socket)?);
             }
         }
-        Ok(Inherited { listeners })
+        Ok(Inherited { listeners, line })
+    }
+
+    /// This process's end of the line, if another one started it and stays.
+    pub fn take_line(&mut self) -> Option<OwnedFd> {
+        self.line.take()
     }
 
     /// The one that listens at this place.
@@ -133,9 +165,9 @@ impl Inherited {
 }
 
 /// What a predecessor put into standard input, which is closed thereafter.
-fn receive(listeners: &mut Vec<Listener>) -> io::Result<()> {
+fn receive(listeners: &mut Vec<Listener>, line: &mut Option<OwnedFd>) -> io::Result<()> {
     let stdin = rustix::stdio::stdin();
-    while listeners.len() < SOCKETS_MAX {
+    while listeners.len() <= SOCKETS_MAX {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut octet = [0u8; 1];
@@ -147,6 +179,10 @@ fn receive(listeners: &mut Vec<Listener>) -> io::Result<()> {
         for message in ancillary.drain() {
             let RecvAncillaryMessage::ScmRights(sockets) = message else { continue };
             for socket in sockets {
+                if octet == [LINE] {
+                    *line = Some(socket);
+                    continue;
+                }
                 listeners.push(match sockopt::socket_domain(&socket)? {
                     AddressFamily::UNIX => Listener::from_unix_with_file(socket.into())?,
                     _ => Listener::from_tcp(socket.into())?,

@@ -10,10 +10,10 @@
 //! - A relay that waits owns no buffer.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -232,6 +232,85 @@ fn poll_into<S: AsyncRead + Unpin + ?Sized>(
     Poll::Ready(Ok(read.filled().len()))
 }
 
+/// What is on its way from one pipe to another.
+#[derive(Default)]
+struct Way {
+    octets: BytesMut,
+    unflushed: bool,
+    ended: bool,
+}
+
+impl Way {
+    /// Passes on octets and notes in their order. Ready: the near pipe has ended, and the far one was told.
+    fn poll_pass(
+        &mut self,
+        from: &mut dyn Pipe,
+        to: &mut dyn Pipe,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            while !self.octets.is_empty() {
+                match ready!(Pin::new(&mut *to).poll_write(cx, &self.octets))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    written => self.octets.advance(written.min(self.octets.len())),
+                }
+                self.unflushed = true;
+            }
+            give_back(&mut self.octets);
+            if self.ended {
+                return Pin::new(&mut *to).poll_shutdown(cx);
+            }
+            match poll_into(from, &mut self.octets, cx) {
+                Poll::Ready(Ok(0)) => match from.take_note() {
+                    Some(note) => {
+                        to.put_note(note);
+                        self.unflushed = true;
+                    }
+                    None => self.ended = true,
+                },
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if self.unflushed {
+                        ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+/// Makes one pipe of two: passes on octets and notes both ways, until the far one has ended. `last` is put on the way to
+/// the far half when it comes, behind which nothing of the near half's but octets under way is held back.
+pub async fn join(
+    near: &mut dyn Pipe,
+    far: &mut dyn Pipe,
+    last: impl Future<Output = Bytes>,
+) -> io::Result<()> {
+    let (mut inward, mut outward) = (Way::default(), Way::default());
+    let (mut last, mut is_in) = (pin!(Some(last)), false);
+    poll_fn(|cx| {
+        if let Some(waiting) = last.as_mut().as_pin_mut()
+            && let Poll::Ready(note) = waiting.poll(cx)
+        {
+            far.put_note(note);
+            inward.unflushed = true;
+            last.set(None);
+        }
+        if !is_in {
+            match inward.poll_pass(near, far, cx) {
+                Poll::Ready(Ok(())) => is_in = true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+        }
+        outward.poll_pass(far, near, cx)
+    })
+    .await
+}
+
 /// Octets of one frame at most.
 const FRAME_OCTETS_MAX: usize = 16 * 1024;
 /// Octets that wait to be sent before writing waits.
@@ -435,6 +514,42 @@ mod tests {
         assert_eq!(relaying.await.unwrap(), (100_007, 100_007));
         client = reader.unsplit(writing.await.unwrap());
         drop(client);
+    }
+
+    #[tokio::test]
+    async fn two_pipes_become_one() {
+        let ((mut client, mut near), (mut far, mut home)) = (in_memory(50), in_memory(50));
+        let joined = tokio::spawn(async move {
+            let last = async { Bytes::from_static(b"leave") };
+            join(&mut near, &mut far, last).await
+        });
+        let sent = tokio::spawn(async move {
+            client.put_note(Bytes::from_static(b"head"));
+            client.write_all(&[b'x'; 70_000]).await.unwrap();
+            client.put_note(Bytes::from_static(b"tail"));
+            client.shutdown().await.unwrap();
+            client
+        });
+        let (mut octets, mut notes, mut heard) = (0, Vec::new(), [0; 100]);
+        loop {
+            match home.read(&mut heard).await.unwrap() {
+                0 => match home.take_note() {
+                    Some(note) => notes.push(note),
+                    None => break,
+                },
+                read => octets += read,
+            }
+        }
+        assert_eq!((octets, notes), (70_000, ["leave", "head", "tail"].map(Bytes::from).to_vec()));
+        // The other way goes on, and ends it.
+        let mut client = sent.await.unwrap();
+        home.write_all(b"answer").await.unwrap();
+        home.put_note(Bytes::from_static(b"moved"));
+        home.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!((&answer[..], client.take_note()), (&b"answer"[..], Some(Bytes::from_static(b"moved"))));
+        joined.await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -121,6 +121,11 @@ impl Stream {
         Stream { layer: Layer::Piped { pipe, tls }, peer, local: Local::Memory }
     }
 
+    /// A stream that has ended.
+    pub fn ended() -> Stream {
+        Stream::from(tokio::io::duplex(1).0)
+    }
+
     /// The pipe, if the client's socket is at another node.
     pub fn pipe(&mut self) -> Option<&mut dyn Pipe> {
         match &mut self.layer {

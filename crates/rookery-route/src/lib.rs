@@ -8,6 +8,7 @@
 
 mod administrators;
 pub mod framed;
+mod keep;
 mod publications;
 mod registrar;
 mod relay;
@@ -15,11 +16,13 @@ mod renames;
 mod transit;
 
 pub use administrators::{Administrators, Authority};
+pub use keep::{Keeper, Kept};
 pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
     BadHead, HEAD_OCTETS_MAX, HandOver, NoPeers, Opening, PeerError, Peers, PipeHead, PipeService, Reaching,
-    Relayed, Reopening, SessionHead, SessionNote, VALUE_OCTETS_MAX, hand_back, relay, take_value,
+    Relayed, Reopening, SessionHead, SessionNote, Suspended, VALUE_OCTETS_MAX, go_on, hand_back, relay,
+    take_value,
 };
 pub use renames::Renames;
 pub use transit::{GivenUp, MoveError, Pending, Transit, TransitTimes};

@@ -138,7 +138,12 @@ impl Publisher for Publications {
     fn changes(&self, changes: &[SeenChange<'_>]) -> Option<Outbox> {
         let mut writes = Vec::new();
         let mut mailboxes = Vec::new();
+        let mut unchanged = Vec::new();
         for change in changes {
+            if change.before == change.after {
+                unchanged.push(change.mailbox);
+                continue;
+            }
             let of = |seen: Option<Seen<'_>>| match seen {
                 Some(seen) => {
                     let Seen { path, acl, special_use } = seen;
@@ -159,12 +164,20 @@ impl Publisher for Publications {
                 }
             }
         }
-        if mailboxes.is_empty() {
-            return None;
-        }
         let mut published = Vec::new();
         let number = {
             let mut waiting = self.shared.waiting.lock();
+            for mailbox in unchanged {
+                // What was changed before may still be on its way to others: who sets the same waits for it, too.
+                if let Some(entry) = waiting.mailboxes.get_mut(&mailbox).filter(|entry| !entry.is_refused) {
+                    let (done, waits) = oneshot::channel();
+                    entry.callers.push((entry.queued, done));
+                    published.push(waits);
+                }
+            }
+            if mailboxes.is_empty() && published.is_empty() {
+                return None;
+            }
             waiting.last += 1;
             let number = waiting.last;
             for mailbox in &mailboxes {

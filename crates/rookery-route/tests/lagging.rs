@@ -104,5 +104,16 @@ async fn an_account_that_is_made_is_found_wherever_its_reservation_has_come() {
         elsewhere.delete(&ann).await.unwrap();
         registrar.delete(one).await.unwrap();
     }
+
+    // Nor is an old name taken for the account that had it.
+    let (zoe, zoo) = (name("user/zoe@a.test"), name("user/zoo@a.test"));
+    registrar.create(&zoe, None).await.unwrap();
+    far.barrier().await.unwrap();
+    registrar.rename(&zoe, zoo.clone()).await.unwrap();
+    registrar.create(&zoe, None).await.unwrap();
+    elsewhere.delete(&zoe).await.unwrap();
+    far.barrier().await.unwrap();
+    assert!(far.look_up(&zoe).await.is_err());
+    assert!(store.account(far.look_up(&zoo).await.unwrap().id).await.is_ok());
     store.close().await;
 }

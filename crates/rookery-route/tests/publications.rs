@@ -194,6 +194,9 @@ async fn a_directory_that_is_away_is_told_when_it_comes_back() {
     let unpublished = rookery_store::CommitError::Unpublished;
     assert!(matches!(&answer, Err(StoreError::Commit(error)) if *error == unpublished), "{answer:?}");
     assert!(is_set(&account), "the change stands");
+    // Who sets the same is not told either that others see it.
+    let again = account.set_acl(id, acl("r")).await;
+    assert!(matches!(&again, Err(StoreError::Commit(error)) if *error == unpublished), "{again:?}");
     tokio::time::resume();
     assert!(home.faults().is_empty(), "{:?}", home.faults());
     let mut revisions = home.directory.subscribe();

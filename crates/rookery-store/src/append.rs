@@ -23,6 +23,7 @@ use crate::transit::{self, Arriving, Verdict};
 use crate::volume::{LargeBody, Placed};
 use bytes::Bytes;
 use rookery_kv::engine::Space;
+use rookery_kv::off_thread;
 use rookery_mime::{Limits, Scanned, Scanner};
 use rookery_types::{
     AccountId, ContentId, InternalDate, Keyword, MailboxId, OperationId, SystemFlags, ThreadId, Uid, UidSet,
@@ -33,6 +34,8 @@ use std::sync::Arc;
 
 /// Octets of a message that wait in memory.
 const MEMORY_OCTETS_MAX: usize = 512 * 1024;
+/// Messages of more octets are finished on a thread that may block.
+const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 /// Message-IDs of one message that are looked at for its thread.
 const THREAD_IDS_MAX: usize = 40;
 /// How many of these References may fill: of more, the first and the last ones count, which are the thread's root and
@@ -151,6 +154,22 @@ impl Spool {
     /// Octets so far.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The same as [`Spool::finish`], beside the runtime where that may take a while.
+    pub async fn finished(self) -> Result<Spooled, StoreError> {
+        match self.size <= FINISH_INLINE_OCTETS {
+            true => self.finish(),
+            false => off_thread(|| self.finish()).await?,
+        }
+    }
+
+    /// The same as [`Spool::finish_without_nul`], beside the runtime where that may take a while.
+    pub async fn finished_without_nul(self) -> Result<Spooled, StoreError> {
+        match self.size <= FINISH_INLINE_OCTETS {
+            true => self.finish_without_nul(),
+            false => off_thread(|| self.finish_without_nul()).await?,
+        }
     }
 
     /// The message is whole. What has NUL becomes one that IMAP and POP3 can carry: parts with NUL are in base64 from

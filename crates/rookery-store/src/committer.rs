@@ -379,9 +379,13 @@ impl Worker {
     fn commit(&mut self, group: Vec<Pending>) {
         let (mut group, fenced): (Vec<Pending>, Vec<Pending>) = group
             .into_iter()
-            .partition(|pending| pending.fence.as_ref().is_none_or(|(fence, epoch)| fence.is(*epoch)));
+            .partition(|pending| pending.fence.as_ref().is_none_or(|(fence, epoch)| is_open(fence, *epoch)));
         for pending in fenced {
             answer(pending.done, Err(CommitError::Fenced));
+        }
+        #[cfg(feature = "sim")]
+        if rookery_kv::defect::is_planted(rookery_kv::defect::Defect::EarlyAcknowledgement) {
+            group.iter_mut().for_each(|pending| answer(pending.done.take(), Ok(())));
         }
         // A sync outside of this thread may have failed, also while this group was written.
         let poison = |shared: &Shared| match shared.poisoned.load(Ordering::Acquire) {
@@ -464,6 +468,15 @@ impl Worker {
         }
         committed.and(synced.unwrap_or(Ok(())).map_err(|e| describe(&e)))
     }
+}
+
+/// Whether a change bound to an epoch may still be made.
+fn is_open(fence: &Fence, epoch: Epoch) -> bool {
+    #[cfg(feature = "sim")]
+    if rookery_kv::defect::is_planted(rookery_kv::defect::Defect::NoEpochCheck) {
+        return true;
+    }
+    fence.is(epoch)
 }
 
 fn answer(done: Option<oneshot::Sender<Result<(), CommitError>>>, result: Result<(), CommitError>) {

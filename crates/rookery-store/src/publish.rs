@@ -17,7 +17,8 @@ pub struct Seen<'a> {
     pub special_use: &'a [SpecialUse],
 }
 
-/// A mailbox that others may see differently; `None`: it was not there, or is not to be seen any more.
+/// A mailbox that others may see differently, or of which that was set to what it was; `None`: it was not there, or is
+/// not to be seen any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SeenChange<'a> {
     /// Which.

@@ -388,6 +388,10 @@ pub(crate) fn known(
     account: AccountId,
     id: TransitId,
 ) -> Result<Option<Arrival>, StoreError> {
+    #[cfg(feature = "sim")]
+    if rookery_kv::defect::is_planted(rookery_kv::defect::Defect::ForwardedDuplicate) {
+        return Ok(None);
+    }
     let key = keys::verdict(account, id);
     if let Some(value) = t.get(Space::Account, &key)? {
         return Verdict::decode(&key, &value).map(|v| Some(Arrival::Judged(v))).map_err(StoreError::Damaged);

@@ -21,6 +21,7 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
         directory: Arc::clone(&parts.node.directory),
         router: parts.router.clone(),
         peers: Arc::clone(&parts.peers),
+        keeper: parts.keeper.clone(),
         transit: parts.transit.clone(),
         authenticator: Arc::clone(&parts.node.authenticator),
         registrar: Arc::clone(&parts.node.registrar),

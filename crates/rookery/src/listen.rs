@@ -1,5 +1,7 @@
 //! Where clients connect: sockets bound anew, or given to this process by a service manager or a predecessor.
 
+use std::os::fd::OwnedFd;
+
 use rookery_net::{BindError, Held, Inherited, ListenOptions, ListenSpec, Listener, Local};
 
 use crate::config::Config;
@@ -29,6 +31,8 @@ pub(crate) struct Bound {
     pub(crate) mta_auth: Vec<Listener>,
     pub(crate) mta_lookup: Vec<Listener>,
     pub(crate) http: Vec<Listener>,
+    /// The line to the first process, if this one is not that.
+    pub(crate) line: Option<OwnedFd>,
 }
 
 impl Bound {
@@ -50,6 +54,7 @@ impl Bound {
             mta_auth: bind(&config.mta.auth_listen, always(mta_mode), &mut given)?,
             mta_lookup: bind(&config.mta.lookup_listen, always(mta_mode), &mut given)?,
             http: bind(&config.http.listen, always(0o660), &mut given)?,
+            line: given.take_line(),
         };
         for place in given.places() {
             tracing::warn!(at = %place, "a socket was given to the server where no setting listens; it is closed");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rookery_auth::Sessions;
 use rookery_net::{Networks, ServerTls};
-use rookery_route::{Peers, Router, Transit};
+use rookery_route::{Keeper, Peers, Router, Transit};
 
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
@@ -23,6 +23,7 @@ pub(crate) struct Parts {
     pub(crate) hostname: String,
     pub(crate) tls: Option<Arc<ServerTls>>,
     pub(crate) sessions: Sessions,
+    pub(crate) keeper: Keeper,
 }
 
 /// Networks from which passwords are taken without TLS.

@@ -12,6 +12,8 @@ mod exit;
 mod export;
 mod imap;
 mod import;
+mod keeping;
+mod lineage;
 mod listen;
 mod live;
 mod lmtp;
@@ -28,6 +30,7 @@ mod restart;
 mod saved;
 mod secret;
 mod serve;
+mod succession;
 mod top;
 
 use std::process::ExitCode;
@@ -105,11 +108,21 @@ fn serve(loaded: config::Loaded) -> Result<(), Failure> {
     logging::start(&loaded.config);
     let file = loaded.file.as_ref().map_or("none".to_owned(), |file| file.display().to_string());
     tracing::info!(config = file, data_dir = %loaded.config.data_dir.display(), "starting");
-    // The runtime is gone before another program takes the process.
-    let end = server_runtime()?.block_on(serve::run(loaded, async |_, _| Ok(())))?;
-    match end {
+    let runtime = server_runtime()?;
+    let data_dir = loaded.config.data_dir.clone();
+    match runtime.block_on(serve::run(loaded, async |_, _| Ok(())))? {
         serve::End::Stopped => Ok(()),
-        serve::End::Restart(sockets) => Err(restart::become_new(sockets)),
+        serve::End::Restart(keeping) => {
+            if !keeping.clients.is_empty() {
+                if runtime.block_on(keeping.is_closed()) {
+                    return runtime.block_on(keeping::keep(keeping, &data_dir));
+                }
+                tracing::error!("the data is still open; connections end that would be kept");
+            }
+            // The runtime is gone before another program takes the process.
+            drop(runtime);
+            Err(restart::become_new(keeping))
+        }
     }
 }
 

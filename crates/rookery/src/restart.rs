@@ -1,5 +1,6 @@
-//! Restarting in place: the server ends as it always does, and the program that is installed now takes its process,
-//! its arguments and its listening sockets. Who connects meanwhile waits.
+//! Restarting in place: the server ends, and the program that is installed now is started with its arguments and its
+//! listening sockets. Who connects meanwhile waits. If nobody is connected the new program takes the process; else the
+//! process stays for its clients ([`crate::keeping`]).
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,6 +10,7 @@ use rookery_net::Handover;
 use tokio::sync::mpsc;
 
 use crate::exit::Failure;
+use crate::keeping::Keeping;
 
 /// The program's file. Asked at the start, since later the name may be that of a file which was replaced.
 static PROGRAM: LazyLock<std::io::Result<PathBuf>> = LazyLock::new(std::env::current_exe);
@@ -57,7 +59,8 @@ impl Restart {
     }
 }
 
-fn command() -> Result<Command, String> {
+/// How the installed program is started as this one was.
+pub(crate) fn command() -> Result<Command, String> {
     let program = PROGRAM.as_ref().map_err(|error| format!("the program's file is not known: {error}"))?;
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1));
@@ -65,11 +68,13 @@ fn command() -> Result<Command, String> {
 }
 
 /// Becomes the installed program. Returns only if that fails.
-pub(crate) fn become_new(sockets: Handover) -> Failure {
-    match command() {
-        Ok(program) => {
+pub(crate) fn become_new(keeping: Keeping) -> Failure {
+    let sockets = keeping.lineage.next().and_then(|line| Handover::new(keeping.sockets, line));
+    match (command(), sockets) {
+        (Ok(program), Ok(sockets)) => {
             Failure::failed(format!("the server cannot be started again: {}", sockets.exec(program)))
         }
-        Err(error) => Failure::failed(error),
+        (Err(error), _) => Failure::failed(error),
+        (_, Err(error)) => Failure::failed(format!("the listening sockets: {error}")),
     }
 }

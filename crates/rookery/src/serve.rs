@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rookery_admin::{AdminState, Readiness};
@@ -18,9 +18,10 @@ use rookery_directory::{CopiedDirectory, Directory, DirectoryError, Duty, Entry}
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
-use rookery_net::{ConnectionLimits, Door, Drain, Gate, Handover, ServerTls, TlsFiles};
+use rookery_net::{ConnectionLimits, Door, Drain, Gate, ServerTls, TlsFiles};
 use rookery_route::{
-    Fence, NoPeers, Peers, Publications, Registrar, RegistrarError, Renames, Router, Transit, TransitTimes,
+    Fence, Keeper, NoPeers, Peers, Publications, Registrar, RegistrarError, Renames, Router, Transit,
+    TransitTimes,
 };
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
@@ -32,6 +33,8 @@ use crate::cluster::duties::Doorkeeper;
 use crate::cluster::{Cluster, ClusterHomes, ServedParts, Settings};
 use crate::config::{Config, Loaded, SourceKind};
 use crate::exit::{Failure, Kind};
+use crate::keeping::Keeping;
+use crate::lineage::Lineage;
 use crate::listen::{Bound, Places};
 use crate::live::{Apply, Live, Parts};
 use crate::newcomers::Newcomers;
@@ -39,6 +42,7 @@ use crate::node::{DirectoryAccounts, Node, ThroughStore};
 use crate::notify::notify;
 use crate::reload::Reload;
 use crate::restart::Restart;
+use crate::succession::{self, Heirs};
 
 /// Room for the trace lines that LMTP puts on top of a message of the largest size.
 const TRACE_OCTETS_MAX: u64 = 64 * 1024;
@@ -54,6 +58,8 @@ pub(crate) struct Data {
     directory: CopiedDirectory,
     pub(crate) cluster: Option<Cluster>,
     pub(crate) router: Router,
+    /// Says whether it is still open.
+    engine: Weak<dyn Engine>,
     publications: Arc<Publications>,
     renames: Renames,
     peers: Arc<dyn Peers>,
@@ -115,6 +121,7 @@ impl Data {
     pub(crate) async fn open(config: &Config) -> Result<Data, Failure> {
         let folder = &config.data_dir;
         let Folder { lock, engine, files } = Folder::open(config).await?;
+        let released = Arc::downgrade(&engine);
         let options = StoreOptions {
             retention: Duration::from_secs(config.store.retention_days * 86_400),
             message_octets_max: config.store.message_octets_max + TRACE_OCTETS_MAX,
@@ -224,6 +231,7 @@ impl Data {
             TransitTimes::default(),
         );
         Ok(Data {
+            engine: released,
             node,
             directory: copied,
             cluster,
@@ -353,8 +361,8 @@ fn raise_file_limit() {
 pub(crate) enum End {
     /// It was told to.
     Stopped,
-    /// It makes room for the program that takes its place, which is given the sockets.
-    Restart(Handover),
+    /// It makes room for the program that takes its place, which is given the sockets. There may be clients to keep.
+    Restart(Keeping),
 }
 
 /// Runs the server until a signal ends it. `ready` is called once, when clients are served.
@@ -381,7 +389,12 @@ pub(crate) async fn run(
         Some(cluster) => cluster.serve_duty(&data.directory).await,
         None => Duty::On,
     };
-    let bound = Bound::all(&config, duty == Duty::On)?;
+    let mut bound = Bound::all(&config, duty == Duty::On)?;
+    let lineage =
+        Lineage::new(bound.line.take()).map_err(|error| failed("the line to the first process", &error))?;
+    let heirs = succession::bind(&config.data_dir)
+        .map_err(|error| failed("the socket of those who come before", &error))?;
+    let keeper = Keeper::default();
     let mut held = bound.hold().map_err(|error| failed("the listening sockets", &error))?;
     let socket = rookery_admin::socket::bind(&config.admin_socket())
         .map_err(|error| failed("the admin socket", &error))?;
@@ -398,6 +411,7 @@ pub(crate) async fn run(
         hostname: hostname.clone(),
         tls: tls.clone(),
         sessions: node.sessions.clone(),
+        keeper: keeper.clone(),
     };
     let (imap, imap_again) = Live::new(&config, &parts, crate::imap::services)?;
     let (pop3, pop3_again) = Live::new(&config, &parts, crate::pop3::services)?;
@@ -448,6 +462,14 @@ pub(crate) async fn run(
         .spawn(socket.serve(drain.clone(), move |request, replies| {
             admin::answer(Arc::clone(&desk), request, replies)
         }));
+    let here = Heirs {
+        here: node.store.node(),
+        imap: imap.clone(),
+        pop3: pop3.clone(),
+        peers: Arc::clone(&data.peers),
+        keeper: keeper.clone(),
+    };
+    tasks.spawn(succession::serve(heirs, here, drain.clone()));
     for (listeners, over_tls) in [(bound.imap, false), (bound.imap_tls, true)] {
         for listener in listeners {
             crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, doorkeeper.door());
@@ -491,8 +513,9 @@ pub(crate) async fn run(
     }
     tell(&node, &places).await;
     notify("READY=1");
+    lineage.serves().map_err(|error| failed("the line to the first process", &error))?;
     let result = ready(Arc::clone(&node), places).await;
-    let mut end = End::Stopped;
+    let mut restarting = false;
     if result.is_ok() {
         loop {
             tokio::select! {
@@ -500,20 +523,21 @@ pub(crate) async fn run(
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => drop(reload.run()),
                 _ = user2.recv() => drop(restart.ask().await),
+                () = lineage.orphaned() => break,
                 Some(()) = restarts.recv() => {
-                    end = match Handover::new(held) {
-                        Ok(sockets) => End::Restart(sockets),
-                        Err(error) => return Err(failed("the listening sockets", &error)),
-                    };
-                    held = Vec::new();
+                    restarting = true;
                     break;
                 }
             }
         }
     }
     // From here on new connections are refused, or wait for the next program.
-    drop(held);
-    notify(if matches!(end, End::Stopped) { "STOPPING=1" } else { "RELOADING=1" });
+    if restarting {
+        keeper.open();
+    } else {
+        held = Vec::new();
+    }
+    notify(if restarting { "RELOADING=1" } else { "STOPPING=1" });
     tracing::info!(connections = gate.total(), "stopping");
     let impatient = drain.clone();
     let second = tokio::spawn(async move {
@@ -523,17 +547,27 @@ pub(crate) async fn run(
         }
         impatient.cut();
     });
+    if let Some(cluster) = &data.cluster {
+        // What other nodes have begun here ends with the drain, and nothing new begins.
+        cluster.links.drain(Duration::ZERO).await;
+    }
     drain.shut_down(Duration::from_secs(reload.running().server.drain_timeout_s)).await;
     while tasks.join_next().await.is_some() {}
     second.abort();
     if let Some(cluster) = &data.cluster {
         data.directory.stop_following();
-        cluster.links.shutdown();
+        cluster.shutdown();
     }
     drop((imap, pop3, lmtp, parts, reload));
+    // Whoever is kept looks for the next program's.
+    succession::unbind(&config.data_dir);
+    let engine = data.engine.clone();
     data.close().await;
     tracing::info!("stopped");
-    result.map(|()| end)
+    result.map(|()| match restarting {
+        true => End::Restart(Keeping { sockets: held, clients: keeper.close(), lineage, engine }),
+        false => End::Stopped,
+    })
 }
 
 /// Ends what a crash left half made; what the directory, being away, does not take is returned.

@@ -15,7 +15,7 @@
 use super::abroad::with_news;
 use super::operation::{self, Operation};
 use super::{Context, Outcome, catenate, copy, quota, select, send, transfer};
-use crate::answer::{Answer, Failure, blocking, no_permission};
+use crate::answer::{Answer, Failure, no_permission};
 use crate::handed::Replay;
 use crate::names::Found;
 use crate::session::{Selected, State, User};
@@ -29,9 +29,6 @@ use rookery_types::{
     Flag, InternalDate, Keyword, NodeId, OperationId, Rights, SequenceSet, SystemFlags, Uid, UidSet,
 };
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Messages of more octets are finished on a thread that may block.
-const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 
 /// Takes the messages that follow and adds them to a mailbox, all or none. `replaced`: a message of the selected
 /// mailbox goes with the same step.
@@ -372,11 +369,8 @@ async fn receive(
             Decoded::AppendEnd { more } => {
                 let body = match spool {
                     Err(failure) => Err(failure),
-                    Ok(spool) => match spool.size() {
-                        0 => Err(empty().into()),
-                        1..=FINISH_INLINE_OCTETS => spool.finish_without_nul().map_err(Failure::from),
-                        _ => blocking(move || spool.finish_without_nul()).await?.map_err(Failure::from),
-                    },
+                    Ok(spool) if spool.size() == 0 => Err(empty().into()),
+                    Ok(spool) => spool.finished_without_nul().await.map_err(Failure::from),
                 };
                 return match body {
                     Ok(body) => Ok(Received::Message { body, more }),

@@ -58,8 +58,11 @@ pub(crate) async fn idle(
         if wire.leaving {
             return Ok(ending());
         }
+        if drain.is_draining() && !services.keeper.is_open() {
+            return Ok(ending());
+        }
         let carries = !wire.connection.is_deflated();
-        if carries && (wire.suspended || user.has_left().is_some()) {
+        if carries && (wire.suspended || drain.is_draining() || user.has_left().is_some()) {
             return Err(Failure::Moved);
         }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
@@ -93,6 +96,7 @@ pub(crate) async fn idle(
                 return Err(Failure::Gone(IoError::Idle));
             }
             Woken::Still => wire.put(&Response::untagged(Condition::Ok, "Still here")),
+            Woken::Ending if drain.is_draining() && carries => {}
             Woken::Ending => return Ok(ending()),
         }
     }

@@ -44,8 +44,6 @@ const OCTETS_MAX: u64 = 64 << 20;
 const PIECE_OCTETS: u64 = 256 << 10;
 /// Octets of a FETCH response outside of its literal.
 const RESPONSE_OCTETS_MAX: usize = 1 << 20;
-/// Messages of more octets are finished on a thread that may block.
-const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 
 /// A message on its way, but for its octets.
 struct Carried {
@@ -469,10 +467,7 @@ async fn take(
         while let Some(octets) = source.octets().await? {
             spool.push(&octets)?;
         }
-        let body = match spool.size() {
-            0..=FINISH_INLINE_OCTETS => spool.finish_without_nul()?,
-            _ => blocking(move || spool.finish_without_nul()).await??,
-        };
+        let body = spool.finished_without_nul().await?;
         from.insert_uid(message.uid);
         let announced = announced(&message);
         messages.push(append::message(body, announced, found.rights));

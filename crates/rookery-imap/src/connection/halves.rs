@@ -16,7 +16,7 @@ use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::server::{Decoder, Limits};
 use rookery_codec::imap::{Code, Response, Tag};
 use rookery_net::{ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
-use rookery_route::{HandOver, Opening, PipeService, Relayed, Reopening, SessionHead};
+use rookery_route::{HandOver, Kept, Opening, PipeService, Relayed, Reopening, SessionHead, Suspended};
 use rookery_store::StoreError;
 use rookery_types::{AccountName, Epoch, NodeId};
 use std::sync::Arc;
@@ -160,8 +160,8 @@ impl Driver {
         self.wire.flush().await?;
         let arrived = self.wire.decoder.take_input();
         let client = self.wire.connection.stream_mut();
-        let reopening = Reopening { peers: &*self.services.peers, service: PipeService::Imap, head: &head };
-        match rookery_route::relay(client, arrived, pipe, &self.drain, reopening).await {
+        let services = self.services.clone();
+        match rookery_route::relay(client, arrived, pipe, &self.drain, reopening(&services, &head)).await {
             Relayed::NeverBegan(error) => {
                 tracing::warn!(%error, "a user's home is not reached");
                 if let Some(refusal) = self.nobodys_again() {
@@ -170,12 +170,12 @@ impl Driver {
                 let timing = Timing::start(&measure::NAMES, away.verb, tag.as_str());
                 self.answered(tag, timing, true, Err(not_reached().into())).await
             }
-            relayed => self.left(relayed),
+            relayed => self.left(relayed, head),
         }
     }
 
-    /// The session at the other node is over.
-    fn left(&mut self, relayed: Relayed) -> Result<Next, Failure> {
+    /// The session at the other node is over. `head`: as it was opened there.
+    fn left(&mut self, relayed: Relayed, head: SessionHead) -> Result<Next, Failure> {
         match relayed {
             Relayed::Ended => {
                 self.counts.end("logout");
@@ -198,7 +198,29 @@ impl Driver {
                 self.wire.decoder.push(&rest);
                 Ok(Next::Go)
             }
+            Relayed::Suspended(session) => self.keep(head, session),
         }
+    }
+
+    /// Leaves the client to the keeper, with its session.
+    fn keep(&mut self, head: SessionHead, session: Suspended) -> Result<Next, Failure> {
+        let client = self.wire.connection.take_stream();
+        let kept = Kept { client, service: PipeService::Imap, head, session };
+        if let Err(kept) = self.services.keeper.keep(kept) {
+            self.wire.connection = Connection::new(kept.client);
+            self.wire.put(&bye(Some(Code::Unavailable), "The server is ending"));
+            return Ok(Next::Close);
+        }
+        self.counts.end("kept");
+        Ok(Next::Left)
+    }
+
+    /// Whether the server makes room for another program, and the session is to go on there.
+    pub(super) fn is_kept(&mut self) -> bool {
+        let ends = self.drain.is_draining() && self.services.keeper.is_open();
+        let ends = ends && !self.wire.connection.is_deflated();
+        // A guest is opened anew by the session that it serves.
+        ends && self.state.user().is_some_and(|user| !user.is_guest)
     }
 
     /// This node, for a session that goes on here.
@@ -292,18 +314,23 @@ impl Driver {
             self.counts.end("moved");
             return Ok(Next::Left);
         }
+        let head = SessionHead::new(&user, self.wire.trace, self.wire.connection.stream(), "", "");
+        if self.services.keeper.is_open() && self.drain.is_draining() && replay.is_empty() {
+            let (node, epoch) = whither;
+            return self.keep(head, Suspended { node, epoch, value, rest: rest.into() });
+        }
         let (near, mut far) = rookery_net::pipe::in_memory(OWN_PIPE_OCTETS);
         tokio::spawn(async move {
             if let Err(error) = give(&mut far, whither, value, replay, rest).await {
                 tracing::debug!(%error, "a session is not taken from here");
             }
         });
-        let head = SessionHead::new(&user, self.wire.trace, self.wire.connection.stream(), "", "");
-        let reopening = Reopening { peers: &*self.services.peers, service: PipeService::Imap, head: &head };
+        let services = self.services.clone();
         let client = self.wire.connection.stream_mut();
+        let reopening = reopening(&services, &head);
         let relayed =
             rookery_route::relay(client, BytesMut::new(), Box::new(near), &self.drain, reopening).await;
-        self.left(relayed)
+        self.left(relayed, head)
     }
 
     /// Goes on with a session that was at another node; the tag of its IDLE, if that is under way.
@@ -342,6 +369,12 @@ impl Driver {
         Opening::Resumed.say(pipe).await.map_err(IoError::Lost)?;
         Ok(idle)
     }
+}
+
+/// How an IMAP session is opened at another home.
+fn reopening<'a>(services: &'a Services, head: &'a SessionHead) -> Reopening<'a> {
+    let Services { peers, keeper, .. } = services;
+    Reopening { peers: &**peers, service: PipeService::Imap, head, keeper }
 }
 
 /// What a decoder may take of commands that were written anew, and may have become longer by that.

@@ -456,6 +456,7 @@ impl Site {
             let transit =
                 Transit::new(store.clone(), directory.clone(), links.clone(), administrators.clone(), times);
             let services = Arc::new(Services {
+                keeper: Default::default(),
                 registrar: Arc::new(Registrar::new(directory.clone(), store.clone(), vec![])),
                 administrators,
                 router: Router::new(directory.clone(), store.node(), Style::Rookery)

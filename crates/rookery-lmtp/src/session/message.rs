@@ -15,6 +15,7 @@ use super::{End, Obeyed, Session, Transaction, too_large};
 use crate::backing::{Backing, Place};
 use crate::body::{BodyError, Incoming};
 use crate::deliver::{self, Job, Letter, Outcome};
+use crate::follow::Onward;
 use crate::forward::{Addressee, Forward};
 use crate::parcel::Parcel;
 
@@ -173,7 +174,9 @@ impl<B: Backing> Session<B> {
                 let once = services.once(&parcel.sender);
                 let letter = Letter { message, date: parcel.date(), once, author };
                 let backing = Arc::clone(&services.backing);
-                deliver::deliver(backing, &recipients, letter, services.config.parallel_max).await
+                let head = PipeHead { trace: self.id.get() }.encode();
+                let onward = Onward { peers: Arc::clone(&services.peers), head, parcel: parcel.clone() };
+                deliver::deliver(backing, &recipients, letter, services.config.parallel_max, onward).await
             }
             Ok(None) => vec![Outcome::Duplicate; recipients.len()],
             Err(error) => {
@@ -254,6 +257,7 @@ impl<B: Backing> Session<B> {
                 Reply::new(552, (5, 2, 2), "The mailbox is full")
             }
             BodyError::OverQuota => Reply::new(452, (4, 2, 2), "The mailbox is full"),
+            BodyError::Moved => Reply::new(451, (4, 4, 1), "The account is moving to another server"),
             BodyError::Gone => Reply::new(451, (4, 2, 1), "The account takes no mail now"),
             BodyError::NoSpace => Reply::new(452, (4, 3, 1), "The server's disk is full"),
             BodyError::Away(_) => Reply::new(451, (4, 4, 1), "The recipient's home is not reached"),

@@ -70,7 +70,40 @@ async fn a_message_is_split_by_home_and_answered_per_recipient() {
 }
 
 #[tokio::test]
-async fn a_user_who_has_moved_on_is_tried_again_later() {
+async fn a_message_follows_an_account_that_has_left() {
+    // From the node of the MTA to another, which is not its home any more either.
+    let (third, mut backings) = homes(vec![(OTHER, Memory::default())]);
+    let memory = Arc::new(Memory::without(vec![("ann", OTHER)]));
+    let services = Services::new(LmtpConfig::default(), site(), Arc::clone(&memory), Arc::new(third));
+    let mut homes = Homes::default();
+    homes.nodes.insert(HOME, Arc::new(services.unwrap()));
+    backings.push(memory);
+    let edge = Arc::new(Memory::leaving("ann", HOME));
+    let services = Services::new(LmtpConfig::default(), site(), Arc::clone(&edge), Arc::new(homes)).unwrap();
+    let mut client = connect_to(Arc::new(services), edge, Peer::Memory);
+    client.hello().await;
+    let body = "0123456789\r\n".repeat(8_000);
+    client
+        .talk(&[
+            ("MAIL FROM:<x@far.test>", "250"),
+            ("RCPT TO:<ann+Lists/rust>", "250"),
+            ("RCPT TO:<joe>", "250"),
+            ("RCPT TO:<ann>", "250"),
+            ("DATA", "354"),
+            (&format!("Subject: x\r\n\r\n{body}."), "250 2.1.5"),
+            ("", "250 2.1.5"),
+            ("", "250 2.1.5"),
+        ])
+        .await;
+    let here = client.backing.of("joe", INBOX);
+    assert_eq!(here.len(), 1);
+    assert_eq!((backings[0].of("ann", INBOX), backings[0].of("ann", 2)), (here.clone(), here));
+    let nothing = Vec::<String>::new();
+    assert_eq!((client.backing.of("ann", INBOX), backings[1].of("ann", INBOX)), (nothing.clone(), nothing));
+}
+
+#[tokio::test]
+async fn a_user_whose_home_is_not_found_is_tried_again_later() {
     let (homes, backings) = homes(vec![(HOME, Memory::without(vec![("ann", OTHER)]))]);
     let mut client = connect(vec![("ann", HOME), ("u1", HOME)], Arc::new(homes));
     client.hello().await;
@@ -80,7 +113,7 @@ async fn a_user_who_has_moved_on_is_tried_again_later() {
             ("RCPT TO:<ann>", "250"),
             ("RCPT TO:<u1>", "250"),
             ("DATA", "354"),
-            ("body\r\n.", "451 4.2.1"),
+            ("body\r\n.", "451 4.4.1"),
             ("", "250 2.1.5"),
         ])
         .await;

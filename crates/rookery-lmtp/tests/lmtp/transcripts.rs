@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rookery_auth::{
     AccountState, Accounts, Authenticator, AuthenticatorOptions, Credential, HashParams, Hasher,
     HasherOptions, LookUp,
@@ -33,6 +34,8 @@ pub(crate) struct Memory {
     operations: Mutex<HashMap<(AccountId, OperationId), bool>>,
     /// Who is at home at another node, and where; with an empty name all.
     elsewhere: Vec<(&'static str, NodeId)>,
+    /// Accounts that have left since they were looked up.
+    left: Mutex<HashMap<AccountId, (NodeId, UserName)>>,
 }
 
 const NAMES: [&str; 6] = ["joe", "ann", "full", "broken", "moving", "away"];
@@ -74,11 +77,21 @@ impl Backing for Memory {
         names.into_iter().map(place).collect()
     }
 
-    async fn at_home(&self, user: &UserName) -> Result<AccountId, LookUpError> {
-        match self.elsewhere.iter().any(|(elsewhere, _)| *elsewhere == user.local()) {
-            true => Err(LookUpError::Closed),
-            false => known(user),
+    async fn at_home(&self, user: &UserName) -> Result<Place, LookUpError> {
+        match self.elsewhere.iter().find(|(elsewhere, _)| *elsewhere == user.local()) {
+            Some((_, node)) => Ok(Place::At(*node, user.clone())),
+            None => known(user).map(Place::Here),
         }
+    }
+
+    async fn whither(&self, account: AccountId) -> Result<Option<Place>, DeliverError> {
+        let left = self.left.lock().unwrap().get(&account).cloned();
+        Ok(Some(left.map_or(Place::Here(account), |(node, user)| Place::At(node, user))))
+    }
+
+    async fn read(&self, message: &Arc<Vec<u8>>, from: u64, octets: usize) -> Result<Bytes, DeliverError> {
+        let rest = message.get(usize::try_from(from).unwrap()..).unwrap_or_default();
+        Ok(Bytes::copy_from_slice(&rest[..rest.len().min(octets)]))
     }
 
     async fn target(
@@ -104,7 +117,7 @@ impl Backing for Memory {
         Ok(())
     }
 
-    fn finish(&self, spool: Vec<u8>) -> Result<Arc<Vec<u8>>, DeliverError> {
+    async fn finish(&self, spool: Vec<u8>) -> Result<Arc<Vec<u8>>, DeliverError> {
         Ok(Arc::new(spool))
     }
 
@@ -117,6 +130,9 @@ impl Backing for Memory {
         operations: &[OperationId],
     ) -> Result<Delivered, DeliverError> {
         tokio::task::yield_now().await;
+        if self.left.lock().unwrap().contains_key(&mailbox.account) {
+            return Err(DeliverError::Moved);
+        }
         if Some(mailbox.account) == account("full") {
             return Err(DeliverError::OverQuota);
         }
@@ -144,6 +160,16 @@ impl Backing for Memory {
 }
 
 impl Memory {
+    /// With a user who leaves for another node while a message comes.
+    #[allow(dead_code, reason = "only where there are several homes")]
+    pub(crate) fn leaving(name: &str, node: NodeId) -> Memory {
+        let user = UserName::parse(name, "example.org").unwrap();
+        Memory {
+            left: Mutex::new(HashMap::from([(account(name).unwrap(), (node, user))])),
+            ..Memory::default()
+        }
+    }
+
     /// With these users at home elsewhere.
     pub(crate) fn without(elsewhere: Vec<(&'static str, NodeId)>) -> Memory {
         Memory { elsewhere, ..Memory::default() }
@@ -169,7 +195,7 @@ impl Peers for Homes {
         Box::pin(async move {
             let services = self.nodes.get(&node).ok_or(PeerError { node, why: "it is off".to_owned() })?;
             let (near, far) = rookery_net::pipe::in_memory(64);
-            tokio::spawn(serve_pipe(Box::new(far), Arc::clone(services), Drain::new().guard()));
+            tokio::spawn(serve_pipe(Box::new(far), 7, Arc::clone(services), Drain::new().guard()));
             Ok(Box::new(near) as Box<dyn rookery_net::Pipe>)
         })
     }

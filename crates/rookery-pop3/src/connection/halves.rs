@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use rookery_codec::pop3::{Code, Reply};
 use rookery_net::{ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream};
-use rookery_route::{PipeService, Relayed, Reopening, SessionHead};
+use rookery_route::{Keeper, PipeService, Relayed, Reopening, SessionHead};
 use rookery_types::{NodeId, UserName};
 
 use super::{Driver, Next, Outcome, State};
@@ -69,10 +69,14 @@ impl Driver {
         self.wire.connection.flush().await?;
         let arrived = self.wire.decoder.take_input();
         let client = self.wire.connection.stream_mut();
-        let reopening = Reopening { peers: &*self.services.peers, service: PipeService::Pop3, head: &head };
+        // Whoever fetches their mail comes again; nobody's client is kept.
+        let keeper = Keeper::default();
+        let peers = &*self.services.peers;
+        let reopening = Reopening { peers, service: PipeService::Pop3, head: &head, keeper: &keeper };
         match rookery_route::relay(client, arrived, pipe, &self.drain, reopening).await {
             Relayed::Ended => Ok(Next::Close("quit")),
             Relayed::ClientGone => Ok(Next::Close("client gone")),
+            Relayed::Suspended(_) => Ok(Next::Close("suspended")),
             Relayed::Lost(error) => {
                 tracing::info!(%error, "a session's home is lost");
                 Ok(Next::Close("home lost"))

@@ -2,6 +2,7 @@
 
 use super::home::{HAND_BACK_TIMEOUT, Opening, REST_OCTETS_MAX, send_value};
 use super::{PeerError, Peers, PipeService, SessionHead, SessionNote, VALUE_OCTETS_MAX};
+use crate::keep::Keeper;
 use bytes::{Bytes, BytesMut};
 use rookery_net::{Before, DrainGuard, Pipe, Relay, Stopped, Stream};
 use rookery_types::{Epoch, NodeId};
@@ -34,6 +35,21 @@ pub enum Relayed {
     NeverBegan(io::Error),
     /// The client is nobody's again and may log in anew; it has sent this much already.
     Unauthenticated(BytesMut),
+    /// The edge ends and its clients are kept: the session waits as a value.
+    Suspended(Suspended),
+}
+
+/// A session between two processes at its edge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Suspended {
+    /// The node where it goes on.
+    pub node: NodeId,
+    /// Since when that is its home, as far as that is known.
+    pub epoch: Epoch,
+    /// From what it goes on.
+    pub value: Bytes,
+    /// What the client has sent and nobody has used.
+    pub rest: BytesMut,
 }
 
 /// How a session is opened at another home when it moves.
@@ -45,18 +61,44 @@ pub struct Reopening<'a> {
     pub service: PipeService,
     /// As it was opened first.
     pub head: &'a SessionHead,
+    /// Whether clients are kept when the edge ends.
+    pub keeper: &'a Keeper,
 }
 
 /// The edge's half of a session: passes octets on until the session ends, and follows it to other homes. `arrived`: what
-/// the client has sent already. When the node drains, the home is told, which says good-bye.
+/// the client has sent already. When the node drains, the home is told, which says good-bye, or gives the session back
+/// if clients are kept.
 pub async fn relay(
     client: &mut Stream,
     arrived: BytesMut,
+    pipe: Box<dyn Pipe>,
+    drain: &DrainGuard,
+    reopening: Reopening<'_>,
+) -> Relayed {
+    run(client, Relay::new(arrived), pipe, drain, reopening).await
+}
+
+/// Goes on with a session that was suspended, as its edge.
+pub async fn go_on(
+    client: &mut Stream,
+    suspended: Suspended,
+    drain: &DrainGuard,
+    reopening: Reopening<'_>,
+) -> Relayed {
+    let Suspended { node, epoch, value, rest } = suspended;
+    match reopen(reopening, (node, epoch), value).await {
+        Ok(pipe) => run(client, Relay::new(rest), pipe, drain, reopening).await,
+        Err(error) => Relayed::Lost(error),
+    }
+}
+
+async fn run(
+    client: &mut Stream,
+    mut relay: Relay,
     mut pipe: Box<dyn Pipe>,
     drain: &DrainGuard,
     reopening: Reopening<'_>,
 ) -> Relayed {
-    let mut relay = Relay::new(arrived);
     let mut told = false;
     let mut patience = pin!(None);
     // Since when the session has been sent from home to home without having begun.
@@ -66,7 +108,7 @@ pub async fn relay(
             biased;
             () = drain.draining(), if !told => {
                 told = true;
-                pipe.put_note(SessionNote::Leave.encode());
+                pipe.put_note(leave(reopening.keeper).encode());
                 patience.set(Some(tokio::time::sleep(LEAVE_TIMEOUT)));
                 // The note leaves with what the relay flushes next.
                 relay.touch();
@@ -98,6 +140,12 @@ pub async fn relay(
                     Ok(rest) => Relayed::Unauthenticated(rest),
                     Err(error) => Relayed::Lost(error),
                 },
+                Some(SessionNote::Moved { node, epoch, octets }) if told && reopening.keeper.is_open() => {
+                    match Box::pin(suspended(pipe, octets, &mut relay)).await {
+                        Ok((value, rest)) => Relayed::Suspended(Suspended { node, epoch, value, rest }),
+                        Err(error) => Relayed::Lost(error),
+                    }
+                }
                 Some(SessionNote::Moved { node, epoch, octets }) => {
                     if octets == 0 {
                         let since = *astray.get_or_insert_with(Instant::now);
@@ -113,7 +161,7 @@ pub async fn relay(
                         Ok(opened) => {
                             pipe = opened;
                             if told {
-                                pipe.put_note(SessionNote::Leave.encode());
+                                pipe.put_note(leave(reopening.keeper).encode());
                                 relay.touch();
                             }
                             continue;
@@ -153,6 +201,23 @@ async fn taken_back(pipe: &mut dyn Pipe, relay: &mut Relay) -> io::Result<BytesM
     tokio::time::timeout(HAND_BACK_TIMEOUT, all).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
+/// What a home is told when the edge ends.
+fn leave(keeper: &Keeper) -> SessionNote {
+    if keeper.is_open() { SessionNote::Suspend } else { SessionNote::Leave }
+}
+
+/// Takes a session back from its home, with all that the client has sent and nobody has used.
+async fn suspended(old: Box<dyn Pipe>, octets: u32, relay: &mut Relay) -> io::Result<(Bytes, BytesMut)> {
+    let octets = usize::try_from(octets).map_err(|_| io::ErrorKind::InvalidData)?;
+    let all = async {
+        let mut old = OldHome { pipe: old, ended: false, done: false };
+        let value = old.value(octets).await?;
+        relay.turn(Box::new(old));
+        Ok((value, relay.take_unsent(REST_OCTETS_MAX).await?))
+    };
+    tokio::time::timeout(HAND_BACK_TIMEOUT, all).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
 /// Follows a session to its new home.
 async fn moved(
     old: Box<dyn Pipe>,
@@ -172,7 +237,7 @@ async fn moved(
 
 /// Opens a session at a home from its value, and goes on asking until it is taken.
 async fn reopen(
-    Reopening { peers, service, head }: Reopening<'_>,
+    Reopening { peers, service, head, .. }: Reopening<'_>,
     (mut node, mut epoch): (NodeId, Epoch),
     value: Bytes,
 ) -> io::Result<Box<dyn Pipe>> {
@@ -289,8 +354,11 @@ mod tests {
         SessionHead::new(&user, 77, &Stream::from(tokio::io::duplex(1).0), "", "LOGIN")
     }
 
+    /// Nobody keeps clients.
+    static CLOSED: std::sync::LazyLock<Keeper> = std::sync::LazyLock::new(Keeper::default);
+
     fn alone(head: &SessionHead) -> Reopening<'_> {
-        Reopening { peers: &NoPeers, service: PipeService::Imap, head }
+        Reopening { peers: &NoPeers, service: PipeService::Imap, head, keeper: &CLOSED }
     }
 
     /// Nodes, each of which takes a session when it is asked the second time.
@@ -348,7 +416,8 @@ mod tests {
         let (client, socket) = tokio::io::duplex(64);
         let edge = tokio::spawn(async move {
             let (drain, head) = (rookery_net::Drain::new(), head());
-            let reopening = Reopening { peers: &nodes, service: PipeService::Imap, head: &head };
+            let reopening =
+                Reopening { peers: &nodes, service: PipeService::Imap, head: &head, keeper: &CLOSED };
             relay(
                 &mut Stream::from(socket),
                 BytesMut::from("1 a "),

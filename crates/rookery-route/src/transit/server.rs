@@ -5,7 +5,6 @@ use super::{Inner, Known, Transit, Trouble};
 use crate::Authority;
 use crate::framed::{END, JSON_OCTETS_MAX};
 use rookery_directory::{AccountState, Entry};
-use rookery_kv::off_thread;
 use rookery_net::{DrainGuard, Pipe};
 use rookery_store::{Account, Arrival, NewMessage, Refusal, Spooled, StoreError, TransitId};
 use rookery_types::acl::Asker;
@@ -17,8 +16,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const READ_OCTETS: usize = 16 << 10;
 /// Octets of an errand without messages, at most.
 const SHORT_OCTETS_MAX: usize = 128;
-/// Messages of more octets are finished on a thread that may block.
-const FINISH_INLINE_OCTETS: u32 = 256 << 10;
 
 impl Transit {
     /// Does what another node asks for, and answers. What ends before its end does nothing.
@@ -107,10 +104,7 @@ impl Inner {
             }
         }
         Ok(match spool {
-            Ok(spool) if item.octets > FINISH_INLINE_OCTETS => {
-                off_thread(|| spool.finish()).await.map_err(StoreError::from).flatten()
-            }
-            Ok(spool) => spool.finish(),
+            Ok(spool) => spool.finished().await,
             Err(error) => Err(error),
         })
     }

@@ -376,7 +376,7 @@ impl Transaction<'_> {
             let after =
                 after.filter(|_| !self.removed.contains(&number)).and_then(|state| seen(state, is_open));
             let same = before.as_ref().zip(after.as_ref()).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
-            if !same && shown(&before) != shown(&after) {
+            if !same {
                 changed.push((id, before, after));
             }
         }

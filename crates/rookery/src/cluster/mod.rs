@@ -288,7 +288,7 @@ impl Cluster {
                     .map_or_else(|_| ConnId::carried(0), |head| ConnId::carried(head.trace));
                 let span = tracing::info_span!("conn", %id, protocol = "lmtp", peer = %incoming.peer.name);
                 let pipe = Box::new(LinkPipe::new(incoming.stream));
-                rookery_lmtp::serve_pipe(pipe, lmtp, drain).instrument(span).await;
+                rookery_lmtp::serve_pipe(pipe, id.get(), lmtp, drain).instrument(span).await;
             }
         });
         let (transit, draining, fence) = (parts.transit.clone(), drain.clone(), self.fence.clone());
@@ -345,6 +345,12 @@ impl Cluster {
             *self.removed.write() = removed;
         }
         Ok(())
+    }
+
+    /// Ends all that it has with other nodes. What serves them is let go of.
+    pub(crate) fn shutdown(&self) {
+        self.links.shutdown();
+        self.itself.ends();
     }
 
     /// Tells the directory of this node, and the links of the others, again and again.

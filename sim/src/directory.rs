@@ -1,0 +1,262 @@
+//! The model of etcd, as each node reaches it.
+//!
+//! What is stored, its revisions, its watchers and its compaction are those of [`MemorySource`]. Between it and each
+//! node lies what goes wrong: requests and answers that are lost, requests that arrive when they were long given up,
+//! nodes that do not reach it, times without a leader in which whoever asks is refused or waits.
+
+use crate::network::Alive;
+use crate::rng::Rng;
+use crate::trace::Trace;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rookery_directory::source::{Changes, ConditionalBatch, RecordPage, Reply, Source};
+use rookery_directory::{MemorySource, Position, SourceError};
+use rookery_kv::defect::{Defect, is_planted};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+/// Changes on their way to a node.
+const CHANGES_READY: usize = 16;
+/// What is waited for in vain, at most.
+const HANGS: Duration = Duration::from_secs(15);
+
+/// How a node gets on with the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    /// Well.
+    Good,
+    /// It is refused.
+    Refused,
+    /// Nothing comes back.
+    Hanging,
+}
+
+/// The directory. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Model(Arc<Inner>);
+
+struct Inner {
+    source: MemorySource,
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+    trace: Trace,
+}
+
+struct State {
+    rng: Rng,
+    reach: BTreeMap<usize, Reach>,
+    /// One in so many commits comes to harm; 0: none.
+    harm: u64,
+    /// Counts what was done.
+    done: u64,
+    /// When each key was last written, by that count.
+    written: BTreeMap<Bytes, u64>,
+}
+
+enum Harm {
+    None,
+    LostRequest,
+    LostAnswer,
+    Late(Duration),
+}
+
+impl Model {
+    pub(crate) fn new(seed: u64, trace: Trace) -> Model {
+        let state = State {
+            rng: Rng::new(seed, 3),
+            reach: BTreeMap::new(),
+            harm: 0,
+            done: 0,
+            written: BTreeMap::new(),
+        };
+        let source = MemorySource::new(1);
+        Model(Arc::new(Inner { source, state: Mutex::new(state), changed: watch::Sender::new(0), trace }))
+    }
+
+    pub(crate) fn source(&self) -> &MemorySource {
+        &self.0.source
+    }
+
+    /// Sets how a node reaches it.
+    pub(crate) fn set_reach(&self, node: usize, reach: Reach) {
+        self.0.state.lock().reach.insert(node, reach);
+        self.0.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// Sets that of so many commits one comes to harm; 0: none.
+    pub(crate) fn set_harm(&self, one_in: u64) {
+        self.0.state.lock().harm = one_in;
+    }
+
+    async fn commit(&self, batch: ConditionalBatch) -> Result<Position, SourceError> {
+        let keys: Vec<Bytes> = batch.writes.iter().map(|write| write.key.clone()).collect();
+        let done = self.0.source.commit(batch).await;
+        if done.is_ok() {
+            let mut state = self.0.state.lock();
+            state.done += 1;
+            let now = state.done;
+            state.written.extend(keys.into_iter().map(|key| (key, now)));
+        }
+        done
+    }
+
+    /// A request that comes only when whoever sent it has given it up.
+    ///
+    /// It is not done if one of its keys was written meanwhile, also if that is as it was again by now. That is kinder
+    /// than etcd is with conditions on values (`docs/decisions/0019-simulation.md`).
+    fn later(&self, batch: ConditionalBatch, pause: Duration) {
+        let sent = self.0.state.lock().done;
+        let model = self.clone();
+        tokio::spawn(async move {
+            sleep(pause).await;
+            let is_blind = is_planted(Defect::DelayedCompareAndSet);
+            let is_written = {
+                let state = model.0.state.lock();
+                let at = |key: &Bytes| state.written.get(key).copied().unwrap_or(0);
+                batch.conditions.iter().any(|condition| at(&condition.key) > sent)
+            };
+            if is_written && !is_blind {
+                return;
+            }
+            let conditions = if is_blind { Vec::new() } else { batch.conditions };
+            let done = model.commit(ConditionalBatch { conditions, writes: batch.writes }).await;
+            model.0.trace.say(format_args!("directory: a late request is done: {}", done.is_ok()));
+        });
+    }
+
+    /// As one start of a node reaches it.
+    pub(crate) fn of_node(&self, node: usize, alive: Alive) -> Arc<dyn Source> {
+        Arc::new(OfNode { model: self.clone(), node, alive })
+    }
+}
+
+struct OfNode {
+    model: Model,
+    node: usize,
+    alive: Alive,
+}
+
+fn away() -> SourceError {
+    SourceError::Unavailable("the directory cannot be reached".to_owned())
+}
+
+fn lost() -> SourceError {
+    SourceError::Unknown("no answer of the directory".to_owned())
+}
+
+impl OfNode {
+    fn reach(&self) -> Reach {
+        match self.alive.load(Ordering::Relaxed) {
+            true => self.model.0.state.lock().reach.get(&self.node).copied().unwrap_or(Reach::Good),
+            false => Reach::Refused,
+        }
+    }
+
+    /// On the way there, or back. False: it has not arrived.
+    async fn way(&self) -> bool {
+        let pause = self.model.0.state.lock().rng.micros(100, 900);
+        sleep(pause).await;
+        match self.reach() {
+            Reach::Good => true,
+            Reach::Refused => false,
+            Reach::Hanging => {
+                let mut changed = self.model.0.changed.subscribe();
+                let well =
+                    async { while self.reach() == Reach::Hanging && changed.changed().await.is_ok() {} };
+                // What waited so long is given up by whoever carries it.
+                tokio::time::timeout(HANGS, well).await.is_ok() && self.reach() == Reach::Good
+            }
+        }
+    }
+
+    async fn asked<T>(&self, question: Reply<'_, T>) -> Result<T, SourceError> {
+        if !self.way().await {
+            return Err(away());
+        }
+        let answer = question.await;
+        match self.way().await {
+            true => answer,
+            false => Err(away()),
+        }
+    }
+
+    fn harm(&self) -> Harm {
+        let mut state = self.model.0.state.lock();
+        let harm = state.harm;
+        if harm == 0 || !state.rng.one_in(harm) {
+            return Harm::None;
+        }
+        match state.rng.below(3) {
+            0 => Harm::LostRequest,
+            1 => Harm::LostAnswer,
+            _ => Harm::Late(state.rng.micros(1_000, 20_000_000)),
+        }
+    }
+}
+
+impl Source for OfNode {
+    fn commit(&self, batch: ConditionalBatch) -> Reply<'_, Position> {
+        Box::pin(async move {
+            if !self.way().await {
+                return Err(away());
+            }
+            let answer = match self.harm() {
+                Harm::None => self.model.commit(batch).await,
+                Harm::LostRequest => Err(lost()),
+                Harm::LostAnswer => {
+                    let answer = self.model.commit(batch).await;
+                    self.model.0.trace.say(format_args!("directory: an answer is lost, {}", answer.is_ok()));
+                    Err(lost())
+                }
+                Harm::Late(pause) => {
+                    self.model.later(batch, pause);
+                    Err(lost())
+                }
+            };
+            match self.way().await {
+                true => answer,
+                false => Err(lost()),
+            }
+        })
+    }
+
+    fn head(&self) -> Reply<'_, Position> {
+        Box::pin(self.asked(self.model.0.source.head()))
+    }
+
+    fn get(&self, keys: Vec<Bytes>) -> Reply<'_, (Position, Vec<Option<Bytes>>)> {
+        Box::pin(self.asked(self.model.0.source.get(keys)))
+    }
+
+    fn page(&self, start: Bytes, limit: usize) -> Reply<'_, RecordPage> {
+        // Small ones, so that much happens between them.
+        Box::pin(self.asked(self.model.0.source.page(start, limit.min(7))))
+    }
+
+    fn changes(&self, since: Position) -> Reply<'_, Changes> {
+        Box::pin(async move {
+            let mut changes = self.asked(self.model.0.source.changes(since)).await?;
+            let (to, wrapped) = mpsc::channel(CHANGES_READY);
+            let here = OfNode { model: self.model.clone(), node: self.node, alive: self.alive.clone() };
+            tokio::spawn(async move {
+                loop {
+                    let next = tokio::select! {
+                        biased;
+                        () = to.closed() => return,
+                        next = changes.next() => next,
+                    };
+                    let next = if here.way().await { next } else { Err(away()) };
+                    let ends = next.is_err();
+                    if to.send(next).await.is_err() || ends {
+                        return;
+                    }
+                }
+            });
+            Ok(Changes::new(wrapped))
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! The simulation itself: it repeats, it finds planted defects, and a slice of its seeds finds nothing.
+//!
+//! `ROOKERY_SIM_SEEDS=500 cargo test -p sim` has a longer slice; `cargo xtask soak sim` runs for as long as it is told.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+use sim::{Defect, Plan, process};
+use std::path::Path;
+use std::time::Duration;
+
+/// A planted defect must be found within so long.
+const FOUND_WITHIN: Duration = Duration::from_secs(300);
+
+fn run(plan: &Plan) -> process::Ran {
+    process::run(Path::new(env!("CARGO_BIN_EXE_sim")), plan).unwrap()
+}
+
+fn seeds() -> u64 {
+    std::env::var("ROOKERY_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(100)
+}
+
+#[test]
+fn a_seed_repeats_line_by_line() {
+    let runs: Vec<_> = [3, 3, 4].into_iter().map(|seed| run(&Plan::new(seed)).outcome).collect();
+    assert_eq!((runs[0].hash, runs[0].lines), (runs[1].hash, runs[1].lines));
+    assert_ne!(runs[0].hash, runs[2].hash);
+    assert!(runs[0].did > 500 && runs[0].falls > 5, "{runs:?}");
+}
+
+#[test]
+fn nothing_is_wrong_in_a_slice_of_seeds() {
+    let (mut did, mut falls) = (0, 0);
+    for seed in 1..=seeds() {
+        let outcome = run(&Plan::new(seed)).outcome;
+        assert!(outcome.wrong.is_empty(), "sim one --seed {seed} --trace: {:#?}", outcome.wrong);
+        did += outcome.did;
+        falls += outcome.falls;
+    }
+    assert!(did > seeds() * 500 && falls > seeds() * 5, "{did} steps, {falls} falls");
+}
+
+fn is_found(defect: Defect, what: &str) {
+    let mut took = Duration::ZERO;
+    for seed in 1.. {
+        let ran = run(&Plan { defect: Some(defect), ..Plan::new(seed) });
+        took += ran.took;
+        assert!(took < FOUND_WITHIN, "{} is not found in {seed} seeds", defect.name());
+        if ran.outcome.wrong.is_empty() {
+            continue;
+        }
+        assert!(ran.outcome.wrong.iter().any(|wrong| wrong.contains(what)), "{:#?}", ran.outcome.wrong);
+        // And it is found again.
+        let again = run(&Plan { defect: Some(defect), ..Plan::new(seed) });
+        assert_eq!(again.outcome.hash, ran.outcome.hash);
+        return;
+    }
+}
+
+#[test]
+fn an_early_acknowledgement_is_found() {
+    is_found(Defect::EarlyAcknowledgement, "");
+}
+
+#[test]
+fn a_lost_activation_is_found() {
+    is_found(Defect::LostActivation, "reservations");
+}
+
+#[test]
+fn a_forwarded_duplicate_is_found() {
+    is_found(Defect::ForwardedDuplicate, ": 2, or both");
+}
+
+#[test]
+fn a_delayed_compare_and_set_is_found() {
+    is_found(Defect::DelayedCompareAndSet, "");
+}
