@@ -114,6 +114,15 @@ impl Replay {
         Some(Box::new(Replay { pieces, home: Some(home) }))
     }
 
+    /// How many octets it has.
+    pub(crate) fn octets(&self) -> u64 {
+        let octets = |piece: &Piece| match piece {
+            Piece::Octets(octets) => octets.len() as u64,
+            Piece::Message(message) => message.size().into(),
+        };
+        self.pieces.iter().map(octets).sum()
+    }
+
     /// Whether there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
         self.pieces.is_empty()

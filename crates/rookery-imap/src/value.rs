@@ -44,9 +44,24 @@ pub(crate) struct SessionValue {
     pub(crate) abroad: Option<AbroadValue>,
     #[serde(default)]
     pub(crate) notify: Option<NotifyValue>,
+    #[serde(default)]
+    pub(crate) deflate: Option<DeflateValue>,
     /// The guests that the client would miss.
     #[serde(default)]
     pub(crate) guests: Vec<GuestValue>,
+}
+
+/// The compression of a session's connection, both ways.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DeflateValue {
+    /// What was sent last.
+    #[serde(with = "octets")]
+    pub(crate) sent: Bytes,
+    /// What was received last.
+    #[serde(with = "octets")]
+    pub(crate) received: Bytes,
+    /// So many of the octets that follow are not compressed.
+    pub(crate) plain_octets: u64,
 }
 
 /// A guest of a session.

@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::deflate::Deflate;
+use crate::deflate::{Carried, Deflate};
 use crate::networks::Networks;
 use crate::peer::Peer;
 use crate::pipe::Pipe;
@@ -41,6 +41,8 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const COPY_BELOW: usize = 4 * 1024;
 /// Octets taken from the stream at once. Lives on the stack, and only while a read is polled.
 const READ_OCTETS: usize = 16 * 1024;
+/// Read at once of octets that come before compressed ones.
+const PLAIN_OCTETS: usize = 1 << 10;
 /// Octets that are packed ahead of what the client takes.
 const PACKED_AHEAD: usize = 32 * 1024;
 /// Queue entries given to one vectored write.
@@ -75,6 +77,8 @@ pub struct Connection {
     write_timeout: Duration,
     /// The compression layer, between what is batched here and the stream.
     deflate: Option<Box<Deflate>>,
+    /// Octets that come before the compressed ones.
+    plain_octets: u64,
 }
 
 impl Connection {
@@ -88,6 +92,7 @@ impl Connection {
             unflushed: false,
             write_timeout: WRITE_TIMEOUT,
             deflate: None,
+            plain_octets: 0,
         }
     }
 
@@ -144,6 +149,24 @@ impl Connection {
     pub async fn end_deflate(&mut self) -> Result<BytesMut, IoError> {
         self.flush_deflated(true).await?;
         Ok(self.deflate.take().map(|layer| layer.into_rest()).unwrap_or_default())
+    }
+
+    /// Whether the connection can go on elsewhere as it is: not in the middle of something compressed.
+    pub fn can_be_carried(&self) -> bool {
+        self.plain_octets == 0 && self.deflate.as_ref().is_none_or(|layer| layer.can_be_carried())
+    }
+
+    /// Takes the compression layer off, for the connection to go on elsewhere: what it is, and what was read and is still
+    /// compressed. All output has to be flushed.
+    pub fn carry_deflate(&mut self) -> Option<(Carried, BytesMut)> {
+        self.deflate.take_if(|layer| layer.can_be_carried()).map(|layer| layer.carry())
+    }
+
+    /// Puts a layer on that was taken off elsewhere. `plain_octets`: so many come first that are not compressed.
+    pub fn resume_deflate(&mut self, carried: Carried, plain_octets: u64) -> io::Result<()> {
+        self.deflate = Some(Deflate::carried(carried)?);
+        self.plain_octets = plain_octets;
+        Ok(())
     }
 
     /// Whether nobody between can read along: TLS, or a peer on this machine or in a network that is trusted.
@@ -304,6 +327,10 @@ impl Connection {
     }
 
     async fn read(&mut self, input: &mut BytesMut) -> io::Result<usize> {
+        if self.plain_octets > 0 {
+            // In a box, since the wait is to stay small.
+            return Box::pin(self.read_plain(input)).await;
+        }
         if self.deflate.is_some() {
             return self.read_deflated(input).await;
         }
@@ -324,6 +351,17 @@ impl Connection {
             polled
         })
         .await
+    }
+
+    /// The same of what comes before the compressed octets.
+    async fn read_plain(&mut self, input: &mut BytesMut) -> io::Result<usize> {
+        let Connection { stream, plain_octets, .. } = self;
+        let mut room = [0; PLAIN_OCTETS];
+        let most = usize::try_from(*plain_octets).unwrap_or(usize::MAX).min(room.len());
+        let read = stream.read(room.get_mut(..most).unwrap_or_default()).await?;
+        *plain_octets -= read as u64;
+        input.extend_from_slice(room.get(..read).unwrap_or_default());
+        Ok(read)
     }
 
     /// The same under compression: a bounded piece of what was sent.

@@ -8,24 +8,39 @@
 //!   octets sent, which a new packer may refer to, and the state of the unpacker.
 //! - Octets behind the end of the client's compressed stream, or behind a flush of it, are never taken for a
 //!   part of it: see [`Deflate::into_rest`].
+//! - Behind a flush of either side a layer is no more than what was last sent and received, and goes on anywhere with
+//!   that: see [`Deflate::carry`].
 
 use std::io;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
+/// What [`Deflate::given`] is before anything was given: no end of a flush.
+const NOTHING_GIVEN: [u8; 4] = [1; 4];
 /// Octets that are unpacked at once.
 const UNPACKED_OCTETS: usize = 16 << 10;
 /// Octets of room that the packer is given at once.
 const PACKED_OCTETS: usize = 8 << 10;
 /// Octets already sent that a new packer may refer to.
 const HISTORY_OCTETS: usize = 4 << 10;
+/// Octets already received that the client may refer to (RFC 1951 §2).
+const WINDOW_OCTETS: usize = 32 << 10;
 /// Speed before size: the higher levels cost a multiple of the time for a few per cent.
 const LEVEL: u32 = 3;
 /// What a sync flush ends with (RFC 1951 §3.2.4: an empty stored block). Behind it octets are whole.
 const FLUSH_MARK: [u8; 4] = [0, 0, 0xff, 0xff];
 /// The two ways to write an empty last block, behind a flush.
 const LAST_BLOCKS: [&[u8]; 2] = [&[3, 0], &[1, 0, 0, 0xff, 0xff]];
+
+/// What a compressed connection needs to go on elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Carried {
+    /// The last octets sent, unpacked.
+    pub sent: Bytes,
+    /// The last octets received, unpacked.
+    pub received: Bytes,
+}
 
 /// Both directions of one compressed connection.
 pub(crate) struct Deflate {
@@ -36,10 +51,12 @@ pub(crate) struct Deflate {
     /// Octets were packed that no flush has followed yet.
     unflushed: bool,
     unpacker: Decompress,
+    /// What was unpacked last.
+    window: Vec<u8>,
     /// Read from the stream, not yet unpacked.
     pub(crate) arrived: BytesMut,
     /// The last octets that the unpacker was given.
-    given: [u8; 3],
+    given: [u8; 4],
     /// The last piece filled its room: there may be more without further input.
     full: bool,
     /// The client has ended its compressed stream.
@@ -55,11 +72,37 @@ impl Deflate {
             packed: BytesMut::new(),
             unflushed: false,
             unpacker: Decompress::new(false),
+            window: Vec::new(),
             arrived,
-            given: [1; 3],
+            given: NOTHING_GIVEN,
             full: false,
             ended: false,
         })
+    }
+
+    /// Goes on with a connection that was compressed elsewhere. Fails on what cannot be that.
+    pub(crate) fn carried(Carried { sent, received }: Carried) -> io::Result<Box<Deflate>> {
+        if sent.len() > HISTORY_OCTETS || received.len() > WINDOW_OCTETS {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut layer = Deflate::new(BytesMut::new());
+        if !received.is_empty() {
+            layer.unpacker.set_dictionary(&received).map_err(io::Error::other)?;
+            layer.given = FLUSH_MARK;
+        }
+        (layer.history, layer.window) = (sent.into(), received.into());
+        Ok(layer)
+    }
+
+    /// Whether both sides are behind a flush, so that it can go on elsewhere.
+    pub(crate) fn can_be_carried(&self) -> bool {
+        let is_between = self.given == NOTHING_GIVEN || self.given == FLUSH_MARK;
+        is_between && self.packed.is_empty() && !self.unflushed && !self.full && !self.ended
+    }
+
+    /// What it needs to go on elsewhere, and the octets that have arrived.
+    pub(crate) fn carry(self) -> (Carried, BytesMut) {
+        (Carried { sent: self.history.into(), received: self.window.into() }, self.arrived)
     }
 
     /// Whether a flush has to follow before the client can read all that was packed.
@@ -128,10 +171,7 @@ impl Deflate {
     }
 
     fn remember(&mut self, octets: &[u8]) {
-        let octets = octets.get(octets.len().saturating_sub(HISTORY_OCTETS)..).unwrap_or_default();
-        let over = (self.history.len() + octets.len()).saturating_sub(HISTORY_OCTETS);
-        self.history.drain(..over.min(self.history.len()));
-        self.history.extend_from_slice(octets);
+        keep_last(&mut self.history, octets, HISTORY_OCTETS);
     }
 
     /// Unpacks a piece of what has arrived and appends it; says how many octets it has, 0 if more has to
@@ -148,14 +188,16 @@ impl Deflate {
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             let read = usize::try_from(self.unpacker.total_in() - read).unwrap_or(usize::MAX);
             let written = usize::try_from(self.unpacker.total_out() - written).unwrap_or(usize::MAX);
-            for octet in octets.get(read.saturating_sub(3)..read).unwrap_or_default() {
-                self.given = [self.given[1], self.given[2], *octet];
+            for octet in octets.get(read.saturating_sub(4)..read).unwrap_or_default() {
+                self.given = [self.given[1], self.given[2], self.given[3], *octet];
             }
             self.arrived.advance(read.min(self.arrived.len()));
             self.full = written == room.len();
             self.ended = status == Status::StreamEnd;
             if written > 0 {
-                input.extend_from_slice(room.get(..written).unwrap_or_default());
+                let unpacked = room.get(..written).unwrap_or_default();
+                input.extend_from_slice(unpacked);
+                keep_last(&mut self.window, unpacked, WINDOW_OCTETS);
                 return Ok(written);
             }
             if read == 0 {
@@ -198,6 +240,14 @@ impl Deflate {
     }
 }
 
+/// Adds octets, and keeps the last of all.
+fn keep_last(kept: &mut Vec<u8>, octets: &[u8], max: usize) {
+    let octets = octets.get(octets.len().saturating_sub(max)..).unwrap_or_default();
+    let over = (kept.len() + octets.len()).saturating_sub(max);
+    kept.drain(..over.min(kept.len()));
+    kept.extend_from_slice(octets);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +272,44 @@ mod tests {
             layer.finish().unwrap();
         }
         layer.packed
+    }
+
+    #[test]
+    fn a_layer_goes_on_elsewhere() {
+        let mut client = (Compress::new(Compression::new(9), false), Decompress::new(false));
+        let mut layer = Deflate::new(BytesMut::new());
+        let said = "a1 UID FETCH 1:* (FLAGS BODY.PEEK[HEADER.FIELDS (SUBJECT)])\r\n";
+        let mut sizes = Vec::new();
+        for round in 0..5 {
+            assert!(layer.can_be_carried());
+            let (carried, arrived) = layer.carry();
+            assert!(arrived.is_empty());
+            layer = Deflate::carried(carried).unwrap();
+            // What the client sends refers to what it sent before.
+            let mut packed = [0; 1000];
+            let before = client.0.total_out();
+            client.0.compress(said.as_bytes(), &mut packed, FlushCompress::Sync).unwrap();
+            let octets = usize::try_from(client.0.total_out() - before).unwrap();
+            sizes.push(octets);
+            layer.arrived.extend_from_slice(&packed[..octets - 2]);
+            let mut heard = all(&mut layer);
+            assert!(!layer.can_be_carried(), "in the middle of a flush");
+            layer.arrived.extend_from_slice(&packed[octets - 2..octets]);
+            heard.extend(all(&mut layer));
+            assert_eq!(heard, said.as_bytes(), "round {round}");
+            // And so does what it is sent.
+            layer.pack(&said.repeat(2).into_bytes()).unwrap();
+            assert!(!layer.can_be_carried(), "not flushed");
+            layer.flush().unwrap();
+            let mut out = [0; 1000];
+            let before = client.1.total_out();
+            client.1.decompress(&layer.packed.split(), &mut out, FlushDecompress::Sync).unwrap();
+            let octets = usize::try_from(client.1.total_out() - before).unwrap();
+            assert_eq!(&out[..octets], said.repeat(2).as_bytes());
+        }
+        assert!(sizes[0] > 2 * sizes[4], "{sizes:?}");
+        let too_much = Carried { sent: Bytes::from(vec![0; HISTORY_OCTETS + 1]), received: Bytes::new() };
+        assert!(Deflate::carried(too_much).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod administrators;
 pub mod framed;
 mod keep;
+mod moves;
 mod publications;
 mod registrar;
 mod relay;
@@ -17,6 +18,7 @@ mod transit;
 
 pub use administrators::{Administrators, Authority};
 pub use keep::{Keeper, Kept};
+pub use moves::{MoveLimits, MoveOutcome, MoveStatus, MoveTimes, Mover, MoverError, MoverParts, Phase};
 pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{

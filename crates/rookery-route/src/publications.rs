@@ -11,7 +11,7 @@ use rookery_directory::{Directory, DirectoryError, Published, published};
 use rookery_kv::{Batch, Engine, Space};
 use rookery_store::check::CheckError;
 use rookery_store::{CommitError, Outbox, Publisher, Seen, SeenChange, Settings, Store};
-use rookery_types::MailboxId;
+use rookery_types::{AccountId, MailboxId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,6 +113,15 @@ impl Publications {
         let task = tokio::spawn(async move { shared.run(&store, &*directory).await });
         *publications.task.lock() = Some(task);
         Ok(publications)
+    }
+
+    /// Whether something of an account is still to be published.
+    pub fn waits_for(&self, account: AccountId) -> bool {
+        let waiting = self.shared.waiting.lock();
+        let first = MailboxId { account, number: 0 };
+        let mut of = waiting.mailboxes.range(first..).take_while(|(id, _)| id.account == account);
+        // What the directory refuses is not waited for.
+        of.any(|(_, mailbox)| !mailbox.is_refused)
     }
 
     /// Ends it; what is left stays in the outbox. It holds the store open until then.

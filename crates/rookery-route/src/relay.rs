@@ -44,12 +44,20 @@ pub enum PipeService {
     Lmtp,
     /// Messages that move to a mailbox of an account at home there.
     Transit,
+    /// Accounts that move there, or have come from there.
+    Move,
 }
 
 impl PipeService {
     /// All of them.
-    pub const ALL: [PipeService; 5] =
-        [PipeService::Imap, PipeService::Guest, PipeService::Pop3, PipeService::Lmtp, PipeService::Transit];
+    pub const ALL: [PipeService; 6] = [
+        PipeService::Imap,
+        PipeService::Guest,
+        PipeService::Pop3,
+        PipeService::Lmtp,
+        PipeService::Transit,
+        PipeService::Move,
+    ];
 
     /// Its name between nodes.
     pub fn name(self) -> &'static str {
@@ -59,6 +67,7 @@ impl PipeService {
             PipeService::Pop3 => "pop3",
             PipeService::Lmtp => "lmtp",
             PipeService::Transit => "transit",
+            PipeService::Move => "move",
         }
     }
 }

@@ -145,6 +145,15 @@ impl Transit {
         Ok(())
     }
 
+    /// Goes on with the moves of an account that has come from another node.
+    pub fn adopt(&self, account: AccountId) -> Result<(), StoreError> {
+        for id in self.0.store.departures()?.into_iter().filter(|id| id.account == account) {
+            let inner = Arc::clone(&self.0);
+            self.0.spawn(async move { inner.drive(id, rand::random(), None, Arc::default()).await });
+        }
+        Ok(())
+    }
+
     /// Moves messages to a mailbox of another home. What was moved, and why not all, if so: what comes behind the first
     /// that is not moved stays. `trace`: of the connection, for the logs of both nodes.
     pub async fn r#move(

@@ -76,7 +76,7 @@ impl Account {
             AccountState::Home => Ok((!transaction.is_frozen()).then_some(transaction)),
             AccountState::Deleted => Err(StoreError::NoAccount),
             // Whether it is released is known when that is on the disk.
-            state if self.cell.record.load().state != state => {
+            _ if self.cell.record.load().state == AccountState::Home => {
                 self.store.committer().poison().map_or(Ok(None), |error| Err(error.into()))
             }
             _ => Err(StoreError::Moved),

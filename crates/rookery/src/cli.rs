@@ -83,6 +83,8 @@ pub(crate) enum Command {
     /// The directory of a cluster as a whole: status, export, import, move into etcd.
     #[command(subcommand)]
     Directory(DirectoryCommand),
+    /// Accounts that go to other nodes while they are used: begin, list, stop, give up.
+    Move(MoveArgs),
     /// Messages on their way to mailboxes of other nodes: list them, give a move up.
     #[command(subcommand)]
     Transit(TransitCommand),
@@ -281,6 +283,59 @@ pub(crate) enum NodeCommand {
         /// How long the token counts.
         #[arg(long, default_value_t = 24)]
         hours: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct MoveArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<MoveCommand>,
+    /// Move all accounts of this node.
+    #[arg(long, required = true, value_name = "NODE")]
+    pub(crate) from: Option<String>,
+    /// To this node [default: those that take accounts].
+    #[arg(long, value_name = "NODE")]
+    pub(crate) to: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MoveCommand {
+    /// Move a user's account. Clients stay connected; changes wait for a moment.
+    User {
+        /// Whose.
+        name: String,
+        /// The node that it goes to.
+        #[arg(long, value_name = "NODE")]
+        to: String,
+        /// Wait until it is there.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Move the accounts of all users of a domain.
+    Domain {
+        /// Its name.
+        name: String,
+        /// The node that they go to.
+        #[arg(long, value_name = "NODE")]
+        to: String,
+    },
+    /// All moves that are under way, at all nodes.
+    Status(Json),
+    /// Stop a move until it is resumed; what was sent stays there.
+    Pause {
+        /// Whose account.
+        user: String,
+    },
+    /// Go on with a move that was paused.
+    Resume {
+        /// Whose account.
+        user: String,
+    },
+    /// Give a move up: the account stays where it is.
+    Cancel {
+        /// Whose account.
+        user: String,
     },
 }
 

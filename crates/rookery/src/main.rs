@@ -81,6 +81,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Domain(command) => client_runtime()?.block_on(client::domain(&config, command)),
         Command::Group(command) => client_runtime()?.block_on(client::group(&config, command)),
         Command::Node(command) => client_runtime()?.block_on(node_client::node(&config, command)),
+        Command::Move(args) => client_runtime()?.block_on(client::r#move(&config, args)),
         Command::Transit(command) => client_runtime()?.block_on(client::transit(&config, command)),
         Command::Placement(command) => client_runtime()?.block_on(node_client::placement(&config, command)),
         Command::Balance { dry_run, json } => {

@@ -50,7 +50,7 @@ pub(crate) async fn node(config: &Config, command: NodeCommand) -> Result<(), Fa
             say(&match duty.word() {
                 "on" => format!("{name} holds accounts, and takes new ones."),
                 "cordon" => format!("{name} takes no new accounts."),
-                "drain" => format!("The accounts of {name} move to other nodes."),
+                "drain" => format!("The accounts of {name} move to other nodes; see: rookery move status"),
                 _ => format!("{name} holds no accounts."),
             });
         }
@@ -128,7 +128,12 @@ pub(crate) async fn balance(config: &Config, dry_run: bool, json: Json) -> Resul
     let number = |member: &str| done.get(member).and_then(Value::as_u64).unwrap_or(0);
     say(&match number("accounts") {
         0 => "The nodes are even.".to_owned(),
-        count => format!("{count} accounts ({}) would move.", output::size(number("octets"))),
+        count if dry_run => format!("{count} accounts ({}) would move.", output::size(number("octets"))),
+        count => format!(
+            "{count} accounts ({}) move; {} could not begin. See: rookery move status",
+            output::size(number("octets")),
+            number("passed")
+        ),
     });
     Ok(())
 }

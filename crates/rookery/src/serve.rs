@@ -20,8 +20,8 @@ use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Door, Drain, Gate, ServerTls, TlsFiles};
 use rookery_route::{
-    Fence, Keeper, NoPeers, Peers, Publications, Registrar, RegistrarError, Renames, Router, Transit,
-    TransitTimes,
+    Fence, Keeper, MoveLimits, MoveTimes, Mover, MoverParts, NoPeers, Peers, Publications, Registrar,
+    RegistrarError, Renames, Router, Transit, TransitTimes,
 };
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
@@ -64,6 +64,7 @@ pub(crate) struct Data {
     renames: Renames,
     peers: Arc<dyn Peers>,
     transit: Transit,
+    mover: Mover,
     _lock: DataLock,
 }
 
@@ -230,6 +231,19 @@ impl Data {
             node.administrators.clone(),
             TransitTimes::default(),
         );
+        let limits = MoveLimits {
+            at_once: usize::try_from(config.cluster.moves_at_once).unwrap_or(usize::MAX),
+            octets_per_second: Some(config.cluster.move_octets_per_second).filter(|octets| *octets > 0),
+        };
+        let mover = Mover::new(MoverParts {
+            store: node.store.clone(),
+            directory: Arc::clone(&node.directory),
+            peers: Arc::clone(&peers),
+            publications: Some(Arc::clone(&publications)),
+            transit: Some(transit.clone()),
+            times: MoveTimes::default(),
+            limits,
+        });
         Ok(Data {
             engine: released,
             node,
@@ -240,12 +254,14 @@ impl Data {
             renames,
             peers,
             transit,
+            mover,
             _lock: lock,
         })
     }
 
     /// Makes durable what is queued, and closes.
     pub(crate) async fn close(self) {
+        self.mover.stop().await;
         self.transit.stop().await;
         self.publications.stop().await;
         self.renames.stop().await;
@@ -432,6 +448,7 @@ pub(crate) async fn run(
             pop3: pop3.clone(),
             lmtp: lmtp.clone(),
             transit: data.transit.clone(),
+            mover: data.mover.clone(),
             services: services(&places),
             data_dir: config.data_dir.clone(),
             settings: Settings { file: reload.file() },
@@ -441,12 +458,14 @@ pub(crate) async fn run(
     }
     // What an old store knows of a move may have been settled since; once it is accepted, the next start goes on.
     if data.cluster.as_ref().is_none_or(|cluster| cluster.fence.why().is_none()) {
+        data.mover.resume().map_err(|error| failed("moves of accounts", &error))?;
         let resumed = data.transit.resume();
         resumed.map_err(|error| failed("moves to other nodes", &error))?;
     }
     let desk = Arc::new(Desk {
         node: Arc::clone(&node),
         transit: data.transit.clone(),
+        mover: data.mover.clone(),
         cluster: data.cluster.clone(),
         directory: data.directory.clone(),
         reload: reload.clone(),

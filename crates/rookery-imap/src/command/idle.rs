@@ -61,7 +61,7 @@ pub(crate) async fn idle(
         if drain.is_draining() && !services.keeper.is_open() {
             return Ok(ending());
         }
-        let carries = !wire.connection.is_deflated();
+        let carries = wire.connection.can_be_carried();
         if carries && (wire.suspended || drain.is_draining() || user.has_left().is_some()) {
             return Err(Failure::Moved);
         }

@@ -9,13 +9,13 @@ use crate::handed::{READY_TIMEOUT, Replay, cannot_go_on};
 use crate::measure;
 use crate::services::Services;
 use crate::session::State;
-use crate::value::SessionValue;
+use crate::value::{DeflateValue, SessionValue};
 use crate::wire::{LINE_OCTETS_MAX, Wire};
 use bytes::{Bytes, BytesMut};
 use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::server::{Decoder, Limits};
 use rookery_codec::imap::{Code, Response, Tag};
-use rookery_net::{ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
+use rookery_net::{Carried, ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
 use rookery_route::{HandOver, Kept, Opening, PipeService, Relayed, Reopening, SessionHead, Suspended};
 use rookery_store::StoreError;
 use rookery_types::{AccountName, Epoch, NodeId};
@@ -218,7 +218,6 @@ impl Driver {
     /// Whether the server makes room for another program, and the session is to go on there.
     pub(super) fn is_kept(&mut self) -> bool {
         let ends = self.drain.is_draining() && self.services.keeper.is_open();
-        let ends = ends && !self.wire.connection.is_deflated();
         // A guest is opened anew by the session that it serves.
         ends && self.state.user().is_some_and(|user| !user.is_guest)
     }
@@ -236,7 +235,7 @@ impl Driver {
 
     /// The same, if it can go on elsewhere as it stands.
     pub(super) fn leaves(&mut self) -> Option<(NodeId, Epoch)> {
-        let can = self.wire.decoder.is_between() && !self.wire.connection.is_deflated();
+        let can = self.wire.decoder.is_between() && self.wire.connection.can_be_carried();
         self.whither().filter(|_| can)
     }
 
@@ -290,9 +289,6 @@ impl Driver {
         idle: Option<Tag>,
         replay: Replay,
     ) -> Result<Next, Failure> {
-        if self.wire.connection.is_deflated() {
-            return Ok(self.farewell(cannot_go_on()));
-        }
         let mut value = match self.state.value().await {
             Ok(value) => value,
             Err(Failure::Refused(answer)) => return Ok(self.farewell(*answer)),
@@ -301,9 +297,17 @@ impl Driver {
         value.idle = idle.map(|tag| tag.as_str().to_owned());
         value.bad_in_a_row = self.bad_in_a_row;
         value.replays = !replay.is_empty();
-        let value = value.encode();
         self.wire.flush().await?;
-        let rest = self.wire.decoder.take_input().freeze();
+        let mut rest = self.wire.decoder.take_input();
+        if self.wire.connection.is_deflated() {
+            let Some((Carried { sent, received }, arrived)) = self.wire.connection.carry_deflate() else {
+                return Ok(self.farewell(cannot_go_on()));
+            };
+            let plain_octets = replay.octets() + rest.len() as u64;
+            rest.extend_from_slice(&arrived);
+            value.deflate = Some(DeflateValue { sent, received, plain_octets });
+        }
+        let (value, rest) = (value.encode(), rest.freeze());
         let Some(user) = self.state.user().map(|user| user.name.clone()) else { return Ok(Next::Close) };
         // Nothing of it stays here, its place among the account's sessions included.
         self.state = State::NotAuthenticated;
@@ -339,7 +343,7 @@ impl Driver {
         let lost = || IoError::Lost(std::io::ErrorKind::NotConnected.into());
         let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
         let value = rookery_route::take_value(pipe, head.value_octets.unwrap_or_default()).await;
-        let value = SessionValue::decode(&value.map_err(IoError::Lost)?).map_err(|error| {
+        let mut value = SessionValue::decode(&value.map_err(IoError::Lost)?).map_err(|error| {
             tracing::error!(%error, "a session is handed over that makes no sense");
             not_reached()
         })?;
@@ -357,6 +361,10 @@ impl Driver {
         self.bad_in_a_row = value.bad_in_a_row;
         let idle = value.idle.as_ref().and_then(|tag| Tag::new(tag.as_bytes()));
         let replays = value.replays;
+        if let Some(DeflateValue { sent, received, plain_octets }) = value.deflate.take() {
+            let carried = Carried { sent, received };
+            self.wire.connection.resume_deflate(carried, plain_octets).map_err(IoError::Lost)?;
+        }
         self.state = State::resumed(user, value).await?;
         self.logged_in();
         if replays {

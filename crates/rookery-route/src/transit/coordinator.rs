@@ -72,6 +72,8 @@ impl Inner {
     ) -> Result<Step, Trouble> {
         let account = match self.store.account(id.account).await {
             Ok(account) => account,
+            // It goes on at the account's new home.
+            Err(StoreError::Moved) => return Ok(Step::Ended),
             Err(StoreError::NoAccount) => {
                 return Ok(match self.store.account_for_arrivals(id.account)? {
                     // It may come back.

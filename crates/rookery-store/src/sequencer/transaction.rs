@@ -546,7 +546,12 @@ impl Transaction<'_> {
             if matches!(record.state, AccountState::Released(_)) {
                 cell.fence.close();
             }
+            let has_gone = matches!(record.state, AccountState::Released(_));
             cell.record.store(record);
+            if has_gone {
+                // Whoever waits hears it, also if nobody waits for the release any more.
+                cell.gate.open();
+            }
             cell.durable.store(number, Ordering::Release);
             cell.changed.send_if_modified(|told| std::mem::replace(told, modseq) != modseq);
             if let Some(durable) = durable {

@@ -80,7 +80,7 @@ impl Gate {
         }
     }
 
-    fn open(&self) {
+    pub(crate) fn open(&self) {
         self.guards.lock().closing = false;
         self.thawed.notify_waiters();
     }

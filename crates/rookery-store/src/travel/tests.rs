@@ -182,3 +182,47 @@ async fn the_committer_fences_off_what_was_released() {
     assert_eq!(ticket.wait().await, Err(crate::CommitError::Fenced));
     store.close().await;
 }
+
+/// Whoever waits while an account goes hears of it whatever else is on its way to the disk.
+#[tokio::test]
+async fn who_waits_while_it_goes_and_is_forgotten_hears_of_it() {
+    let disk = SimDisk::new(1);
+    let options = StoreOptions { background: None, by_steps: true, ..StoreOptions::default() };
+    let engine = Arc::new(MemoryEngine::new(disk.clone()));
+    let store = Store::open(options, engine, Arc::new(disk.files())).unwrap();
+    let step = async |task: &dyn Fn() -> bool| {
+        while !task() {
+            store.commit_step();
+            tokio::task::yield_now().await;
+        }
+    };
+    let maker = store.clone();
+    let making = tokio::spawn(async move { account(&maker).await });
+    step(&|| making.is_finished()).await;
+    let (account, inbox) = making.await.unwrap();
+    let freezer = account.clone();
+    let freezing = tokio::spawn(async move { freezer.freeze(PATIENCE).await });
+    step(&|| freezing.is_finished()).await;
+    let frozen = freezing.await.unwrap().unwrap().unwrap();
+    let here = account.clone();
+    let appending = tokio::spawn(async move { append(&here, inbox, "c: d\r\n\r\n").await });
+    assert!(waits(&appending).await);
+    let releasing = tokio::spawn(frozen.release(travel()));
+    assert!(waits(&releasing).await);
+    // The release is durable, and the next state is on its way before anybody else has a turn.
+    assert!(store.commit_step());
+    let next = store.clone();
+    let mut moved = Box::pin(async move { next.has_moved(id()).await });
+    assert!(futures_poll(&mut moved).is_pending());
+    assert!(!waits(&appending).await);
+    assert!(matches!(appending.await.unwrap(), Err(StoreError::Moved)));
+    releasing.await.unwrap().unwrap();
+    assert!(store.commit_step());
+    moved.await.unwrap();
+    store.close().await;
+}
+
+fn futures_poll<T>(future: &mut std::pin::Pin<Box<impl Future<Output = T>>>) -> std::task::Poll<T> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    future.as_mut().poll(&mut context)
+}

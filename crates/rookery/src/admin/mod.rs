@@ -7,6 +7,7 @@ mod export;
 mod groups;
 mod import;
 mod mailboxes;
+mod moves;
 mod placements;
 mod places;
 mod quota;
@@ -54,6 +55,7 @@ pub(crate) struct Desk {
     /// Lets clients in, or not.
     pub(crate) doorkeeper: Arc<Doorkeeper>,
     pub(crate) transit: rookery_route::Transit,
+    pub(crate) mover: rookery_route::Mover,
     /// The same as `node.directory`, for what only its own kind can do.
     pub(crate) directory: rookery_directory::CopiedDirectory,
     /// One import or check at a time.
@@ -129,11 +131,21 @@ pub(crate) async fn answer_here(
             cluster::remove(desk.cluster.as_ref(), &desk.directory, parse(args)?, &replies).await
         }
         "node.usage" => cluster::balance::usage(node, &replies).await,
-        "balance" => cluster::balance::balance(desk.cluster.as_ref(), node, parse(args)?, &replies).await,
+        "balance" => {
+            cluster::balance::balance(desk.cluster.as_ref(), node, &desk.mover, parse(args)?, &replies).await
+        }
         "placement.list" => placements::list(node, &replies).await,
         "placement.set" => placements::set(node, parse(args)?).await,
         "node.accept" => cluster::accept(desk.cluster.as_ref()),
         "node.token" => cluster::token(desk.cluster.as_ref(), parse(args)?),
+        "move.begin" => moves::begin(&desk, parse(args)?, &replies).await,
+        "move.domain" => moves::domain(&desk, parse(args)?).await,
+        "move.drain" => moves::drain(&desk, parse(args)?).await,
+        "move.status" => moves::status(&desk, &replies).await,
+        "move.here" => moves::here(&desk, &replies).await,
+        "move.pause" => moves::pause(&desk, parse(args)?, true).await,
+        "move.resume" => moves::pause(&desk, parse(args)?, false).await,
+        "move.cancel" => moves::cancel(&desk, parse(args)?).await,
         "transit.list" => transit::list(node, &desk.transit, &replies).await,
         "transit.give-up" => transit::give_up(&desk.transit, parse(args)?).await,
         "directory.status" => directory::status(node, desk.cluster.as_ref(), &desk.directory).await,

@@ -26,8 +26,9 @@ pub(crate) fn reach(verb: &str) -> Reach {
     match verb {
         "mailbox.list" | "mailbox.create" | "mailbox.delete" | "mailbox.rename" | "mailbox.info"
         | "acl.show" | "acl.set" | "acl.delete" | "quota.show" | "quota.set" | "undelete.list"
-        | "undelete.messages" | "undelete.mailbox" | "export" | "export.send" | "check" => Reach::Account,
-        "node.show" | "node.edit" | "node.usage" => Reach::Node,
+        | "move.begin" | "move.pause" | "move.resume" | "move.cancel" | "undelete.messages"
+        | "undelete.mailbox" | "export" | "export.send" | "check" => Reach::Account,
+        "node.show" | "node.edit" | "node.usage" | "move.drain" | "move.here" => Reach::Node,
         _ => Reach::Here,
     }
 }

@@ -1,9 +1,10 @@
-//! `rookery balance`: which accounts would have to move so that the nodes hold about as much.
+//! `rookery balance`: which users have to move so that the nodes hold about as much.
 
 use std::collections::BTreeMap;
 
 use rookery_admin::socket::{Failed, Replies, Reply};
 use rookery_directory::{Duty, Node, Placement};
+use rookery_route::Mover;
 use rookery_types::{AccountId, AccountName, NodeId};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -67,18 +68,15 @@ async fn usage_at(cluster: &Cluster, node: &Node) -> Result<Vec<(AccountId, u64)
     }
 }
 
-/// Says what would have to move, each account a row.
+/// Moves what has to move, or only says it: each account a row.
 pub(crate) async fn balance(
     cluster: Option<&Cluster>,
     node: &Here,
+    mover: &Mover,
     args: Args,
     replies: &Replies,
 ) -> Result<Value, Failed> {
     let cluster = in_cluster(cluster)?;
-    if !args.dry_run {
-        let text = "accounts cannot be moved to other nodes yet; --dry-run says which would have to";
-        return Err(Failed::new("usage", text));
-    }
     let directory = &*node.directory;
     let nodes = directory.nodes().await.map_err(failed)?;
     let holding: Vec<Node> =
@@ -92,8 +90,11 @@ pub(crate) async fn balance(
     }
     let mut accounts = Vec::new();
     each_account(directory, |entry| {
+        // What is on its way already counts where it is, and is left alone.
+        let moves = entry.moving.is_none() && entry.name.user().is_some();
         if let Some(octets) = octets.get(&entry.id) {
-            accounts.push(Account { name: entry.name.clone(), home: entry.home.node, octets: *octets });
+            let (id, name, home) = (entry.id, entry.name.clone(), entry.home.node);
+            accounts.push(Account { id, name, home, octets: *octets, moves });
         }
     })
     .await
@@ -102,7 +103,14 @@ pub(crate) async fn balance(
     let moves = plan(&holding, &placements, accounts);
     let name = |id: NodeId| holding.iter().find(|node| node.id == id).map_or("", |node| &node.name);
     let (count, sum) = (moves.len(), moves.iter().map(|one| one.account.octets).sum::<u64>());
+    let mut passed = 0_u64;
     for one in moves {
+        if !args.dry_run
+            && let Err(failed) = begin(cluster, mover, &one, (name(one.account.home), name(one.to))).await
+        {
+            tracing::info!(account = %one.account.name, why = failed.text, "a move was not begun");
+            passed += 1;
+        }
         let row = json!({
             "account": one.account.name.to_string(),
             "from": name(one.account.home),
@@ -113,15 +121,33 @@ pub(crate) async fn balance(
             break;
         }
     }
-    Ok(json!({"accounts": count, "octets": sum}))
+    Ok(json!({"accounts": count, "octets": sum, "passed": passed}))
+}
+
+/// Begins a move, here or at the node where the account is.
+async fn begin(cluster: &Cluster, mover: &Mover, one: &Move, (from, to): (&str, &str)) -> Result<(), Failed> {
+    let home = one.account.home;
+    if home == cluster.links.identity().node {
+        let begun = mover.begin(one.account.id, one.to).await;
+        return begun.map(drop).map_err(|error| Failed::new("failed", error.to_string()));
+    }
+    let user = one.account.name.user().map(ToString::to_string);
+    let mut client = cluster.errand((home, from), "move.begin", json!({"user": user, "to": to})).await?;
+    match client.reply().await.map_err(|error| lost(from, error))? {
+        Reply::Failed(failed) => Err(failed),
+        _ => Ok(()),
+    }
 }
 
 /// An account that could move.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Account {
+    id: AccountId,
     name: AccountName,
     home: NodeId,
     octets: u64,
+    /// Whether it can.
+    moves: bool,
 }
 
 /// One account that is to move.
@@ -165,7 +191,7 @@ fn plan(nodes: &[Node], placements: &[(Box<str>, Placement)], mut accounts: Vec<
             return moves;
         }
         let goes = |account: &Account| {
-            account.home == from.id && weight(account) <= difference / 2 && fits(account, to)
+            account.moves && account.home == from.id && weight(account) <= difference / 2 && fits(account, to)
         };
         let Some(at) = accounts.iter().position(goes) else {
             stuck.push((from.id, to.id));
@@ -192,9 +218,11 @@ mod tests {
 
     fn accounts(at: &[(u64, u64)]) -> Vec<Account> {
         let account = |(place, (home, octets)): (usize, &(u64, u64))| Account {
+            id: AccountId::new(place as u64 + 1).unwrap(),
             name: AccountName::parse(&format!("user/u{place}@example.org")).unwrap(),
             home: NodeId(*home),
             octets: *octets,
+            moves: true,
         };
         at.iter().enumerate().map(account).collect()
     }

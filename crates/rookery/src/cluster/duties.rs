@@ -171,10 +171,7 @@ pub(crate) async fn edit(
     let tags = args.tags.map(|tags| tags.into_iter().map(Box::from).collect());
     match hold {
         Some(Duty::On) => may_hold(cluster, &node)?,
-        Some(Duty::Drain) => {
-            let text = "accounts cannot be moved to other nodes yet; hold cordon keeps new ones away";
-            return Err(Failed::new("usage", text));
-        }
+        Some(Duty::Drain) => need_another(directory, &node).await?,
         Some(Duty::Off) => need_no_accounts(directory, &node).await?,
         Some(Duty::Cordon) | None => {}
     }
@@ -214,6 +211,15 @@ fn may_hold(cluster: &Cluster, node: &Node) -> Result<(), Failed> {
         None => "it is not reached, so that nobody knows what its certificate lets it do",
     };
     Err(Failed::new("failed", format!("{}: {why}", node.name)))
+}
+
+/// Refuses to have a node give its accounts away when no other takes them.
+async fn need_another(directory: &dyn Directory, node: &Node) -> Result<(), Failed> {
+    let takes = |other: &Node| other.id != node.id && other.hold == Duty::On && other.store.is_some();
+    match directory.nodes().await.map_err(failed)?.iter().any(takes) {
+        true => Ok(()),
+        false => Err(Failed::new("failed", format!("no other node takes what {} holds", node.name))),
+    }
 }
 
 /// Refuses while accounts are at home at a node, and has none made there from here on.

@@ -62,7 +62,7 @@ impl Itself {
                 let span = span("pop3", &head);
                 tokio::spawn(rookery_pop3::serve_pipe(far, head, served.pop3.now(), drain).instrument(span));
             }
-            PipeService::Guest | PipeService::Lmtp | PipeService::Transit => {
+            PipeService::Guest | PipeService::Lmtp | PipeService::Transit | PipeService::Move => {
                 return Err(refused("it is this node itself"));
             }
         }

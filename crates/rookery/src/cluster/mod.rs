@@ -8,6 +8,7 @@
 //! - What other nodes ask for is done only for what is at home here.
 //! - Certificates and tokens lie in the data folder, readable for the server's user alone.
 
+mod accounts;
 pub(crate) mod balance;
 mod desk;
 pub(crate) mod duties;
@@ -307,6 +308,7 @@ impl Cluster {
                 }
             }
         });
+        self.serve_accounts(&parts.mover, &parts.directory, tasks, drain);
         let registrar = parts.registrar.clone();
         self.links.serve(homes::SERVICE, Duties::NONE, move |incoming| {
             let registrar = registrar.clone();
@@ -464,6 +466,7 @@ pub(crate) struct ServedParts {
     pub(crate) pop3: Live<rookery_pop3::Services>,
     pub(crate) lmtp: Live<crate::lmtp::Services>,
     pub(crate) transit: Transit,
+    pub(crate) mover: rookery_route::Mover,
     pub(crate) services: Vec<(Box<str>, Box<str>)>,
     pub(crate) data_dir: std::path::PathBuf,
     pub(crate) settings: Settings,
@@ -513,7 +516,7 @@ impl Peers for Cluster {
             // Messages do not stand before what somebody waits for at a screen.
             let class = match service {
                 PipeService::Imap | PipeService::Guest | PipeService::Pop3 => Class::Interactive,
-                PipeService::Lmtp | PipeService::Transit => Class::Bulk,
+                PipeService::Lmtp | PipeService::Transit | PipeService::Move => Class::Bulk,
             };
             let opened = self.links.open(node, class, service.name(), trace, head).await;
             match opened {

@@ -76,7 +76,7 @@ rookery_types::settings! {
 
 rookery_types::settings! {
     /// The nodes of a cluster. A server whose `listen` is set and that has not joined a cluster is the first node of one.
-    #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     pub(crate) struct ClusterSection {
         /// Where other nodes connect, as `address:port`; empty: this server is alone.
@@ -86,6 +86,22 @@ rookery_types::settings! {
         /// This node's name, `be2.example` say, whatever its addresses are; empty: the host's name. It counts when the
         /// cluster is founded or joined.
         pub name: String,
+        /// Accounts that move to other nodes at once; others wait. At least one.
+        pub moves_at_once: u64,
+        /// Octets a second that all accounts that move to other nodes send together; 0: as many as go.
+        pub move_octets_per_second: u64,
+    }
+}
+
+impl Default for ClusterSection {
+    fn default() -> ClusterSection {
+        ClusterSection {
+            listen: String::new(),
+            address: String::new(),
+            name: String::new(),
+            moves_at_once: 4,
+            move_octets_per_second: 0,
+        }
     }
 }
 
