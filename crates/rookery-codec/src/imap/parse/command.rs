@@ -279,7 +279,8 @@ fn create(s: &mut Scanner<'_>) -> Parsed<Command> {
             }
         }
         s.expect(b')', "Missing )")?;
-    } else if s.take_word(" ") {
+    } else if s.rest().len() > 1 && s.take_word(" ") {
+        // A space at the end of a line is no argument.
         at = Some(s.astring()?);
     }
     Ok(Command::Create { mailbox, special_use, at })
