@@ -292,7 +292,7 @@ impl Driver {
         replay: Replay,
     ) -> Result<Next, Failure> {
         if let Some(user) = self.state.user()
-            && user.guests.watched().is_some()
+            && !user.guests.watching().is_empty()
         {
             // What guests have told, and what not, does not go along.
             user.guests.watch(None);
