@@ -168,6 +168,11 @@ impl Outgoing {
     pub async fn seal<E: Exchange>(&mut self, to: &mut E, frozen: &Frozen) -> Result<(), SendError> {
         let (keys, snapshot) = self.take().await?;
         let Some(keys) = keys else { return Err(SendError::Differs("too much has changed".to_owned())) };
+        #[cfg(feature = "sim")]
+        let keys = match rookery_kv::defect::is_planted(rookery_kv::defect::Defect::NoCatchUp) {
+            true => Keys::new(),
+            false => keys,
+        };
         let (_, snapshot) = self.send(to, keys, snapshot).await?;
         if !self.is_compared() {
             return Err(SendError::Differs("too much has changed since it was compared".to_owned()));
