@@ -172,7 +172,6 @@ fn a_node_takes_no_new_accounts_and_holds_none_when_it_is_told_so() -> Result<()
         Ok(json(front, "node show --node n2.example")?["accounts"].is_u64())
     })?;
     refused(front, "node hold off --node n2.example", "1 account is at home at n2.example")?;
-    refused(one, "node hold drain --node n2.example", "cannot be moved")?;
     refused(one, "node hold on --node fe1.example", "certificate")?;
     // With nobody left who takes them.
     done(front, "node hold cordon --node n1.example")?;

@@ -170,12 +170,9 @@ pub(crate) async fn edit(
     let tags = args.tags.map(|tags| tags.into_iter().map(Box::from).collect());
     match hold {
         Some(Duty::On) => may_hold(cluster, &node)?,
-        Some(Duty::Drain) => {
-            let text = "accounts cannot be moved to other nodes yet; hold cordon keeps new ones away";
-            return Err(Failed::new("usage", text));
-        }
         Some(Duty::Off) => need_no_accounts(directory, &node).await?,
-        Some(Duty::Cordon) | None => {}
+        // Its accounts go by themselves.
+        Some(Duty::Drain | Duty::Cordon) | None => {}
     }
     let edit = NodeEdit { serve, hold, tags };
     let turn = doorkeeper.turn.lock().await;
