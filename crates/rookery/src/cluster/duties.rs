@@ -171,6 +171,7 @@ pub(crate) async fn edit(
     let tags = args.tags.map(|tags| tags.into_iter().map(Box::from).collect());
     match hold {
         Some(Duty::On) => may_hold(cluster, &node)?,
+        // Its accounts go by themselves.
         Some(Duty::Drain) => need_another(directory, &node).await?,
         Some(Duty::Off) => need_no_accounts(directory, &node).await?,
         Some(Duty::Cordon) | None => {}
