@@ -72,7 +72,8 @@ impl Client {
             77..80 => self.drop_box(world).await,
             80..83 => self.rename_box(world).await,
             83..88 => self.share(world).await,
-            88..95 => self.account(world).await,
+            88..94 => self.account(world).await,
+            94..97 => self.leave(world).await,
             _ => self.list(world).await,
         }
     }
@@ -160,10 +161,22 @@ impl Client {
     ) {
         match answer {
             Answer::Done(Fact { uid: Some(uid), .. }) => {
-                self.known.add(Instance { token, state: State::At(place), uid: Some(uid), keywords });
+                self.known.add(Instance {
+                    token,
+                    state: State::At(place),
+                    uid: Some(uid),
+                    keywords,
+                    epochs: None,
+                });
             }
             Answer::Done(_) | Answer::Unknown(_) => {
-                self.known.add(Instance { token, state: State::Maybe(place), uid: None, keywords: None });
+                self.known.add(Instance {
+                    token,
+                    state: State::Maybe(place),
+                    uid: None,
+                    keywords: None,
+                    epochs: None,
+                });
             }
             Answer::NoSuch(what) => self.no_such(world, &place, &what),
             Answer::No(_) => {}
@@ -209,6 +222,7 @@ impl Client {
         if to == place || self.known.has(one.token, &to) {
             return;
         }
+        let epochs = world.epochs(&place.account, &to.account);
         let work = if moves { Work::Move(uid, to.clone()) } else { Work::Copy(uid, to.clone()) };
         let answer = self.ask(world, &place, work).await;
         if let Answer::NoSuch(what) = &answer
@@ -222,21 +236,27 @@ impl Client {
             }
             return;
         }
-        let same_store = world.same_home(&place.account, &to.account);
         let Some(one) = self.known.instances.get_mut(at) else { return };
         match answer {
             Answer::Done(Fact { uid: Some(uid), .. }) => {
                 one.state = State::Gone(place);
                 let keywords = one.keywords.clone();
-                let moved = Instance { token: one.token, state: State::At(to), uid: Some(uid), keywords };
+                let moved = Instance {
+                    token: one.token,
+                    state: State::At(to),
+                    uid: Some(uid),
+                    keywords,
+                    epochs: None,
+                };
                 self.known.add(moved);
             }
             Answer::Done(_) | Answer::Unknown(_) => {
                 // Between accounts of one home what has arrived goes, in a second step.
-                one.state = match place.account != to.account && same_store != Some(false) {
+                one.state = match place.account != to.account && epochs.is_none() {
                     true => State::Both(place, to),
                     false => State::Either(place, to),
                 };
+                one.epochs = epochs;
                 one.keywords = None;
                 self.known.forget_gone();
             }
@@ -246,9 +266,10 @@ impl Client {
 
     async fn read(&mut self, world: &Arc<World>) {
         let (place, _) = self.any_place(world);
+        let so_far = world.seen_so_far();
         match self.ask(world, &place, Work::Read).await {
             Answer::Done(Fact { seen: Some(seen), .. }) => {
-                world.observe(&place, &seen);
+                world.observe(&place, &seen, &so_far);
                 for one in &self.known.instances {
                     let there =
                         seen.messages.iter().filter(|message| message.token == Some(one.token)).count();
@@ -419,6 +440,17 @@ impl Client {
         if let Answer::NoSuch(what) =
             self.ask(world, &place, Work::Append(world.new_token(), Vec::new())).await
         {
+            self.no_such(world, &place, &what);
+        }
+    }
+
+    /// An account goes to another node, or stays.
+    async fn leave(&mut self, world: &Arc<World>) {
+        let place = Place { account: stable(self.rng.index(world.stable)), path: "INBOX".to_owned() };
+        let nodes = world.nodes();
+        let Some(node) = self.rng.pick(&nodes) else { return };
+        let work = if self.rng.one_in(8) { Work::Stay } else { Work::Leave(node.0) };
+        if let Answer::NoSuch(what) = self.ask(world, &place, work).await {
             self.no_such(world, &place, &what);
         }
     }

@@ -14,6 +14,8 @@ pub(crate) struct Instance {
     pub(crate) uid: Option<u32>,
     /// Its keywords; `None`: an answer was lost.
     pub(crate) keywords: Option<BTreeSet<String>>,
+    /// The epochs that both accounts of a move whose answer was lost had before, at two homes.
+    pub(crate) epochs: Option<(u64, u64)>,
 }
 
 /// Where it is.

@@ -13,8 +13,8 @@ use rookery_kv::{Batch, Engine};
 use rookery_link::{Class, Duties, Identity, Incoming, Links, LinksConfig, Peer, TraceId};
 use rookery_net::{Drain, Pipe};
 use rookery_route::{
-    AccountTask, Administrators, Coming, Fence, Homes, PeerError, Peers, PipeService, Publications, Reaching,
-    Registrar, RegistrarError, Router, Transit, TransitTimes,
+    AccountTask, Administrators, Coming, Fence, Homes, MoveLimits, MoveTimes, Mover, MoverParts, PeerError,
+    Peers, PipeService, Publications, Reaching, Registrar, RegistrarError, Router, Transit, TransitTimes,
 };
 use rookery_store::{Store, StoreOptions};
 use rookery_types::{AccountId, AccountName, NodeId, StoreId, Style};
@@ -44,6 +44,7 @@ pub(crate) struct Live {
     pub(crate) router: Router,
     pub(crate) registrar: Arc<Registrar>,
     pub(crate) transit: Transit,
+    pub(crate) mover: Mover,
     pub(crate) links: Links,
     publications: Arc<Publications>,
     tasks: Mutex<JoinSet<()>>,
@@ -236,7 +237,8 @@ impl Live {
         let publications = publications.map_err(|error| text(&error))?;
         let shared: Arc<dyn Directory> = Arc::new(directory.clone());
         let router = Router::new(Arc::clone(&shared), node, Style::default())
-            .with_store(store.store_id(), Fence::default());
+            .with_store(store.store_id(), Fence::default())
+            .with_moves(store.clone());
         let identity = Identity { node, name: machine.name.clone(), duties: Duties::ALL };
         let links = links(world, &identity, boot, alive)?;
         let others = Others(links.clone());
@@ -250,10 +252,19 @@ impl Live {
         let transit = Transit::new(
             store.clone(),
             Arc::clone(&shared),
-            Arc::new(others),
+            Arc::new(others.clone()),
             Administrators::default(),
             TransitTimes::default(),
         );
+        let mover = Mover::new(MoverParts {
+            store: store.clone(),
+            directory: Arc::clone(&shared),
+            peers: Arc::new(others),
+            publications: Some(Arc::clone(&publications)),
+            transit: Some(transit.clone()),
+            times: MoveTimes::default(),
+            limits: MoveLimits::default(),
+        });
         let own = registrar.own_reservations().await.map_err(|error| text(&error))?;
         let live = Arc::new(Live {
             index,
@@ -264,12 +275,14 @@ impl Live {
             router,
             registrar,
             transit,
+            mover,
             links,
             publications,
             tasks: Mutex::new(tasks),
         });
         live.serve(world);
         live.transit.resume().map_err(|error| text(&error))?;
+        live.mover.resume().map_err(|error| text(&error))?;
         let resolving = Arc::clone(&live.registrar);
         live.spawn(async move {
             while resolving.resolve(&own).await.is_err() {
@@ -307,6 +320,14 @@ impl Live {
             async move {
                 let node = incoming.peer.node;
                 transit.serve(Box::new(LinkPipe::new(incoming.stream)), node, drain).await;
+            }
+        });
+        let (mover, drain) = (self.mover.clone(), Drain::new());
+        self.links.serve(PipeService::Move.name(), Duties::HOLD, move |incoming| {
+            let (mover, drain) = (mover.clone(), drain.guard());
+            async move {
+                let node = incoming.peer.node;
+                mover.serve(Box::new(LinkPipe::new(incoming.stream)), node, drain).await;
             }
         });
         let registrar = Arc::clone(&self.registrar);
@@ -353,6 +374,7 @@ impl Live {
         tasks.shutdown().await;
         self.links.shutdown();
         self.directory.stop_following();
+        self.mover.stop().await;
         self.transit.stop().await;
         self.publications.stop().await;
         self.store.close().await;

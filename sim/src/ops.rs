@@ -7,7 +7,8 @@ use rookery_store::{
 };
 use rookery_types::acl::Asker;
 use rookery_types::{
-    AccountName, Acl, Identifier, InternalDate, Keyword, MailboxId, MailboxPath, Rights, SystemFlags, UidSet,
+    AccountName, Acl, Identifier, InternalDate, Keyword, MailboxId, MailboxPath, NodeId, Rights, SystemFlags,
+    UidSet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,10 @@ pub(crate) enum Work {
     Rename(String),
     /// Others may see it, and put messages there; or not.
     Share(bool),
+    /// The account moves to that node; only begun.
+    Leave(u64),
+    /// It stays, if it has not left.
+    Stay,
 }
 
 /// What is asked.
@@ -133,7 +138,8 @@ impl From<StoreError> for Answer {
             StoreError::Commit(CommitError::Unpublished) => {
                 Answer::Done(Fact { unpublished: true, ..Fact::default() })
             }
-            StoreError::Commit(CommitError::Fenced)
+            StoreError::Moved
+            | StoreError::Commit(CommitError::Fenced)
             | StoreError::AlreadyExists
             | StoreError::InvalidName
             | StoreError::OverQuota
@@ -190,6 +196,19 @@ async fn done(live: &Live, question: Question) -> Result<Answer, Answer> {
     let Question { place, work } = question;
     let name = AccountName::parse(&place.account).map_err(|error| Answer::No(error.to_string()))?;
     let account = account(live, &name).await?;
+    match work {
+        Work::Leave(node) => {
+            let begun = live.mover.begin(account.id(), NodeId(node)).await;
+            return begun.map(|_| Answer::done()).map_err(|error| Answer::Unknown(error.to_string()));
+        }
+        Work::Stay => {
+            let stays = live.mover.cancel(account.id()).await;
+            return stays.map(|()| Answer::done()).map_err(|error| Answer::Unknown(error.to_string()));
+        }
+        _ => {}
+    }
+    // As a session has it: all of a command is done here, or nothing.
+    let _guard = account.guard().await?;
     let (path, id) = mailbox_of(&account, &place.path)?;
     if let Work::Make = work {
         account.create(&path, Vec::new()).await?;
@@ -308,6 +327,7 @@ async fn transfer(
     match route {
         Route::Here { .. } => {
             let target = self::account(live, &name).await?;
+            let _guard = target.guard().await?;
             let target_id = target.tree().get(&path).ok_or_else(|| Answer::NoSuch(to.to_string()))?;
             let acl: Acl = target.tree().state(target_id).ok_or_else(gone)?.settings.acl.clone();
             let owner = target.owner().as_ref() == Some(&user);

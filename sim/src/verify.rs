@@ -1,7 +1,7 @@
 //! What must be true when the cluster has come to rest.
 
 use crate::client::Client;
-use crate::model::{AccountState, BoxState};
+use crate::model::{AccountState, BoxState, State};
 use crate::ops::{self, Answer, Fact, Place, Question, Work};
 use crate::world::World;
 use bytes::Bytes;
@@ -28,6 +28,10 @@ pub(crate) async fn restless(world: &World) -> String {
         match live.store.departures() {
             Ok(left) if left.is_empty() => {}
             left => return format!("node {index} has moves under way: {left:?}"),
+        }
+        match live.mover.status() {
+            Ok(left) if left.is_empty() => {}
+            left => return format!("node {index} has accounts under way: {left:?}"),
         }
         match published::outbox(&*live.engine) {
             Ok(left) if left.is_empty() => {}
@@ -159,7 +163,7 @@ async fn messages(world: &Arc<World>, clients: &[Client]) {
                         continue;
                     }
                 };
-                world.observe(&place, &seen);
+                world.observe(&place, &seen, &world.seen_so_far());
                 for message in seen.messages {
                     let Some(token) = message.token else { continue };
                     *found.entry(token).or_default().entry(place.clone()).or_default() += 1;
@@ -173,10 +177,18 @@ async fn messages(world: &Arc<World>, clients: &[Client]) {
     for client in clients {
         for one in &client.known.instances {
             let there = found.get(&one.token).unwrap_or(&none);
+            // If one of the accounts has moved they may have been at one home.
+            let mut one = one.clone();
+            if let State::Either(a, b) = &one.state
+                && a.account != b.account
+                && world.epochs(&a.account, &b.account) != one.epochs
+            {
+                one.state = State::Both(a.clone(), b.clone());
+            }
             if let Some(what) = one.judge(there) {
                 world.trace.wrong(format_args!("client {}: {what}", client.number));
             }
-            if let (crate::model::State::At(place), Some(expected)) = (&one.state, &one.keywords)
+            if let (State::At(place), Some(expected)) = (&one.state, &one.keywords)
                 && let Some(words) = keywords.get(&(one.token, place.clone()))
                 && words != expected
             {

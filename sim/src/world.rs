@@ -93,8 +93,11 @@ pub(crate) struct World {
 struct Observed {
     /// By mailbox and UID: which message it was.
     uids: BTreeMap<(u64, u32, u32, u32), u64>,
-    modseqs: BTreeMap<(u64, u32), (u64, u32)>,
+    modseqs: SeenSoFar,
 }
+
+/// By account and mailbox: HIGHESTMODSEQ and UIDNEXT.
+pub(crate) type SeenSoFar = BTreeMap<(u64, u32), (u64, u32)>;
 
 impl World {
     pub(crate) fn new(plan: Plan) -> Result<Arc<World>, String> {
@@ -132,35 +135,49 @@ impl World {
         self.did.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether two accounts are at home at the same node, if that is known.
-    pub(crate) fn same_home(&self, a: &str, b: &str) -> Option<bool> {
-        let homes = self.homes();
-        Some(homes.get(a)? == homes.get(b)?)
+    /// The nodes.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.identities.lock().keys().copied().collect()
     }
 
-    /// Where accounts are at home, as the stores have it: by owner.
-    fn homes(&self) -> BTreeMap<String, usize> {
+    /// The epochs of two accounts, if they are at home at two nodes for sure. While they stay what they are, so do the
+    /// homes.
+    pub(crate) fn epochs(&self, a: &str, b: &str) -> Option<(u64, u64)> {
+        let homes = self.homes();
+        let (a, b) = (homes.get(a)?, homes.get(b)?);
+        (a.0 != b.0).then_some((a.1, b.1))
+    }
+
+    /// Where accounts are at home, as the stores have it, and their epochs: by owner.
+    pub(crate) fn homes(&self) -> BTreeMap<String, (usize, u64)> {
         let mut homes = BTreeMap::new();
         for machine in &self.machines {
             let Some(live) = machine.live() else { continue };
-            let found = rookery_store::check::homes(&*live.engine).unwrap_or_default();
-            let owners = found.into_iter().filter_map(|(_, record)| record.owner);
-            homes.extend(owners.map(|owner| (AccountName::User(owner).to_string(), machine.index)));
+            for (_, record) in rookery_store::check::homes(&*live.engine).unwrap_or_default() {
+                let Some(owner) = record.owner else { continue };
+                homes.insert(AccountName::User(owner).to_string(), (machine.index, record.epoch.0));
+            }
         }
         homes
     }
 
-    /// What was seen must fit what was seen before.
-    pub(crate) fn observe(&self, place: &Place, seen: &Seen) {
+    /// What was seen so far of HIGHESTMODSEQ and UIDNEXT.
+    pub(crate) fn seen_so_far(&self) -> SeenSoFar {
+        self.observed.lock().modseqs.clone()
+    }
+
+    /// What was seen must fit what had been seen before it was asked for.
+    pub(crate) fn observe(&self, place: &Place, seen: &Seen, so_far: &SeenSoFar) {
         let mut observed = self.observed.lock();
         let mailbox = (seen.account, seen.number);
-        let before = observed.modseqs.entry(mailbox).or_default();
-        if (seen.modseq, seen.uid_next) < *before || seen.uid_next < before.1 {
+        let before = so_far.get(&mailbox).copied().unwrap_or_default();
+        if seen.modseq < before.0 || seen.uid_next < before.1 {
             let now = (seen.modseq, seen.uid_next);
             self.trace
                 .wrong(format_args!("{place}: HIGHESTMODSEQ and UIDNEXT went from {before:?} to {now:?}"));
         }
-        *before = (before.0.max(seen.modseq), before.1.max(seen.uid_next));
+        let known = observed.modseqs.entry(mailbox).or_default();
+        *known = (known.0.max(seen.modseq), known.1.max(seen.uid_next));
         for message in &seen.messages {
             let Some(token) = message.token else {
                 self.trace.wrong(format_args!("{place}: UID {} has octets that nobody wrote", message.uid));
@@ -259,7 +276,7 @@ async fn faults(world: Arc<World>) {
     while !world.is_over() {
         let pause = rng.micros(20_000, 1_500_000);
         sleep(pause).await;
-        let nodes: Vec<NodeId> = world.identities.lock().keys().copied().collect();
+        let nodes = world.nodes();
         let Some(machine) = rng.pick(&world.machines) else { return };
         let power = rng.one_in(2);
         match rng.below(20) {
@@ -340,7 +357,7 @@ async fn set_up(world: &World) -> Result<(), String> {
     }
     let first = world.machines.first().and_then(Machine::live).ok_or("there is no node")?;
     // Until all nodes know each other.
-    let nodes: Vec<NodeId> = world.identities.lock().keys().copied().collect();
+    let nodes = world.nodes();
     for live in world.machines.iter().filter_map(Machine::live) {
         for node in nodes.iter().filter(|node| **node != live.store.node()) {
             let linked =

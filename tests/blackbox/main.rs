@@ -20,6 +20,7 @@ mod mbsync;
 mod murder;
 mod murder_duties;
 mod murder_etcd;
+mod murder_moves;
 mod murder_nodes;
 mod neomutt;
 mod outages;

@@ -172,10 +172,10 @@ fn a_node_takes_no_new_accounts_and_holds_none_when_it_is_told_so() -> Result<()
         Ok(json(front, "node show --node n2.example")?["accounts"].is_u64())
     })?;
     refused(front, "node hold off --node n2.example", "1 account is at home at n2.example")?;
-    refused(one, "node hold drain --node n2.example", "cannot be moved")?;
     refused(one, "node hold on --node fe1.example", "certificate")?;
     // With nobody left who takes them.
     done(front, "node hold cordon --node n1.example")?;
+    refused(one, "node hold drain --node n2.example", "no other node takes")?;
     let added = two.cli(&["user", "add", "eve", "--password-stdin"], b"secret")?;
     ensure!(!added.status.success() && added.text().contains("takes new accounts"), "{}", added.text());
     done(one, "node hold on --node n2.example")?;
@@ -246,4 +246,208 @@ fn accounts_are_looked_after_at_any_node() -> Result<()> {
     refused(murder.node(0)?, "mailbox list joe", "n2.example is not reached")?;
     murder.node_mut(1)?.launch()?;
     murder.stop()
+}
+
+/// The node that an account is at home at.
+fn home_of(murder: &Murder, user: &str) -> Result<usize> {
+    for (place, node) in murder.nodes.iter().enumerate() {
+        let checked = json(node, "check")?;
+        if checked["sums"]["accounts"] == 0 {
+            continue;
+        }
+        let folder = node.root().join(format!("home-of-{user}"));
+        let all = json(node, &format!("export {}", folder.display()))?;
+        ensure!(all["accounts"].is_u64(), "{all}");
+        if folder.join(format!("user%2F{user}@example.org")).exists() {
+            return Ok(place);
+        }
+    }
+    bail!("{user} is nowhere")
+}
+
+#[test]
+fn accounts_are_placed_where_they_are_asked_for_and_where_their_domain_is() -> Result<()> {
+    let nodes = [
+        ("n1.example", ""),
+        ("n2.example", "serve,hold"),
+        ("n3.example", "serve,hold"),
+        ("fe1.example", "serve"),
+    ];
+    let mut murder = Murder::start_under(&nodes, "admins = [\"cyrus\"]\n", "")?;
+    let [one, two, _, front] = &murder.nodes[..] else { bail!("four nodes were started") };
+    let added =
+        one.cli(&["user", "add", "cyrus", "--login-only", "--password-stdin"], PASSWORD.as_bytes())?;
+    ensure!(added.status.success(), "{}", added.text());
+    // By the command line, and as Cyrus has it.
+    let added =
+        one.cli(&["user", "add", "joe", "--node", "n2.example", "--password-stdin"], PASSWORD.as_bytes())?;
+    ensure!(added.status.success(), "{}", added.text());
+    let mut admin = front.login("cyrus")?;
+    admin.ok("CREATE user/ann n3.example")?;
+    admin.ok("CREATE user/eve n2.example!default")?;
+    admin.ok("CREATE Team (PARTITION n3.example)")?;
+    ensure!(admin.ok("LIST \"\" Team")?.lines().iter().any(|line| line.ends_with("Team")));
+    for (user, home) in [("joe", 1), ("ann", 2), ("eve", 1)] {
+        ensure!(home_of(&murder, user)? == home, "{user} is at {}", home_of(&murder, user)?);
+    }
+    let mut refused_with = |command: &str, why: &str| -> Result<()> {
+        let answer = admin.command(command)?;
+        let text = answer.lines().join(" ") + &format!("{answer:?}");
+        ensure!(
+            answer.status == rookery_tests::imap::Status::No && text.contains(why),
+            "{command}: {answer:?}"
+        );
+        Ok(())
+    };
+    refused_with("CREATE user/kim n9.example", "no node n9.example")?;
+    refused_with("CREATE user/joe/Sub n2.example", "only new accounts")?;
+    done(front, "node hold cordon --node n3.example")?;
+    refused_with("CREATE user/kim n3.example", "hold is cordon")?;
+    let added = front.cli(&["user", "add", "kim", "--node", "n3.example", "--password-stdin"], b"x")?;
+    ensure!(!added.status.success() && added.text().contains("hold is cordon"), "{}", added.text());
+    done(front, "node hold on --node n3.example")?;
+    // By their domain: tags and names.
+    refused(one, "placement set example.org n9.example", "no node n9.example")?;
+    done(two, "node tag eu --node n3.example")?;
+    done(one, "placement set example.org tag:eu")?;
+    one.add_user("kim")?;
+    ensure!(home_of(&murder, "kim")? == 2);
+    let placed = json(front, "placement list")?;
+    ensure!(placed[0]["domain"] == "example.org" && placed[0]["to"][0] == "tag:eu", "{placed}");
+    done(two, "node hold cordon --node n3.example")?;
+    refused_with("CREATE user/pat", "placement")?;
+    done(one, "placement delete example.org")?;
+    admin.ok("CREATE user/pat")?;
+    ensure!(home_of(&murder, "pat")? != 2);
+    done(two, "node hold on --node n3.example")?;
+    // What would make them even: nothing, or somebody from where most are.
+    let at_one: Vec<String> = (0..8).map(|n| format!("many{n}")).collect();
+    one.add_users(&at_one)?;
+    let plan = json(front, "balance --dry-run")?;
+    let moves = plan.as_array().context("no plan")?;
+    ensure!(!moves.is_empty() && moves.iter().all(|row| row["from"] == "n1.example"), "{plan}");
+    done(front, "balance")?;
+    until("the nodes do not become even", || {
+        Ok(json(front, "balance --dry-run")? == Value::Array(Vec::new()))
+    })?;
+    // A node that is emptied holds nobody in the end.
+    done(front, "node hold drain --node n2.example")?;
+    until("n2 is not emptied", || Ok(cli(one, "node hold off --node n2.example")?.status.success()))?;
+    ensure!(home_of(&murder, "joe")? != 1 && listed(one, "n2.example")?["hold"] == "off");
+    front.login("joe")?.ok("SELECT INBOX")?;
+    murder.stop()
+}
+
+#[test]
+fn what_a_lost_node_held_is_away_until_it_is_restored() -> Result<()> {
+    let mut murder = Murder::start(&UNIFIED)?;
+    for user in ["joe", "ann"] {
+        murder.node(1)?.add_user(user)?;
+        murder.node(0)?.login(user)?.append_ok("INBOX", "(\\Flagged)", MESSAGE)?;
+    }
+    let [one, two, three] = &murder.nodes[..] else { bail!("three nodes were started") };
+    let mut joe = three.login("joe")?;
+    joe.ok("CREATE Plans")?;
+    joe.ok("SETACL Plans ann lr")?;
+    drop(joe);
+    let saved = one.root().join("saved").display().to_string();
+    done(one, &format!("export {saved} --user joe"))?;
+    refused(one, "node remove n1.example --yes", "ask there")?;
+    refused(two, "node remove n1.example --yes", "has the directory")?;
+    refused(one, "node remove n2.example --yes", "accounts are at home at n2.example: 2")?;
+    refused(one, "node remove n2.example --yes --lost", "is there")?;
+    ensure!(listed(one, "n2.example")?["hold"] == "on");
+    murder.node_mut(1)?.kill9()?;
+    let [one, _, three] = &murder.nodes[..] else { bail!("three nodes were started") };
+    until("n2 is never away", || {
+        Ok(listed(three, "n2.example")?["link"].as_str().is_some_and(|l| l != "up"))
+    })?;
+    let lost = done(three, "node remove n2.example --yes --lost")?;
+    ensure!(lost.contains("user/joe@example.org") && lost.contains("user/ann@example.org"), "{lost}");
+    ensure!(listed(one, "n2.example").is_err(), "n2 is listed still");
+    // Away, and nothing else.
+    let is_away = |node: &Server, user: &str| -> Result<()> {
+        let mut mta = Lmtp::connect(node.lmtp)?;
+        let answers = mta.deliver("x@example.net", &[user], MESSAGE)?;
+        ensure!(answers.iter().all(|answer| answer.code == 451), "{user}: {answers:?}");
+        let mut client = Imap::connect(node.imap)?;
+        let answer = client.command(&format!("LOGIN {user} {}", rookery_tests::imap::quote(PASSWORD)))?;
+        ensure!(answer.code("UNAVAILABLE").is_some(), "{user}: {:?}", answer.lines());
+        Ok(())
+    };
+    for node in [one, three] {
+        is_away(node, "joe")?;
+        is_away(node, "ann")?;
+    }
+    // Who was exported comes back as they were, the others stay away.
+    let told = done(three, &format!("restore {saved}"))?;
+    ensure!(told.contains("1 accounts with 1 messages"), "{told}");
+    for node in [one, three] {
+        let mut joe = node.login("joe")?;
+        joe.ok("SELECT INBOX")?;
+        let fetched = joe.ok("FETCH 1:* (FLAGS BODY.PEEK[])")?.fetches()?;
+        ensure!(fetched.len() == 1 && fetched[0].body("BODY[]")? == MESSAGE);
+        ensure!(fetched[0].flags()?.iter().any(|flag| flag == "\\Flagged"));
+        ensure!(joe.ok("GETACL Plans")?.lines().iter().any(|line| line.contains("ann")));
+        let mut mta = Lmtp::connect(node.lmtp)?;
+        let answers = mta.deliver("x@example.net", &["joe"], b"From: c@example.net\r\n\r\nnew\r\n")?;
+        ensure!(answers.iter().all(|answer| answer.code == 250), "{answers:?}");
+        let mut joe = node.login("joe")?;
+        joe.ok("SELECT INBOX")?;
+        joe.ok("STORE 2 +FLAGS (\\Deleted)")?;
+        joe.ok("EXPUNGE")?;
+        is_away(node, "ann")?;
+    }
+    refused(three, &format!("restore {saved}"), "exists already")?;
+    // What nobody has saved is given up.
+    done(one, "user delete ann --yes")?;
+    one.add_user("ann")?;
+    one.login("ann")?.ok("SELECT INBOX")?;
+    ensure!(!done(one, "user list")?.contains("restoring-"));
+    for node in &murder.nodes {
+        if node.pid().is_ok() {
+            node.check()?;
+        }
+    }
+    // The lost node comes back, and is nobody's home.
+    for node in 0..3 {
+        for line in [
+            "home is not reached",
+            "removed from the cluster",
+            "a link",
+            "source is away",
+            "could not be looked up",
+            "the directory failed",
+        ] {
+            murder.node_mut(node)?.allow_log(line);
+        }
+    }
+    drop(murder);
+    Ok(())
+}
+
+/// How long a refused login takes. Further ones are delayed, whoever they name.
+fn refusal(node: &Server, user: &str) -> Result<Duration> {
+    let mut client = Imap::connect(node.imap)?;
+    let began = Instant::now();
+    let answer = client.command(&format!("LOGIN {user} wrong"))?;
+    ensure!(answer.code("AUTHENTICATIONFAILED").is_some(), "{user}: {:?}", answer.lines());
+    Ok(began.elapsed())
+}
+
+#[test]
+fn who_is_unknown_is_refused_as_fast_as_a_wrong_password_while_the_directory_is_away() -> Result<()> {
+    let mut murder = Murder::start(&UNIFIED)?;
+    murder.node(1)?.add_user("joe")?;
+    murder.node_mut(0)?.kill9()?;
+    let (two, three) = (murder.node(1)?, murder.node(2)?);
+    for node in [two, three] {
+        until("the directory is never away", || {
+            Ok(node.log_tail().contains("the directory's source is away"))
+        })?;
+    }
+    let (known, unknown) = (refusal(two, "joe")?, refusal(three, "nobody")?);
+    let apart = known.abs_diff(unknown);
+    ensure!(apart < Duration::from_millis(300), "known {known:?}, unknown {unknown:?}");
+    Ok(())
 }

@@ -409,9 +409,10 @@ impl Server {
     /// Whether the server of the last start says that it is ready and takes no clients.
     fn says_ready_without_clients(&self) -> Result<bool> {
         let log = std::fs::read_to_string(self.log_path())?;
-        let start = log.rfind("\"starting\"").unwrap_or(0);
-        let now = log.get(start..).unwrap_or_default();
-        Ok(now.contains("this node takes no clients") && now.contains("\"ready\""))
+        // As JSON or as plain text.
+        let now = log.rfind("this node takes no clients").and_then(|at| log.get(at..)).unwrap_or_default();
+        let has_begun_anew = now.contains("\"starting\"") || now.contains(" starting config=");
+        Ok(!has_begun_anew && (now.contains("\"ready\"") || now.contains(" ready version=")))
     }
 
     /// The process id while it runs.

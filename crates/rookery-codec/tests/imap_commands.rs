@@ -66,6 +66,8 @@ CREATE owatagusiam/
 CREATE "INBOX.Sent Mail"
 CREATE MySpecial (USE (\Drafts \Sent))
 CREATE Everything (USE (\All))
+CREATE user/joe (PARTITION be2.example)
+CREATE Sent (USE (\Sent) PARTITION be2.example!default)
 DELETE foo/bar
 RENAME blurdybloop sarasoop
 SUBSCRIBE #news.comp.mail.mime

@@ -348,6 +348,38 @@ impl<'a> Change<'a> {
         Ok(done)
     }
 
+    /// Lets an account stand in the place of one that is lost, or takes a step towards it: whether it is done.
+    pub(crate) fn take_over(&mut self, id: AccountId, place: &AccountName) -> Result<bool, DirectoryError> {
+        let entry = by_id(&self.read, id)?;
+        if entry.name == *place {
+            // Asked again.
+            return Ok(true);
+        }
+        let lost = account(&self.read, place)?.ok_or_else(|| DirectoryError::NotFound(place.to_string()))?;
+        if !self.is_removed(lost.home.node)? {
+            return Err(DirectoryError::Refused("the account's home is a node of the cluster"));
+        }
+        let is_user = |name: &AccountName| name.user().is_some();
+        let stands = |state| matches!(state, AccountState::Active | AccountState::Suspended);
+        if !stands(entry.state)
+            || !stands(lost.state)
+            || is_user(&entry.name) != is_user(place)
+            || entry.name.domain() != place.domain()
+        {
+            return Err(DirectoryError::Refused("this account cannot stand in that one's place"));
+        }
+        let mailboxes = self.keys(&published_prefix(lost.id), STEP_MAX)?;
+        let is_last = mailboxes.len() < STEP_MAX;
+        mailboxes.into_iter().for_each(|key| self.delete(key));
+        if is_last {
+            self.delete(account_key(&entry.name));
+            let verifier = lost.verifier.or(entry.verifier.clone());
+            let revision = self.revision;
+            self.put(&Entry { name: place.clone(), state: lost.state, verifier, revision, ..entry });
+        }
+        Ok(is_last)
+    }
+
     /// Up to so many keys with a prefix.
     pub(crate) fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Vec<u8>>, DirectoryError> {
         let mut keys = Vec::new();

@@ -431,6 +431,10 @@ impl Directory for CopiedDirectory {
         })
     }
 
+    fn take_over(&self, id: AccountId, place: AccountName) -> Answer<'_, ()> {
+        self.change_in_steps(move |change| change.take_over(id, &place))
+    }
+
     fn alias<'a>(&'a self, name: &'a AliasName) -> Answer<'a, Option<Alias>> {
         Box::pin(async move {
             let key = alias_key(name);

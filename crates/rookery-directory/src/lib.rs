@@ -164,6 +164,10 @@ pub trait Directory: Send + Sync {
         to: (Home, Option<Moving>),
     ) -> Answer<'_, Arc<Entry>>;
 
+    /// Lets an account stand in the place of another, whose home is a node that was removed: it takes over that one's
+    /// name, state and verifier, and the other's id and what it published are forgotten. Both are of one domain.
+    fn take_over(&self, id: AccountId, place: AccountName) -> Answer<'_, ()>;
+
     /// An alias or a catch-all, by its very name.
     fn alias<'a>(&'a self, name: &'a AliasName) -> Answer<'a, Option<Alias>>;
 

@@ -297,6 +297,13 @@ impl Change<'_> {
         self.put_decided(&node)
     }
 
+    /// Whether a node was removed.
+    pub(crate) fn is_removed(&self, id: NodeId) -> Result<bool, DirectoryError> {
+        let key = node_key(id);
+        let known = get(&self.read, &key)?.map(|value| decode_node(&key, &value)).transpose()?;
+        Ok(known.is_some_and(|node| node.removed))
+    }
+
     /// Refuses new accounts at a node that takes none. Of a server that is alone the directory knows nothing.
     pub(crate) fn need_holding(&self, id: NodeId) -> Result<(), DirectoryError> {
         let key = node_key(id);

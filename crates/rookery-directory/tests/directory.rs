@@ -630,3 +630,39 @@ async fn placements_are_set_listed_and_forgotten() {
     assert!(matches!(again, Err(DirectoryError::NotFound(_))), "{again:?}");
     sound(&engine);
 }
+
+#[tokio::test]
+async fn an_account_takes_the_place_of_one_that_is_lost_and_of_no_other() {
+    let engine = memory();
+    let directory = open(&engine);
+    directory.add_domain("example.org".to_string()).await.unwrap();
+    for id in 1..3 {
+        let own = Node { name: format!("be{id}").into(), ..Node::new(NodeId(id)) };
+        directory.put_node(own).await.unwrap();
+    }
+    let lost = make(&directory, "user/joe@example.org").await;
+    directory.set_verifier(lost.id, Some(Verifier::new("$argon2id$x").unwrap())).await.unwrap();
+    let elsewhere = Home { node: NodeId(2), ..HOME };
+    let made = directory.reserve(name("user/new@example.org"), elsewhere, 7).await.unwrap();
+    let place = || name("user/joe@example.org");
+    directory.remove_node(NodeId(1)).await.unwrap();
+    // Not before it is made.
+    assert!(matches!(directory.take_over(made.id, place()).await, Err(DirectoryError::Refused(_))));
+    directory.activate(made.id).await.unwrap();
+    for wrong in ["user/nobody@example.org", "joe@example.org"] {
+        assert!(directory.take_over(made.id, name(wrong)).await.is_err(), "{wrong}");
+    }
+    for _ in 0..2 {
+        directory.take_over(made.id, place()).await.unwrap();
+    }
+    let joe = directory.look_up(&place()).await.unwrap();
+    assert_eq!((joe.id, joe.home, joe.state), (made.id, elsewhere, AccountState::Active));
+    assert_eq!(joe.verifier.as_ref().unwrap().as_str(), "$argon2id$x");
+    assert!(matches!(directory.by_id(lost.id).await, Err(DirectoryError::NotFound(_))));
+    assert!(matches!(directory.look_up(&made.name).await, Err(DirectoryError::NotFound(_))));
+    // The home of this one is there.
+    let other = directory.reserve(name("user/other@example.org"), elsewhere, 8).await.unwrap();
+    directory.activate(other.id).await.unwrap();
+    assert!(matches!(directory.take_over(other.id, place()).await, Err(DirectoryError::Refused(_))));
+    sound(&engine);
+}

@@ -111,6 +111,10 @@ impl From<RegistrarError> for Failure {
             RegistrarError::Exists(_) => Answer::from(StoreError::AlreadyExists).into(),
             RegistrarError::NotFound(_) => no_such_mailbox().into(),
             RegistrarError::Refused(why) => Answer::no(Code::Cannot, why).into(),
+            RegistrarError::NoPlace(why) => {
+                tracing::info!(why, "an account is not placed");
+                Answer::no(Code::Cannot, why).into()
+            }
             RegistrarError::Name(error) => error.into(),
             RegistrarError::Store(error) => error.into(),
             RegistrarError::Away(error) => {

@@ -201,6 +201,11 @@ impl Driver {
         if self.state.is_ended() {
             return Ok(account_closed(&mut self.wire));
         }
+        if self.state.is_left_behind() {
+            let text = "The selected mailbox has moved to another server; connect again";
+            self.wire.put(&bye(Some(Code::Unavailable), text));
+            return Ok(Next::Close);
+        }
         if let Some(whither) = self.leaves() {
             return Box::pin(self.hand_over(whither, None, Replay::default())).await;
         }

@@ -221,6 +221,14 @@ impl State {
         }
     }
 
+    /// Whether the selected mailbox is another's, whose account has left for another node: here it stays as it was.
+    pub(crate) fn is_left_behind(&self) -> bool {
+        let State::Selected(user, selected) = self else { return false };
+        let account = selected.mailbox.account();
+        let is_own = user.own.as_ref().is_some_and(|own| own.id() == account.id());
+        !is_own && *account.whereabouts().borrow() != Whereabouts::Here
+    }
+
     /// Whether the account that was logged in to is closed.
     pub(crate) fn is_ended(&self) -> bool {
         match self {

@@ -8,23 +8,29 @@ use std::cell::Cell;
 pub enum Defect {
     /// A change is acknowledged before it is on stable storage.
     EarlyAcknowledgement,
-    /// The store does not look whether the account is still at home at the epoch of a change.
+    /// A store does not look whether the account is still at home when it is changed.
     NoEpochCheck,
     /// What a crash has left of accounts that were being made is not resolved: an intent without its effect.
     LostActivation,
     /// The verdict on messages that came from another home is not looked for: forwarded twice, they are there twice.
     ForwardedDuplicate,
+    /// An account's new home says that it serves it before that is on stable storage.
+    EarlyHome,
+    /// An account is given away without its last changes.
+    NoCatchUp,
     /// A change of the directory that comes late is made, whatever it was conditional on.
     DelayedCompareAndSet,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Defect; 5] = [
+    pub const ALL: [Defect; 7] = [
         Defect::EarlyAcknowledgement,
         Defect::NoEpochCheck,
         Defect::LostActivation,
         Defect::ForwardedDuplicate,
+        Defect::EarlyHome,
+        Defect::NoCatchUp,
         Defect::DelayedCompareAndSet,
     ];
 
@@ -35,6 +41,8 @@ impl Defect {
             Defect::NoEpochCheck => "no-epoch-check",
             Defect::LostActivation => "lost-activation",
             Defect::ForwardedDuplicate => "forwarded-duplicate",
+            Defect::EarlyHome => "early-home",
+            Defect::NoCatchUp => "no-catch-up",
             Defect::DelayedCompareAndSet => "delayed-compare-and-set",
         }
     }

@@ -356,7 +356,8 @@ impl Mover {
         if to == self.0.here() {
             return Err(MoverError::AlreadyThere);
         }
-        if !self.0.directory.nodes().await?.iter().any(|node| node.id == to) {
+        let takes = |hold: Duty| matches!(hold, Duty::On | Duty::Cordon);
+        if !self.0.directory.nodes().await?.iter().any(|node| node.id == to && takes(node.hold)) {
             return Err(MoverError::NoNode);
         }
         let _turn = self.0.turn.lock().await;

@@ -36,6 +36,9 @@ pub enum RegistrarError {
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// No node takes the account, or not the one that was named; why not.
+    #[error("{0}")]
+    NoPlace(String),
     /// Another node, which has or is to have the account, did not do its part.
     #[error("{0}")]
     Away(String),
@@ -76,8 +79,12 @@ impl AccountTask {
 
 /// Where accounts are, and how another home does its part.
 pub trait Homes: Send + Sync + 'static {
-    /// The node, and its store, that a new account is to be at home at.
-    fn place<'a>(&'a self, name: &'a AccountName) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>>;
+    /// The node, and its store, that a new account is to be at home at: the one of this name, if one is named.
+    fn place<'a>(
+        &'a self,
+        name: &'a AccountName,
+        at: Option<&'a str>,
+    ) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>>;
 
     /// Has another node do something. [`RegistrarError::Away`]: it may have done it.
     fn ask(&self, node: NodeId, task: AccountTask) -> Coming<'_, Result<(), RegistrarError>>;
@@ -90,8 +97,19 @@ struct OneHome {
 }
 
 impl Homes for OneHome {
-    fn place<'a>(&'a self, _name: &'a AccountName) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>> {
-        Box::pin(async move { Ok((self.node, self.store)) })
+    fn place<'a>(
+        &'a self,
+        _name: &'a AccountName,
+        at: Option<&'a str>,
+    ) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>> {
+        Box::pin(async move {
+            match at {
+                Some(at) => {
+                    Err(RegistrarError::NoPlace(format!("There is no node {at}; this server is alone")))
+                }
+                None => Ok((self.node, self.store)),
+            }
+        })
     }
 
     fn ask(&self, node: NodeId, _task: AccountTask) -> Coming<'_, Result<(), RegistrarError>> {
@@ -200,6 +218,16 @@ impl Registrar {
         name: &AccountName,
         verifier: Option<Verifier>,
     ) -> Result<AccountId, RegistrarError> {
+        self.create_at(name, verifier, None).await
+    }
+
+    /// The same at the node of a name. Who was only there to log in has a home already.
+    pub async fn create_at(
+        &self,
+        name: &AccountName,
+        verifier: Option<Verifier>,
+        at: Option<&str>,
+    ) -> Result<AccountId, RegistrarError> {
         let is_login = |entry: &Arc<Entry>| entry.state == AccountState::LoginOnly;
         let login = match self.entry(name).await?.filter(is_login) {
             Some(_) => match self.known(name).await {
@@ -209,6 +237,9 @@ impl Registrar {
             None => None,
         };
         if let Some(entry) = login {
+            if at.is_some() {
+                return Err(RegistrarError::Refused("who was only there to log in has a home already"));
+            }
             if verifier.is_some() {
                 self.directory.set_verifier(entry.id, verifier).await.map_err(RegistrarError::Directory)?;
             }
@@ -216,7 +247,7 @@ impl Registrar {
             let active = self.directory.set_state(entry.id, AccountState::Active).await;
             return Ok(active.map_err(RegistrarError::Directory)?.id);
         }
-        let entry = self.reserve(name).await?;
+        let entry = self.reserve(name, at).await?;
         let made = self.make(name, &entry, verifier).await;
         self.or_undone(&entry, made).await
     }
@@ -227,7 +258,7 @@ impl Registrar {
         user: &UserName,
         verifier: Verifier,
     ) -> Result<AccountId, RegistrarError> {
-        let entry = self.reserve(&AccountName::User(user.clone())).await?;
+        let entry = self.reserve(&AccountName::User(user.clone()), None).await?;
         let set = self.directory.set_verifier(entry.id, Some(verifier)).await;
         let made = match set {
             Ok(_) => self.directory.activate_login(entry.id).await.map(drop),
@@ -248,9 +279,9 @@ impl Registrar {
         }
     }
 
-    async fn reserve(&self, name: &AccountName) -> Result<Arc<Entry>, RegistrarError> {
+    async fn reserve(&self, name: &AccountName, at: Option<&str>) -> Result<Arc<Entry>, RegistrarError> {
+        let (node, store) = self.homes.place(name, at).await?;
         self.need_domain(name.domain()).await?;
-        let (node, store) = self.homes.place(name).await?;
         let home = Home { node, store, epoch: Epoch(1) };
         self.directory.reserve(name.clone(), home, rand::random()).await.map_err(|error| match error {
             DirectoryError::Exists(_) => RegistrarError::Exists(name.clone()),
@@ -310,7 +341,11 @@ impl Registrar {
                 closed.map_err(RegistrarError::Directory)?;
             }
         }
-        self.at_home(entry.home, AccountTask::Delete { id: entry.id }).await?;
+        // Of what was lost with its node nothing is left to take apart.
+        let removed = self.directory.removed_nodes().await.map_err(RegistrarError::Directory)?;
+        if removed.iter().all(|node| node.id != entry.home.node) {
+            self.at_home(entry.home, AccountTask::Delete { id: entry.id }).await?;
+        }
         self.directory.remove(entry.id).await.map_err(RegistrarError::Directory)
     }
 

@@ -618,3 +618,29 @@ async fn a_move_that_is_pending_is_completed_later() {
     assert_eq!((at_joe.len(), at_ann.len()), (0, 3));
     world.end().await;
 }
+
+/// The account that messages leave may move to the home of the one that they go to, or the other way round.
+#[tokio::test]
+async fn a_move_whose_both_ends_are_here_by_now_is_completed() {
+    let mut world = World::new(7, 0, false).await;
+    world.fill(0..3).await;
+    let store = world.nodes[0].store.clone();
+    let registrar = Registrar::new(Arc::clone(&world.directory), store.clone(), vec![]);
+    let eve = registrar.create(&AccountName::User(user("eve")), None).await.unwrap();
+    let eve = store.account(eve).await.unwrap();
+    let inbox = world.inbox(&eve);
+    let mut acl = eve.tree().state(inbox).unwrap().settings.acl.clone();
+    acl.set(Identifier::User(user("joe")), false, Rights::parse("lrsi").unwrap());
+    eve.set_acl(inbox, acl).await.unwrap();
+    // She was at home at the other node when it was begun.
+    let to = Destination { account: eve.id(), ..world.destination("INBOX").await };
+    let joe = world.account("joe").await;
+    let from = joe.open(world.inbox(&joe)).await.unwrap();
+    let all = UidSet::range(1, u32::MAX);
+    let (copied, result) = world.nodes[0].transit.r#move(7, &from, &all, &to).await;
+    assert!(result.is_ok() && copied[0].to.len() == 3, "{result:?}");
+    world.settle(false).await.unwrap();
+    assert_eq!((letters(&joe, from.id()).await.len(), letters(&eve, inbox).await.len()), (0, 3));
+    drop((eve, joe, from, store, registrar));
+    world.end().await;
+}

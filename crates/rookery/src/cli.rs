@@ -69,6 +69,17 @@ pub(crate) enum Command {
     /// Nodes of a cluster: list, show, let a new one join, say which take clients and hold accounts.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Where new accounts are placed in a cluster, by their domain.
+    #[command(subcommand)]
+    Placement(PlacementCommand),
+    /// Even out what the nodes of a cluster hold.
+    Balance {
+        /// Only say which accounts would move.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        json: Json,
+    },
     /// The directory of a cluster as a whole: status, export, import, move into etcd.
     #[command(subcommand)]
     Directory(DirectoryCommand),
@@ -146,8 +157,11 @@ pub(crate) enum User {
         /// `joe`, or `joe@example.org`.
         name: String,
         /// Without mailboxes: somebody who only logs in, an administrator.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "node")]
         login_only: bool,
+        /// At home at this node of the cluster [default: as placement decides].
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
         #[command(flatten)]
         password: NewPassword,
     },
@@ -247,6 +261,18 @@ pub(crate) enum NodeCommand {
         #[command(flatten)]
         of: OfNode,
     },
+    /// Take a node out of the cluster for good: one that was lost, or that holds no accounts any more.
+    Remove {
+        /// Which.
+        name: String,
+        /// It is lost with the accounts that are at home there, which are listed. They stay away until they are restored
+        /// from an export at another node.
+        #[arg(long)]
+        lost: bool,
+        /// Do not ask whether this is meant.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Let this node, which holds nothing because its store is older than it was, hold what its store has.
     Accept,
     /// Print a token with which one new node can join. Ask the node with the directory.
@@ -322,6 +348,25 @@ pub(crate) enum TransitCommand {
     GiveUp {
         /// As `list` has it.
         id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlacementCommand {
+    /// What is said.
+    List(Json),
+    /// Place new accounts of a domain at some nodes alone.
+    Set {
+        /// Which; `*`: all that nothing is said of.
+        domain: String,
+        /// Names of nodes, or `tag:` with a tag of nodes (`rookery node tag`).
+        #[arg(required = true, value_name = "WHERE")]
+        to: Vec<String>,
+    },
+    /// Place them anywhere.
+    Delete {
+        /// Which; `*`: all that nothing is said of.
+        domain: String,
     },
 }
 

@@ -27,9 +27,9 @@ pub(crate) async fn call(config: &Config, verb: &str, args: Value) -> Result<(Ve
 /// `rookery user`.
 pub(crate) async fn user(config: &Config, command: User) -> Result<(), Failure> {
     match command {
-        User::Add { name, login_only, password } => {
+        User::Add { name, login_only, node, password } => {
             let password = new_password(&name, &password)?;
-            let args = json!({"name": name, "password": password, "login_only": login_only});
+            let args = json!({"name": name, "password": password, "login_only": login_only, "node": node});
             let (_, done) = call(config, "user.add", args).await?;
             say(&format!("Added {}.", shown(&done, "name")));
         }

@@ -83,6 +83,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Node(command) => client_runtime()?.block_on(node_client::node(&config, command)),
         Command::Move(args) => client_runtime()?.block_on(client::r#move(&config, args)),
         Command::Transit(command) => client_runtime()?.block_on(client::transit(&config, command)),
+        Command::Placement(command) => client_runtime()?.block_on(node_client::placement(&config, command)),
+        Command::Balance { dry_run, json } => {
+            client_runtime()?.block_on(node_client::balance(&config, dry_run, json))
+        }
         Command::Directory(command) => {
             client_runtime()?.block_on(directory_client::directory(&config, command))
         }

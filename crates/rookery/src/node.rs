@@ -1,13 +1,14 @@
 //! The running node: what its parts share, and what administrators ask of accounts.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rookery_auth::{
     AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError, Sessions, Welcome,
 };
 use rookery_directory::{
     AccountFilter, AccountState, Alias, AliasName, Commit, CommitError, Directory, DirectoryError,
-    EmbeddedDirectory, Entry, Verifier,
+    EmbeddedDirectory, Entry, Following, Verifier,
 };
 use rookery_kv::Batch;
 use rookery_route::{Administrators, Authority, Registrar, RegistrarError};
@@ -52,21 +53,45 @@ pub(crate) struct DirectoryAccounts {
     pub(crate) directory: EmbeddedDirectory,
     pub(crate) newcomers: Arc<Newcomers>,
     pub(crate) administrators: Administrators,
+    pub(crate) away: Away,
+}
+
+/// When the directory was asked last and was away.
+#[derive(Default)]
+pub(crate) struct Away(parking_lot::Mutex<Option<Instant>>);
+
+/// How long the directory is not asked again.
+const AWAY: Duration = Duration::from_secs(2);
+
+impl Away {
+    fn now(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    fn lately(&self) -> bool {
+        self.0.lock().is_some_and(|at| at.elapsed() < AWAY)
+    }
 }
 
 impl DirectoryAccounts {
     /// An account's entry. One that is not there, or being made, is looked for again in an up-to-date directory: it may
-    /// have been made at another node a moment ago. Where that cannot be asked the copy's word counts, so that
-    /// nobody learns by it which names there are.
+    /// have been made at another node a moment ago. Where that cannot be asked the copy's word counts, and while that is
+    /// known nobody waits for it, so that nobody learns by an answer, or by its time, which names there are.
     async fn newest(&self, name: &AccountName) -> Result<Arc<Entry>, DirectoryError> {
         let found = self.directory.look_up(name).await;
         let is_made = match &found {
             Ok(entry) => !matches!(entry.state, AccountState::Reserved { .. }),
             Err(error) => !matches!(error, DirectoryError::NotFound(_)),
         };
-        match is_made || self.directory.barrier().await.is_err() {
-            true => found,
-            false => self.directory.look_up(name).await,
+        if is_made || *self.directory.following().borrow() != Following::Following || self.away.lately() {
+            return found;
+        }
+        match self.directory.barrier().await {
+            Ok(_) => self.directory.look_up(name).await,
+            Err(_) => {
+                self.away.now();
+                found
+            }
         }
     }
 }
@@ -157,6 +182,7 @@ impl From<RegistrarError> for NodeError {
             RegistrarError::Name(error) => error.into(),
             RegistrarError::Directory(error) => error.into(),
             RegistrarError::Store(error) => error.into(),
+            RegistrarError::NoPlace(why) => NodeError::Away(why),
             RegistrarError::Away(why) => NodeError::Away(why),
         }
     }
@@ -231,12 +257,13 @@ impl Node {
         user: &UserName,
         password: &str,
         login_only: bool,
+        at: Option<&str>,
     ) -> Result<(), NodeError> {
         let verifier = self.authenticator.hasher().hash(password.as_bytes()).await?;
         let verifier = Verifier::new(&verifier)?;
         match login_only {
             true => self.registrar.create_login(user, verifier).await?,
-            false => self.registrar.create(&AccountName::User(user.clone()), Some(verifier)).await?,
+            false => self.registrar.create_at(&AccountName::User(user.clone()), Some(verifier), at).await?,
         };
         Ok(())
     }

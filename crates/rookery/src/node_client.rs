@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::{NodeCommand, OfNode};
-use crate::client::{call, print_members, print_rows, say, shown};
+use crate::cli::{Json, NodeCommand, OfNode, PlacementCommand};
+use crate::client::{call, confirm, print_members, print_rows, say, shown};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::output::{self, column, octets};
@@ -50,7 +50,7 @@ pub(crate) async fn node(config: &Config, command: NodeCommand) -> Result<(), Fa
             say(&match duty.word() {
                 "on" => format!("{name} holds accounts, and takes new ones."),
                 "cordon" => format!("{name} takes no new accounts."),
-                "drain" => format!("The accounts of {name} move to other nodes."),
+                "drain" => format!("The accounts of {name} move to other nodes; see: rookery move status"),
                 _ => format!("{name} holds no accounts."),
             });
         }
@@ -69,6 +69,20 @@ pub(crate) async fn node(config: &Config, command: NodeCommand) -> Result<(), Fa
                 false => format!("{name} has the tags {}.", tags.join(", ")),
             });
         }
+        NodeCommand::Remove { name, lost, yes } => {
+            confirm(yes, &format!("Take the node {name} out of the cluster for good?"))?;
+            let (rows, done) = call(config, "node.remove", json!({"name": name, "lost": lost})).await?;
+            for row in &rows {
+                output::line(shown(row, "account"));
+            }
+            match done.get("accounts").and_then(Value::as_u64).unwrap_or(0) {
+                0 => say(&format!("{name} is no node of the cluster any more.")),
+                count => say(&format!(
+                    "{name} is no node of the cluster any more. {count} accounts are away until they are restored from an \
+                     export (rookery restore)."
+                )),
+            }
+        }
         NodeCommand::Accept => {
             call(config, "node.accept", Value::Null).await?;
             say("This node holds what its store has.");
@@ -78,6 +92,49 @@ pub(crate) async fn node(config: &Config, command: NodeCommand) -> Result<(), Fa
             output::line(shown(&answer, "token"));
         }
     }
+    Ok(())
+}
+
+/// `rookery placement`.
+pub(crate) async fn placement(config: &Config, command: PlacementCommand) -> Result<(), Failure> {
+    match command {
+        PlacementCommand::List(json) => {
+            let (rows, _) = call(config, "placement.list", Value::Null).await?;
+            print_rows(json, &[column("DOMAIN", "domain"), column("AT", "to")], rows);
+        }
+        PlacementCommand::Set { domain, to } => {
+            call(config, "placement.set", json!({"domain": domain, "to": to})).await?;
+            say(&format!("New accounts of {domain} are placed at {}.", to.join(", ")));
+        }
+        PlacementCommand::Delete { domain } => {
+            call(config, "placement.set", json!({"domain": domain})).await?;
+            say(&format!("New accounts of {domain} are placed at any node."));
+        }
+    }
+    Ok(())
+}
+
+/// `rookery balance`.
+pub(crate) async fn balance(config: &Config, dry_run: bool, json: Json) -> Result<(), Failure> {
+    let (rows, done) = call(config, "balance", json!({"dry_run": dry_run})).await?;
+    let columns =
+        [column("ACCOUNT", "account"), column("FROM", "from"), column("TO", "to"), octets("SIZE", "octets")];
+    if json.json || !rows.is_empty() {
+        print_rows(json, &columns, rows);
+    }
+    if json.json {
+        return Ok(());
+    }
+    let number = |member: &str| done.get(member).and_then(Value::as_u64).unwrap_or(0);
+    say(&match number("accounts") {
+        0 => "The nodes are even.".to_owned(),
+        count if dry_run => format!("{count} accounts ({}) would move.", output::size(number("octets"))),
+        count => format!(
+            "{count} accounts ({}) move; {} could not begin. See: rookery move status",
+            output::size(number("octets")),
+            number("passed")
+        ),
+    });
     Ok(())
 }
 

@@ -161,6 +161,7 @@ impl Data {
                 directory: directory.clone(),
                 newcomers: Arc::clone(&newcomers),
                 administrators: administrators.clone(),
+                away: Default::default(),
             }),
             Arc::new(hasher),
             AuthenticatorOptions {
@@ -196,6 +197,7 @@ impl Data {
                 cluster: cluster.clone(),
                 directory: Arc::clone(&directory),
                 store: store.store_id(),
+                placed: Default::default(),
             })),
             None => registrar,
         });

@@ -68,6 +68,8 @@ pub enum Command {
         mailbox: WireName,
         /// `(USE (..))`; empty if not given.
         special_use: Vec<SpecialUse>,
+        /// Where, as Cyrus has it: `CREATE mailbox node` or `(PARTITION node)`.
+        at: Option<Bytes>,
     },
     /// RFC 9051 §6.3.5
     Delete {

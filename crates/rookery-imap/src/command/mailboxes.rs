@@ -19,6 +19,7 @@ pub(crate) async fn create(
     user: &mut User,
     name: &WireName,
     special_use: Vec<SpecialUse>,
+    at: Option<&str>,
 ) -> Outcome {
     if special_use.contains(&SpecialUse::All) || special_use.contains(&SpecialUse::Flagged) {
         // Views of other mailboxes, which a mailbox with messages of its own cannot be (RFC 6154 §3).
@@ -26,11 +27,16 @@ pub(crate) async fn create(
     }
     if user.administers() {
         let address = user.names.new_address(name)?;
-        make_account(user, &address, &special_use).await?;
+        let is_made = make_account(user, &address, &special_use, at).await?;
+        if at.is_some() && !is_made {
+            return Err(only_accounts().into());
+        }
         if let Some(node) = user.home_of(address.account()).await? {
             let is_top = address == Address::top(address.account().clone());
             return made_elsewhere(wire, tag, user, node, name, special_use.clone(), is_top).await;
         }
+    } else if at.is_some() {
+        return Err(Answer::no(Code::NoPerm, "Only administrators say where a mailbox is kept").into());
     }
     let Place { account, address } = user.place(name).await?;
     let id = match address == Address::top(address.account().clone()) && user.administers() {
@@ -51,7 +57,8 @@ async fn made_elsewhere(
     is_top: bool,
 ) -> Outcome {
     if !is_top {
-        return user.forward(wire, tag, node, Command::Create { mailbox: name.clone(), special_use }).await;
+        let command = Command::Create { mailbox: name.clone(), special_use, at: None };
+        return user.forward(wire, tag, node, command).await;
     }
     // It is made; only its mailbox's id is there.
     let command = Command::Status { mailbox: name.clone(), items: vec![StatusItem::MailboxId] };
@@ -79,8 +86,17 @@ async fn made_elsewhere(
     })
 }
 
-/// Makes the account that a mailbox to be made is, or the shared tree that it stands in.
-async fn make_account(user: &User, address: &Address, special_use: &[SpecialUse]) -> Result<(), Failure> {
+fn only_accounts() -> Answer {
+    Answer::no(Code::Cannot, "A mailbox is kept where its account is; only new accounts are given a place")
+}
+
+/// Makes the account that a mailbox to be made is, or the shared tree that it stands in: whether that was needed.
+async fn make_account(
+    user: &User,
+    address: &Address,
+    special_use: &[SpecialUse],
+    at: Option<&str>,
+) -> Result<bool, Failure> {
     let name = address.account();
     if !user.reaches(name.domain()) {
         return Err(nothing_can_be_made().into());
@@ -88,16 +104,16 @@ async fn make_account(user: &User, address: &Address, special_use: &[SpecialUse]
     let is_top = *address == Address::top(name.clone());
     match user.account_of(name).await? {
         Some(_) if is_top => return Err(StoreError::AlreadyExists.into()),
-        Some(_) => return Ok(()),
+        Some(_) => return Ok(false),
         None if is_top && !special_use.is_empty() => {
             return Err(Answer::no(Code::UseAttr, "A special use is of one user's mailbox").into());
         }
         None if is_top || name.user().is_none() => {}
         None => return Err(no_such_mailbox().into()),
     }
-    user.services.registrar.create(name, None).await?;
+    user.services.registrar.create_at(name, None, at).await?;
     tracing::info!(administrator = %user.name, account = %name, "account made");
-    Ok(())
+    Ok(true)
 }
 
 /// Deletes a mailbox; those below it stay. Administrators delete an account with its whole tree by it.

@@ -149,8 +149,9 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
     }
     let wire = context.wire;
     match command {
-        Command::Create { mailbox, special_use } => {
-            mailboxes::create(wire, context.tag, user, &mailbox, special_use).await
+        Command::Create { mailbox, special_use, at } => {
+            let at = at.as_deref().map(String::from_utf8_lossy);
+            mailboxes::create(wire, context.tag, user, &mailbox, special_use, at.as_deref()).await
         }
         Command::Delete { mailbox } => mailboxes::delete(user, &mailbox).await,
         Command::Rename { from, to } => mailboxes::rename(user, &from, &to).await,

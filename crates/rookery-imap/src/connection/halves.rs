@@ -7,6 +7,7 @@ use crate::command::{self, Context, select};
 use crate::guest::printed;
 use crate::handed::{READY_TIMEOUT, Replay, cannot_go_on};
 use crate::measure;
+use crate::notify::Notify;
 use crate::services::Services;
 use crate::session::State;
 use crate::value::{DeflateValue, SessionValue};
@@ -21,6 +22,7 @@ use rookery_store::StoreError;
 use rookery_types::{AccountName, Epoch, NodeId};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 /// Runs the session of a user who has logged in at another node, which holds the client's socket.
@@ -289,6 +291,15 @@ impl Driver {
         idle: Option<Tag>,
         replay: Replay,
     ) -> Result<Next, Failure> {
+        if let Some(user) = self.state.user()
+            && !user.guests.watching().is_empty()
+        {
+            // What guests have told, and what not, does not go along.
+            user.guests.watch(None);
+            user.notify = Some(Box::new(Notify::none(user)));
+            let text = "More has happened than can be told; nothing more will be";
+            self.wire.put(&Response::ok_code(Code::NotificationOverflow, text));
+        }
         let mut value = match self.state.value().await {
             Ok(value) => value,
             Err(Failure::Refused(answer)) => return Ok(self.farewell(*answer)),
@@ -365,7 +376,20 @@ impl Driver {
             let carried = Carried { sent, received };
             self.wire.connection.resume_deflate(carried, plain_octets).map_err(IoError::Lost)?;
         }
-        self.state = State::resumed(user, value).await?;
+        self.state = match State::resumed(user, value).await {
+            Err(Failure::Refused(answer)) => {
+                // It can go on nowhere.
+                let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+                Opening::Resumed.say(pipe).await.map_err(IoError::Lost)?;
+                self.farewell(*answer);
+                self.wire.flush().await?;
+                if let Some(pipe) = self.wire.connection.pipe() {
+                    pipe.shutdown().await.map_err(IoError::Lost)?;
+                }
+                return Err(Failure::Moved);
+            }
+            state => state?,
+        };
         self.logged_in();
         if replays {
             self.wire.decoder.set_limits(roomy(&self.services));

@@ -142,3 +142,25 @@ async fn nothing_is_refused_lost_or_doubled_while_an_account_moves_fifty_times()
     assert_eq!(there, all);
     assert!(all.len() >= 2 * MOVES / 10, "only {} messages came meanwhile", all.len());
 }
+
+#[tokio::test]
+async fn what_a_moved_account_has_left_behind_is_not_shown() {
+    let site = Site::new().await;
+    site.fill("..").await;
+    let mut ann = site.login("ann").await;
+    done(&mut ann, 1, "SETACL INBOX joe lrswite").await;
+    let (mut joe, mut other) = (site.login("joe").await, site.login("joe").await);
+    for client in [&mut joe, &mut other] {
+        done(client, 1, "SELECT \"Other Users/ann\"").await;
+    }
+    site.relocate("ann").await;
+    // Her own session goes on; what joe sees would be old from here on, and another node's when he moves too.
+    done(&mut ann, 2, "STATUS INBOX (MESSAGES)").await;
+    let bye = "* BYE [UNAVAILABLE] The selected mailbox has moved to another server; connect again";
+    assert_eq!(joe.command("t2 NOOP").await, [bye]);
+    site.relocate("joe").await;
+    let said = other.until("* BYE").await;
+    assert!(said.first().is_some_and(|line| line.starts_with("* BYE [UNAVAILABLE]")), "{said:?}");
+    let mut joe = site.login("joe").await;
+    done(&mut joe, 1, "SELECT \"Other Users/ann\"").await;
+}

@@ -77,6 +77,15 @@ impl Inner {
                 let record = record.ok_or_else(|| Trouble("nothing of the account is here".to_owned()))?;
                 match record.state {
                     AccountState::Receiving(from) | AccountState::Ready(from) if from.peer == peer => {
+                        #[cfg(feature = "sim")]
+                        if rookery_kv::defect::is_planted(rookery_kv::defect::Defect::EarlyHome) {
+                            let inner = Arc::clone(self);
+                            self.spawn(async move {
+                                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+                                drop(inner.store.take_home(id, job, modseq).await);
+                            });
+                            return Ok(Reply::Active);
+                        }
                         self.store.take_home(id, job, modseq).await?;
                         if let Some(transit) = &self.transit {
                             transit.adopt(id)?;

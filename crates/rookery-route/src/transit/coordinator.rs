@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 
 /// Octets of a message that are read at once.
 const PIECE_OCTETS: usize = 256 << 10;
+/// Octets on their way to this node itself.
+const OWN_PIPE_OCTETS: usize = 64 << 10;
 
 /// How a step has gone.
 enum Step {
@@ -64,7 +66,7 @@ impl Inner {
     }
 
     async fn step(
-        &self,
+        self: &Arc<Self>,
         id: TransitId,
         trace: u64,
         tell: &mut Option<oneshot::Sender<Verdict>>,
@@ -128,7 +130,7 @@ impl Inner {
     }
 
     async fn verdict(
-        &self,
+        self: &Arc<Self>,
         account: &Account,
         id: TransitId,
         departure: &Departure,
@@ -175,15 +177,34 @@ impl Inner {
     }
 
     /// Opens a pipe and says what is asked for.
-    async fn begin(&self, node: NodeId, trace: u64, errand: &Errand) -> Result<Box<dyn Pipe>, Trouble> {
+    async fn begin(
+        self: &Arc<Self>,
+        node: NodeId,
+        trace: u64,
+        errand: &Errand,
+    ) -> Result<Box<dyn Pipe>, Trouble> {
         let head = PipeHead { trace }.encode();
-        let opened = match node == self.here() {
-            true => return Err(Trouble("the account is at home here by now".to_owned())),
-            false => self.peers.open(node, PipeService::Transit, head).await,
+        let mut pipe = match node == self.here() {
+            true => self.to_itself(),
+            false => {
+                let opened = self.peers.open(node, PipeService::Transit, head).await;
+                opened.map_err(|error| Trouble(error.to_string()))?
+            }
         };
-        let mut pipe = opened.map_err(|error| Trouble(error.to_string()))?;
         self.in_time(pipe.write_all(&errand.encode())).await?;
         Ok(pipe)
+    }
+
+    /// A pipe to this node: both accounts are at home here by now.
+    fn to_itself(self: &Arc<Self>) -> Box<dyn Pipe> {
+        let (near, mut far) = rookery_net::pipe::in_memory(OWN_PIPE_OCTETS);
+        let inner = Arc::clone(self);
+        self.spawn(async move {
+            if let Err(error) = inner.take(&mut far, inner.here()).await {
+                tracing::info!(%error, "a move within this node has not come whole");
+            }
+        });
+        Box::new(near)
     }
 
     /// Sends a message's octets.

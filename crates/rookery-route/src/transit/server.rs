@@ -38,7 +38,7 @@ enum Target {
 }
 
 impl Inner {
-    async fn take(&self, pipe: &mut dyn Pipe, peer: NodeId) -> io::Result<()> {
+    pub(super) async fn take(&self, pipe: &mut dyn Pipe, peer: NodeId) -> io::Result<()> {
         let octets = self.read_in_time(pipe.read_u32()).await?;
         let octets = usize::try_from(octets).unwrap_or(usize::MAX);
         if octets > JSON_OCTETS_MAX {

@@ -13,7 +13,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::records::{AccountRecord, AccountState, ContentRecord};
 use bytes::Bytes;
-use rookery_kv::engine::{Read, Space};
+use rookery_kv::engine::{Batch, Read, Space};
 use rookery_kv::off_thread;
 use rookery_types::ContentId;
 use std::collections::{HashMap, HashSet};
@@ -100,6 +100,8 @@ impl Outgoing {
     /// Makes the other store have all that this one has. `fresh`: it has nothing. What changes meanwhile is left to
     /// [`Outgoing::catch_up`].
     pub async fn copy<E: Exchange>(&mut self, to: &mut E, fresh: bool) -> Result<(), SendError> {
+        // What was being written when the tap was opened has not been noted: it is to be read instead.
+        self.account.store.commit_foreign(Batch::new()).await.map_err(StoreError::from)?;
         let (_, mut snapshot) = self.take().await?;
         for space in SPACES {
             let mut next = Some(Bytes::copy_from_slice(&keys::account(self.account.id())));
@@ -166,6 +168,11 @@ impl Outgoing {
     pub async fn seal<E: Exchange>(&mut self, to: &mut E, frozen: &Frozen) -> Result<(), SendError> {
         let (keys, snapshot) = self.take().await?;
         let Some(keys) = keys else { return Err(SendError::Differs("too much has changed".to_owned())) };
+        #[cfg(feature = "sim")]
+        let keys = match rookery_kv::defect::is_planted(rookery_kv::defect::Defect::NoCatchUp) {
+            true => Keys::new(),
+            false => keys,
+        };
         let (_, snapshot) = self.send(to, keys, snapshot).await?;
         if !self.is_compared() {
             return Err(SendError::Differs("too much has changed since it was compared".to_owned()));

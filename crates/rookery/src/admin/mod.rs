@@ -8,6 +8,7 @@ mod groups;
 mod import;
 mod mailboxes;
 mod moves;
+mod placements;
 mod places;
 mod quota;
 mod restore;
@@ -126,6 +127,15 @@ pub(crate) async fn answer_here(
             let (cluster, directory) = (desk.cluster.as_ref(), &*node.directory);
             cluster::duties::edit(cluster, directory, &desk.doorkeeper, parse(args)?, &replies).await
         }
+        "node.remove" => {
+            cluster::remove(desk.cluster.as_ref(), &desk.directory, parse(args)?, &replies).await
+        }
+        "node.usage" => cluster::balance::usage(node, &replies).await,
+        "balance" => {
+            cluster::balance::balance(desk.cluster.as_ref(), node, &desk.mover, parse(args)?, &replies).await
+        }
+        "placement.list" => placements::list(node, &replies).await,
+        "placement.set" => placements::set(node, parse(args)?).await,
         "node.accept" => cluster::accept(desk.cluster.as_ref()),
         "node.token" => cluster::token(desk.cluster.as_ref(), parse(args)?),
         "move.begin" => moves::begin(&desk, parse(args)?, &replies).await,
@@ -177,7 +187,8 @@ pub(crate) async fn answer_here(
         }
         "restore" => {
             let _turn = desk.heavy.lock().await;
-            restore::restore(node, parse(args)?, &replies).await
+            let here = desk.cluster.as_ref().map(|cluster| cluster.links.identity().name.as_str());
+            restore::restore(node, here, parse(args)?, &replies).await
         }
         "check" => {
             let _turn = desk.heavy.lock().await;

@@ -28,7 +28,7 @@ pub(crate) fn reach(verb: &str) -> Reach {
         | "acl.show" | "acl.set" | "acl.delete" | "quota.show" | "quota.set" | "undelete.list"
         | "move.begin" | "move.pause" | "move.resume" | "move.cancel" | "undelete.messages"
         | "undelete.mailbox" | "export" | "export.send" | "check" => Reach::Account,
-        "node.show" | "node.edit" | "move.drain" | "move.here" => Reach::Node,
+        "node.show" | "node.edit" | "node.usage" | "move.drain" | "move.here" => Reach::Node,
         _ => Reach::Here,
     }
 }

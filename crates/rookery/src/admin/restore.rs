@@ -1,8 +1,9 @@
 //! Restoring exported accounts, onto an empty machine or beside accounts that are there.
 //!
 //! Invariants:
-//! - An account that exists is left alone and told. One whose restoring fails is deleted again, so that it can be
-//!   restored anew.
+//! - An account that exists is left alone and told, unless its home is a node that was removed from the cluster: then
+//!   what is restored takes its place when all of it is there, and until then the account is away, never empty.
+//! - One whose restoring fails is deleted again, so that it can be restored anew.
 //! - UIDVALIDITY and UIDs are what they were; modseqs go on far beyond.
 
 use std::io::BufRead;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rookery_admin::socket::{Failed, Replies};
-use rookery_directory::{AccountState, Verifier};
+use rookery_directory::{AccountState, DirectoryError, Verifier};
 use rookery_route::RegistrarError;
 use rookery_store::{
     Account, Annotation, AnnotationName, FlagChange, FlagList, Limits, NewMessage, RestoredMailbox,
@@ -45,8 +46,13 @@ fn broken(place: &Path, what: impl std::fmt::Display) -> Failed {
     Failed::new("failed", format!("{}: {what}", place.display()))
 }
 
-/// Restores every account below a folder, or one.
-pub(super) async fn restore(node: &Node, args: Args, replies: &Replies) -> Result<Value, Failed> {
+/// Restores every account below a folder, or one, into this node's store. `here`: its name, if it is one of several.
+pub(super) async fn restore(
+    node: &Node,
+    here: Option<&str>,
+    args: Args,
+    replies: &Replies,
+) -> Result<Value, Failed> {
     let only: Option<UserName> = args.user.as_deref().map(|user| node.user(user)).transpose()?;
     let read = std::fs::read_dir(&args.path).map_err(|error| broken(&args.path, error))?;
     let mut places: Vec<PathBuf> = read.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -60,7 +66,7 @@ pub(super) async fn restore(node: &Node, args: Args, replies: &Replies) -> Resul
         if only.as_ref().is_some_and(|only| name.user() != Some(only)) {
             continue;
         }
-        match one(node, &place, file, &name, messages, replies).await {
+        match one((node, here), &place, file, &name, messages, replies).await {
             Ok(count) => {
                 accounts += 1;
                 messages += count;
@@ -72,8 +78,29 @@ pub(super) async fn restore(node: &Node, args: Args, replies: &Replies) -> Resul
     Ok(json!({"accounts": accounts, "messages": messages, "left": left}))
 }
 
+/// Whether an account is there whose home is lost for good.
+async fn is_lost(node: &Node, name: &AccountName) -> Result<bool, Failed> {
+    let entry = match node.directory.look_up(name).await {
+        Ok(entry) => entry,
+        Err(DirectoryError::NotFound(_)) => return Ok(false),
+        Err(error) => return Err(NodeError::from(error).into()),
+    };
+    let removed = node.directory.removed_nodes().await.map_err(NodeError::from)?;
+    let stands = matches!(entry.state, AccountState::Active | AccountState::Suspended);
+    Ok(stands && removed.iter().any(|node| node.id == entry.home.node))
+}
+
+/// A name that nobody uses, for what is being restored.
+fn draft_name(name: &AccountName) -> Result<AccountName, Failed> {
+    let number: u64 = rand::random();
+    let (domain, text) = (name.domain(), format!("restoring-{number:016x}"));
+    let text =
+        if name.user().is_some() { format!("user/{text}@{domain}") } else { format!("{text}@{domain}") };
+    AccountName::parse(&text).map_err(|error| Failed::new("failed", error.to_string()))
+}
+
 async fn one(
-    node: &Node,
+    (node, here): (&Node, Option<&str>),
     place: &Path,
     file: AccountFile,
     name: &AccountName,
@@ -87,9 +114,25 @@ async fn one(
         ));
     }
     let verifier = file.verifier.as_deref().map(Verifier::new).transpose().map_err(NodeError::from)?;
-    let id = node.registrar.create(name, verifier).await.map_err(NodeError::from)?;
+    let is_lost = is_lost(node, name).await?;
+    let made = if is_lost { draft_name(name)? } else { name.clone() };
+    let id = node.registrar.create_at(&made, verifier, here).await.map_err(NodeError::from)?;
     let account = node.store.account(id).await.map_err(|error| failed(&error))?;
-    let filled = fill(node, &account, place, &file, name, before, replies).await;
+    let mut filled = fill(node, &account, place, &file, name, before, replies).await;
+    if is_lost && filled.is_ok() {
+        let taken = node.directory.take_over(id, name.clone()).await;
+        match taken {
+            Ok(()) => {
+                tracing::info!(%name, "an account whose home was lost is restored here");
+                node.registrar.settle(&account, name).await.map_err(|error| failed(&error))?;
+                if let Some(user) = name.user() {
+                    node.authenticator.forget(user);
+                }
+                return filled;
+            }
+            Err(error) => filled = Err(NodeError::from(error).into()),
+        }
+    }
     match filled {
         Ok(count) => {
             if file.suspended {
@@ -99,9 +142,9 @@ async fn one(
             Ok(count)
         }
         Err(error) => {
-            match node.registrar.delete(name).await {
+            match node.registrar.delete(&made).await {
                 Ok(()) | Err(RegistrarError::NotFound(_)) => {}
-                Err(error) => tracing::error!(%error, %name, "an account that is half restored stays"),
+                Err(error) => tracing::error!(%error, name = %made, "an account that is half restored stays"),
             }
             Err(error)
         }

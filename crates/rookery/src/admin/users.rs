@@ -15,6 +15,9 @@ pub(super) struct WithPassword {
     password: String,
     #[serde(default)]
     login_only: bool,
+    /// Where it is to be at home.
+    #[serde(default)]
+    node: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -24,7 +27,7 @@ pub(super) struct Named {
 
 pub(super) async fn add(node: &Node, args: WithPassword) -> Result<Value, Failed> {
     let user = node.user(&args.name)?;
-    node.add_user(&user, &args.password, args.login_only).await?;
+    node.add_user(&user, &args.password, args.login_only, args.node.as_deref()).await?;
     tracing::info!(%user, "account added");
     Ok(json!({"name": node.shown(&user)}))
 }

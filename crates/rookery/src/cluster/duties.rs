@@ -13,7 +13,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rookery_admin::socket::{Failed, Replies};
 use rookery_directory::{
-    AccountFilter, AccountState, Directory, DirectoryError, Duty, Entry, Node, NodeEdit, PAGE_MAX,
+    AccountFilter, AccountState, CopiedDirectory, Directory, DirectoryError, Duty, Entry, Node, NodeEdit,
+    PAGE_MAX,
 };
 use rookery_link::{Duties, PeerState};
 use rookery_net::Door;
@@ -170,10 +171,8 @@ pub(crate) async fn edit(
     let tags = args.tags.map(|tags| tags.into_iter().map(Box::from).collect());
     match hold {
         Some(Duty::On) => may_hold(cluster, &node)?,
-        Some(Duty::Drain) => {
-            let text = "accounts cannot be moved to other nodes yet; hold cordon keeps new ones away";
-            return Err(Failed::new("usage", text));
-        }
+        // Its accounts go by themselves.
+        Some(Duty::Drain) => need_another(directory, &node).await?,
         Some(Duty::Off) => need_no_accounts(directory, &node).await?,
         Some(Duty::Cordon) | None => {}
     }
@@ -213,6 +212,15 @@ fn may_hold(cluster: &Cluster, node: &Node) -> Result<(), Failed> {
         None => "it is not reached, so that nobody knows what its certificate lets it do",
     };
     Err(Failed::new("failed", format!("{}: {why}", node.name)))
+}
+
+/// Refuses to have a node give its accounts away when no other takes them.
+async fn need_another(directory: &dyn Directory, node: &Node) -> Result<(), Failed> {
+    let takes = |other: &Node| other.id != node.id && other.hold == Duty::On && other.store.is_some();
+    match directory.nodes().await.map_err(failed)?.iter().any(takes) {
+        true => Ok(()),
+        false => Err(Failed::new("failed", format!("no other node takes what {} holds", node.name))),
+    }
 }
 
 /// Refuses while accounts are at home at a node, and has none made there from here on.
@@ -276,6 +284,63 @@ pub(crate) async fn each_account(
             None => return Ok(()),
         }
     }
+}
+
+#[derive(Deserialize)]
+pub(crate) struct RemoveArgs {
+    name: String,
+    /// It is lost with the accounts that are at home there.
+    #[serde(default)]
+    lost: bool,
+}
+
+/// Takes a node out of the cluster for good. Accounts that are lost with it are rows.
+pub(crate) async fn remove(
+    cluster: Option<&Cluster>,
+    directory: &CopiedDirectory,
+    args: RemoveArgs,
+    replies: &Replies,
+) -> Result<Value, Failed> {
+    let cluster = in_cluster(cluster)?;
+    let node = find_node(cluster, directory, Some(&args.name)).await?;
+    let refuse = |why: String| Err(Failed::new("in-use", why));
+    if node.id == cluster.links.identity().node {
+        return refuse("a node is removed by another; ask there".to_owned());
+    }
+    if cluster.has_directory(node.id) {
+        return refuse(format!(
+            "{} has the directory; with that in etcd (rookery directory promote or rebuild) it can be removed",
+            node.name
+        ));
+    }
+    if args.lost && cluster.links.peer(node.id).borrow().takes_streams() {
+        return refuse(format!("{} is there, and not lost", node.name));
+    }
+    // None are made there while they are counted.
+    let cordon = NodeEdit { hold: Some(Duty::Cordon), ..NodeEdit::default() };
+    if node.hold == Duty::On {
+        directory.edit_node(node.id, cordon).await.map_err(failed)?;
+    }
+    directory.barrier().await.map_err(failed)?;
+    let (count, names) = accounts_at(directory, node.id).await.map_err(failed)?;
+    if count > 0 && !args.lost {
+        if node.hold == Duty::On {
+            let back = NodeEdit { hold: Some(Duty::On), ..NodeEdit::default() };
+            directory.edit_node(node.id, back).await.map_err(failed)?;
+        }
+        let name = &node.name;
+        return refuse(format!(
+            "accounts are at home at {name}: {count}; if it is lost for good with them, say --lost"
+        ));
+    }
+    directory.remove_node(node.id).await.map_err(failed)?;
+    tracing::warn!(node = %node.name, accounts = count, lost = args.lost, "a node is removed from the cluster");
+    for name in names {
+        if replies.row(json!({"account": name.to_string()})).await.is_err() {
+            break;
+        }
+    }
+    Ok(json!({"node": node.name, "accounts": count}))
 }
 
 /// All that is known of a node. What only the node itself knows is there if it is this one.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rookery_directory::{Directory, Duty, Node};
+use rookery_directory::{Directory, Node};
 use rookery_link::{Incoming, Message};
 use rookery_route::{AccountTask, Coming, Homes, Registrar, RegistrarError};
 use rookery_types::{AccountId, AccountName, NodeId, StoreId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::placing::{Placed, View, Why};
 use super::{Cluster, ask, task_json};
 
 /// The name of the service.
@@ -23,32 +24,44 @@ pub(crate) struct ClusterHomes {
     pub(crate) cluster: Cluster,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) store: StoreId,
+    pub(crate) placed: Placed,
 }
 
 impl Homes for ClusterHomes {
-    /// Here, if this node holds accounts and takes new ones; else at the node that takes new ones and has the most
-    /// space.
-    fn place<'a>(&'a self, _name: &'a AccountName) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>> {
+    /// The node that was named. Else here, if this node holds accounts, takes new ones and is none that the domain's
+    /// placement rules out; else at the one of the others that is there, fits, and has the most room.
+    fn place<'a>(
+        &'a self,
+        name: &'a AccountName,
+        at: Option<&'a str>,
+    ) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>> {
         Box::pin(async move {
             let here = self.cluster.links.identity().node;
-            let nodes = self.directory.nodes().await.map_err(RegistrarError::Directory)?;
-            let takes = |node: &&Node| node.hold == Duty::On && node.store.is_some();
-            let own = nodes.iter().find(|node| node.id == here);
-            let is_fenced = self.cluster.fence.why().is_some();
-            if !is_fenced && own.map_or(self.cluster.holds(), |own| own.hold == Duty::On) {
-                return Ok((here, self.store));
+            let mut nodes = self.directory.nodes().await.map_err(RegistrarError::Directory)?;
+            let placements = self.directory.placements().await.map_err(RegistrarError::Directory)?;
+            let own = nodes.iter_mut().find(|node| node.id == here);
+            match own {
+                // It has not told of its store yet.
+                Some(own) => own.store = Some(self.store).filter(|_| self.cluster.holds()),
+                None if self.cluster.holds() => {
+                    let name = self.cluster.links.identity().name.as_str().into();
+                    nodes.push(Node { name, store: Some(self.store), ..Node::new(here) });
+                }
+                None => {}
             }
-            let others = nodes
-                .iter()
-                .filter(|node| node.id != here)
-                .filter(takes)
-                .filter(|node| self.cluster.links.peer(node.id).borrow().takes_streams());
-            // Among those with as much, any.
-            let chosen = others.max_by_key(|node| (node.load.octets_free, rand::random::<u64>()));
-            match chosen.and_then(|node| node.store.map(|store| (node.id, store))) {
-                Some(place) => Ok(place),
-                None => Err(RegistrarError::Away("no node that takes new accounts is there".to_owned())),
-            }
+            let is_there = |node: &Node| match node.id == here {
+                true => self.cluster.fence.why().is_none(),
+                false => self.cluster.links.peer(node.id).borrow().takes_streams(),
+            };
+            let view = View { nodes: &nodes, placements: &placements, here, is_there: &is_there };
+            let placed = match at {
+                Some(at) => view.named(at),
+                None => view.choose(name.domain(), &self.placed),
+            };
+            placed.map_err(|why| match why {
+                Why::NoPlace(why) => RegistrarError::NoPlace(why),
+                Why::Away(why) => RegistrarError::Away(why),
+            })
         })
     }
 

@@ -9,6 +9,7 @@
 //! - Certificates and tokens lie in the data folder, readable for the server's user alone.
 
 mod accounts;
+pub(crate) mod balance;
 mod desk;
 pub(crate) mod duties;
 mod errands;
@@ -18,6 +19,7 @@ mod itself;
 mod join;
 mod moving;
 mod pipe;
+pub(crate) mod placing;
 mod renewal;
 mod site;
 mod source;
@@ -51,6 +53,7 @@ use crate::live::Live;
 use crate::serve::with_causes;
 
 pub(crate) use desk::{accept, nodes, token};
+pub(crate) use duties::remove;
 pub(crate) use errands::lost;
 pub(crate) use homes::ClusterHomes;
 pub(crate) use join::join;
@@ -215,6 +218,12 @@ impl Cluster {
             self.has_moved().map_err(Failure::failed)?;
         }
         Ok(directory)
+    }
+
+    /// Whether a node is the only one with the directory.
+    pub(crate) fn has_directory(&self, node: NodeId) -> bool {
+        let first = self.site.directory.as_ref().map_or(self.links.identity().node, |at| NodeId(at.node));
+        self.source() == SourceKind::Embedded && first == node
     }
 
     /// Whether the cluster's authority is here.

@@ -80,7 +80,7 @@ async fn prepare(node: &Arc<Node>, folder: &Path) -> Result<String, Failure> {
     let password = password();
     write_private(&note, &password)
         .map_err(|error| Failure::failed(format!("{}: {error}", note.display())))?;
-    node.add_user(&user, &password, false).await.map_err(Failure::failed)?;
+    node.add_user(&user, &password, false, None).await.map_err(Failure::failed)?;
     let account = node.account(&user).await.map_err(Failure::failed)?;
     let now = jiff::ZonedDateTime::now();
     let mut letters = messages::letters();

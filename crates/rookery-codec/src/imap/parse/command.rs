@@ -257,18 +257,33 @@ fn qresync(s: &mut Scanner<'_>) -> Parsed<Qresync> {
 /// ```abnf
 /// create       = "CREATE" SP mailbox [SP "(" create-param *(SP create-param) ")"]
 /// create-param =/ "USE" SP "(" [use-attr *(SP use-attr)] ")"
+///
+/// Cyrus's, for administrators:
+/// create       =/ "CREATE" SP mailbox SP astring
+/// create-param =/ "PARTITION" SP astring
 /// ```
 fn create(s: &mut Scanner<'_>) -> Parsed<Command> {
     let mailbox = s.mailbox()?;
-    let mut special_use = Vec::new();
+    let (mut special_use, mut at) = (Vec::new(), None);
     if s.take_word(" (") {
-        if !s.take_word("USE ") {
-            return Err(Fault("Unknown parameter"));
+        loop {
+            if s.take_word("USE ") {
+                special_use = s.list(use_attr)?;
+            } else if s.take_word("PARTITION ") {
+                at = Some(s.astring()?);
+            } else {
+                return Err(Fault("Unknown parameter"));
+            }
+            if !s.take_word(" ") {
+                break;
+            }
         }
-        special_use = s.list(use_attr)?;
         s.expect(b')', "Missing )")?;
+    } else if s.rest().len() > 1 && s.take_word(" ") {
+        // A space at the end of a line is no argument.
+        at = Some(s.astring()?);
     }
-    Ok(Command::Create { mailbox, special_use })
+    Ok(Command::Create { mailbox, special_use, at })
 }
 
 fn use_attr(s: &mut Scanner<'_>) -> Parsed<SpecialUse> {

@@ -292,12 +292,19 @@ impl CommandWriter {
                 self.named(if *read_only { "EXAMINE" } else { "SELECT" }, mailbox);
                 self.select_parameters(parameters);
             }
-            Command::Create { mailbox, special_use } => {
+            Command::Create { mailbox, special_use, at } => {
                 self.named("CREATE", mailbox);
                 if !special_use.is_empty() {
                     self.text(" (USE (");
                     self.many(special_use, |w, one| w.text(one.attribute()));
-                    self.text("))");
+                    self.text(")");
+                }
+                if let Some(at) = at {
+                    self.text(if special_use.is_empty() { " (PARTITION " } else { " PARTITION " });
+                    self.astring(at);
+                }
+                if !special_use.is_empty() || at.is_some() {
+                    self.text(")");
                 }
             }
             Command::Delete { mailbox } => self.named("DELETE", mailbox),
