@@ -90,7 +90,11 @@ struct Asked {
 }
 
 impl Homes for AnyHome {
-    fn place<'a>(&'a self, _name: &'a AccountName) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>> {
+    fn place<'a>(
+        &'a self,
+        _name: &'a AccountName,
+        _asked: Option<&'a str>,
+    ) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>> {
         Box::pin(async move {
             let nodes = self.directory.nodes().await.map_err(RegistrarError::Directory)?;
             let takes = nodes.iter().filter(|node| node.hold == Duty::On);
