@@ -86,12 +86,12 @@ fn an_account_moves_under_its_connected_clients() -> Result<()> {
     cli(one, "node hold drain --node n2.example")?;
     let deadline = Instant::now() + SOON;
     loop {
-        let shown = cli(one, "node show --node n2.example --json")?;
-        let shown: serde_json::Value = serde_json::from_str(&shown)?;
-        if shown["accounts"] == 0 {
+        let listed = cli(one, "user list --json")?;
+        let users: serde_json::Value = serde_json::from_str(&listed)?;
+        if users[0]["home"] != "n2.example" {
             break;
         }
-        ensure!(Instant::now() < deadline, "{shown}");
+        ensure!(Instant::now() < deadline, "{listed}");
         std::thread::sleep(Duration::from_millis(100));
     }
     let refused = one.cli(&["move", "user", "joe", "--to", "n2.example"], b"")?;

@@ -40,6 +40,8 @@ const PAGE: usize = 1000;
 const GONE_MAX: usize = 50_000;
 /// The shortest and the longest pause before the source is tried again.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// A source that is away for less is nothing for an operator to look at: its node is restarted, or a link is made anew.
+const AWAY_QUIETLY: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Callers that wait for one answer of the source.
 const BARRIERS_MAX: usize = 100_000;
@@ -103,7 +105,8 @@ impl Follower {
             if changed {
                 match &now {
                     Following::WentBack(why) => tracing::error!(why, "the directory takes no changes"),
-                    Following::Away(why) => tracing::warn!(why, "the directory's source is away"),
+                    // It may be there again at once: see `follow`.
+                    Following::Away(why) => tracing::info!(why, "the directory's source does not answer"),
                     now => tracing::info!(?now, "the directory's copy"),
                 }
                 *before = now;
@@ -115,14 +118,25 @@ impl Follower {
     /// Follows for ever.
     async fn follow(&self) {
         let mut pause = PAUSE_MIN;
+        let (mut since, mut warned) = (Instant::now(), false);
         loop {
             let error = match self.follow_once(&mut pause).await {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
+            if pause == PAUSE_MIN {
+                // It was followed until now.
+                (since, warned) = (Instant::now(), false);
+            }
             match error {
                 DirectoryError::WentBack(why) => self.told(Following::WentBack(why)),
-                error => self.told(Following::Away(error.to_string())),
+                error => {
+                    if !warned && since.elapsed() >= AWAY_QUIETLY {
+                        warned = true;
+                        tracing::warn!(%error, "the directory's source is away");
+                    }
+                    self.told(Following::Away(error.to_string()));
+                }
             }
             sleep(jittered(pause)).await;
             pause = (pause * 2).min(PAUSE_MAX);

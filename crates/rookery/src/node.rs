@@ -1,14 +1,13 @@
 //! The running node: what its parts share, and what administrators ask of accounts.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rookery_auth::{
     AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError, Sessions, Welcome,
 };
 use rookery_directory::{
     AccountFilter, AccountState, Alias, AliasName, Commit, CommitError, Directory, DirectoryError,
-    EmbeddedDirectory, Entry, Following, Verifier,
+    EmbeddedDirectory, Entry, Verifier,
 };
 use rookery_kv::Batch;
 use rookery_route::{Administrators, Authority, Registrar, RegistrarError};
@@ -53,45 +52,20 @@ pub(crate) struct DirectoryAccounts {
     pub(crate) directory: EmbeddedDirectory,
     pub(crate) newcomers: Arc<Newcomers>,
     pub(crate) administrators: Administrators,
-    pub(crate) away: Away,
-}
-
-/// When the directory was asked last and was away.
-#[derive(Default)]
-pub(crate) struct Away(parking_lot::Mutex<Option<Instant>>);
-
-/// How long the directory is not asked again.
-const AWAY: Duration = Duration::from_secs(2);
-
-impl Away {
-    fn now(&self) {
-        *self.0.lock() = Some(Instant::now());
-    }
-
-    fn lately(&self) -> bool {
-        self.0.lock().is_some_and(|at| at.elapsed() < AWAY)
-    }
 }
 
 impl DirectoryAccounts {
     /// An account's entry. One that is not there, or being made, is looked for again in an up-to-date directory: it may
-    /// have been made at another node a moment ago. Where that cannot be asked the copy's word counts, and while that is
-    /// known nobody waits for it, so that nobody learns by an answer, or by its time, which names there are.
+    /// have been made at another node a moment ago. Where that cannot be asked the copy's word counts.
     async fn newest(&self, name: &AccountName) -> Result<Arc<Entry>, DirectoryError> {
         let found = self.directory.look_up(name).await;
         let is_made = match &found {
             Ok(entry) => !matches!(entry.state, AccountState::Reserved { .. }),
             Err(error) => !matches!(error, DirectoryError::NotFound(_)),
         };
-        if is_made || *self.directory.following().borrow() != Following::Following || self.away.lately() {
-            return found;
-        }
-        match self.directory.barrier().await {
-            Ok(_) => self.directory.look_up(name).await,
-            Err(_) => {
-                self.away.now();
-                found
-            }
+        match is_made || self.directory.barrier().await.is_err() {
+            true => found,
+            false => self.directory.look_up(name).await,
         }
     }
 }

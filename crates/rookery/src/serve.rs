@@ -161,7 +161,6 @@ impl Data {
                 directory: directory.clone(),
                 newcomers: Arc::clone(&newcomers),
                 administrators: administrators.clone(),
-                away: Default::default(),
             }),
             Arc::new(hasher),
             AuthenticatorOptions {
