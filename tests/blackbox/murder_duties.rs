@@ -425,29 +425,3 @@ fn what_a_lost_node_held_is_away_until_it_is_restored() -> Result<()> {
     drop(murder);
     Ok(())
 }
-
-/// How long a refused login takes. Further ones are delayed, whoever they name.
-fn refusal(node: &Server, user: &str) -> Result<Duration> {
-    let mut client = Imap::connect(node.imap)?;
-    let began = Instant::now();
-    let answer = client.command(&format!("LOGIN {user} wrong"))?;
-    ensure!(answer.code("AUTHENTICATIONFAILED").is_some(), "{user}: {:?}", answer.lines());
-    Ok(began.elapsed())
-}
-
-#[test]
-fn who_is_unknown_is_refused_as_fast_as_a_wrong_password_while_the_directory_is_away() -> Result<()> {
-    let mut murder = Murder::start(&UNIFIED)?;
-    murder.node(1)?.add_user("joe")?;
-    murder.node_mut(0)?.kill9()?;
-    let (two, three) = (murder.node(1)?, murder.node(2)?);
-    for node in [two, three] {
-        until("the directory is never away", || {
-            Ok(node.log_tail().contains("the directory's source is away"))
-        })?;
-    }
-    let (known, unknown) = (refusal(two, "joe")?, refusal(three, "nobody")?);
-    let apart = known.abs_diff(unknown);
-    ensure!(apart < Duration::from_millis(300), "known {known:?}, unknown {unknown:?}");
-    Ok(())
-}

@@ -1,5 +1,6 @@
 //! The first frames of a connection: who is there, and which version is spoken.
 
+use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,9 @@ pub enum ConnectError {
     /// The transport or TLS.
     #[error("{0}")]
     Transport(String),
+    /// Whoever was at the other end has gone.
+    #[error("{0}")]
+    Gone(String),
     /// No answer in time.
     #[error("no answer within {0:?}")]
     Slow(Duration),
@@ -55,7 +59,12 @@ pub enum ConnectError {
 
 impl From<std::io::Error> for ConnectError {
     fn from(error: std::io::Error) -> ConnectError {
-        ConnectError::Transport(error.to_string())
+        match error.kind() {
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+                ConnectError::Gone(error.to_string())
+            }
+            _ => ConnectError::Transport(error.to_string()),
+        }
     }
 }
 
@@ -188,7 +197,7 @@ async fn read_hello<T: AsyncRead + Unpin>(io: &mut T, decoder: &mut Decoder) -> 
             None => {}
         }
         if io.read_buf(decoder.room(READ_OCTETS)).await? == 0 {
-            return Err(ConnectError::Transport("the peer closed the connection".to_owned()));
+            return Err(ConnectError::Gone("the peer closed the connection".to_owned()));
         }
     }
 }

@@ -440,11 +440,16 @@ impl Inner {
                 let from = tcp.peer_addr().map_or_else(|_| String::new(), |address| address.to_string());
                 if let Err(error) = inner.shake_hands(tcp, permit).await {
                     count(&inner.counters.connections_refused);
-                    if inner.is_leaving() {
+                    match error {
                         // Peers that have not heard of it yet try at once: nothing is wrong.
-                        tracing::debug!(%from, %error, "a link connection is refused");
-                    } else {
-                        tracing::warn!(%from, %error, "a link connection is refused");
+                        _ if inner.is_leaving() => {
+                            tracing::debug!(%from, %error, "a link connection is refused");
+                        }
+                        // Whoever it was has ended, or the network.
+                        ConnectError::Gone(_) => {
+                            tracing::info!(%from, %error, "a link connection ended before it was made");
+                        }
+                        _ => tracing::warn!(%from, %error, "a link connection is refused"),
                     }
                 }
             });
