@@ -1,6 +1,7 @@
 //! The running node: what its parts share, and what administrators ask of accounts.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rookery_auth::{
     AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError, Sessions, Welcome,
@@ -54,19 +55,31 @@ pub(crate) struct DirectoryAccounts {
     pub(crate) administrators: Administrators,
 }
 
+/// How long the login of somebody unknown waits for a directory that is away, and how often that is asked.
+const UNKNOWN_WAITS: Duration = Duration::from_secs(3);
+const ASKED_AGAIN: Duration = Duration::from_millis(50);
+
 impl DirectoryAccounts {
     /// An account's entry. One that is not there, or being made, is looked for again in an up-to-date directory: it may
-    /// have been made at another node a moment ago. Where that cannot be asked the copy's word counts.
+    /// have been made at another node a moment ago. One that comes back is waited for a little; where it cannot be asked
+    /// the copy's word counts.
     async fn newest(&self, name: &AccountName) -> Result<Arc<Entry>, DirectoryError> {
         let found = self.directory.look_up(name).await;
         let is_made = match &found {
             Ok(entry) => !matches!(entry.state, AccountState::Reserved { .. }),
             Err(error) => !matches!(error, DirectoryError::NotFound(_)),
         };
-        match is_made || self.directory.barrier().await.is_err() {
-            true => found,
-            false => self.directory.look_up(name).await,
+        if is_made {
+            return found;
         }
+        let until = Instant::now() + UNKNOWN_WAITS;
+        while self.directory.barrier().await.is_err() {
+            if Instant::now() >= until {
+                return found;
+            }
+            tokio::time::sleep(ASKED_AGAIN).await;
+        }
+        self.directory.look_up(name).await
     }
 }
 
