@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::{MoveArgs, MoveCommand};
+use crate::cli::{MoveArgs, MoveCommand, MoveOf};
 use crate::client::{call, print_rows, say};
 use crate::config::Config;
 use crate::exit::Failure;
@@ -17,16 +17,8 @@ pub(crate) async fn r#move(config: &Config, args: MoveArgs) -> Result<(), Failur
         return Ok(());
     };
     match command {
-        MoveCommand::User { name, to, wait } => {
-            let args = json!({"user": name, "to": to, "wait": wait});
-            let (_, done) = call(config, "move.begin", args).await?;
-            match done.get("pause_ms").and_then(Value::as_u64) {
-                Some(pause) => say(&format!("{name} is at {to} now; changes waited for {pause} ms.")),
-                None => {
-                    say(&format!("{name} begins to move to {to}; `rookery move status` shows how far it is."))
-                }
-            }
-        }
+        MoveCommand::User { name, to, wait } => begin(config, "user", &name, &to, wait).await?,
+        MoveCommand::Shared { name, to, wait } => begin(config, "name", &name, &to, wait).await?,
         MoveCommand::Domain { name, to } => {
             let (_, done) = call(config, "move.domain", json!({"domain": name, "to": to})).await?;
             let count = |member: &str| done.get(member).and_then(Value::as_u64).unwrap_or(0);
@@ -40,31 +32,79 @@ pub(crate) async fn r#move(config: &Config, args: MoveArgs) -> Result<(), Failur
             }
         }
         MoveCommand::Status(json) => {
-            let (rows, _) = call(config, "move.status", Value::Null).await?;
+            let (mut rows, _) = call(config, "move.status", Value::Null).await?;
+            if !json.json {
+                told_once(&mut rows);
+            }
             let columns = [
-                column("NODE", "node"),
                 column("ACCOUNT", "account"),
-                column("OTHER NODE", "peer"),
+                column("FROM", "from"),
+                column("TO", "to"),
                 column("PHASE", "phase"),
                 column("MESSAGES", "messages"),
-                octets("SIZE", "octets"),
+                octets("SENT", "octets"),
+                octets("OF", "account_octets"),
+                octets("PER SECOND", "octets_per_s"),
                 column("SECONDS", "age_s"),
-                column("WHY", "why"),
+                column("WAITS FOR", "why"),
             ];
             print_rows(json, &columns, rows);
         }
-        MoveCommand::Pause { user } => {
-            call(config, "move.pause", json!({"user": user})).await?;
-            say(&format!("The move of {user} waits until it is resumed."));
+        MoveCommand::Pause(of) => {
+            call(config, "move.pause", named(&of)).await?;
+            say(&format!("The move of {} waits until it is resumed.", of.name));
         }
-        MoveCommand::Resume { user } => {
-            call(config, "move.resume", json!({"user": user})).await?;
-            say(&format!("The move of {user} goes on."));
+        MoveCommand::Resume(of) => {
+            call(config, "move.resume", named(&of)).await?;
+            say(&format!("The move of {} goes on.", of.name));
         }
-        MoveCommand::Cancel { user } => {
-            call(config, "move.cancel", json!({"user": user})).await?;
-            say(&format!("{user} stays where it is."));
+        MoveCommand::Cancel(of) => {
+            call(config, "move.cancel", named(&of)).await?;
+            say(&format!("{} stays where it is.", of.name));
         }
     }
     Ok(())
+}
+
+fn named(of: &MoveOf) -> Value {
+    match of.shared {
+        true => json!({"name": of.name}),
+        false => json!({"user": of.name}),
+    }
+}
+
+/// Begins a move. `kind`: what the name is one of.
+async fn begin(config: &Config, kind: &str, name: &str, to: &str, wait: bool) -> Result<(), Failure> {
+    let (_, done) = call(config, "move.begin", json!({kind: name, "to": to, "wait": wait})).await?;
+    match done.get("pause_ms").and_then(Value::as_u64) {
+        Some(pause) => say(&format!("{name} is at {to} now; changes waited for {pause} ms.")),
+        None => say(&format!("{name} begins to move to {to}; `rookery move status` shows how far it is.")),
+    }
+    Ok(())
+}
+
+/// Leaves out what the node says to which an account comes, where the account's home is there to say more.
+fn told_once(rows: &mut Vec<Value>) {
+    let comes = |row: &Value| row.get("phase").and_then(Value::as_str) == Some("receiving");
+    let sent: Vec<Value> =
+        rows.iter().filter(|row| !comes(row)).filter_map(|row| row.get("job").cloned()).collect();
+    rows.retain(|row| !comes(row) || row.get("job").is_none_or(|job| !sent.contains(job)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_is_shown_once_though_two_nodes_tell_of_it() {
+        let row = |job: &str, phase: &str| json!({"job": job, "phase": phase});
+        let mut rows = vec![
+            row("1", "receiving"),
+            row("1", "copying"),
+            row("2", "receiving"),
+            json!({"phase": "unknown"}),
+        ];
+        told_once(&mut rows);
+        assert_eq!(rows, [row("1", "copying"), row("2", "receiving"), json!({"phase": "unknown"})]);
+    }
 }
