@@ -55,7 +55,7 @@ impl User {
                 Err(_) => Ok(None),
             },
             Command::Delete { mailbox }
-            | Command::Rename { from: mailbox, .. }
+            | Command::Rename { from: mailbox, at: None, .. }
             | Command::Status { mailbox, .. }
             | Command::GetAcl { mailbox }
             | Command::SetAcl { mailbox, .. }

@@ -20,6 +20,7 @@ mod join;
 mod moving;
 mod pipe;
 pub(crate) mod placing;
+pub(crate) mod relocating;
 mod renewal;
 mod site;
 mod source;
