@@ -97,6 +97,8 @@ enum Begin {
     Guest(Box<SessionHead>),
     /// A session that was at another node and goes on here.
     Resumed(Box<SessionHead>),
+    /// The same of a guest.
+    ResumedGuest(Box<SessionHead>),
 }
 
 /// Why the loop goes on or ends.
@@ -117,11 +119,15 @@ impl Driver {
         let mut idling = None;
         match begin {
             Begin::Greeting => self.greet(),
-            Begin::Resumed(head) => match Box::pin(self.take_over(*head)).await {
-                Ok(under_way) => idling = under_way,
-                // The edge asks again, here or elsewhere.
-                Err(_) => return self.counts.end("refused"),
-            },
+            begin @ (Begin::Resumed(_) | Begin::ResumedGuest(_)) => {
+                let is_guest = matches!(begin, Begin::ResumedGuest(_));
+                let (Begin::Resumed(head) | Begin::ResumedGuest(head)) = begin else { return };
+                match Box::pin(self.take_over(*head, is_guest)).await {
+                    Ok(under_way) => idling = under_way,
+                    // The edge asks again, here or elsewhere.
+                    Err(_) => return self.counts.end("refused"),
+                }
+            }
             Begin::LoggedIn(head) => match Box::pin(self.take_up(*head)).await {
                 Ok(true) => {}
                 // The edge has its client back.
@@ -263,10 +269,16 @@ impl Driver {
         // Between commands, and nowhere else, can it go on elsewhere.
         let is_between = self.wire.decoder.is_between();
         let (slot, home, mut stirred) = match user {
-            Some(User { slot, notify, guests, home, .. }) => {
+            Some(User { slot, notify, guests, home, own, .. }) => {
                 // Few need it, and what they wait with is large.
-                let needed = notify.is_some() || !guests.is_empty();
-                let stirred = needed.then(|| Box::pin(stirred(notify.as_deref_mut(), guests, selected)));
+                let is_own = |selected: &&Selected| {
+                    own.as_ref().is_some_and(|own| own.id() == selected.mailbox.account().id())
+                };
+                let others = selected.filter(|selected| is_between && !is_own(selected));
+                let others = others.map(|selected| selected.home.clone());
+                let needed = notify.is_some() || !guests.is_empty() || others.is_some();
+                let stirred =
+                    needed.then(|| Box::pin(stirred(notify.as_deref_mut(), guests, selected, others)));
                 (slot.as_ref(), home.as_mut().filter(|_| is_between), stirred)
             }
             None => (None, None, None),
@@ -459,7 +471,7 @@ impl Driver {
                     .await
             }
             State::Abroad(user, abroad) => {
-                Box::pin(command::abroad::idle(&mut self.wire, user, abroad, &tag, &self.drain)).await
+                Box::pin(command::abroad::idle(&mut self.wire, user, abroad, &tag, &self.drain, resumed)).await
             }
         };
         if matches!(&outcome, Err(Failure::Moved)) {
@@ -569,7 +581,12 @@ impl Driver {
 }
 
 /// Returns when there may be something to tell that was not asked for. Safe to cancel.
-async fn stirred(notify: Option<&mut Notify>, guests: &mut Guests, selected: Option<&Selected>) {
+async fn stirred(
+    notify: Option<&mut Notify>,
+    guests: &mut Guests,
+    selected: Option<&Selected>,
+    mut home: Option<watch::Receiver<Whereabouts>>,
+) {
     let changed = async {
         match notify {
             Some(notify) => notify::changed(notify, selected).await,
@@ -579,6 +596,7 @@ async fn stirred(notify: Option<&mut Notify>, guests: &mut Guests, selected: Opt
     tokio::select! {
         () = changed => {}
         () = guests.stirred() => {}
+        () = departed(home.as_mut()) => {}
     }
 }
 

@@ -154,7 +154,12 @@ impl User {
         // Decided before anything is looked up: what is out of reach is answered alike whether or not it exists.
         match self.reaches(name.domain()) {
             true => {
-                let account = account_of(&self.services, name).await?;
+                let opened = self.services.router.open(&self.services.store, name).await;
+                let account = match opened {
+                    // The session that asks finds out where it is.
+                    Err(AccountError::Elsewhere(_)) if self.is_guest => return Err(Failure::Moved),
+                    opened => opened.map_err(not_opened)?,
+                };
                 Ok(account.map(|account| account.seen_by(&self.name)))
             }
             false => Ok(None),
@@ -358,11 +363,6 @@ enum Opened {
 const GRANTS_MAX: usize = 100_000;
 /// Grants that are looked at first where one would do.
 const GRANTS_FIRST: usize = 64;
-
-/// The account of that name, if there is one, it may be used and it is here.
-pub(crate) async fn account_of(services: &Services, name: &AccountName) -> Result<Option<Account>, Failure> {
-    services.router.open(&services.store, name).await.map_err(not_opened)
-}
 
 pub(crate) fn not_opened(error: AccountError) -> Failure {
     match error {

@@ -117,6 +117,8 @@ pub(crate) struct Selected {
     pub(crate) view: View,
     /// `$` (RFC 5182).
     pub(crate) saved: UidSet,
+    /// Where its account is at home.
+    pub(crate) home: watch::Receiver<Whereabouts>,
 }
 
 impl User {
@@ -241,6 +243,11 @@ impl State {
 }
 
 impl Selected {
+    /// Whether its account has left for another node.
+    pub(crate) fn has_left(&self) -> bool {
+        *self.home.borrow() != Whereabouts::Here
+    }
+
     /// The mailbox as it is now, and its messages; none once it is deleted.
     pub(crate) fn now(&self) -> (Arc<MailboxState>, Messages) {
         let state = self.mailbox.now();

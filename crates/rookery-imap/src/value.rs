@@ -11,7 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use rookery_store::{KeywordNumbers, Message};
-use rookery_types::{ContentId, InternalDate, ModSeq, SystemFlags, Uid, UidSet};
+use rookery_types::{
+    AccountId, ContentId, InternalDate, MailboxId, ModSeq, SystemFlags, Uid, UidSet,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Octets of the longest value that is read.
@@ -76,6 +78,9 @@ pub(crate) struct SelectedValue {
     pub(crate) account: u64,
     pub(crate) mailbox: u32,
     pub(crate) uid_validity: u32,
+    /// As the client would name it now.
+    #[serde(with = "octets")]
+    pub(crate) name: Bytes,
     pub(crate) read_only: bool,
     /// `$`.
     #[serde(with = "set")]
@@ -125,6 +130,14 @@ pub(crate) struct WatchedValue {
     /// The numbers of the mailboxes that the client may know of.
     #[serde(with = "set")]
     pub(crate) visible: UidSet,
+}
+
+impl SelectedValue {
+    /// Its MAILBOXID.
+    pub(crate) fn objectid(&self) -> Option<Bytes> {
+        let account = AccountId::new(self.account)?;
+        Some(MailboxId { account, number: self.mailbox }.objectid().into())
+    }
 }
 
 /// Octets that are no session.
@@ -308,10 +321,10 @@ mod tests {
             (account, mailbox, uid_validity, read_only) in any::<(u64, u32, u32, bool)>(),
             (saved, uids, recent) in (sets(), sets(), sets()),
             (modseq, keywords, held_back) in any::<(u64, usize, bool)>(),
-            known in messages(),
+            (known, name) in (messages(), octets()),
         ) -> SelectedValue {
             let view = ViewValue { uids, modseq, keywords, recent, held_back, known };
-            SelectedValue { account, mailbox, uid_validity, read_only, saved, view }
+            SelectedValue { account, mailbox, uid_validity, name, read_only, saved, view }
         }
     }
 
@@ -376,7 +389,7 @@ mod tests {
         assert!(read(r#"{"version":1,"enabled":3,"more":[1]}"#).is_ok());
         let view = |uids: &str| {
             format!(
-                r#"{{"version":1,"enabled":0,"selected":{{"account":1,"mailbox":1,"uid_validity":1,"read_only":false,"saved":"","view":{{"uids":"{uids}","modseq":1,"keywords":0,"recent":"","held_back":false,"known":[]}}}}}}"#
+                r#"{{"version":1,"enabled":0,"selected":{{"account":1,"mailbox":1,"uid_validity":1,"name":"","read_only":false,"saved":"","view":{{"uids":"{uids}","modseq":1,"keywords":0,"recent":"","held_back":false,"known":[]}}}}}}"#
             )
         };
         assert!(read(&view("1:5,7")).is_ok());

@@ -19,7 +19,7 @@ pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
     BadHead, HEAD_OCTETS_MAX, HandOver, NoPeers, Opening, PeerError, Peers, PipeHead, PipeService, Reaching,
-    Relayed, Reopening, SessionHead, SessionNote, VALUE_OCTETS_MAX, hand_back, relay, take_value,
+    Relayed, Reopening, SessionHead, SessionNote, VALUE_OCTETS_MAX, hand_back, relay, reopen, take_value,
 };
 pub use renames::Renames;
 pub use transit::{GivenUp, MoveError, Pending, Transit, TransitTimes};

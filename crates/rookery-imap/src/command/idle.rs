@@ -59,17 +59,20 @@ pub(crate) async fn idle(
             return Ok(ending());
         }
         let carries = !wire.connection.is_deflated();
-        if carries && (wire.suspended || user.has_left().is_some()) {
+        let others = selected.as_deref().is_some_and(Selected::has_left);
+        if carries && (wire.suspended || others || user.has_left().is_some() || user.guests.have_moved()) {
             return Err(Failure::Moved);
         }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
         let User { slot, notify, guests, home, .. } = &mut *user;
+        let mut others = selected.as_deref().filter(|_| carries).map(|selected| selected.home.clone());
         let end = async {
             tokio::select! {
                 biased;
                 () = drain.easing() => {}
                 () = ended(slot.as_ref()) => {}
                 () = departed(home.as_mut().filter(|_| carries)) => return Woken::Changed,
+                () = departed(others.as_mut()) => return Woken::Changed,
             }
             Woken::Ending
         };

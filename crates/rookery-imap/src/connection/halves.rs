@@ -36,7 +36,11 @@ pub async fn serve_pipe(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Se
 /// Runs a guest of a session at another node, which may act for the user.
 pub async fn serve_guest(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Services>, drain: DrainGuard) {
     let (driver, head) = piped(pipe, head, services, drain);
-    driver.run(Begin::Guest(head)).await;
+    let begin = match head.value_octets {
+        None => Begin::Guest(head),
+        Some(_) => Begin::ResumedGuest(head),
+    };
+    driver.run(begin).await;
 }
 
 fn piped(
@@ -208,8 +212,17 @@ impl Driver {
 
     /// Where the session has to go on, if it has to.
     pub(super) fn whither(&mut self) -> Option<(NodeId, Epoch)> {
-        let left = self.state.user().and_then(|user| user.has_left());
-        left.or_else(|| self.wire.suspended.then(|| self.here()))
+        if let Some(left) = self.state.user().and_then(|user| user.has_left()) {
+            return Some(left);
+        }
+        let elsewhere = match &mut self.state {
+            State::Selected(_, selected) if selected.has_left() => true,
+            State::Selected(user, _) | State::Authenticated(user) | State::Abroad(user, _) => {
+                user.guests.have_moved()
+            }
+            State::NotAuthenticated | State::Away(_) | State::Logout => false,
+        };
+        (elsewhere || self.wire.suspended).then(|| self.here())
     }
 
     /// The same, if it can go on elsewhere as it stands.
@@ -225,7 +238,9 @@ impl Driver {
         let end = Instant::now() + READY_TIMEOUT;
         let mut pause = PAUSE_FIRST;
         loop {
-            if let Some(whither) = self.whither() {
+            let is_guest = self.state.user().is_some_and(|user| user.is_guest);
+            let whither = self.whither().or_else(|| is_guest.then(|| self.here()));
+            if let Some(whither) = whither {
                 let Tagged { tag, command } = tagged;
                 let octets = printed(&tag, command)?;
                 timing.end("moved");
@@ -271,9 +286,9 @@ impl Driver {
         if self.wire.connection.is_deflated() {
             return Ok(self.farewell(cannot_go_on()));
         }
-        let mut value = match self.state.value().await {
+        let mut value = match self.state.value(&mut self.wire).await {
             Ok(value) => value,
-            Err(Failure::Refused(answer)) => return Ok(self.farewell(*answer)),
+            Err(Failure::Refused(answer)) => { eprintln!("REFUSED {answer:?}"); return Ok(self.farewell(*answer)) }
             Err(failure) => return Err(failure),
         };
         value.idle = idle.map(|tag| tag.as_str().to_owned());
@@ -307,7 +322,11 @@ impl Driver {
     }
 
     /// Goes on with a session that was at another node; the tag of its IDLE, if that is under way.
-    pub(super) async fn take_over(&mut self, head: SessionHead) -> Result<Option<Tag>, Failure> {
+    pub(super) async fn take_over(
+        &mut self,
+        head: SessionHead,
+        is_guest: bool,
+    ) -> Result<Option<Tag>, Failure> {
         let user = head.user().map_err(|_| not_reached())?;
         let lost = || IoError::Lost(std::io::ErrorKind::NotConnected.into());
         let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
@@ -317,7 +336,11 @@ impl Driver {
             not_reached()
         })?;
         // It was among the account's sessions before it came.
-        let user = match authenticate::enter(&self.services, user.clone(), usize::MAX).await? {
+        let entered = match is_guest {
+            true => Entered::Here(authenticate::visit(&self.services, user.clone()).await?),
+            false => authenticate::enter(&self.services, user.clone(), usize::MAX).await?,
+        };
+        let user = match entered {
             Entered::Here(user) => user,
             Entered::Away { home, .. } => {
                 let known = self.services.router.home(&AccountName::User(user)).await;
@@ -330,9 +353,9 @@ impl Driver {
         self.bad_in_a_row = value.bad_in_a_row;
         let idle = value.idle.as_ref().and_then(|tag| Tag::new(tag.as_bytes()));
         let replays = value.replays;
-        self.state = State::resumed(user, value).await?;
+        self.state = State::resumed(user, value, &self.wire).await.inspect_err(|e| eprintln!("RESUME {is_guest} {e:?}"))?;
         self.logged_in();
-        if replays {
+        if replays || is_guest {
             self.wire.decoder.set_limits(roomy(&self.services));
         }
         if idle.is_some() {

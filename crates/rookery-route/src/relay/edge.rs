@@ -170,8 +170,8 @@ async fn moved(
     Ok(pipe)
 }
 
-/// Opens a session at a home from its value, and goes on asking until it is taken.
-async fn reopen(
+/// Opens a session at a home from its value, and goes on asking until it is taken, there or where it is sent on to.
+pub async fn reopen(
     Reopening { peers, service, head }: Reopening<'_>,
     (mut node, mut epoch): (NodeId, Epoch),
     value: Bytes,
