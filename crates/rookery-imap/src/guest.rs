@@ -13,25 +13,31 @@
 use crate::answer::{Answer, Failure};
 use crate::command::notify_there::Groups;
 use crate::command::operation::Operation;
+use crate::handed::Replay;
+use crate::services::Services;
 use crate::session::{Enabled, User};
+use crate::value::{GuestValue, HomeValue, SessionValue};
 use crate::wire::Wire;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rookery_codec::imap::client::{Literals, encode};
 use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::passage::{Passage, Passed};
 use rookery_codec::imap::{Code, Command, Condition, Status, Tag};
 use rookery_net::{Connection, IoError, Stream};
-use rookery_route::{PipeService, SessionHead, SessionNote};
-use rookery_types::NodeId;
+use rookery_route::{PipeService, Reopening, SessionHead, SessionNote, VALUE_OCTETS_MAX};
+use rookery_types::{AccountId, Epoch, NodeId};
 use std::collections::BTreeMap;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 /// Octets in the longest status line of a guest: COPYUID and MODIFIED may name many messages.
 const STATUS_OCTETS_MAX: usize = 8 << 20;
 /// How long a guest may take to be opened.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one may take to say what it knows.
+const SUSPEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a guest is kept that is not needed.
 const UNUSED_MAX: Duration = Duration::from_secs(300);
 /// As good as for ever: the link notices when the other node is lost.
@@ -47,6 +53,8 @@ pub(crate) struct Guests {
     notify: Option<Groups>,
     /// A guest has given up telling what NOTIFY asks for.
     overflow: bool,
+    /// What guests knew that go on elsewhere.
+    moved: Vec<GuestValue>,
 }
 
 /// A session of the user's at another node.
@@ -63,6 +71,14 @@ pub(crate) struct Guest {
     watches: bool,
     /// It has given that up.
     overflow: bool,
+    /// What it knew, once it has begun to say so: it goes on elsewhere.
+    leaves: Option<Leaving>,
+}
+
+/// A guest's value on its way.
+struct Leaving {
+    octets: usize,
+    come: BytesMut,
 }
 
 /// Why there is no answer.
@@ -71,6 +87,8 @@ pub(crate) enum Trouble {
     Client(IoError),
     /// The guest is lost.
     Guest,
+    /// It goes on elsewhere. What it was asked was not begun.
+    Moved,
 }
 
 /// What a guest says beside untagged responses.
@@ -82,6 +100,35 @@ pub(crate) enum Heard {
 }
 
 impl Guests {
+    /// Whether one that the client would miss goes on elsewhere.
+    pub(crate) fn have_moved(&self) -> bool {
+        !self.moved.is_empty()
+    }
+
+    /// What those knew that the client would miss, to go on elsewhere with the session.
+    pub(crate) async fn suspend(&mut self, wire: &mut Wire) -> Result<Vec<GuestValue>, Failure> {
+        let mut values = std::mem::take(&mut self.moved);
+        for (node, mut guest) in std::mem::take(&mut self.open) {
+            let is_selected = self.selected == Some(node);
+            if !is_selected && !guest.watches {
+                continue;
+            }
+            if let Some(pipe) = guest.connection.pipe() {
+                pipe.put_note(SessionNote::Suspend.encode());
+                // Was it lost, what it says next tells.
+                let _ = pipe.flush().await;
+            }
+            let said = tokio::time::timeout(SUSPEND_TIMEOUT, guest.last_words(wire)).await;
+            match (said, guest.value()) {
+                (Ok(Trouble::Moved), Some(value)) => values.push(value),
+                (Ok(Trouble::Client(error)), _) => return Err(Failure::Gone(error)),
+                _ if is_selected => return Err(farewell().into()),
+                _ => self.overflow = true,
+            }
+        }
+        Ok(values)
+    }
+
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty() && self.selected.is_none()
@@ -162,6 +209,10 @@ impl Guests {
     /// Returns when a guest that may speak without being asked has done so, or is lost: the one with the selected
     /// mailbox, and those that watch. Closes others that were not needed for long. Safe to cancel.
     pub(crate) async fn stirred(&mut self) {
+        if self.have_moved() {
+            // The session goes on elsewhere as soon as it can; until then there is nothing to hear.
+            return std::future::pending().await;
+        }
         if self.selected.is_some_and(|node| !self.open.contains_key(&node)) {
             // Lost already.
             return;
@@ -214,7 +265,7 @@ impl Guests {
     }
 
     /// What a guest comes to that gave no answer. `changes`: it may have changed something.
-    pub(crate) fn lost(&mut self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
+    fn lost(&mut self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
         self.let_go(guest);
         match trouble {
             Trouble::Client(error) => Failure::Gone(error),
@@ -222,8 +273,8 @@ impl Guests {
             Trouble::Guest if !guest.passage.is_between() => {
                 Failure::Gone(IoError::Lost(std::io::ErrorKind::UnexpectedEof.into()))
             }
-            Trouble::Guest if changes || self.selected == Some(guest.node) => farewell().into(),
-            Trouble::Guest => not_reached().into(),
+            _ if changes || self.selected == Some(guest.node) => farewell().into(),
+            _ => not_reached().into(),
         }
     }
 }
@@ -239,6 +290,7 @@ fn farewell() -> Answer {
 pub(crate) fn lost_before(trouble: Trouble, ended: bool) -> Failure {
     match trouble {
         Trouble::Client(error) => Failure::Gone(error),
+        Trouble::Moved => Failure::Moved,
         Trouble::Guest if ended => farewell().into(),
         Trouble::Guest => not_reached().into(),
     }
@@ -259,15 +311,40 @@ impl User {
     pub(crate) async fn guest(&mut self, wire: &Wire, node: NodeId) -> Result<Guest, Failure> {
         let known = self.guests.open.remove(&node);
         if self.guests.selected == Some(node) {
-            return known.ok_or_else(|| farewell().into());
+            return match known {
+                Some(known) => Ok(known),
+                None if self.guests.have_moved() => Err(Failure::Moved),
+                None => Err(farewell().into()),
+            };
         }
         if let Some(mut guest) = known {
             if guest.is_there().await {
                 return Ok(guest);
             }
-            self.guests.overflow |= guest.watches;
+            if self.has_moved(&guest) && self.guests.have_moved() {
+                return Err(Failure::Moved);
+            }
+            self.guests.overflow |= guest.watches && !self.guests.have_moved();
         }
         self.new_guest(wire, node).await
+    }
+
+    /// What a guest comes to that gave no answer. `changes`: it may have changed something.
+    pub(crate) fn lost(&mut self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
+        match trouble {
+            Trouble::Moved if self.has_moved(guest) => Failure::Moved,
+            trouble => self.guests.lost(guest, trouble, changes),
+        }
+    }
+
+    /// Whether a guest goes on elsewhere; then what it knew is kept for that.
+    pub(crate) fn has_moved(&mut self, guest: &Guest) -> bool {
+        let Some(value) = guest.value() else { return false };
+        learn_homes(&self.services, &value.session);
+        if value.watches || value.session.selected.is_some() {
+            self.guests.moved.push(value);
+        }
+        true
     }
 
     /// One more guest at a node, of which nobody else knows.
@@ -295,6 +372,38 @@ impl User {
             mailbox_id: None,
             watches: false,
             overflow: false,
+            leaves: None,
+        })
+    }
+
+    /// A guest that goes on from a value, at a node or wherever that sends it.
+    pub(crate) async fn guest_from(
+        &self,
+        wire: &Wire,
+        node: NodeId,
+        value: SessionValue,
+        mailbox_id: Option<Bytes>,
+    ) -> Result<Guest, Failure> {
+        let stream = wire.connection.stream();
+        let head = SessionHead::of_guest(&self.name, wire.trace, stream);
+        let watches = value.notify.as_ref().is_some_and(|notify| notify.asked.is_some());
+        let (peers, keeper) = (&*self.services.peers, &self.services.keeper);
+        let reopening = Reopening { peers, service: PipeService::Guest, head: &head, keeper };
+        let opened = rookery_route::reopen(reopening, (node, Epoch(0)), value.encode()).await;
+        let (node, pipe) = opened.map_err(|error| {
+            tracing::info!(%error, "the home of a mailbox is not reached");
+            not_reached()
+        })?;
+        Ok(Guest {
+            node,
+            connection: Connection::new(Stream::piped(pipe, stream.peer(), stream.is_tls())),
+            passage: Passage::new(STATUS_OCTETS_MAX),
+            enabled: self.enabled,
+            used: Instant::now(),
+            mailbox_id,
+            watches,
+            overflow: false,
+            leaves: None,
         })
     }
 
@@ -320,7 +429,7 @@ impl User {
                 self.guests.keep(guest);
                 Ok(answer)
             }
-            Err(trouble) => Err(self.guests.lost(&guest, trouble, changes)),
+            Err(trouble) => Err(self.lost(&guest, trouble, changes)),
         }
     }
 
@@ -350,7 +459,7 @@ impl User {
                 self.guests.keep(guest);
                 Ok(answered)
             }
-            Err(trouble) => Err(self.guests.lost(&guest, trouble, false)),
+            Err(trouble) => Err(self.lost(&guest, trouble, false)),
         }
     }
 }
@@ -446,6 +555,7 @@ impl Guest {
         loop {
             let begins = self.passage.is_between();
             match self.passage.next() {
+                Passed::NeedMore if self.has_left() => return Err(Trouble::Moved),
                 Passed::NeedMore => {
                     wire.flush().await.map_err(Trouble::Client)?;
                     self.read().await?;
@@ -515,6 +625,7 @@ impl Guest {
     pub(crate) async fn next(&mut self) -> Result<Passed, Trouble> {
         loop {
             match self.passage.next() {
+                Passed::NeedMore if self.has_left() => return Err(Trouble::Moved),
                 Passed::NeedMore => self.read().await?,
                 Passed::Broken(why) => return Err(self.out_of_step(why)),
                 passed => return Ok(passed),
@@ -531,6 +642,7 @@ impl Guest {
     pub(crate) async fn unasked(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Option<Heard>, Trouble> {
         loop {
             match self.passage.next() {
+                Passed::NeedMore if self.has_left() => return Err(Trouble::Moved),
                 Passed::NeedMore if self.passage.is_between() => return Ok(None),
                 Passed::NeedMore => {
                     wire.flush().await.map_err(Trouble::Client)?;
@@ -564,16 +676,60 @@ impl Guest {
         }
     }
 
-    /// Whether it is still there.
+    /// Whether it is still there, or has said that it goes on elsewhere.
     async fn read_for(&mut self, time: Duration) -> Result<bool, IoError> {
-        loop {
+        while !self.has_left() {
             if self.connection.read_some(self.passage.buffer(), time).await? > 0 {
                 return Ok(true);
             }
-            if self.connection.pipe().and_then(|pipe| pipe.take_note()).is_none() {
+            let Some(note) = self.connection.pipe().and_then(|pipe| pipe.take_note()) else {
                 return Ok(false);
+            };
+            match (SessionNote::decode(note), &mut self.leaves) {
+                (Some(SessionNote::Moved { octets, .. }), leaves) => {
+                    let octets = usize::try_from(octets).unwrap_or(usize::MAX);
+                    *leaves = Some(Leaving { octets, come: BytesMut::new() });
+                }
+                (Some(SessionNote::Value(piece)), Some(leaving)) if leaving.come.len() < VALUE_OCTETS_MAX => {
+                    leaving.come.extend_from_slice(&piece);
+                }
+                _ => {}
             }
         }
+        Ok(true)
+    }
+
+    /// Passes on what it still says, until it goes on elsewhere, or something else happens.
+    async fn last_words(&mut self, wire: &mut Wire) -> Trouble {
+        let Some(tag) = own_tag() else { return Trouble::Guest };
+        loop {
+            match self.unasked(wire, &tag).await {
+                Ok(None) => {}
+                Ok(Some(_)) => return Trouble::Guest,
+                Err(trouble) => return trouble,
+            }
+            if let Err(trouble) = self.read().await {
+                return trouble;
+            }
+        }
+    }
+
+    /// Whether it goes on elsewhere.
+    pub(crate) fn has_left(&self) -> bool {
+        self.leaves.as_ref().is_some_and(|leaving| leaving.come.len() >= leaving.octets)
+    }
+
+    /// What it knew, if it goes on elsewhere.
+    fn value(&self) -> Option<GuestValue> {
+        let leaving = self.leaves.as_ref().filter(|_| self.has_left())?;
+        let session = SessionValue::decode(&leaving.come).ok()?;
+        Some(GuestValue { node: self.node.0, watches: self.watches, session })
+    }
+
+    /// What it was asked and gives back, for whoever goes on. None: it has not taken anything.
+    pub(crate) fn given_back(mut self) -> Option<Replay> {
+        let octets = self.value()?.session.replay_octets;
+        (octets > 0).then(|| Replay::of_guest(self.connection.take_stream(), octets))
     }
 
     /// Whether it is certain that it is lost.
@@ -585,9 +741,18 @@ impl Guest {
     async fn is_there(&mut self) -> bool {
         match self.read_for(Duration::ZERO).await {
             Err(IoError::Idle) => true,
-            // Without being asked it says nothing but that.
-            Ok(true) => self.watches,
+            // Without being asked it says nothing but that, or that it goes on elsewhere.
+            Ok(true) => self.watches && !self.has_left(),
             Ok(false) | Err(_) => false,
+        }
+    }
+}
+
+/// What a session that goes on elsewhere has said of the homes of accounts.
+pub(crate) fn learn_homes(services: &Services, value: &SessionValue) {
+    for HomeValue { account, node, epoch } in &value.homes {
+        if let Some(account) = AccountId::new(*account) {
+            services.router.hear_of(account, NodeId(*node), Epoch(*epoch));
         }
     }
 }

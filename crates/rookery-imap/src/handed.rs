@@ -6,48 +6,126 @@
 //! - Whoever goes on says nothing of its own: the next checkpoint tells what has changed.
 
 use crate::answer::{Answer, Failure, blocking};
+use crate::command::notify_there;
+use crate::guest::learn_homes;
 use crate::names::directory_failed;
 use crate::notify::Notify;
-use crate::session::{Enabled, Selected, State, User};
-use crate::value::{SelectedValue, SessionValue};
+use crate::session::{Abroad, Enabled, Selected, State, User};
+use crate::value::{AbroadValue, GuestValue, HomeValue, NotifyValue, SelectedValue, SessionValue};
 use crate::view::View;
+use crate::wire::Wire;
 use bytes::Bytes;
 use rookery_codec::imap::client::{AppendEncoder, Literals};
 use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, Replaced};
 use rookery_codec::imap::types::LiteralKind;
-use rookery_codec::imap::{Code, Tag, WireName};
+use rookery_codec::imap::{Code, Response, Tag, WireName};
+use rookery_net::Stream;
 use rookery_route::HandOver;
 use rookery_store::{Spooled, StoreError, Whereabouts};
-use rookery_types::{AccountId, MailboxId, UidValidity};
+use rookery_types::{AccountId, AccountName, Address, MailboxId, NodeId, UidValidity};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::watch;
 
 impl State {
-    /// What another node needs to go on with the session.
-    pub(crate) async fn value(&self) -> Result<SessionValue, Failure> {
+    /// What another node needs to go on with the session. What its guests still say is passed on. `about`: an account in
+    /// which something was asked for and not done.
+    pub(crate) async fn value(
+        &mut self,
+        wire: &mut Wire,
+        about: Option<AccountName>,
+    ) -> Result<SessionValue, Failure> {
         let mut value = SessionValue::new();
-        let (user, selected) = match self {
-            State::Authenticated(user) => (user, None),
-            State::Selected(user, selected) => (user, Some(selected)),
-            State::Abroad(..) | State::NotAuthenticated | State::Away(_) | State::Logout => {
-                return Err(cannot_go_on().into());
-            }
+        let (user, selected, abroad) = match self {
+            State::Authenticated(user) => (user, None, None),
+            State::Selected(user, selected) => (user, Some(selected), None),
+            State::Abroad(user, abroad) => (user, None, Some(abroad)),
+            State::NotAuthenticated | State::Away(_) | State::Logout => return Err(cannot_go_on().into()),
         };
         value.enabled = user.enabled.bits();
+        value.guests = user.guests.suspend(wire).await?;
         if let Some(selected) = selected {
-            value.selected = Some(selected.value().await?);
+            value.selected = Some(selected.value(user).await?);
+        }
+        value.abroad = abroad.map(|abroad| AbroadValue {
+            node: abroad.node.0,
+            name: abroad.name.0.clone(),
+            mailbox_id: abroad.mailbox_id.clone(),
+        });
+        if user.guests.take_overflow() {
+            user.notify = Some(Box::new(Notify::none(user)));
+            let text = "More has happened than can be told; nothing more will be";
+            wire.put(&Response::ok_code(Code::NotificationOverflow, text));
         }
         value.notify = user.notify.as_ref().map(|notify| notify.value(user));
+        value.homes = homes(user, &value, about).await;
         Ok(value)
     }
 
     /// The session of a value, whose user has just come in.
-    pub(crate) async fn resumed(mut user: Box<User>, value: SessionValue) -> Result<State, Failure> {
+    pub(crate) async fn resumed(
+        mut user: Box<User>,
+        mut value: SessionValue,
+        wire: &Wire,
+    ) -> Result<State, Failure> {
         user.enable(Enabled::from_bits(value.enabled));
-        if let Some(notify) = value.notify {
-            user.notify = Some(Box::new(Notify::resumed(&user, notify).await?));
+        learn_homes(&user.services, &value);
+        let guests = std::mem::take(&mut value.guests);
+        let (mut watched, mut selected) = (Vec::new(), value.selected.take());
+        for GuestValue { session, .. } in guests {
+            watched.extend(session.notify.into_iter().flat_map(|notify| notify.watched));
+            selected = selected.or(session.selected);
         }
-        match value.selected {
+        if value.abroad.is_some() && selected.is_none() {
+            return Err(cannot_go_on().into());
+        }
+        let mut groups = None;
+        if let Some(mut notify) = value.notify.take() {
+            notify.watched.append(&mut watched);
+            watched = notify.watched.clone();
+            let resumed = Notify::resumed(&user, notify).await?;
+            groups = resumed.asked();
+            user.notify = Some(Box::new(resumed));
+        }
+        let place = match &selected {
+            Some(selected) => home_of(&user, selected).await?,
+            None => None,
+        };
+        let mut nodes: BTreeSet<NodeId> = place.into_iter().collect();
+        if let Some(groups) = groups.as_ref().filter(|_| !user.is_guest) {
+            nodes.extend(notify_there::nodes(&user, groups).await?);
+            user.guests.watch(Some(groups.clone()));
+        }
+        let mut abroad = None;
+        for node in nodes {
+            let mut there = SessionValue::new();
+            there.enabled = user.enabled.bits();
+            if let Some(groups) = &groups {
+                let asked = notify_there::of_node(&user, groups, node).await?;
+                there.notify = Some(NotifyValue::of_guest(&asked, watched.clone()));
+            } else if user.notify.is_some() {
+                there.notify = Some(NotifyValue::of_guest(&[], Vec::new()));
+            }
+            let mut mailbox_id = None;
+            if place == Some(node)
+                && let Some(selected) = selected.take()
+            {
+                let (name, id) = match value.abroad.take() {
+                    Some(known) => (known.name, known.mailbox_id),
+                    None => (selected.name.clone(), selected.objectid()),
+                };
+                mailbox_id = id.clone();
+                there.selected = Some(selected);
+                abroad = Some(Abroad { node, name: WireName(name), mailbox_id: id });
+            }
+            let guest = user.guest_from(wire, node, there, mailbox_id).await?;
+            user.guests.keep(guest);
+        }
+        if let Some(abroad) = abroad {
+            user.guests.set_selected(Some(abroad.node));
+            return Ok(State::Abroad(user, Box::new(abroad)));
+        }
+        match selected {
             None => Ok(State::Authenticated(user)),
             Some(selected) => {
                 let selected = Selected::resumed(&user, selected).await?;
@@ -55,6 +133,37 @@ impl State {
             }
         }
     }
+}
+
+/// Where accounts are at home that a session has to do with, as far as this node knows better than others may.
+async fn homes(user: &User, value: &SessionValue, about: Option<AccountName>) -> Vec<HomeValue> {
+    let mut accounts: BTreeSet<u64> = value.selected.iter().map(|selected| selected.account).collect();
+    accounts.extend(value.notify.iter().flat_map(|notify| &notify.watched).map(|watched| watched.account));
+    let mut homes: Vec<HomeValue> =
+        value.guests.iter().flat_map(|guest| guest.session.homes.iter().copied()).collect();
+    for account in accounts.into_iter().filter_map(AccountId::new) {
+        let standing = user.services.store.standing(account);
+        if let Ok(Some((Whereabouts::Left { node, .. }, epoch))) = standing {
+            homes.push(HomeValue { account: account.get(), node: node.0, epoch: epoch.0 });
+        }
+    }
+    if let Some(name) = about {
+        let router = &user.services.router;
+        if let (Ok((account, _)), Ok((node, epoch))) = (router.locate(&name).await, router.home(&name).await) {
+            homes.push(HomeValue { account: account.get(), node: node.0, epoch: epoch.0 });
+        }
+    }
+    homes
+}
+
+/// The other node that a selected mailbox is at home at.
+async fn home_of(user: &User, selected: &SelectedValue) -> Result<Option<NodeId>, Failure> {
+    let id = AccountId::new(selected.account).ok_or_else(cannot_go_on)?;
+    if user.is_guest || user.own.as_ref().is_some_and(|own| own.id() == id) {
+        return Ok(None);
+    }
+    let entry = user.services.directory.by_id(id).await.map_err(directory_failed)?;
+    user.home_of(&entry.name).await
 }
 
 /// Octets of a message that are read at once.
@@ -71,12 +180,31 @@ pub(crate) struct Replay {
 enum Piece {
     Octets(Bytes),
     Message(Spooled),
+    /// What a guest gives back, as long as it is.
+    Guest(Box<Stream>, u64),
 }
 
 impl Replay {
     /// A command without messages.
     pub(crate) fn of_command(octets: Bytes) -> Replay {
         Replay { pieces: vec![Piece::Octets(octets)], home: None }
+    }
+
+    /// What a guest gives back that was asked something, so many octets.
+    pub(crate) fn of_guest(guest: Stream, octets: u64) -> Replay {
+        Replay { pieces: vec![Piece::Guest(Box::new(guest), octets)], home: None }
+    }
+
+    /// The beginning of an APPEND or REPLACE, of whose first message nothing has come. None: it cannot be said again.
+    pub(crate) fn of_beginning(
+        tag: &Tag,
+        replaced: Option<Replaced>,
+        mailbox: &WireName,
+        first: &AppendMessage,
+    ) -> Option<Replay> {
+        let begun = AppendEncoder::start(tag, replaced, mailbox, first, Literals::NonSynchronising);
+        let (_, pieces) = begun.ok()?;
+        Some(Replay::of_command(pieces.concat().into()))
     }
 
     /// An APPEND or REPLACE whose messages have come. None: there are none.
@@ -119,6 +247,7 @@ impl Replay {
         let octets = |piece: &Piece| match piece {
             Piece::Octets(octets) => octets.len() as u64,
             Piece::Message(message) => message.size().into(),
+            Piece::Guest(_, octets) => *octets,
         };
         self.pieces.iter().map(octets).sum()
     }
@@ -144,6 +273,11 @@ impl Replay {
                     continue;
                 }
                 Piece::Message(message) => message,
+                Piece::Guest(mut guest, _) => {
+                    let pipe = guest.pipe().ok_or(std::io::ErrorKind::NotConnected)?;
+                    over.pass_rest(pipe).await?;
+                    continue;
+                }
             };
             let mut from = 0;
             while from < u64::from(message.size()) {
@@ -170,13 +304,17 @@ pub(crate) fn cannot_go_on() -> Answer {
 }
 
 impl Selected {
-    async fn value(&self) -> Result<SelectedValue, Failure> {
+    async fn value(&self, user: &User) -> Result<SelectedValue, Failure> {
         let (state, messages) = self.now();
         let id = self.mailbox.id();
+        let entry = user.services.directory.by_id(id.account).await.map_err(directory_failed)?;
+        let address = Address::new(entry.name.clone(), state.settings.path.clone());
+        let name = address.map(|address| user.names.wire(&user.names.show(&address)).0);
         Ok(SelectedValue {
             account: id.account.get(),
             mailbox: id.number,
             uid_validity: state.settings.uid_validity.get(),
+            name: name.unwrap_or_default(),
             read_only: self.read_only,
             saved: self.saved.clone(),
             view: self.view.value(&messages)?,
@@ -184,7 +322,7 @@ impl Selected {
     }
 
     async fn resumed(user: &User, value: SelectedValue) -> Result<Selected, Failure> {
-        let SelectedValue { account, mailbox, uid_validity, read_only, saved, view } = value;
+        let SelectedValue { account, mailbox, uid_validity, read_only, saved, view, .. } = value;
         let ids = AccountId::new(account).zip(UidValidity::new(uid_validity));
         let (id, uid_validity) = ids.ok_or_else(cannot_go_on)?;
         let entry = user.services.directory.by_id(id).await.map_err(directory_failed)?;
@@ -204,6 +342,7 @@ impl Selected {
             View::resumed(view, &state, &messages, |uids| opened.account().lately_expunged(id, uids))
         });
         let view = view.await??.ok_or_else(cannot_go_on)?;
-        Ok(Selected { mailbox, read_only, view, saved })
+        let home = account.whereabouts();
+        Ok(Selected { mailbox, read_only, view, saved, home })
     }
 }

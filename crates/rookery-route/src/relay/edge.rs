@@ -87,7 +87,7 @@ pub async fn go_on(
 ) -> Relayed {
     let Suspended { node, epoch, value, rest } = suspended;
     match reopen(reopening, (node, epoch), value).await {
-        Ok(pipe) => run(client, Relay::new(rest), pipe, drain, reopening).await,
+        Ok((_, pipe)) => run(client, Relay::new(rest), pipe, drain, reopening).await,
         Err(error) => Relayed::Lost(error),
     }
 }
@@ -230,17 +230,18 @@ async fn moved(
     let mut old = OldHome { pipe: old, ended: false, done: false };
     let value = old.value(octets);
     let value = tokio::time::timeout(REOPEN_TIMEOUT, value).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    let pipe = reopen(reopening, whither, value).await?;
+    let (_, pipe) = reopen(reopening, whither, value).await?;
     relay.turn(Box::new(old));
     Ok(pipe)
 }
 
-/// Opens a session at a home from its value, and goes on asking until it is taken.
-async fn reopen(
+/// Opens a session at a home from its value, and goes on asking until it is taken, there or where it is sent on to; says
+/// where.
+pub async fn reopen(
     Reopening { peers, service, head, .. }: Reopening<'_>,
     (mut node, mut epoch): (NodeId, Epoch),
     value: Bytes,
-) -> io::Result<Box<dyn Pipe>> {
+) -> io::Result<(NodeId, Box<dyn Pipe>)> {
     let begins = value.is_empty();
     let head = SessionHead { value_octets: (!begins).then_some(value.len()), ..head.clone() };
     let end = Instant::now() + REOPEN_TIMEOUT;
@@ -257,7 +258,7 @@ async fn reopen(
             Ok::<_, io::Error>((opening, pipe))
         };
         match tokio::time::timeout_at(end, opened).await {
-            Ok(Ok((Opening::Resumed, pipe))) => return Ok(pipe),
+            Ok(Ok((Opening::Resumed, pipe))) => return Ok((node, pipe)),
             // One who knows less does not lead back.
             Ok(Ok((Opening::Elsewhere(other, since), _))) if since > epoch => (node, epoch) = (other, since),
             Ok(Ok((Opening::Elsewhere(..), _))) => {}
