@@ -483,7 +483,8 @@ impl Driver {
                     .await
             }
             State::Abroad(user, abroad) => {
-                Box::pin(command::abroad::idle(&mut self.wire, user, abroad, &tag, &self.drain, resumed)).await
+                Box::pin(command::abroad::idle(&mut self.wire, user, abroad, &tag, &self.drain, resumed))
+                    .await
             }
         };
         if matches!(&outcome, Err(Failure::Moved)) {

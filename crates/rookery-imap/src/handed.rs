@@ -7,16 +7,18 @@
 
 use crate::answer::{Answer, Failure, blocking};
 use crate::command::notify_there;
-use crate::guest::learn_homes;
+use crate::guest::{Guests, learn_homes};
 use crate::names::directory_failed;
 use crate::notify::Notify;
 use crate::session::{Abroad, Enabled, Selected, State, User};
-use crate::value::{AbroadValue, GuestValue, HomeValue, NotifyValue, SelectedValue, SessionValue};
+use crate::value::{
+    AbroadValue, GuestValue, HomeValue, NotifyValue, SelectedValue, SessionValue, WatchedValue,
+};
 use crate::view::View;
 use crate::wire::Wire;
 use bytes::Bytes;
 use rookery_codec::imap::client::{AppendEncoder, Literals};
-use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, Replaced};
+use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, EventGroup, Replaced};
 use rookery_codec::imap::types::LiteralKind;
 use rookery_codec::imap::{Code, Response, Tag, WireName};
 use rookery_net::Stream;
@@ -24,8 +26,10 @@ use rookery_route::HandOver;
 use rookery_store::{Spooled, StoreError, Whereabouts};
 use rookery_types::{AccountId, AccountName, Address, MailboxId, NodeId, UidValidity};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 impl State {
     /// What another node needs to go on with the session. What its guests still say is passed on. `about`: an account in
@@ -70,67 +74,104 @@ impl State {
     ) -> Result<State, Failure> {
         user.enable(Enabled::from_bits(value.enabled));
         learn_homes(&user.services, &value);
-        let guests = std::mem::take(&mut value.guests);
-        let (mut watched, mut selected) = (Vec::new(), value.selected.take());
-        for GuestValue { session, .. } in guests {
-            watched.extend(session.notify.into_iter().flat_map(|notify| notify.watched));
-            selected = selected.or(session.selected);
+        let mut parts =
+            Parts { abroad: value.abroad.take(), selected: value.selected.take(), ..Parts::default() };
+        for GuestValue { session, .. } in std::mem::take(&mut value.guests) {
+            parts.watched.extend(session.notify.into_iter().flat_map(|notify| notify.watched));
+            parts.selected = parts.selected.or(session.selected);
         }
-        if value.abroad.is_some() && selected.is_none() {
+        if parts.abroad.is_some() && parts.selected.is_none() {
             return Err(cannot_go_on().into());
         }
-        let mut groups = None;
         if let Some(mut notify) = value.notify.take() {
-            notify.watched.append(&mut watched);
-            watched = notify.watched.clone();
+            notify.watched.append(&mut parts.watched);
+            parts.watched = notify.watched.clone();
             let resumed = Notify::resumed(&user, notify).await?;
-            groups = resumed.asked();
+            parts.groups = resumed.asked();
             user.notify = Some(Box::new(resumed));
         }
-        let place = match &selected {
-            Some(selected) => home_of(&user, selected).await?,
+        let end = Instant::now() + READY_TIMEOUT;
+        let mut pause = PAUSE_FIRST;
+        let selected = loop {
+            let placed = parts.place(&mut user, wire).await;
+            match placed {
+                Ok(selected) => break selected,
+                Err(failure) if user.is_guest || Instant::now() > end => return Err(failure),
+                Err(failure @ Failure::Gone(_)) => return Err(failure),
+                // It has moved on meanwhile, or its home is not ready.
+                Err(Failure::Moved | Failure::Refused(_)) => {
+                    user.guests = Guests::default();
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        };
+        Ok(match selected {
+            None => State::Authenticated(user),
+            Some(Placed::Here(selected)) => State::Selected(user, selected),
+            Some(Placed::There(abroad)) => State::Abroad(user, abroad),
+        })
+    }
+}
+
+/// What of a session may be at several nodes.
+#[derive(Default)]
+struct Parts {
+    selected: Option<SelectedValue>,
+    abroad: Option<AbroadValue>,
+    /// What NOTIFY asks for, and how far accounts were told.
+    groups: Option<Arc<[EventGroup]>>,
+    watched: Vec<WatchedValue>,
+}
+
+/// A selected mailbox, where it is at home.
+enum Placed {
+    Here(Box<Selected>),
+    There(Box<Abroad>),
+}
+
+impl Parts {
+    /// Opens what is at home here, and guests for what is not.
+    async fn place(&self, user: &mut User, wire: &Wire) -> Result<Option<Placed>, Failure> {
+        let place = match &self.selected {
+            Some(selected) => home_of(user, selected).await?,
             None => None,
         };
         let mut nodes: BTreeSet<NodeId> = place.into_iter().collect();
-        if let Some(groups) = groups.as_ref().filter(|_| !user.is_guest) {
-            nodes.extend(notify_there::nodes(&user, groups).await?);
+        if let Some(groups) = self.groups.as_ref().filter(|_| !user.is_guest) {
+            nodes.extend(notify_there::nodes(user, groups).await?);
             user.guests.watch(Some(groups.clone()));
         }
-        let mut abroad = None;
+        let mut placed = None;
         for node in nodes {
             let mut there = SessionValue::new();
             there.enabled = user.enabled.bits();
-            if let Some(groups) = &groups {
-                let asked = notify_there::of_node(&user, groups, node).await?;
-                there.notify = Some(NotifyValue::of_guest(&asked, watched.clone()));
+            if let Some(groups) = &self.groups {
+                let asked = notify_there::of_node(user, groups, node).await?;
+                there.notify = Some(NotifyValue::of_guest(&asked, self.watched.clone()));
             } else if user.notify.is_some() {
                 there.notify = Some(NotifyValue::of_guest(&[], Vec::new()));
             }
             let mut mailbox_id = None;
-            if place == Some(node)
-                && let Some(selected) = selected.take()
-            {
-                let (name, id) = match value.abroad.take() {
-                    Some(known) => (known.name, known.mailbox_id),
+            if let Some(selected) = self.selected.as_ref().filter(|_| place == Some(node)) {
+                let (name, id) = match &self.abroad {
+                    Some(known) => (known.name.clone(), known.mailbox_id.clone()),
                     None => (selected.name.clone(), selected.objectid()),
                 };
                 mailbox_id = id.clone();
-                there.selected = Some(selected);
-                abroad = Some(Abroad { node, name: WireName(name), mailbox_id: id });
+                there.selected = Some(selected.clone());
+                placed = Some(Placed::There(Box::new(Abroad { node, name: WireName(name), mailbox_id: id })));
             }
-            let guest = user.guest_from(wire, node, there, mailbox_id).await?;
+            let guest = user.guest_from(wire, node, &there, mailbox_id).await?;
             user.guests.keep(guest);
         }
-        if let Some(abroad) = abroad {
-            user.guests.set_selected(Some(abroad.node));
-            return Ok(State::Abroad(user, Box::new(abroad)));
-        }
-        match selected {
-            None => Ok(State::Authenticated(user)),
-            Some(selected) => {
-                let selected = Selected::resumed(&user, selected).await?;
-                Ok(State::Selected(user, Box::new(selected)))
+        user.guests.set_selected(place);
+        match &self.selected {
+            Some(selected) if place.is_none() => {
+                let selected = Selected::resumed(user, selected.clone()).await?;
+                Ok(Some(Placed::Here(Box::new(selected))))
             }
+            _ => Ok(placed),
         }
     }
 }
@@ -149,7 +190,8 @@ async fn homes(user: &User, value: &SessionValue, about: Option<AccountName>) ->
     }
     if let Some(name) = about {
         let router = &user.services.router;
-        if let (Ok((account, _)), Ok((node, epoch))) = (router.locate(&name).await, router.home(&name).await) {
+        if let (Ok((account, _)), Ok((node, epoch))) = (router.locate(&name).await, router.home(&name).await)
+        {
             homes.push(HomeValue { account: account.get(), node: node.0, epoch: epoch.0 });
         }
     }
@@ -297,6 +339,9 @@ impl Replay {
 
 /// How long a command waits for its account to be served at its new home.
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what was not found where it should be is not looked for again; twice as long each time.
+pub(crate) const PAUSE_FIRST: Duration = Duration::from_millis(5);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// The session cannot be carried on; the client has to begin anew.
 pub(crate) fn cannot_go_on() -> Answer {
@@ -326,7 +371,7 @@ impl Selected {
         let ids = AccountId::new(account).zip(UidValidity::new(uid_validity));
         let (id, uid_validity) = ids.ok_or_else(cannot_go_on)?;
         let entry = user.services.directory.by_id(id).await.map_err(directory_failed)?;
-        let account = user.account_here(&entry.name).await?.filter(|account| account.id() == id);
+        let account = user.account_of(&entry.name).await?.filter(|account| account.id() == id);
         let account = account.ok_or_else(cannot_go_on)?;
         let id = MailboxId { account: id, number: mailbox };
         let mailbox = match account.open(id).await {

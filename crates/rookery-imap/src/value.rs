@@ -11,9 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use rookery_store::{KeywordNumbers, Message};
-use rookery_types::{
-    AccountId, ContentId, InternalDate, MailboxId, ModSeq, SystemFlags, Uid, UidSet,
-};
+use rookery_types::{AccountId, ContentId, InternalDate, MailboxId, ModSeq, SystemFlags, Uid, UidSet};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Octets of the longest value that is read.

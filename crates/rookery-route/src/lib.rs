@@ -23,8 +23,8 @@ pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
     BadHead, HEAD_OCTETS_MAX, HandOver, NoPeers, Opening, PeerError, Peers, PipeHead, PipeService, Reaching,
-    Relayed, Reopening, SessionHead, SessionNote, Suspended, VALUE_OCTETS_MAX, go_on, hand_back, relay,
-    reopen, take_value,
+    Relayed, Reopening, SessionHead, SessionNote, Suspended, VALUE_OCTETS_MAX, go_on, hand_back, open_from,
+    relay, take_value,
 };
 pub use renames::Renames;
 pub use transit::{GivenUp, MoveError, Pending, Transit, TransitTimes};

@@ -121,7 +121,11 @@ fn subscribed(user: &User) -> Vec<WireName> {
 }
 
 /// What of some groups the guest at a node has to tell.
-pub(crate) async fn of_node(user: &User, groups: &[EventGroup], node: NodeId) -> Result<Vec<EventGroup>, Failure> {
+pub(crate) async fn of_node(
+    user: &User,
+    groups: &[EventGroup],
+    node: NodeId,
+) -> Result<Vec<EventGroup>, Failure> {
     let mut found = Vec::new();
     for EventGroup { filter, events } in groups {
         let filter = match filter {

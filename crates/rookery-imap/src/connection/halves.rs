@@ -5,7 +5,7 @@ use crate::answer::{Answer, Failure};
 use crate::command::authenticate::{self, Entered};
 use crate::command::{self, Context, select};
 use crate::guest::printed;
-use crate::handed::{READY_TIMEOUT, Replay, cannot_go_on};
+use crate::handed::{PAUSE_FIRST, PAUSE_MAX, READY_TIMEOUT, Replay, cannot_go_on};
 use crate::measure;
 use crate::services::Services;
 use crate::session::State;
@@ -18,9 +18,8 @@ use rookery_codec::imap::{Code, Response, Tag, WireName};
 use rookery_net::{Carried, ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
 use rookery_route::{HandOver, Kept, Opening, PipeService, Relayed, Reopening, SessionHead, Suspended};
 use rookery_store::StoreError;
-use rookery_types::{AccountName, Epoch, NodeId};
+use rookery_types::{AccountId, AccountName, Epoch, NodeId};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
@@ -222,9 +221,7 @@ impl Driver {
 
     /// Whether the server makes room for another program, and the session is to go on there.
     pub(super) fn is_kept(&mut self) -> bool {
-        let ends = self.drain.is_draining() && self.services.keeper.is_open();
-        // A guest is opened anew by the session that it serves.
-        ends && self.state.user().is_some_and(|user| !user.is_guest)
+        self.drain.is_draining() && self.services.keeper.is_open() && self.state.user().is_some()
     }
 
     /// This node, for a session that goes on here.
@@ -355,6 +352,13 @@ impl Driver {
         self.left(relayed, head)
     }
 
+    /// The other node that an account is at home at.
+    async fn left_for(&self, account: Option<AccountId>) -> Option<(NodeId, Epoch)> {
+        let entry = self.services.directory.by_id(account?).await.ok()?;
+        let (node, epoch) = self.services.router.home(&entry.name).await.ok()?;
+        (node != self.services.store.node()).then_some((node, epoch))
+    }
+
     /// Goes on with a session that was at another node; the tag of its IDLE, if that is under way.
     pub(super) async fn take_over(
         &mut self,
@@ -391,7 +395,15 @@ impl Driver {
             let carried = Carried { sent, received };
             self.wire.connection.resume_deflate(carried, plain_octets).map_err(IoError::Lost)?;
         }
+        let account = value.selected.as_ref().and_then(|selected| AccountId::new(selected.account));
         self.state = match State::resumed(user, value, &self.wire).await {
+            Err(Failure::Moved) => {
+                if let Some((node, epoch)) = self.left_for(account).await {
+                    let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+                    Opening::Elsewhere(node, epoch).say(pipe).await.map_err(IoError::Lost)?;
+                }
+                return Err(Failure::Moved);
+            }
             Err(Failure::Refused(answer)) => {
                 // It can go on nowhere.
                 let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
@@ -431,9 +443,6 @@ fn roomy(services: &Services) -> Limits {
     Limits { command_octets, ..limits }
 }
 
-/// How long a command waits that found its account gone, before it is done again; twice as long each time.
-const PAUSE_FIRST: Duration = Duration::from_millis(5);
-const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Octets on their way between the two halves of a session within one node.
 const OWN_PIPE_OCTETS: usize = 64 << 10;
 

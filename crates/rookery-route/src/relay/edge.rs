@@ -87,7 +87,7 @@ pub async fn go_on(
 ) -> Relayed {
     let Suspended { node, epoch, value, rest } = suspended;
     match reopen(reopening, (node, epoch), value).await {
-        Ok((_, pipe)) => run(client, Relay::new(rest), pipe, drain, reopening).await,
+        Ok(pipe) => run(client, Relay::new(rest), pipe, drain, reopening).await,
         Err(error) => Relayed::Lost(error),
     }
 }
@@ -230,35 +230,42 @@ async fn moved(
     let mut old = OldHome { pipe: old, ended: false, done: false };
     let value = old.value(octets);
     let value = tokio::time::timeout(REOPEN_TIMEOUT, value).await.map_err(|_| io::ErrorKind::TimedOut)??;
-    let (_, pipe) = reopen(reopening, whither, value).await?;
+    let pipe = reopen(reopening, whither, value).await?;
     relay.turn(Box::new(old));
     Ok(pipe)
 }
 
-/// Opens a session at a home from its value, and goes on asking until it is taken, there or where it is sent on to; says
-/// where.
-pub async fn reopen(
+/// Opens a session at a node from its value, unless that sends it on. Asks once.
+pub async fn open_from(
     Reopening { peers, service, head, .. }: Reopening<'_>,
-    (mut node, mut epoch): (NodeId, Epoch),
+    node: NodeId,
     value: Bytes,
-) -> io::Result<(NodeId, Box<dyn Pipe>)> {
+) -> io::Result<(Opening, Box<dyn Pipe>)> {
     let begins = value.is_empty();
     let head = SessionHead { value_octets: (!begins).then_some(value.len()), ..head.clone() };
+    let mut pipe = peers.open(node, service, head.encode()).await.map_err(unreached)?;
+    if begins {
+        // It answers the client.
+        return Ok((Opening::Resumed, pipe));
+    }
+    send_value(&mut *pipe, value).await?;
+    let opening = Opening::hear(&mut *pipe).await?;
+    Ok((opening, pipe))
+}
+
+/// Opens a session at a home from its value, and goes on asking until it is taken.
+async fn reopen(
+    reopening: Reopening<'_>,
+    (mut node, mut epoch): (NodeId, Epoch),
+    value: Bytes,
+) -> io::Result<Box<dyn Pipe>> {
+    let begins = value.is_empty();
     let end = Instant::now() + REOPEN_TIMEOUT;
     let mut again = AGAIN_FIRST;
     loop {
-        let opened = async {
-            let mut pipe = peers.open(node, service, head.encode()).await.map_err(unreached)?;
-            if begins {
-                // It answers the client.
-                return Ok((Opening::Resumed, pipe));
-            }
-            send_value(&mut *pipe, value.clone()).await?;
-            let opening = Opening::hear(&mut *pipe).await?;
-            Ok::<_, io::Error>((opening, pipe))
-        };
+        let opened = open_from(reopening, node, value.clone());
         match tokio::time::timeout_at(end, opened).await {
-            Ok(Ok((Opening::Resumed, pipe))) => return Ok((node, pipe)),
+            Ok(Ok((Opening::Resumed, pipe))) => return Ok(pipe),
             // One who knows less does not lead back.
             Ok(Ok((Opening::Elsewhere(other, since), _))) if since > epoch => (node, epoch) = (other, since),
             Ok(Ok((Opening::Elsewhere(..), _))) => {}
