@@ -18,7 +18,7 @@ pub(crate) fn administered() -> Result<Server> {
 }
 
 /// What cyradm prints for some commands, without its prompts.
-fn cyradm(server: &Server, commands: &[&str]) -> Result<(Vec<String>, String)> {
+pub(crate) fn cyradm(server: &Server, commands: &[&str]) -> Result<(Vec<String>, String)> {
     let (ip, port) = (server.imap.ip().to_string(), server.imap.port().to_string());
     let login = ["--norc", "--notls", "--user", "cyrus", "--password", PASSWORD, "--auth", "PLAIN"];
     let place = ["--server", &ip, "--port", &port];

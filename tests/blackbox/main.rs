@@ -22,6 +22,7 @@ mod murder_duties;
 mod murder_etcd;
 mod murder_moves;
 mod murder_nodes;
+mod murder_xfer;
 mod neomutt;
 mod outages;
 mod pop3;

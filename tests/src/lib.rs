@@ -31,6 +31,8 @@ use std::path::PathBuf;
 
 /// The workspace's root folder, where `Cargo.toml` of the whole lies.
 pub fn workspace() -> PathBuf {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
+    // Cargo says it when it runs something; clones that share a target folder share what was built in one of them, too.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let here = PathBuf::from(here);
+    here.parent().unwrap_or(&here).to_path_buf()
 }

@@ -70,6 +70,10 @@ CREATE user/joe (PARTITION be2.example)
 CREATE Sent (USE (\Sent) PARTITION be2.example!default)
 DELETE foo/bar
 RENAME blurdybloop sarasoop
+RENAME user/joe user/joe be2.example
+XFER user/joe be2.example
+XFER "user/joe" "be2.example" default
+XFER "Shared Papers" be2.example:1143
 SUBSCRIBE #news.comp.mail.mime
 UNSUBSCRIBE #news.comp.mail.mime
 LIST "" "*"
@@ -248,6 +252,12 @@ SETACL INBOX fred lrQ
 APPEND INBOX
 APPEND INBOX "x"
 COPY 1
+RENAME a
+RENAME a b c d
+XFER
+XFER a
+XFER a b c d
+XFER a (b)
 "##;
     for line in bad.lines().filter(|line| !line.is_empty()) {
         assert!(read(format!("a1 {line}\r\n").as_bytes()).is_err(), "{line}");
@@ -262,6 +272,12 @@ COPY 1
 #[test]
 fn values_are_what_the_words_say() {
     assert_eq!(command("XPIG-LATIN a b ("), Command::Unknown { name: "XPIG-LATIN".into() });
+    let name = |text: &'static str| WireName(text.into());
+    assert_eq!(command("RENAME a b "), Command::Rename { from: name("a"), to: name("b"), at: None });
+    assert_eq!(
+        command("xfer user/joe {3+}\r\nbe2 \"p 1\""),
+        Command::Xfer { mailbox: name("user/joe"), node: "be2".into(), partition: Some("p 1".into()) }
+    );
     assert_eq!(
         command("UID FETCH 1:* (UID BODY.PEEK[1.HEADER.FIELDS (Date)]<5.6>)"),
         Command::Fetch(Fetch {
@@ -424,7 +440,16 @@ fn any_command() -> impl Strategy<Value = Command> {
                 parameters: SelectParameters { condstore, qresync },
             }
         ),
-        (name(), name()).prop_map(|(from, to)| Command::Rename { from, to }),
+        (name(), name(), prop::option::of(octets())).prop_map(|(from, to, at)| Command::Rename {
+            from,
+            to,
+            at
+        }),
+        (name(), octets(), prop::option::of(octets())).prop_map(|(mailbox, node, partition)| Command::Xfer {
+            mailbox,
+            node,
+            partition
+        }),
         (name(), prop::collection::vec(name(), 2..4), any::<bool>(), any::<bool>()).prop_map(
             |(reference, patterns, subscribed, children)| Command::List(List {
                 select: ListSelect { subscribed, recursive_match: subscribed, ..ListSelect::default() },

@@ -1,6 +1,7 @@
 //! How a command ends, and the one place where an error becomes words for a client.
 //!
-//! Invariant: nothing that an operator reads (`Display` of an error) is sent to a client.
+//! Invariant: nothing that an operator reads (`Display` of an error) is sent to a client, but to administrators of the
+//! site what is wrong with nodes (`command/xfer.rs`).
 
 use rookery_codec::imap::{Code, Condition, Response, Status, Tag};
 use rookery_net::IoError;

@@ -24,6 +24,7 @@ pub(crate) fn verb(command: &Command) -> &'static str {
         Command::Create { .. } => "CREATE",
         Command::Delete { .. } => "DELETE",
         Command::Rename { .. } => "RENAME",
+        Command::Xfer { .. } => "XFER",
         Command::Subscribe { .. } => "SUBSCRIBE",
         Command::Unsubscribe { .. } => "UNSUBSCRIBE",
         Command::List(_) => "LIST",

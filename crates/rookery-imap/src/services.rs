@@ -6,7 +6,7 @@ use crate::sorting::SortTables;
 use rookery_auth::{Authenticator, Sessions};
 use rookery_directory::Directory;
 use rookery_net::{Networks, ServerTls};
-use rookery_route::{Administrators, Keeper, Peers, Registrar, Router, Transit};
+use rookery_route::{Administrators, Keeper, Peers, Registrar, Relocator, Router, Transit};
 use rookery_store::Store;
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ pub struct Services {
     pub authenticator: Arc<Authenticator>,
     /// Makes accounts and takes them apart, for administrators.
     pub registrar: Arc<Registrar>,
+    /// Has accounts moved to other nodes, for administrators.
+    pub relocator: Arc<dyn Relocator>,
     /// Who administers what.
     pub administrators: Administrators,
     /// For STARTTLS and for TLS ports; `None`: there is no certificate.

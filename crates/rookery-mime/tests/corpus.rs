@@ -11,7 +11,8 @@ use std::process::Command;
 fn corpus() -> PathBuf {
     match std::env::var_os("ROOKERY_CORPUS") {
         Some(path) => PathBuf::from(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus"),
+        // As Cargo says it now: clones that share a target folder share what was built in one of them, too.
+        None => PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../../../shared/corpus"),
     }
 }
 

@@ -13,12 +13,15 @@ mod moves;
 mod publications;
 mod registrar;
 mod relay;
+mod relocator;
 mod renames;
 mod transit;
 
 pub use administrators::{Administrators, Authority};
 pub use keep::{Keeper, Kept};
-pub use moves::{MoveLimits, MoveOutcome, MoveStatus, MoveTimes, Mover, MoverError, MoverParts, Phase};
+pub use moves::{
+    Attended, MoveLimits, MoveOutcome, MoveStatus, MoveTimes, Mover, MoverError, MoverParts, Phase,
+};
 pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
@@ -26,6 +29,7 @@ pub use relay::{
     Relayed, Reopening, SessionHead, SessionNote, Suspended, VALUE_OCTETS_MAX, go_on, hand_back, open_from,
     relay, take_value,
 };
+pub use relocator::{NoRelocator, NotMoved, Relocated, Relocator};
 pub use renames::Renames;
 pub use transit::{GivenUp, MoveError, Pending, Transit, TransitTimes};
 

@@ -2,7 +2,7 @@
 //!
 //! [`Mover`] is a service of the node. `source` is the half of the home that an account leaves: it copies the account,
 //! stops it for a moment, gives it away, and goes on until all know. `target` is the half of the node that it goes to.
-//! `wire` is what they say to each other. What is copied, and what an account may become, is the store's
+//! `wire` is what they say to each other, `attend` whoever waits for a move. What is copied, and what an account may become, is the store's
 //! ([`rookery_store::Outgoing`], [`rookery_store::Incoming`]); the rules of the whole are in
 //! `docs/decisions/0016-moving-accounts.md`.
 //!
@@ -13,9 +13,12 @@
 //! - What is said to the other node can be said again: it answers the same and changes nothing.
 //! - Each move is written down before anything is done about it, and goes on after a restart.
 
+mod attend;
 mod source;
 mod target;
 mod wire;
+
+pub use attend::Attended;
 
 use crate::relay::Peers;
 use crate::{Publications, Transit};
@@ -30,6 +33,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Moves that have ended and are still told of.
 const ENDED_MAX: usize = 1000;
@@ -131,8 +135,10 @@ pub struct MoveStatus {
     pub messages: u64,
     /// Octets of them.
     pub octets: u64,
-    /// What keeps it from going on.
-    pub trouble: Option<String>,
+    /// Octets a second, since it was begun to send them.
+    pub octets_per_second: Option<u64>,
+    /// What keeps it from going on, and since when.
+    pub trouble: Option<(String, Duration)>,
     /// When it was asked for, seconds since 1970.
     pub unix_seconds: u32,
 }
@@ -223,7 +229,7 @@ struct Inner {
     ended: Mutex<VecDeque<(MoveStatus, MoveOutcome)>>,
     announcing: Mutex<BTreeSet<AccountId>>,
     /// When the next octets may be sent.
-    budget: Mutex<Option<tokio::time::Instant>>,
+    budget: Mutex<Option<Instant>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -240,7 +246,10 @@ struct Progress {
     phase: Phase,
     messages: u64,
     octets: u64,
-    trouble: Option<String>,
+    /// When the first of them were sent, in this try.
+    since: Option<Instant>,
+    /// Since when nothing was answered, too.
+    trouble: Option<(String, Instant)>,
     /// Why it is given up, if not by an operator.
     failed: Option<String>,
 }
@@ -275,8 +284,14 @@ impl From<io::Error> for Trouble {
 
 impl Live {
     fn new(job: Job) -> Arc<Live> {
-        let progress =
-            Progress { phase: Phase::Waiting, messages: 0, octets: 0, trouble: None, failed: None };
+        let progress = Progress {
+            phase: Phase::Waiting,
+            messages: 0,
+            octets: 0,
+            since: None,
+            trouble: None,
+            failed: None,
+        };
         Arc::new(Live {
             job: Mutex::new(job),
             changed: watch::Sender::new(()),
@@ -293,6 +308,27 @@ impl Live {
         self.progress.lock().phase = phase;
     }
 
+    /// Something keeps it from going on. Whether that is news.
+    fn is_kept(&self, why: &str) -> bool {
+        let trouble = &mut self.progress.lock().trouble;
+        let is_new = trouble.as_ref().is_none_or(|(known, _)| known != why);
+        let since = trouble.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+        *trouble = Some((why.to_owned(), since));
+        is_new
+    }
+
+    /// It goes on; so many messages, and octets of them, were sent in this try.
+    fn goes_on(&self, messages: u64, octets: u64) {
+        let mut progress = self.progress.lock();
+        if octets < progress.octets || octets == 0 {
+            progress.since = None;
+        }
+        if octets > 0 {
+            progress.since.get_or_insert_with(Instant::now);
+        }
+        (progress.messages, progress.octets, progress.trouble) = (messages, octets, None);
+    }
+
     fn status(&self) -> MoveStatus {
         let (job, progress) = (self.job(), self.progress.lock());
         MoveStatus {
@@ -303,7 +339,12 @@ impl Live {
             paused: job.paused,
             messages: progress.messages,
             octets: progress.octets,
-            trouble: progress.trouble.clone(),
+            octets_per_second: progress.since.and_then(|since| {
+                let milliseconds =
+                    u64::try_from(since.elapsed().as_millis()).ok().filter(|took| *took > 0)?;
+                Some(progress.octets.saturating_mul(1000) / milliseconds)
+            }),
+            trouble: progress.trouble.as_ref().map(|(why, since)| (why.clone(), since.elapsed())),
             unix_seconds: job.unix_seconds,
         }
     }
@@ -412,6 +453,7 @@ impl Mover {
                 paused: false,
                 messages: 0,
                 octets: 0,
+                octets_per_second: None,
                 trouble: None,
                 unix_seconds: job.unix_seconds,
             });

@@ -14,8 +14,8 @@ use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_net::{Drain, Pipe};
 use rookery_route::{
-    MoveLimits, MoveOutcome, MoveTimes, Mover, MoverError, MoverParts, PeerError, Peers, Phase, PipeService,
-    Reaching, Registrar, Route, Router,
+    Attended, MoveLimits, MoveOutcome, MoveTimes, Mover, MoverError, MoverParts, PeerError, Peers, Phase,
+    PipeService, Reaching, Registrar, Route, Router,
 };
 use rookery_store::check::check;
 use rookery_store::{AccountState, NewMessage, Stage, Store, StoreError, StoreOptions, Whereabouts};
@@ -436,7 +436,7 @@ async fn a_move_waits_is_stopped_and_is_given_up() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    status(&|one| one.trouble.as_ref().is_some_and(|why| why.contains("not there"))).await;
+    status(&|one| one.trouble.as_ref().is_some_and(|(why, _)| why.contains("not there"))).await;
     mover.pause(world.id, true).await.unwrap();
     world.between.cut_off.lock().clear();
     status(&|one| one.paused).await;
@@ -469,5 +469,52 @@ async fn a_move_waits_is_stopped_and_is_given_up() {
     assert_eq!(cancelled.is_ok(), outcome == MoveOutcome::Cancelled, "{cancelled:?} {outcome:?}");
     world.settle(&mut Rng(5)).await;
     world.is_right("given up").await;
+    world.end().await;
+}
+
+/// Somebody who waits for an answer gets one, whatever becomes of the move.
+#[tokio::test]
+async fn whoever_waits_for_a_move_is_not_left_waiting() {
+    let mut world = World::new(5, 0).await;
+    for _ in 0..3 {
+        world.deliver().await;
+    }
+    let [a, b, c] = [0, 1, 2].map(|at| world.nodes[at].store.node());
+    let (mover, id, patience) = (world.nodes[0].mover.clone(), world.id, Duration::from_millis(50));
+    assert!(matches!(mover.begin_or_join(id, a).await, Err(MoverError::AlreadyThere)));
+    // It does not get on: whoever has joined it leaves it as it is, whoever has begun it gives it up.
+    world.between.cut_off.lock().insert(b);
+    let (job, is_new) = mover.begin_or_join(id, b).await.unwrap();
+    assert!(is_new);
+    assert_eq!(mover.begin_or_join(id, b).await.unwrap(), (job, false));
+    assert!(matches!(mover.begin_or_join(id, c).await, Err(MoverError::OnItsWay)));
+    for gives_up in [false, true] {
+        let Attended::Stuck(why) = mover.attend(id, job, patience, gives_up).await else {
+            panic!("not stuck")
+        };
+        assert!(why.contains("not there"), "{why}");
+    }
+    let given_up = mover.wait(id, job).await;
+    assert!(given_up.is_none_or(|outcome| outcome == MoveOutcome::Cancelled));
+    world.between.cut_off.lock().clear();
+    world.settle(&mut Rng(5)).await;
+    assert_eq!(world.home(), Some(0));
+    assert_eq!(mover.attend(id, rookery_types::JobId(7), patience, true).await, Attended::Unknown);
+    // An operator stops it, and lets it go on.
+    world.between.cut_off.lock().insert(b);
+    let (job, _) = mover.begin_or_join(id, b).await.unwrap();
+    mover.pause(id, true).await.unwrap();
+    assert_eq!(mover.attend(id, job, patience, true).await, Attended::Paused);
+    world.between.cut_off.lock().clear();
+    mover.pause(id, false).await.unwrap();
+    let attended = mover.attend(id, job, Duration::from_secs(60), true).await;
+    assert!(matches!(attended, Attended::Ended(MoveOutcome::Moved { .. })), "{attended:?}");
+    world.settle(&mut Rng(5)).await;
+    assert_eq!(world.home(), Some(1));
+    // What has ended is known as long as it is told of.
+    let attended = mover.attend(id, job, patience, true).await;
+    assert!(matches!(attended, Attended::Ended(MoveOutcome::Moved { .. })), "{attended:?}");
+    world.is_right("attended").await;
+    drop(mover);
     world.end().await;
 }

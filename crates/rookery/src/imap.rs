@@ -25,6 +25,7 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
         transit: parts.transit.clone(),
         authenticator: Arc::clone(&parts.node.authenticator),
         registrar: Arc::clone(&parts.node.registrar),
+        relocator: Arc::clone(&parts.relocator),
         administrators: parts.node.administrators.clone(),
         tls: parts.tls.clone(),
         header_texts: HeaderTexts::new(settings.search_memory_octets_max),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rookery_auth::Sessions;
 use rookery_net::{Networks, ServerTls};
-use rookery_route::{Keeper, Peers, Router, Transit};
+use rookery_route::{Keeper, Peers, Relocator, Router, Transit};
 
 use crate::config::Config;
 use crate::exit::{Failure, Kind};
@@ -20,6 +20,7 @@ pub(crate) struct Parts {
     pub(crate) router: Router,
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) transit: Transit,
+    pub(crate) relocator: Arc<dyn Relocator>,
     pub(crate) hostname: String,
     pub(crate) tls: Option<Arc<ServerTls>>,
     pub(crate) sessions: Sessions,

@@ -20,8 +20,8 @@ use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
 use rookery_net::{ConnectionLimits, Door, Drain, Gate, ServerTls, TlsFiles};
 use rookery_route::{
-    Fence, Keeper, MoveLimits, MoveTimes, Mover, MoverParts, NoPeers, Peers, Publications, Registrar,
-    RegistrarError, Renames, Router, Transit, TransitTimes,
+    Fence, Keeper, MoveLimits, MoveTimes, Mover, MoverParts, NoPeers, NoRelocator, Peers, Publications,
+    Registrar, RegistrarError, Relocator, Renames, Router, Transit, TransitTimes,
 };
 use rookery_store::{OpenError, Store, StoreOptions};
 use rookery_types::Style;
@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, Desk};
 use crate::cluster::duties::Doorkeeper;
+use crate::cluster::relocating::Relocations;
 use crate::cluster::{Cluster, ClusterHomes, ServedParts, Settings};
 use crate::config::{Config, Loaded, SourceKind};
 use crate::exit::{Failure, Kind};
@@ -258,6 +259,17 @@ impl Data {
         })
     }
 
+    /// What has accounts moved for sessions at this node.
+    fn relocator(&self) -> Arc<dyn Relocator> {
+        match self.cluster.clone() {
+            Some(cluster) => {
+                let (directory, mover) = (Arc::clone(&self.node.directory), self.mover.clone());
+                Arc::new(Relocations { directory, mover, cluster })
+            }
+            None => Arc::new(NoRelocator),
+        }
+    }
+
     /// Makes durable what is queued, and closes.
     pub(crate) async fn close(self) {
         self.mover.stop().await;
@@ -422,6 +434,7 @@ pub(crate) async fn run(
         node: Arc::clone(&node),
         router: data.router.clone(),
         transit: data.transit.clone(),
+        relocator: data.relocator(),
         peers: Arc::clone(&data.peers),
         hostname: hostname.clone(),
         tls: tls.clone(),

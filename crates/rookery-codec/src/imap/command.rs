@@ -82,6 +82,17 @@ pub enum Command {
         from: WireName,
         /// Its name to be.
         to: WireName,
+        /// Where to, as Cyrus has it: `RENAME mailbox mailbox node`.
+        at: Option<Bytes>,
+    },
+    /// Cyrus's, for administrators: a mailbox goes to another node.
+    Xfer {
+        /// Which mailbox.
+        mailbox: WireName,
+        /// To which node.
+        node: Bytes,
+        /// To which of its partitions.
+        partition: Option<Bytes>,
     },
     /// RFC 9051 §6.3.7
     Subscribe {

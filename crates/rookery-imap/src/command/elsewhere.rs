@@ -66,7 +66,7 @@ impl User {
                 self.names.new_address(mailbox).ok().map(|address| address.account().clone())
             }
             Command::Delete { mailbox }
-            | Command::Rename { from: mailbox, .. }
+            | Command::Rename { from: mailbox, at: None, .. }
             | Command::Status { mailbox, .. }
             | Command::GetAcl { mailbox }
             | Command::SetAcl { mailbox, .. }

@@ -31,6 +31,7 @@ mod sort;
 mod status;
 mod store;
 mod transfer;
+mod xfer;
 
 use crate::answer::{Answer, Failure, no_permission};
 use crate::capability;
@@ -154,7 +155,13 @@ async fn of_mailboxes(user: &mut User, command: Command, context: Context<'_>) -
             mailboxes::create(wire, context.tag, user, &mailbox, special_use, at.as_deref()).await
         }
         Command::Delete { mailbox } => mailboxes::delete(user, &mailbox).await,
-        Command::Rename { from, to } => mailboxes::rename(user, &from, &to).await,
+        Command::Rename { from, to, at: None } => mailboxes::rename(user, &from, &to).await,
+        Command::Rename { from, to, at: Some(node) } => {
+            xfer::rename(wire, context.tag, user, (&from, &to), &node).await
+        }
+        Command::Xfer { mailbox, node, partition: _ } => {
+            xfer::xfer(wire, context.tag, user, &mailbox, &node).await
+        }
         Command::Subscribe { mailbox } => mailboxes::subscribe(wire, user, &mailbox).await,
         Command::Unsubscribe { mailbox } => mailboxes::unsubscribe(user, &mailbox).await,
         Command::List(list) => list::list(wire, user, list).await,

@@ -246,3 +246,57 @@ async fn an_administrator_of_a_domain_administers_it() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn accounts_are_sent_to_other_nodes() {
+    let site = Site::new().await;
+    site.play(
+        r#"
+        R> 1 XFER user/ann far.example
+        R< 1 OK The account is at home there now
+        R> 2 xfer "user/ann" "far.example" default
+        R< 2 OK The account is at home there now
+        R> 3 RENAME user/ann user/ann far.example!default
+        R< 3 OK The account is at home there now
+        R> 4 RENAME user/ann user/ann near.example
+        R< 4 OK The account is at home there already
+        R> 5 CREATE team
+        R< 5 OK <*>
+        R> 6 XFER team far.example:1143
+        R< 6 OK The account is at home there now
+        R> 7 XFER user/ann be9
+        R< 7 NO [CANNOT] There is no node be9
+        R> 8 XFER user/ann busy.example
+        R< 8 NO [INUSE] user/ann@example.org is on its way
+        R> 9 XFER user/ann away.example
+        R< 9 NO [UNAVAILABLE] user/ann@example.org stays where it is
+        R> 10 XFER user/nobody far.example
+        R< 10 NO [NONEXISTENT] <*>
+        -- Less than an account goes nowhere.
+        R> 11 XFER user/ann/Sent far.example
+        R< 11 NO [CANNOT] A mailbox is kept where its account is; move the account
+        R> 12 RENAME team/x team/x far.example
+        R< 12 NO [CANNOT] <*>
+        R> 13 RENAME user/ann user/anna far.example
+        R< 13 NO [CANNOT] <*>
+        R> 14 RENAME user/ann user/ann
+        R< 14 OK <*>
+        R> 15 XFER
+        R< 15 BAD <*>
+        R> 16 XFER "" far.example
+        R< 16 NO <*>
+        -- Whoever does not run the nodes hears nothing of them.
+        J> 1 XFER INBOX far.example
+        J< 1 NO [NOPERM] <*>
+        J> 2 RENAME INBOX INBOX far.example
+        J< 2 NO [NOPERM] <*>
+        J> 3 RENAME INBOX Other far.example
+        J< 3 NO [NOPERM] <*>
+        J> 4 XFER "Other Users/nobody" be9
+        J< 4 NO [NOPERM] <*>
+        D> 1 XFER user/eve far.example
+        D< 1 NO [NOPERM] <*>
+        "#,
+    )
+    .await;
+}

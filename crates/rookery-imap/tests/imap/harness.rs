@@ -21,8 +21,8 @@ use rookery_kv::{Batch, Bytes, Engine, EngineError, Read, Space};
 use rookery_net::pipe::FramedPipe;
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Pipe, ServerTls, Stream};
 use rookery_route::{
-    Administrators, PeerError, Peers, PipeService, Publications, Reaching, Registrar, Renames, Router,
-    SessionHead, SessionNote, Transit, TransitTimes,
+    Administrators, Coming, NotMoved, PeerError, Peers, PipeService, Publications, Reaching, Registrar,
+    Relocated, Relocator, Renames, Router, SessionHead, SessionNote, Transit, TransitTimes,
 };
 use rookery_store::{Account, Exchange, Incoming, NewAccount, NewMessage, Store, StoreOptions, Travel};
 use rookery_types::namespace::parse_identifier;
@@ -394,6 +394,28 @@ impl Accounts for EverySecret {
     }
 }
 
+/// Says of nodes what their names say.
+struct SaidByName;
+
+impl Relocator for SaidByName {
+    fn relocate<'a>(
+        &'a self,
+        account: &'a AccountName,
+        node: &'a str,
+    ) -> Coming<'a, Result<Relocated, NotMoved>> {
+        Box::pin(async move {
+            match node {
+                _ if account.to_string().starts_with("user/nobody") => Err(NotMoved::NonExistent),
+                "far.example" => Ok(Relocated::Moved),
+                "near.example" => Ok(Relocated::WasThere),
+                "busy.example" => Err(NotMoved::InUse(format!("{account} is on its way"))),
+                "away.example" => Err(NotMoved::Unavailable(format!("{account} stays where it is"))),
+                _ => Err(NotMoved::Refused(format!("There is no node {node}"))),
+            }
+        })
+    }
+}
+
 impl Site {
     pub(crate) async fn new() -> Site {
         Site::with(ImapConfig::default()).await
@@ -458,6 +480,7 @@ impl Site {
             let services = Arc::new(Services {
                 keeper: Default::default(),
                 registrar: Arc::new(Registrar::new(directory.clone(), store.clone(), vec![])),
+                relocator: Arc::new(SaidByName),
                 administrators,
                 router: Router::new(directory.clone(), store.node(), Style::Rookery)
                     .with_moves(store.clone()),

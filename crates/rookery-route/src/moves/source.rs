@@ -6,7 +6,7 @@ use crate::relay::{PipeHead, PipeService};
 use bytes::Bytes;
 use rookery_directory::{AccountState as EntryState, DirectoryError, Home, Moving};
 use rookery_net::Pipe;
-use rookery_store::{AccountState, Exchange, Job, Outgoing, Stage, StoreError, Travel};
+use rookery_store::{AccountState, Exchange, Job, Stage, StoreError, Travel};
 use rookery_types::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,6 +77,10 @@ impl Exchange for Wire<'_> {
             Ok(_) => Err("its answer makes no sense".to_owned()),
             Err(Trouble(why)) => Err(why),
         }
+    }
+
+    fn sent(&mut self, messages: u64, octets: u64) {
+        self.live.goes_on(messages, octets);
     }
 }
 
@@ -192,10 +196,9 @@ impl Inner {
                     return MoveOutcome::Moved { pause };
                 }
                 Err(Trouble(why)) => {
-                    if live.progress.lock().trouble.as_ref() != Some(&why) {
+                    if live.is_kept(&why) {
                         tracing::info!(account = %live.job().account, why, "the move of an account waits");
                     }
-                    live.progress.lock().trouble = Some(why);
                 }
             }
             let wait = pause.mul_f64(rand::random_range(0.5..1.0));
@@ -289,12 +292,10 @@ impl Inner {
         let mut outgoing = account.outgoing();
         live.is(Phase::Copying);
         let copied = outgoing.copy(&mut wire, fresh).await;
-        note(live, &outgoing);
         copied?;
         live.is(Phase::Following);
         let mut comparisons = 0;
         loop {
-            note(live, &outgoing);
             if live.job() != *job {
                 return Ok(Step::Again);
             }
@@ -358,7 +359,6 @@ impl Inner {
                 }
                 frozen.release(travel).await?;
             }
-            note(live, &outgoing);
             let is_active = self.release(&mut wire, job, &travel).await.is_ok();
             return Ok(Step::Released(travel, is_active, began.elapsed()));
         }
@@ -390,10 +390,9 @@ impl Inner {
             match self.finish_step(live, &job, &travel, &mut is_active, took).await {
                 Ok(()) => return,
                 Err(Trouble(why)) => {
-                    if live.progress.lock().trouble.as_ref() != Some(&why) {
+                    if live.is_kept(&why) {
                         tracing::info!(account = %job.account, why, "an account that is released waits");
                     }
-                    live.progress.lock().trouble = Some(why);
                 }
             }
             tokio::time::sleep(pause).await;
@@ -478,10 +477,4 @@ impl Inner {
         };
         Ok(Step::Ended(outcome))
     }
-}
-
-fn note(live: &Live, outgoing: &Outgoing) {
-    let (messages, octets) = outgoing.sent();
-    let mut progress = live.progress.lock();
-    (progress.messages, progress.octets) = (messages, octets);
 }

@@ -36,6 +36,9 @@ const UNCOMPARED_MAX: usize = 8192;
 pub trait Exchange: Send {
     /// Asks for something. An error: the answer has not come, or says that it was not done.
     fn ask(&mut self, request: Bytes) -> impl Future<Output = Result<Bytes, String>> + Send;
+
+    /// It was answered; so many messages, and octets of them, were sent by now.
+    fn sent(&mut self, _messages: u64, _octets: u64) {}
 }
 
 /// Why an account was not copied.
@@ -94,7 +97,9 @@ impl Outgoing {
     }
 
     async fn ask<E: Exchange>(&self, to: &mut E, request: Request) -> Result<Bytes, SendError> {
-        to.ask(request.encode(self.account.id())).await.map_err(SendError::Peer)
+        let answer = to.ask(request.encode(self.account.id())).await.map_err(SendError::Peer)?;
+        to.sent(self.contents, self.octets);
+        Ok(answer)
     }
 
     /// Makes the other store have all that this one has. `fresh`: it has nothing. What changes meanwhile is left to

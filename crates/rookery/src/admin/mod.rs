@@ -33,6 +33,7 @@ use crate::reload::Reload;
 use crate::restart::Restart;
 
 use check::check;
+pub(crate) use moves::refused as move_refused;
 pub(crate) use places::{Reach, reach};
 
 /// Makes a mailbox for a user, who is subscribed to it.
@@ -139,6 +140,7 @@ pub(crate) async fn answer_here(
         "node.accept" => cluster::accept(desk.cluster.as_ref()),
         "node.token" => cluster::token(desk.cluster.as_ref(), parse(args)?),
         "move.begin" => moves::begin(&desk, parse(args)?, &replies).await,
+        "move.wait" => moves::wait(&desk, parse(args)?).await,
         "move.domain" => moves::domain(&desk, parse(args)?).await,
         "move.drain" => moves::drain(&desk, parse(args)?).await,
         "move.status" => moves::status(&desk, &replies).await,

@@ -5,28 +5,43 @@ use std::time::Duration;
 use rookery_admin::socket::{Failed, Replies, Reply};
 use rookery_directory::{AccountFilter, AccountState, DirectoryError, Node as Known, PAGE_MAX};
 use rookery_route::{MoveOutcome, MoverError};
-use rookery_types::{AccountId, AccountName, NodeId};
+use rookery_types::namespace::AdminNames;
+use rookery_types::{AccountId, AccountName, Address, NameError, NodeId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Desk;
 use crate::cluster::lost;
+use crate::cluster::relocating::{self, Begun};
 use crate::node::NodeError;
 
 /// How often whoever waits is told how far a move is.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
+/// Whose move: a user's, or that of the account of a mailbox's name.
 #[derive(Deserialize)]
 pub(super) struct Of {
-    user: String,
+    user: Option<String>,
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct Begin {
-    user: String,
+    #[serde(flatten)]
+    of: Of,
     to: String,
     #[serde(default)]
     wait: bool,
+    /// A move that goes there already will do.
+    #[serde(default)]
+    join: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Wait {
+    #[serde(flatten)]
+    of: Of,
+    begun: Begun,
 }
 
 #[derive(Deserialize)]
@@ -41,13 +56,13 @@ pub(super) struct Drain {
 }
 
 /// What the mover says, for the command line.
-fn refused(error: MoverError) -> Failed {
-    let code = match &error {
+pub(crate) fn refused(error: &MoverError) -> Failed {
+    let code = match error {
         MoverError::NoNode | MoverError::NoMove => "not-found",
         MoverError::AlreadyThere | MoverError::OnItsWay => "exists",
         _ => "failed",
     };
-    Failed::new(code, crate::serve::with_causes(&error))
+    Failed::new(code, crate::serve::with_causes(error))
 }
 
 async fn nodes(desk: &Desk) -> Result<Vec<Known>, Failed> {
@@ -65,13 +80,30 @@ fn name_of(nodes: &[Known], id: NodeId) -> String {
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| id.to_string())
 }
 
-async fn account(desk: &Desk, user: &str) -> Result<AccountId, Failed> {
-    let user = desk.node.user(user)?;
-    match desk.node.directory.look_up(&AccountName::User(user.clone())).await {
-        Ok(entry) if matches!(entry.state, AccountState::Active | AccountState::Suspended) => Ok(entry.id),
-        Ok(_) | Err(DirectoryError::NotFound(_)) => {
-            Err(Failed::new("not-found", format!("the user {} has no mailboxes", desk.node.shown(&user))))
+async fn account(desk: &Desk, of: &Of) -> Result<AccountId, Failed> {
+    let usage = |error: NameError| Failed::new("usage", error.to_string());
+    let account = match (&of.user, &of.name) {
+        (Some(user), _) => AccountName::User(desk.node.user(user)?),
+        (None, Some(name)) => {
+            let names = AdminNames::new(&desk.node.config.default_domain).map_err(usage)?;
+            let address = names.parse(name).map_err(usage)?;
+            if address != Address::top(address.account().clone()) {
+                let text = format!("{name} is kept where the mailboxes above it are; name the uppermost");
+                return Err(Failed::new("usage", text));
+            }
+            address.into_parts().0
         }
+        (None, None) => return Err(Failed::new("usage", "say whose account")),
+    };
+    match desk.node.directory.look_up(&account).await {
+        Ok(entry) if matches!(entry.state, AccountState::Active | AccountState::Suspended) => Ok(entry.id),
+        Ok(_) | Err(DirectoryError::NotFound(_)) => Err(Failed::new(
+            "not-found",
+            match account.user() {
+                Some(user) => format!("the user {} has no mailboxes", desk.node.shown(user)),
+                None => format!("there are no shared mailboxes {account}"),
+            },
+        )),
         Err(error) => Err(NodeError::from(error).into()),
     }
 }
@@ -79,8 +111,12 @@ async fn account(desk: &Desk, user: &str) -> Result<AccountId, Failed> {
 /// Begins the move of one account that is at home here, and perhaps waits for its end.
 pub(super) async fn begin(desk: &Desk, args: Begin, replies: &Replies) -> Result<Value, Failed> {
     let to = named(&nodes(desk).await?, &args.to)?;
-    let account = account(desk, &args.user).await?;
-    let job = desk.mover.begin(account, to).await.map_err(refused)?;
+    let account = account(desk, &args.of).await?;
+    if args.join {
+        let begun = relocating::begin(&desk.mover, account, to).await.map_err(|error| refused(&error))?;
+        return Ok(json!(begun));
+    }
+    let job = desk.mover.begin(account, to).await.map_err(|error| refused(&error))?;
     if !args.wait {
         return Ok(json!({"outcome": "begun"}));
     }
@@ -110,6 +146,12 @@ pub(super) async fn begin(desk: &Desk, args: Begin, replies: &Replies) -> Result
     }
 }
 
+/// Waits for a move that was begun, for somebody at another node.
+pub(super) async fn wait(desk: &Desk, args: Wait) -> Result<Value, Failed> {
+    let account = account(desk, &args.of).await?;
+    Ok(json!(relocating::attend(&desk.mover, account, args.begun).await))
+}
+
 /// Begins the moves of all users of a domain who are not there.
 pub(super) async fn domain(desk: &Desk, args: Domain) -> Result<Value, Failed> {
     let nodes = nodes(desk).await?;
@@ -136,7 +178,7 @@ pub(super) async fn domain(desk: &Desk, args: Domain) -> Result<Value, Failed> {
                         Err(failed) => Err(failed),
                     }
                 }
-                _ => desk.mover.begin(entry.id, to).await.map(drop).map_err(refused),
+                _ => desk.mover.begin(entry.id, to).await.map(drop).map_err(|error| refused(&error)),
             };
             match started {
                 Ok(()) => begun += 1,
@@ -157,7 +199,7 @@ pub(super) async fn domain(desk: &Desk, args: Domain) -> Result<Value, Failed> {
 pub(super) async fn drain(desk: &Desk, args: Drain) -> Result<Value, Failed> {
     let nodes = nodes(desk).await?;
     let to = args.to.map(|to| named(&nodes, &to)).transpose()?;
-    Ok(json!({"begun": desk.mover.drain(to).await.map_err(refused)?}))
+    Ok(json!({"begun": desk.mover.drain(to).await.map_err(|error| refused(&error))?}))
 }
 
 /// The moves that this node has a part in, each a row.
@@ -178,7 +220,8 @@ pub(super) async fn here(desk: &Desk, replies: &Replies) -> Result<Value, Failed
             "octets": one.octets,
             "age_s": super::transit::age(one.unix_seconds),
             "job": one.job.to_string(),
-            "why": one.trouble,
+            "octets_per_s": one.octets_per_second,
+            "why": one.trouble.map(|(why, _)| why),
         });
         if replies.row(row).await.is_err() {
             break;
@@ -207,12 +250,12 @@ pub(super) async fn status(desk: &Desk, replies: &Replies) -> Result<Value, Fail
 
 /// Stops a move of an account that is at home here, or lets it go on.
 pub(super) async fn pause(desk: &Desk, args: Of, paused: bool) -> Result<Value, Failed> {
-    desk.mover.pause(account(desk, &args.user).await?, paused).await.map_err(refused)?;
+    desk.mover.pause(account(desk, &args).await?, paused).await.map_err(|error| refused(&error))?;
     Ok(Value::Null)
 }
 
 /// Gives a move of an account that is at home here up.
 pub(super) async fn cancel(desk: &Desk, args: Of) -> Result<Value, Failed> {
-    desk.mover.cancel(account(desk, &args.user).await?).await.map_err(refused)?;
+    desk.mover.cancel(account(desk, &args).await?).await.map_err(|error| refused(&error))?;
     Ok(Value::Null)
 }

@@ -26,7 +26,7 @@ pub(crate) fn reach(verb: &str) -> Reach {
     match verb {
         "mailbox.list" | "mailbox.create" | "mailbox.delete" | "mailbox.rename" | "mailbox.info"
         | "acl.show" | "acl.set" | "acl.delete" | "quota.show" | "quota.set" | "undelete.list"
-        | "move.begin" | "move.pause" | "move.resume" | "move.cancel" | "undelete.messages"
+        | "move.begin" | "move.wait" | "move.pause" | "move.resume" | "move.cancel" | "undelete.messages"
         | "undelete.mailbox" | "export" | "export.send" | "check" => Reach::Account,
         "node.show" | "node.edit" | "node.usage" | "move.drain" | "move.here" => Reach::Node,
         _ => Reach::Here,

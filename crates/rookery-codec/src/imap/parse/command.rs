@@ -7,6 +7,7 @@ use crate::imap::response::Condition;
 use crate::imap::server::Bad;
 use crate::imap::types::{IdParams, Secret, StatusItem, Tag};
 use crate::sasl;
+use bytes::Bytes;
 use rookery_types::{Flag, Rights, SpecialUse, UidValidity};
 
 /// Names longer than this are no command's.
@@ -120,6 +121,7 @@ fn with_arguments(s: &mut Scanner<'_>, name: &[u8]) -> Parsed<Command> {
         b"CREATE" => create,
         b"DELETE" => |s| Ok(Command::Delete { mailbox: s.mailbox()? }),
         b"RENAME" => rename,
+        b"XFER" => xfer,
         b"SUBSCRIBE" => |s| Ok(Command::Subscribe { mailbox: s.mailbox()? }),
         b"UNSUBSCRIBE" => |s| Ok(Command::Unsubscribe { mailbox: s.mailbox()? }),
         b"LIST" => |s| list::list(s).map(Command::List),
@@ -279,9 +281,8 @@ fn create(s: &mut Scanner<'_>) -> Parsed<Command> {
             }
         }
         s.expect(b')', "Missing )")?;
-    } else if s.rest().len() > 1 && s.take_word(" ") {
-        // A space at the end of a line is no argument.
-        at = Some(s.astring()?);
+    } else {
+        at = place(s)?;
     }
     Ok(Command::Create { mailbox, special_use, at })
 }
@@ -295,13 +296,32 @@ fn use_attr(s: &mut Scanner<'_>) -> Parsed<SpecialUse> {
     SpecialUse::parse(text).ok_or(Fault("Unknown special use"))
 }
 
+/// `[SP astring]`: where Cyrus's administrators want a mailbox. A space at the end of a line is no argument.
+fn place(s: &mut Scanner<'_>) -> Parsed<Option<Bytes>> {
+    let is_given = s.rest().len() > 1 && s.take_word(" ");
+    is_given.then(|| s.astring()).transpose()
+}
+
 /// ```abnf
 /// rename = "RENAME" SP mailbox SP mailbox
+///
+/// Cyrus's, for administrators:
+/// rename =/ "RENAME" SP mailbox SP mailbox SP astring
 /// ```
 fn rename(s: &mut Scanner<'_>) -> Parsed<Command> {
     let from = s.mailbox()?;
     s.sp()?;
-    Ok(Command::Rename { from, to: s.mailbox()? })
+    Ok(Command::Rename { from, to: s.mailbox()?, at: place(s)? })
+}
+
+/// ```abnf
+/// Cyrus's, for administrators:
+/// xfer = "XFER" SP mailbox SP astring [SP astring]
+/// ```
+fn xfer(s: &mut Scanner<'_>) -> Parsed<Command> {
+    let mailbox = s.mailbox()?;
+    s.sp()?;
+    Ok(Command::Xfer { mailbox, node: s.astring()?, partition: place(s)? })
 }
 
 /// ```abnf

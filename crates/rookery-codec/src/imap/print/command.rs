@@ -286,6 +286,13 @@ impl CommandWriter {
         self.mailbox(mailbox);
     }
 
+    fn place(&mut self, at: Option<&Bytes>) {
+        if let Some(at) = at {
+            self.text(" ");
+            self.astring(at);
+        }
+    }
+
     fn mailbox_command(&mut self, command: &Command) {
         match command {
             Command::Select { mailbox, read_only, parameters } => {
@@ -308,10 +315,16 @@ impl CommandWriter {
                 }
             }
             Command::Delete { mailbox } => self.named("DELETE", mailbox),
-            Command::Rename { from, to } => {
+            Command::Rename { from, to, at } => {
                 self.named("RENAME", from);
                 self.text(" ");
                 self.mailbox(to);
+                self.place(at.as_ref());
+            }
+            Command::Xfer { mailbox, node, partition } => {
+                self.named("XFER", mailbox);
+                self.place(Some(node));
+                self.place(partition.as_ref());
             }
             Command::Subscribe { mailbox } => self.named("SUBSCRIBE", mailbox),
             Command::Unsubscribe { mailbox } => self.named("UNSUBSCRIBE", mailbox),
