@@ -11,7 +11,8 @@ use clap::{Parser, Subcommand};
 use rookery_bench::connects::Plan;
 use rookery_tests::server::Server;
 use rookery_tests::soak;
-use rookery_tests::soak::moving::{DrainPlan, PausesPlan};
+use rookery_tests::soak::crowd::PATIENCE;
+use rookery_tests::soak::moving::{DrainPlan, OCTETS, PausesPlan};
 
 mod bench;
 mod imaptest;
@@ -96,9 +97,15 @@ enum Soak {
         /// Moves.
         #[arg(long, default_value_t = 50)]
         moves: u64,
-        /// Messages in the account at first, of 4 KB.
+        /// Messages in the account at first.
         #[arg(long, default_value_t = 10_000)]
         messages: u32,
+        /// Their size.
+        #[arg(long, default_value_t = OCTETS)]
+        octets: usize,
+        /// No clients: how fast an account is copied.
+        #[arg(long)]
+        alone: bool,
         /// Clients are at the two homes instead of at a frontend.
         #[arg(long)]
         unified: bool,
@@ -107,14 +114,21 @@ enum Soak {
         binary: Option<PathBuf>,
     },
     /// An account moves, with clients at work in it, and one of the parties is killed at a random moment: its old home,
-    /// its new one, the node that the clients are at, and the leader of etcd, in turn.
+    /// its new one, the node that the clients are at, and the leader of etcd, in turn; or the cable of a home is cut.
+    /// Needs root, for the cable.
     MoveKills {
         /// Kills.
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 250)]
         rounds: u64,
         /// Repeats the choices of an earlier run; by default the clock decides.
         #[arg(long)]
         seed: Option<u64>,
+        /// Messages of each of the ten accounts at first, of 4 KB.
+        #[arg(long, default_value_t = 300)]
+        messages: u32,
+        /// This program of Rookery's instead of one built now.
+        #[arg(long)]
+        binary: Option<PathBuf>,
     },
     /// One server becomes three nodes, then five, then two, while people work and mail comes in.
     Growth {
@@ -131,7 +145,8 @@ enum Soak {
         #[arg(long)]
         binary: Option<PathBuf>,
     },
-    /// One node of three is emptied while people work and mail comes in.
+    /// One node of three is emptied while people work and mail comes in; then another program is installed, and all
+    /// nodes are restarted, one after another.
     Drain {
         /// Accounts on the node.
         #[arg(long, default_value_t = 1000)]
@@ -145,6 +160,9 @@ enum Soak {
         /// This program of Rookery's instead of one built now.
         #[arg(long)]
         binary: Option<PathBuf>,
+        /// What takes its place; by default a copy of it with an octet more.
+        #[arg(long)]
+        new_binary: Option<PathBuf>,
     },
     /// Connections that come and go, 200 a second: logins, handshakes, half-open ones. The server's memory at the end
     /// must be what it was after a third of the time.
@@ -175,19 +193,41 @@ fn main() -> Result<()> {
             simulate(seed, minutes, keep_going, release)
         }
         Xtask::Soak(Soak::Moves { rounds, seed }) => moves(rounds, seed.unwrap_or_else(clock)),
-        Xtask::Soak(Soak::Pauses { moves, messages, unified, binary }) => {
-            let plan = PausesPlan { moves, messages, through_frontend: !unified, time_max: Duration::MAX };
+        Xtask::Soak(Soak::Pauses { moves, messages, octets, alone, unified, binary }) => {
+            let plan = PausesPlan {
+                moves,
+                messages,
+                octets,
+                has_clients: !alone,
+                through_frontend: !unified,
+                patience: PATIENCE,
+                time_max: Duration::MAX,
+            };
             pauses(plan, &program(binary)?)
         }
-        Xtask::Soak(Soak::MoveKills { rounds, seed }) => move_kills(rounds, seed.unwrap_or_else(clock)),
+        Xtask::Soak(Soak::MoveKills { rounds, seed, messages, binary }) => {
+            let (seed, binary) = (seed.unwrap_or_else(clock), Some(program(binary)?));
+            move_kills(&soak::move_kills::Plan { rounds, messages, seed, time_max: Duration::MAX, binary })
+        }
         Xtask::Soak(Soak::Growth { accounts, messages, people, binary }) => {
-            let plan = soak::growth::Plan { accounts, messages, people, step_max: Duration::from_secs(600) };
+            let plan = soak::growth::Plan {
+                accounts,
+                messages,
+                people,
+                patience: PATIENCE,
+                step_max: Duration::from_secs(600),
+            };
             growth(plan, &program(binary)?)
         }
-        Xtask::Soak(Soak::Drain { accounts, messages, people, binary }) => {
-            let plan = DrainPlan { accounts, messages, people, time_max: Duration::from_secs(1800) };
-            drain(plan, &program(binary)?)
-        }
+        Xtask::Soak(Soak::Drain { accounts, messages, people, binary, new_binary }) => drain(&DrainPlan {
+            accounts,
+            messages,
+            people,
+            patience: PATIENCE,
+            time_max: Duration::from_secs(1800),
+            binary: Some(program(binary)?),
+            new_binary,
+        }),
         Xtask::Soak(Soak::Connects { minutes, a_second, growth_max, binary }) => {
             connects(minutes, a_second, growth_max, binary)
         }
@@ -243,21 +283,23 @@ fn growth(plan: soak::growth::Plan, binary: &Path) -> Result<()> {
     println!("writes: {}", done.account.writes.text());
     println!("reads: {}", done.account.reads.text());
     println!(
-        "{} delivered; {} messages of people at work, none lost or doubled",
-        done.account.delivered, done.messages
+        "{} delivered, the postman asked {} times to come again; {} messages, none lost or doubled",
+        done.account.delivered, done.account.deferred, done.messages
     );
     Ok(())
 }
 
-fn move_kills(rounds: u64, seed: u64) -> Result<()> {
-    println!("seed {seed}");
-    let summary = soak::move_kills::soak(rounds, seed, Duration::MAX, |line| println!("{line}"))?;
-    for (victim, kills) in soak::move_kills::VICTIMS.iter().zip(summary.kills) {
-        println!("{kills} kills of {victim:?}");
+fn move_kills(plan: &soak::move_kills::Plan) -> Result<()> {
+    println!("seed {}", plan.seed);
+    let summary = soak::move_kills::soak(plan, |line| println!("{line}"))?;
+    for (number, victim) in soak::move_kills::VICTIMS.iter().enumerate() {
+        let (kills, in_time) = (summary.kills[number], summary.in_time[number]);
+        println!("{victim:?}: {kills} times, {in_time} of them before the move was over");
     }
     println!(
-        "{} accounts moved, {} stayed; {} messages delivered meanwhile, none lost or doubled",
-        summary.moved, summary.stayed, summary.delivered
+        "{} accounts moved, {} stayed; {} commands answered, {} messages delivered meanwhile; {} messages are there, \
+         each acknowledged one once",
+        summary.moved, summary.stayed, summary.answered, summary.delivered, summary.messages
     );
     Ok(())
 }
@@ -265,20 +307,34 @@ fn move_kills(rounds: u64, seed: u64) -> Result<()> {
 fn pauses(plan: PausesPlan, binary: &Path) -> Result<()> {
     let done = soak::moving::pauses(plan, Some(binary), |line| println!("{line}"))?;
     println!("{} moves: {}", done.moves, done.took.text());
+    let (messages, octets, seconds) =
+        (done.copied.0 as f64, done.copied.1 as f64, done.took.sum().as_secs_f64());
+    println!(
+        "copied: {messages} messages, {octets} octets; {:.0} messages and {:.1} MB a second of moving",
+        messages / seconds,
+        octets / seconds / 1e6
+    );
     println!("writes: {}", done.writes.text());
     println!("reads: {}", done.reads.text());
-    println!("{} messages, each of those acknowledged once", done.messages);
+    println!(
+        "{} delivered meanwhile; {} messages, each of those acknowledged once",
+        done.delivered, done.messages
+    );
     Ok(())
 }
 
-fn drain(plan: DrainPlan, binary: &Path) -> Result<()> {
-    let done = soak::moving::drain(plan, Some(binary), |line| println!("{line}"))?;
-    println!("{} accounts gone after {:?}", done.accounts, done.took);
-    println!("writes: {}", done.account.writes.text());
-    println!("reads: {}", done.account.reads.text());
+fn drain(plan: &DrainPlan) -> Result<()> {
+    let done = soak::moving::drain(plan, |line| println!("{line}"))?;
+    println!("{} accounts gone after {:?}; CPU time of the nodes {:?}", done.accounts, done.took, done.cpu);
+    let [writes, reads] = [&done.account.writes, &done.account.reads].map(|times| times.split(done.over));
+    println!("until then, writes: {}", writes[0].text());
+    println!("until then, reads: {}", reads[0].text());
+    println!("restarts took {:?}", done.restarts);
+    println!("meanwhile, writes: {}", writes[1].text());
+    println!("meanwhile, reads: {}", reads[1].text());
     println!(
-        "{} delivered; {} messages of people at work, none lost or doubled",
-        done.account.delivered, done.messages
+        "{} delivered, the postman asked {} times to come again; {} messages, none lost or doubled",
+        done.account.delivered, done.account.deferred, done.messages
     );
     Ok(())
 }

@@ -207,10 +207,11 @@ impl Store {
             unix_seconds: now_unix(),
         };
         batch.put(Space::Meta, announce.key(), announce.encode());
+        // Whoever finds it from here on finds the same.
+        self.unload(id);
         self.commit_foreign(batch).await?;
         // Nothing of the connection that brought it counts any more.
         *connection += 1;
-        self.unload(id);
         Ok(())
     }
 
@@ -266,7 +267,7 @@ impl Store {
         };
         ticket.wait().await?;
         account.leave();
-        self.unload(id);
+        self.unload_this(&account);
         Ok(())
     }
 }
