@@ -34,12 +34,12 @@ const STEP_RECORDS: usize = 500;
 /// sends it.
 type Berth = Arc<tokio::sync::Mutex<u64>>;
 
-/// Those of all accounts that come or have gone.
+/// Those of all accounts that are made, come or have gone.
 #[derive(Default)]
 pub(crate) struct Berths(Mutex<HashMap<AccountId, Berth>>);
 
 impl Berths {
-    fn of(&self, id: AccountId) -> Berth {
+    pub(crate) fn of(&self, id: AccountId) -> Berth {
         let mut berths = self.0.lock();
         if berths.len() > 1000 {
             // Those that nobody uses, but for whose connections may still come.
@@ -208,9 +208,9 @@ impl Store {
         };
         batch.put(Space::Meta, announce.key(), announce.encode());
         self.commit_foreign(batch).await?;
-        // Nothing of the connection that brought it counts any more.
+        // Nothing of the connection that brought it counts any more. Nothing of the account was in memory before, and
+        // who finds it at home may have it in memory by now: nobody is to get it there a second time.
         *connection += 1;
-        self.unload(id);
         Ok(())
     }
 
