@@ -34,12 +34,17 @@ impl Murder {
 
     /// The same, of a program other than that of the tests.
     pub fn start_by(binary: Option<&Path>, nodes: &[(&str, &str)]) -> Result<Murder> {
-        Murder::empty("", "").by(binary).with(nodes)
+        Murder::of(binary, "").with(nodes)
     }
 
     /// The same, with lines before all sections.
     pub fn start_under(nodes: &[(&str, &str)], top: &str, config: &str) -> Result<Murder> {
         Murder::empty(top, config).with(nodes)
+    }
+
+    /// No node yet; all will run this program, if it is not that of the tests, and have these sections.
+    pub fn of(binary: Option<&Path>, config: &str) -> Murder {
+        Murder::empty("", config).by(binary)
     }
 
     fn empty(top: &str, config: &str) -> Murder {
@@ -59,8 +64,7 @@ impl Murder {
 
     /// A cluster of one node so far, which runs already. Nodes that join run `binary`.
     pub fn around(first: Server, binary: Option<&Path>) -> Murder {
-        let murder = Murder::empty("", "").by(binary);
-        Murder { nodes: vec![first], ..murder }
+        Murder { nodes: vec![first], ..Murder::of(binary, "") }
     }
 
     /// Adds sections to the configuration of all nodes, and of those to come.
@@ -84,6 +88,8 @@ impl Murder {
             true => {
                 server.listen_at(cable.inside())?;
                 server.wrap(&cable.wrapper());
+                let trusted = format!("trusted = [\"{}\", \"loopback\"]\n", cable.here());
+                server.add_to_section("lmtp", &trusted)?;
                 // Nothing else is there.
                 link.set_ip(cable.inside());
             }

@@ -472,15 +472,25 @@ impl Server {
 
     /// Fails if the log has a WARN or ERROR line that was not announced.
     pub fn judge_log(&mut self) -> Result<()> {
-        let log = std::fs::read(self.log_path())?;
-        let from = usize::try_from(self.log_judged).unwrap_or(usize::MAX).min(log.len());
-        let fresh = String::from_utf8_lossy(&log[from..]).into_owned();
-        self.log_judged = log.len() as u64;
+        let fresh = self.log_after(self.log_judged)?;
+        self.log_judged = self.log_size()?;
         let bad =
             |line: &&str| is_complaint(line) && !self.allowed_log.iter().any(|text| line.contains(text));
         let complaints: Vec<&str> = fresh.lines().filter(bad).collect();
         ensure!(complaints.is_empty(), "unexpected lines in the server's log:\n{}", complaints.join("\n"));
         Ok(())
+    }
+
+    /// Octets of the log so far.
+    pub fn log_size(&self) -> Result<u64> {
+        Ok(std::fs::metadata(self.log_path())?.len())
+    }
+
+    /// What has been logged behind that.
+    pub fn log_after(&self, octets: u64) -> Result<String> {
+        let log = std::fs::read(self.log_path())?;
+        let from = usize::try_from(octets).unwrap_or(usize::MAX).min(log.len());
+        Ok(String::from_utf8_lossy(&log[from..]).into_owned())
     }
 
     /// The last lines of the log.

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use rookery_bench::connects::Plan;
 use rookery_tests::server::Server;
 use rookery_tests::soak;
+use rookery_tests::soak::crowd::PATIENCE;
 use rookery_tests::soak::moving::{DrainPlan, PausesPlan};
 
 mod bench;
@@ -107,14 +108,21 @@ enum Soak {
         binary: Option<PathBuf>,
     },
     /// An account moves, with clients at work in it, and one of the parties is killed at a random moment: its old home,
-    /// its new one, the node that the clients are at, and the leader of etcd, in turn.
+    /// its new one, the node that the clients are at, and the leader of etcd, in turn; or the cable of a home is cut.
+    /// Needs root, for the cable.
     MoveKills {
         /// Kills.
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 250)]
         rounds: u64,
         /// Repeats the choices of an earlier run; by default the clock decides.
         #[arg(long)]
         seed: Option<u64>,
+        /// Messages of each of the four accounts at first, of 4 KB.
+        #[arg(long, default_value_t = 300)]
+        messages: u32,
+        /// This program of Rookery's instead of one built now.
+        #[arg(long)]
+        binary: Option<PathBuf>,
     },
     /// One server becomes three nodes, then five, then two, while people work and mail comes in.
     Growth {
@@ -176,16 +184,37 @@ fn main() -> Result<()> {
         }
         Xtask::Soak(Soak::Moves { rounds, seed }) => moves(rounds, seed.unwrap_or_else(clock)),
         Xtask::Soak(Soak::Pauses { moves, messages, unified, binary }) => {
-            let plan = PausesPlan { moves, messages, through_frontend: !unified, time_max: Duration::MAX };
+            let plan = PausesPlan {
+                moves,
+                messages,
+                through_frontend: !unified,
+                patience: PATIENCE,
+                time_max: Duration::MAX,
+            };
             pauses(plan, &program(binary)?)
         }
-        Xtask::Soak(Soak::MoveKills { rounds, seed }) => move_kills(rounds, seed.unwrap_or_else(clock)),
+        Xtask::Soak(Soak::MoveKills { rounds, seed, messages, binary }) => {
+            let (seed, binary) = (seed.unwrap_or_else(clock), Some(program(binary)?));
+            move_kills(&soak::move_kills::Plan { rounds, messages, seed, time_max: Duration::MAX, binary })
+        }
         Xtask::Soak(Soak::Growth { accounts, messages, people, binary }) => {
-            let plan = soak::growth::Plan { accounts, messages, people, step_max: Duration::from_secs(600) };
+            let plan = soak::growth::Plan {
+                accounts,
+                messages,
+                people,
+                patience: PATIENCE,
+                step_max: Duration::from_secs(600),
+            };
             growth(plan, &program(binary)?)
         }
         Xtask::Soak(Soak::Drain { accounts, messages, people, binary }) => {
-            let plan = DrainPlan { accounts, messages, people, time_max: Duration::from_secs(1800) };
+            let plan = DrainPlan {
+                accounts,
+                messages,
+                people,
+                patience: PATIENCE,
+                time_max: Duration::from_secs(1800),
+            };
             drain(plan, &program(binary)?)
         }
         Xtask::Soak(Soak::Connects { minutes, a_second, growth_max, binary }) => {
@@ -243,21 +272,23 @@ fn growth(plan: soak::growth::Plan, binary: &Path) -> Result<()> {
     println!("writes: {}", done.account.writes.text());
     println!("reads: {}", done.account.reads.text());
     println!(
-        "{} delivered; {} messages of people at work, none lost or doubled",
-        done.account.delivered, done.messages
+        "{} delivered, the postman asked {} times to come again; {} messages, none lost or doubled",
+        done.account.delivered, done.account.deferred, done.messages
     );
     Ok(())
 }
 
-fn move_kills(rounds: u64, seed: u64) -> Result<()> {
-    println!("seed {seed}");
-    let summary = soak::move_kills::soak(rounds, seed, Duration::MAX, |line| println!("{line}"))?;
-    for (victim, kills) in soak::move_kills::VICTIMS.iter().zip(summary.kills) {
-        println!("{kills} kills of {victim:?}");
+fn move_kills(plan: &soak::move_kills::Plan) -> Result<()> {
+    println!("seed {}", plan.seed);
+    let summary = soak::move_kills::soak(plan, |line| println!("{line}"))?;
+    for (number, victim) in soak::move_kills::VICTIMS.iter().enumerate() {
+        let (kills, in_time) = (summary.kills[number], summary.in_time[number]);
+        println!("{victim:?}: {kills} times, {in_time} of them before the move was over");
     }
     println!(
-        "{} accounts moved, {} stayed; {} messages delivered meanwhile, none lost or doubled",
-        summary.moved, summary.stayed, summary.delivered
+        "{} accounts moved, {} stayed; {} commands answered, {} messages delivered meanwhile; {} messages are there, \
+         each acknowledged one once",
+        summary.moved, summary.stayed, summary.answered, summary.delivered, summary.messages
     );
     Ok(())
 }
@@ -267,7 +298,10 @@ fn pauses(plan: PausesPlan, binary: &Path) -> Result<()> {
     println!("{} moves: {}", done.moves, done.took.text());
     println!("writes: {}", done.writes.text());
     println!("reads: {}", done.reads.text());
-    println!("{} messages, each of those acknowledged once", done.messages);
+    println!(
+        "{} delivered meanwhile; {} messages, each of those acknowledged once",
+        done.delivered, done.messages
+    );
     Ok(())
 }
 
@@ -277,8 +311,8 @@ fn drain(plan: DrainPlan, binary: &Path) -> Result<()> {
     println!("writes: {}", done.account.writes.text());
     println!("reads: {}", done.account.reads.text());
     println!(
-        "{} delivered; {} messages of people at work, none lost or doubled",
-        done.account.delivered, done.messages
+        "{} delivered, the postman asked {} times to come again; {} messages, none lost or doubled",
+        done.account.delivered, done.account.deferred, done.messages
     );
     Ok(())
 }

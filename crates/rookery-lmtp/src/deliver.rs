@@ -56,6 +56,14 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// What became of a delivery that was asked about: if it was not made, it never will be.
+    pub(crate) fn settled(is_done: bool) -> Outcome {
+        match is_done {
+            true => Outcome::Delivered,
+            false => Outcome::Failed(BodyError::Away("it was lost before it had the message".to_owned())),
+        }
+    }
+
     /// What became of a recipient whose mail goes to two places: a failure before a delivery, a delivery before a
     /// duplicate.
     pub(crate) fn and(self, other: Outcome) -> Outcome {

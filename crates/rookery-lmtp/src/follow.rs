@@ -97,7 +97,7 @@ impl Onward {
                 Err(error) => return Outcome::Failed(error.into()),
             }
         }
-        let outcome = forward.finish().await.pop().map(|(_, _, outcome)| outcome);
+        let outcome = forward.finish(backing).await.pop().map(|(_, _, outcome)| outcome);
         outcome.unwrap_or(Outcome::Failed(BodyError::Moved))
     }
 }

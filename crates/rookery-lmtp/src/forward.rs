@@ -4,8 +4,8 @@
 //! - The octets go on as they come; no node but the homes stores them.
 //! - A forward that is dropped before its end brings nothing.
 //! - Whatever is lost on the way is a failure for now: the MTA keeps the message.
-//! - If the home is lost once it has the whole message, it is asked what became of it, so that the MTA does not send once
-//!   more what has arrived.
+//! - If the home is lost once it has the whole message, whoever is the home then is asked what became of it, so that the
+//!   MTA does not send once more what has arrived: what an account was given goes along when it moves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,10 @@ use rookery_types::{MailboxPath, NodeId, OperationId, UserName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use crate::backing::{Backing, Place};
 use crate::body::BodyError;
 use crate::deliver::Outcome;
-use crate::parcel::{self, Parcel};
+use crate::parcel::{self, Parcel, Question};
 
 /// How long a home may take no octet before it counts as away.
 const STALLED: Duration = Duration::from_secs(30);
@@ -86,14 +87,11 @@ impl Forward {
     }
 
     /// The message is whole: what became of it for each addressee.
-    pub(crate) async fn finish(mut self) -> Vec<(NodeId, Addressee, Outcome)> {
+    pub(crate) async fn finish<B: Backing>(mut self, backing: &B) -> Vec<(NodeId, Addressee, Outcome)> {
         let outcomes = match std::mem::replace(&mut self.way, Err(BodyError::Gone)) {
             Ok(pipe) => match answer(pipe, self.addressees.len()).await {
                 Ok(outcomes) => outcomes,
-                Err(why) => match tokio::time::timeout(ASKING, self.ask()).await {
-                    Ok(outcomes) => outcomes,
-                    Err(_) => vec![Outcome::Failed(self.away(why)); self.addressees.len()],
-                },
+                Err(why) => self.ask(backing, why).await,
             },
             Err(error) => vec![Outcome::Failed(error); self.addressees.len()],
         };
@@ -105,24 +103,48 @@ impl Forward {
             .collect()
     }
 
-    /// What became of the message, as the home says it when it is there again.
-    async fn ask(&self) -> Vec<Outcome> {
-        let question = self.parcel.question().encode();
-        loop {
-            let asked = Instant::now();
-            match self.asked(&question).await {
-                Ok(outcomes) => return outcomes,
-                Err(why) => tracing::debug!(node = %self.node, why, "what became of a message is not known"),
+    /// What became of the message, as the home of each addressee says it, when that is there again. `why`: the answer
+    /// was lost.
+    async fn ask<B: Backing>(&self, backing: &B, why: String) -> Vec<Outcome> {
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; self.addressees.len()];
+        let asking = async {
+            loop {
+                let asked = Instant::now();
+                for (question, outcome) in self.parcel.questions().zip(&mut outcomes) {
+                    if outcome.is_none() {
+                        match self.asked(backing, &question).await {
+                            Ok(told) => *outcome = Some(told),
+                            Err(why) => tracing::debug!(why, "what became of a message is not known"),
+                        }
+                    }
+                }
+                if outcomes.iter().all(Option::is_some) {
+                    return;
+                }
+                tokio::time::sleep_until(asked + PAUSE).await;
             }
-            tokio::time::sleep_until(asked + PAUSE).await;
-        }
+        };
+        // What is not known by then stays so.
+        let _ = tokio::time::timeout(ASKING, asking).await;
+        let lost = || Outcome::Failed(self.away(why.clone()));
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect()
     }
 
-    async fn asked(&self, question: &[u8]) -> Result<Vec<Outcome>, String> {
-        let opened = self.peers.open(self.node, PipeService::Lmtp, self.head.clone()).await;
+    /// Asks the home of the one that the question is about, which may be another than it was.
+    async fn asked<B: Backing>(&self, backing: &B, question: &Question) -> Result<Outcome, String> {
+        let (user, operation) = question.deliveries().next().flatten().ok_or("a question about nothing")?;
+        let node = match backing.at_home(&user).await.map_err(|error| error.to_string())? {
+            Place::Here(account) => {
+                let settled = backing.settle(account, operation).await;
+                return settled.map(Outcome::settled).map_err(|error| error.to_string());
+            }
+            Place::At(node, _) => node,
+        };
+        let opened = self.peers.open(node, PipeService::Lmtp, self.head.clone()).await;
         let mut pipe = opened.map_err(|error| error.to_string())?;
-        pipe.write_all(question).await.map_err(|error| error.to_string())?;
-        answer(pipe, self.addressees.len()).await
+        pipe.write_all(&question.encode()).await.map_err(|error| error.to_string())?;
+        let outcome = answer(pipe, 1).await?.pop();
+        outcome.ok_or_else(|| "no answer".to_owned())
     }
 
     fn away(&self, why: String) -> BodyError {

@@ -20,21 +20,37 @@ use crate::session::Services;
 /// Octets read at once.
 const READ_OCTETS: usize = 16 << 10;
 
+/// What another node may do with messages, by its certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Carrier {
+    /// It takes them from MTAs, and says who posts.
+    Serves,
+    /// It only has accounts: it passes on what has come for one that has left. Nobody's rights count, since users do
+    /// not log in there.
+    Holds,
+}
+
 /// Takes one message from another node, and answers. What ends before its end stores nothing.
 /// `trace`: of the connection it came by.
 pub async fn serve_pipe<B: Backing>(
     mut pipe: Box<dyn Pipe>,
+    carrier: Carrier,
     trace: u64,
     services: Arc<Services<B>>,
     drain: DrainGuard,
 ) {
-    if let Err(error) = take(&mut *pipe, PipeHead { trace }, &services).await {
+    if let Err(error) = take(&mut *pipe, carrier, PipeHead { trace }, &services).await {
         tracing::info!(%error, "a message of another node has not come whole");
     }
     drop(drain);
 }
 
-async fn take<B: Backing>(pipe: &mut dyn Pipe, head: PipeHead, services: &Services<B>) -> io::Result<()> {
+async fn take<B: Backing>(
+    pipe: &mut dyn Pipe,
+    carrier: Carrier,
+    head: PipeHead,
+    services: &Services<B>,
+) -> io::Result<()> {
     let octets = usize::try_from(pipe.read_u32().await?).unwrap_or(usize::MAX);
     if octets > framed::JSON_OCTETS_MAX {
         return Err(io::Error::other("a parcel that is too long"));
@@ -64,7 +80,14 @@ async fn take<B: Backing>(pipe: &mut dyn Pipe, head: PipeHead, services: &Servic
     }
     drop(piece);
     let octets = incoming.octets();
-    let outcomes = store(incoming, &parcel, services, head).await;
+    let outcomes = match carrier == Carrier::Holds && parcel.author().is_some() {
+        // The MTA tries again, at a node that knows.
+        true => {
+            let why = "a node that takes no users' logins cannot say who posts".to_owned();
+            vec![Outcome::Failed(BodyError::Failed(why)); parcel.addressees().count()]
+        }
+        false => store(incoming, &parcel, services, head).await,
+    };
     let failed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Failed(_))).count();
     let delivered = outcomes.len() - failed;
     tracing::info!(id = parcel.id, octets, delivered, failed, "a message came by another node");
@@ -82,10 +105,8 @@ async fn settle<B: Backing>(question: &Question, services: &Services<B>) -> io::
             Place::Here(account) => account,
             Place::At(..) => return Err(io::Error::other("the account is at home elsewhere")),
         };
-        outcomes.push(match services.backing.settle(account, operation).await.map_err(io::Error::other)? {
-            true => Outcome::Delivered,
-            false => Outcome::Failed(BodyError::Away("it was lost before it had the message".to_owned())),
-        });
+        let settled = services.backing.settle(account, operation).await.map_err(io::Error::other)?;
+        outcomes.push(Outcome::settled(settled));
     }
     Ok(outcomes)
 }

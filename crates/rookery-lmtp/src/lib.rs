@@ -21,6 +21,6 @@ mod session;
 
 pub use backing::{Backing, DeliverError, Delivered, LookUpError, Once, Place};
 pub use config::LmtpConfig;
-pub use home::serve_pipe;
+pub use home::{Carrier, serve_pipe};
 pub use house::House;
 pub use session::{Services, Site, serve_connection};

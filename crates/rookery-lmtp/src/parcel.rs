@@ -121,9 +121,9 @@ impl Parcel {
         Parcel { addressees: addressees.map(addressee).collect(), ..self.clone() }
     }
 
-    /// Asks what became of it.
-    pub(crate) fn question(&self) -> Question {
-        Question { asked: self.addressees.clone() }
+    /// Asks what became of it, for each addressee.
+    pub(crate) fn questions(&self) -> impl Iterator<Item = Question> {
+        self.addressees.iter().map(|addressee| Question { asked: vec![addressee.clone()] })
     }
 
     pub(crate) fn date(&self) -> InternalDate {
@@ -242,10 +242,12 @@ mod tests {
         let wanted = [(Some(joe.clone()), Some(path), Some(one)), (Some(ann.clone()), None, Some(two))];
         assert_eq!(addressees, wanted);
         assert!(Request::decode(&json[1..]).is_err());
-        let Ok(Request::Question(asked)) = Request::decode(&parcel.question().encode()[4..]) else {
-            panic!("no question")
-        };
-        assert_eq!(asked.deliveries().collect::<Vec<_>>(), [Some((joe, one)), Some((ann, two))]);
+        for (question, wanted) in parcel.questions().zip([(joe, one), (ann, two)]) {
+            let Ok(Request::Question(asked)) = Request::decode(&question.encode()[4..]) else {
+                panic!("no question")
+            };
+            assert_eq!(asked.deliveries().collect::<Vec<_>>(), [Some(wanted)]);
+        }
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::edge;
 use crate::etcd::Etcd;
 use crate::murder::Murder;
 use crate::server::Server;
 use crate::soak::crowd::{Account, Crowd, Habit, Mood, Person};
-use crate::soak::moving::{accounts_at, fill};
+use crate::soak::moving::{accounts_at, fill, moves};
 
 /// How much there is.
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +23,21 @@ pub struct Plan {
     pub messages: u32,
     /// People at work, all at the first node.
     pub people: usize,
+    /// A command may take so long.
+    pub patience: Duration,
     /// A step fails that is not over by then.
     pub step_max: Duration,
+}
+
+impl Plan {
+    fn until(&self, what: &str, is_over: impl Fn() -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + self.step_max;
+        while !is_over()? {
+            ensure!(Instant::now() < deadline, "{what} takes more than {:?}", self.step_max);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
 }
 
 /// What a run showed.
@@ -34,7 +47,7 @@ pub struct Summary {
     pub steps: Vec<(String, Duration)>,
     /// What people saw.
     pub account: Account,
-    /// Messages in the mailboxes of those who were at work.
+    /// Messages in all mailboxes.
     pub messages: u64,
 }
 
@@ -55,7 +68,7 @@ impl Run<'_> {
     fn step(&mut self, what: &str, work: impl FnOnce(&mut Murder) -> Result<()>) -> Result<()> {
         let began = Instant::now();
         work(&mut self.murder)?;
-        ensure!(self.crowd.failed() == 0, "somebody was failed by: {what}");
+        self.crowd.nobody_failed().with_context(|| format!("behind: {what}"))?;
         (self.report)(&format!("{what}: {:?}", began.elapsed()));
         self.steps.push((what.to_owned(), began.elapsed()));
         std::thread::sleep(Duration::from_millis(300));
@@ -70,10 +83,11 @@ impl Run<'_> {
     fn balance(&mut self, nodes: usize) -> Result<()> {
         let plan = self.plan;
         self.step(&format!("balance over {nodes}"), |murder| {
-            command(murder.node(0)?, &["balance", "--wait"])?;
+            command(murder.node(0)?, &["balance"])?;
+            let share = u64::from(plan.accounts) / u64::try_from(nodes)?;
+            plan.until("the moves", || Ok(moves(murder.node(0)?)? == 0))?;
             for number in 1..=nodes {
                 let there = accounts_at(murder.node(0)?, &name(number))?;
-                let share = u64::from(plan.accounts) / u64::try_from(nodes)?;
                 ensure!(there + 1 + share / 4 >= share, "{there} accounts are at {}", name(number));
             }
             Ok(())
@@ -82,15 +96,13 @@ impl Run<'_> {
 
     /// The node of that number is emptied and leaves.
     fn leave(&mut self, number: usize) -> Result<()> {
-        let step_max = self.plan.step_max;
+        let plan = self.plan;
         self.step(&format!("{} leaves", name(number)), |murder| {
             let name = name(number);
             command(murder.node(0)?, &["node", "hold", "drain", "--node", &name])?;
-            let deadline = Instant::now() + step_max;
-            while accounts_at(murder.node(0)?, &name)? > 0 {
-                ensure!(Instant::now() < deadline, "{name} is not empty");
-                std::thread::sleep(Duration::from_millis(100));
-            }
+            plan.until("the drain", || {
+                Ok(accounts_at(murder.node(0)?, &name)? == 0 && moves(murder.node(0)?)? == 0)
+            })?;
             let mut node = murder.nodes.pop().filter(|_| number > 1);
             if let Some(node) = &mut node {
                 node.check()?;
@@ -127,7 +139,7 @@ pub fn soak(plan: Plan, binary: Option<&Path>, mut report: impl FnMut(&str)) -> 
         habit: Habit::ALL[number % Habit::ALL.len()],
         pace: Duration::from_millis(100),
     });
-    let crowd = Crowd::gather(people.collect(), Mood::Strict, Some((first.lmtp, 20)))?;
+    let crowd = Crowd::gather(people.collect(), Mood::Strict(plan.patience), Some((first.lmtp, 20)))?;
     let link = edge::link_place(first.imap)?;
     let etcd = Etcd::start(Ipv4Addr::LOCALHOST.into(), 3)?;
     let mut run = Run {
@@ -140,6 +152,7 @@ pub fn soak(plan: Plan, binary: Option<&Path>, mut report: impl FnMut(&str)) -> 
     for node in &mut run.murder.nodes {
         node.allow_log("the directory's source is away");
         node.allow_log("the directory takes no changes");
+        node.allow_log("a node is removed from the cluster");
     }
     run.step("the server becomes a node", |murder| {
         murder.node(0)?.add_config(&edge::cluster_section(&name(1), link))?;
@@ -160,8 +173,9 @@ pub fn soak(plan: Plan, binary: Option<&Path>, mut report: impl FnMut(&str)) -> 
         run.leave(number)?;
     }
     let Run { mut murder, steps, .. } = run;
-    let account = crowd.disperse();
+    let mut account = crowd.disperse();
     account.nobody_failed()?;
+    account.was_filled(&users, plan.messages);
     let messages = account.verify(murder.node(1)?.imap)?;
     for node in &murder.nodes {
         node.check()?;

@@ -9,10 +9,13 @@
 pub mod crowd;
 pub mod growth;
 pub mod kill9;
+pub mod ledger;
 pub mod load;
 pub mod move_kills;
 pub mod moves;
 pub mod moving;
+mod people;
+mod postman;
 pub mod powerloss;
 pub mod verify;
 

@@ -1,200 +1,291 @@
 //! Accounts that move between two nodes, through a frontend, with the directory in etcd, while one of the parties is
-//! killed at a random moment.
+//! killed at a random moment, or its cable is cut.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::etcd::Etcd;
-use crate::imap::Imap;
 use crate::murder::Murder;
+use crate::namespace::Namespace;
 use crate::random::Random;
-use crate::server::PASSWORD;
 use crate::soak::crowd::{Crowd, Habit, Mood, Person};
-use crate::soak::moving::{fill, users};
+use crate::soak::ledger::{self, Ledger};
+use crate::soak::moving::{fill, moves, users};
 
-/// The frontend, and the homes.
+/// The frontend, and the homes, of which the last is at the end of a cable.
 const NODES: [(&str, &str); 3] = [("fe1.example", ""), ("be1.example", "hold"), ("be2.example", "hold")];
 /// The users whose accounts move.
 const USERS: [&str; 4] = ["ann", "joe", "eve", "bob"];
-/// Messages of each at first.
-const MESSAGES: u32 = 300;
 /// How long until all is well again.
 const RECOVERY_MAX: Duration = Duration::from_secs(40);
-/// The longest pause between the beginning of a move and the kill.
-const PAUSE_MAX_US: u64 = 600_000;
+/// The longest pause between the beginning of a move and the kill, at first; it becomes as long as moves take.
+const PAUSE_US: u64 = 300_000;
+/// The longest that a cable is cut, and that a member of etcd is away.
+const CUT_MAX_US: u64 = 2_500_000;
+const AWAY_MAX_US: u64 = 1_500_000;
+/// So many rounds, then all nodes are checked.
+const CHECK_EVERY: u64 = 10;
 
-/// Who is killed.
+/// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
-    /// The node that the account leaves.
+    /// The node that the account leaves is killed.
     Source,
-    /// The node that it goes to.
+    /// That which it goes to.
     Target,
-    /// The node that the clients are connected to.
+    /// That which the clients are connected to.
     Edge,
     /// The member of etcd that leads.
     Directory,
+    /// One of the homes, in turn the source and the target, is cut off from all others without a word.
+    Cable,
 }
 
 /// All, in turn.
-pub const VICTIMS: [Victim; 4] = [Victim::Source, Victim::Target, Victim::Edge, Victim::Directory];
+pub const VICTIMS: [Victim; 5] =
+    [Victim::Source, Victim::Target, Victim::Edge, Victim::Directory, Victim::Cable];
+
+/// How much.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Kills, of all victims in turn.
+    pub rounds: u64,
+    /// Messages of each account at first.
+    pub messages: u32,
+    /// Repeats the choices of an earlier run.
+    pub seed: u64,
+    /// No round begins after so long, but each victim has its turn.
+    pub time_max: Duration,
+    /// The program, if it is not the one of the tests.
+    pub binary: Option<PathBuf>,
+}
 
 /// What a soak saw.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Summary {
     /// Kills, by [`VICTIMS`].
-    pub kills: [u64; 4],
-    /// Moves that came to their end.
+    pub kills: [u64; 5],
+    /// Those of them that came before the move was over.
+    pub in_time: [u64; 5],
+    /// Accounts that were at the other node afterwards.
     pub moved: u64,
-    /// Moves after which the account was where it had been.
+    /// Accounts that were where they had been.
     pub stayed: u64,
     /// Messages that were delivered meanwhile.
     pub delivered: u64,
+    /// Commands that people were answered.
+    pub answered: usize,
+    /// Messages in all accounts in the end.
+    pub messages: u64,
 }
 
-/// Kills `rounds` times, or for so long, and looks each time whether all is whole.
-pub fn soak(rounds: u64, seed: u64, time_max: Duration, mut report: impl FnMut(&str)) -> Result<Summary> {
+struct Run {
+    murder: Murder,
+    etcd: Etcd,
+    cable: Namespace,
+    /// What users were told since the beginning.
+    ledgers: BTreeMap<String, Ledger>,
+    /// Where they are at home.
+    homes: [usize; USERS.len()],
+    /// The longest pause before the kill.
+    pause_us: u64,
+    summary: Summary,
+}
+
+/// Kills, and looks each time whether all is whole.
+pub fn soak(plan: &Plan, mut report: impl FnMut(&str)) -> Result<Summary> {
     let began = Instant::now();
-    let mut etcd = Etcd::start(Ipv4Addr::LOCALHOST.into(), 3)?;
-    let mut murder = Murder::start_with(&NODES, &etcd.config(true)?)?;
-    for node in &mut murder.nodes {
-        for line in [
-            "is not reached",
-            "the directory's source is away",
-            "the directory takes no changes",
-            "not published yet",
-            "a link connection is refused",
-            "cannot be compared",
-            "moving an account",
-        ] {
-            node.allow_log(line);
-        }
-    }
-    for user in USERS {
-        murder.node(1)?.add_user(user)?;
-        fill(murder.node(1)?, user, MESSAGES)?;
-    }
-    report(&format!("{:?}: three nodes", began.elapsed()));
-    let (mut summary, mut homes) = (Summary::default(), [1_usize; USERS.len()]);
-    let mut round = 0;
-    while round < rounds && (round < 4 || began.elapsed() < time_max) {
-        let seed = seed.wrapping_add(round);
-        let place = usize::try_from(round)? % USERS.len();
-        let victim = VICTIMS[usize::try_from(round / USERS.len() as u64)? % VICTIMS.len()];
-        let killed = one_kill(&mut murder, &mut etcd, place, homes[place], victim, seed, &mut summary);
-        let now = killed.with_context(|| format!("round {round}, {victim:?}, seed {seed}"))?;
-        report(&format!("kill {}: {victim:?}, {} is at node {now}", round + 1, USERS[place]));
-        homes[place] = now;
+    let mut run = Run::prepare(plan)?;
+    report(&format!("{:?}: three nodes, {} messages in each account", began.elapsed(), plan.messages));
+    let (all, mut round) = (VICTIMS.len() as u64, 0);
+    while round < plan.rounds && (round < all || began.elapsed() < plan.time_max) {
+        let seed = plan.seed.wrapping_add(round);
+        let victim = VICTIMS[usize::try_from(round % all)?];
+        let place = usize::try_from(round / all)? % USERS.len();
+        let said = run.one_kill(place, victim, seed);
+        let said =
+            said.with_context(|| format!("round {round}, {victim:?}, {}, seed {seed}", USERS[place]))?;
         round += 1;
-    }
-    for node in &murder.nodes {
-        node.check()?;
-    }
-    murder.stop()?;
-    Ok(summary)
-}
-
-fn one_kill(
-    murder: &mut Murder,
-    etcd: &mut Etcd,
-    place: usize,
-    home: usize,
-    victim: Victim,
-    seed: u64,
-    summary: &mut Summary,
-) -> Result<usize> {
-    let mut random = Random::new(seed);
-    let (user, target) = (USERS[place], 3 - home);
-    let front = murder.node(0)?.imap;
-    let before = highest_modseq(front, user)?;
-    let people = [Habit::Writes, Habit::Files, Habit::Reads, Habit::Idles].map(|habit| Person {
-        user: user.to_owned(),
-        at: front,
-        habit,
-        pace: Duration::from_millis(10),
-    });
-    // The postman comes by the node that nobody kills this time, or by the edge, which then comes back.
-    let door = murder.node(if victim == Victim::Target { home } else { target })?.lmtp;
-    let crowd = Crowd::gather(people.to_vec(), Mood::Patient, Some((door, 30)))?;
-    let asked = murder.node(0)?.cli(&["move", "user", user, "--to", NODES[target].0], b"")?;
-    ensure!(asked.status.success(), "{}", asked.text());
-    std::thread::sleep(Duration::from_micros(random.below(PAUSE_MAX_US)));
-    match victim {
-        Victim::Directory => {
-            let leader = etcd.leader()?;
-            etcd.kill(leader)?;
-            std::thread::sleep(Duration::from_millis(random.below(1500)));
-            etcd.launch(leader)?;
-        }
-        Victim::Source | Victim::Target | Victim::Edge => {
-            let node = match victim {
-                Victim::Source => home,
-                Victim::Target => target,
-                _ => 0,
-            };
-            murder.node_mut(node)?.kill9()?;
-            murder.node_mut(node)?.launch()?;
+        report(&format!("{:?}: kill {round}: {victim:?} {said}", began.elapsed()));
+        if round % CHECK_EVERY == 0 {
+            run.check()?;
         }
     }
-    summary.kills[VICTIMS.iter().position(|one| *one == victim).unwrap_or(0)] += 1;
-    let now = settled(murder, user)?;
-    std::thread::sleep(Duration::from_millis(200));
-    let account = crowd.disperse();
-    account.nobody_failed()?;
-    summary.delivered += account.delivered;
-    account.verify(front)?;
-    let after = highest_modseq(front, user)?;
-    ensure!(after >= before, "HIGHESTMODSEQ was {before} and is {after}");
-    match now == target {
-        true => summary.moved += 1,
-        false => summary.stayed += 1,
+    run.check()?;
+    for (user, ledger) in &mut run.ledgers {
+        run.summary.messages += ledger.verify(run.murder.node(0)?.imap, user)?;
     }
-    Ok(now)
+    run.murder.stop()?;
+    Ok(run.summary)
 }
 
-fn highest_modseq(at: std::net::SocketAddr, user: &str) -> Result<u64> {
-    let mut client = Imap::login(at, user, PASSWORD)?;
-    let reply = client.ok("SELECT INBOX (CONDSTORE)")?;
-    Ok(reply.code("HIGHESTMODSEQ").context("no HIGHESTMODSEQ")?.parse()?)
-}
-
-/// Waits until no move is under way, and tells which node has the account: one, by the directory and by the nodes.
-fn settled(murder: &Murder, user: &str) -> Result<usize> {
-    let deadline = Instant::now() + RECOVERY_MAX;
-    loop {
-        let found = one_home(murder, user);
-        match found {
-            Ok(Some(node)) => return Ok(node),
-            other => ensure!(Instant::now() < deadline, "it does not come to rest: {other:?}"),
+impl Run {
+    fn prepare(plan: &Plan) -> Result<Run> {
+        let cable = Namespace::new()?;
+        let etcd = Etcd::start(cable.here(), 3)?;
+        let mut murder = Murder::of(plan.binary.as_deref(), &etcd.config(true)?);
+        for (number, (name, duties)) in NODES.into_iter().enumerate() {
+            murder.add_at(name, duties, &cable, number == 2)?;
         }
-        std::thread::sleep(Duration::from_millis(100));
+        for node in &mut murder.nodes {
+            for line in [
+                "is not reached",
+                "the directory's source is away",
+                "the directory takes no changes",
+                "not published yet",
+                "a link connection is refused",
+                "cannot be compared",
+                "moving an account",
+            ] {
+                node.allow_log(line);
+            }
+        }
+        let mut ledgers = BTreeMap::new();
+        for user in USERS {
+            murder.node(1)?.add_user(user)?;
+            fill(murder.node(1)?, user, plan.messages)?;
+            let mut ledger = Ledger::default();
+            ledger.was_filled(plan.messages);
+            ledgers.insert(user.to_owned(), ledger);
+        }
+        let homes = [1; USERS.len()];
+        Ok(Run { murder, etcd, cable, ledgers, homes, pause_us: PAUSE_US, summary: Summary::default() })
     }
-}
 
-fn one_home(murder: &Murder, user: &str) -> Result<Option<usize>> {
-    let mut homes = Vec::new();
-    let jobs = murder.node(0)?.cli(&["move", "status", "--json"], b"")?;
-    ensure!(jobs.status.success(), "{}", jobs.text());
-    let jobs: Vec<serde_json::Value> = serde_json::from_str(&jobs.text()).context("move status --json")?;
-    if !jobs.is_empty() {
-        return Ok(None);
+    fn check(&self) -> Result<()> {
+        self.murder.nodes.iter().try_for_each(|node| node.check())
     }
-    for (place, node) in murder.nodes.iter().enumerate() {
-        let status = node.cli(&["directory", "status", "--json"], b"")?;
-        let status: serde_json::Value = serde_json::from_str(&status.text())?;
-        if status["conflicts"] != 0 {
+
+    fn front(&self) -> Result<SocketAddr> {
+        Ok(self.murder.node(0)?.imap)
+    }
+
+    fn one_kill(&mut self, place: usize, victim: Victim, seed: u64) -> Result<String> {
+        let mut random = Random::new(seed);
+        let (user, home) = (USERS[place], self.homes[place]);
+        let (target, front) = (3 - home, self.front()?);
+        let habits = [Habit::Writes, Habit::Files, Habit::Reads, Habit::Idles, Habit::Flags];
+        let people = habits.map(|habit| Person {
+            user: user.to_owned(),
+            at: front,
+            habit,
+            pace: Duration::from_millis(10),
+        });
+        let door = self.murder.node(0)?.lmtp;
+        let crowd = Crowd::gather(people.to_vec(), Mood::Patient, Some((door, 30)))?;
+        let leader = self.etcd.leader()?;
+        let log_before = self.murder.node(home)?.log_size()?;
+        let asked = self.murder.node(0)?.cli(&["move", "user", user, "--to", NODES[target].0], b"")?;
+        ensure!(asked.status.success(), "{}", asked.text());
+        let pause = Duration::from_micros(random.below(self.pause_us));
+        std::thread::sleep(pause);
+        let struck = Instant::now();
+        self.strike(victim, home, leader)?;
+        let is_in_time = !self.murder.node(home)?.log_after(log_before)?.contains("an account has moved");
+        self.pause_us = self.pause_us * if is_in_time { 106 } else { 85 } / 100;
+        self.mend(victim, home, leader, &mut random)?;
+        let now = self.settled(user)?;
+        let recovered = struck.elapsed();
+        std::thread::sleep(Duration::from_millis(200));
+        let mut account = crowd.disperse();
+        account.nobody_failed()?;
+        let number = VICTIMS.iter().position(|one| *one == victim).unwrap_or(0);
+        self.summary.kills[number] += 1;
+        self.summary.in_time[number] += u64::from(is_in_time);
+        self.summary.delivered += account.delivered;
+        self.summary.answered += account.writes.count() + account.reads.count();
+        match now == target {
+            true => self.summary.moved += 1,
+            false => self.summary.stayed += 1,
+        }
+        let ledger = self.ledgers.entry(user.to_owned()).or_default();
+        ledger.join(std::mem::take(&mut account.ledgers).remove(user).unwrap_or_default());
+        let messages = ledger.verify(front, user)?;
+        self.homes[place] = self.moves_whole(user, now)?;
+        // Either home is the source half of the time.
+        if random.chance(50) {
+            self.homes[place] = self.moves_whole(user, self.homes[place])?;
+        }
+        let when = if is_in_time { "" } else { ", when it was over" };
+        Ok(format!(
+            "after {pause:?}{when}; {user} is whole after {recovered:?} at node {now}, of {messages} messages"
+        ))
+    }
+
+    /// Nobody uses the account: what can be seen of it is the same at its next home.
+    fn moves_whole(&self, user: &str, home: usize) -> Result<usize> {
+        let (front, target) = (self.front()?, 3 - home);
+        let before = ledger::digest(front, user)?;
+        let moved =
+            self.murder.node(0)?.cli(&["move", "user", user, "--to", NODES[target].0, "--wait"], b"")?;
+        ensure!(moved.status.success(), "{}", moved.text());
+        ledger::same(&before, &ledger::digest(front, user)?)?;
+        // The next move begins when this one is over at both ends.
+        self.settled(user)
+    }
+
+    fn strike(&mut self, victim: Victim, home: usize, leader: usize) -> Result<()> {
+        match victim {
+            Victim::Source => self.murder.node_mut(home)?.kill9(),
+            Victim::Target => self.murder.node_mut(3 - home)?.kill9(),
+            Victim::Edge => self.murder.node_mut(0)?.kill9(),
+            Victim::Directory => self.etcd.kill(leader),
+            Victim::Cable => self.cable.plug(false),
+        }
+    }
+
+    fn mend(&mut self, victim: Victim, home: usize, leader: usize, random: &mut Random) -> Result<()> {
+        match victim {
+            Victim::Source => self.murder.node_mut(home)?.launch(),
+            Victim::Target => self.murder.node_mut(3 - home)?.launch(),
+            Victim::Edge => self.murder.node_mut(0)?.launch(),
+            Victim::Directory => {
+                std::thread::sleep(Duration::from_micros(random.below(AWAY_MAX_US)));
+                self.etcd.launch(leader)
+            }
+            Victim::Cable => {
+                std::thread::sleep(Duration::from_micros(random.below(CUT_MAX_US)));
+                self.cable.plug(true)
+            }
+        }
+    }
+
+    /// Waits until no move is under way, and tells which node has the account: one, by the directory and by the nodes.
+    fn settled(&self, user: &str) -> Result<usize> {
+        let deadline = Instant::now() + RECOVERY_MAX;
+        loop {
+            match self.one_home(user) {
+                Ok(Some(node)) => return Ok(node),
+                other => ensure!(Instant::now() < deadline, "it does not come to rest: {other:?}"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn one_home(&self, user: &str) -> Result<Option<usize>> {
+        let mut homes = Vec::new();
+        if moves(self.murder.node(0)?)? > 0 {
             return Ok(None);
         }
-        let users = users(node)?;
-        let shown = users.iter().find(|shown| shown["name"] == user).context("the user is not listed")?;
-        let home = NODES.iter().position(|(name, _)| shown["home"] == *name);
-        homes.push(home.with_context(|| format!("{shown}, as node {place} says"))?);
+        for (place, node) in self.murder.nodes.iter().enumerate() {
+            let status = node.cli(&["directory", "status", "--json"], b"")?;
+            let status: serde_json::Value = serde_json::from_str(&status.text())?;
+            if status["conflicts"] != 0 {
+                return Ok(None);
+            }
+            let users = users(node)?;
+            let shown = users.iter().find(|shown| shown["name"] == user).context("the user is not listed")?;
+            let home = NODES.iter().position(|(name, _)| shown["home"] == *name);
+            homes.push(home.with_context(|| format!("{shown}, as node {place} says"))?);
+        }
+        homes.dedup();
+        Ok(match homes[..] {
+            [one] => Some(one),
+            _ => None,
+        })
     }
-    homes.dedup();
-    Ok(match homes[..] {
-        [one] => Some(one),
-        _ => None,
-    })
 }

@@ -165,7 +165,8 @@ impl<B: Backing> Session<B> {
         let Transaction { author, recipients, .. } = transaction;
         let mut ways = JoinSet::new();
         for forward in forwards {
-            ways.spawn(forward.finish());
+            let backing = Arc::clone(&self.services.backing);
+            ways.spawn(async move { forward.finish(&*backing).await });
         }
         let is_refused = incoming.is_refused();
         let here = match incoming.finish().await {

@@ -246,6 +246,92 @@ async fn an_answer_that_is_lost_is_asked_for() {
     }
 }
 
+/// A home that is lost for good when it has taken a message, which it had with all that is in the account from then on
+/// at another node, where the edge is told that it is.
+struct MovedOn {
+    homes: Homes,
+    edge: Arc<Memory>,
+    is_lost: AtomicBool,
+}
+
+impl Peers for MovedOn {
+    fn open(&self, node: NodeId, service: PipeService, head: Bytes) -> Reaching<'_> {
+        Box::pin(async move {
+            if node == HOME && self.is_lost.swap(true, Ordering::Relaxed) {
+                return Err(PeerError { node, why: "it is lost".to_owned() });
+            }
+            let mut far = self.homes.open(node, service, head).await?;
+            if node == OTHER {
+                return Ok(far);
+            }
+            let (near, mut link) = rookery_net::pipe::in_memory(64);
+            let edge = Arc::clone(&self.edge);
+            tokio::spawn(async move {
+                let mut octets = [0; 1000];
+                loop {
+                    let read = link.read(&mut octets).await.unwrap();
+                    far.write_all(&octets[..read]).await.unwrap();
+                    if let Some(note) = link.take_note() {
+                        far.put_note(note);
+                        far.flush().await.unwrap();
+                        far.read_to_end(&mut Vec::new()).await.unwrap();
+                        edge.is_elsewhere("ann", OTHER);
+                        return;
+                    }
+                }
+            });
+            Ok(Box::new(near) as Box<dyn Pipe>)
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_lost_is_asked_for_where_the_account_is_now() {
+    let account = Arc::new(Memory::default());
+    let mut homes = Homes::default();
+    for node in [HOME, OTHER] {
+        let services = Services::new(LmtpConfig::default(), site(), Arc::clone(&account), Arc::new(NoPeers));
+        homes.nodes.insert(node, Arc::new(services.unwrap()));
+    }
+    let edge = Arc::new(Memory::without(vec![("ann", HOME)]));
+    let peers = MovedOn { homes, edge: Arc::clone(&edge), is_lost: AtomicBool::new(false) };
+    let services = Services::new(LmtpConfig::default(), site(), Arc::clone(&edge), Arc::new(peers)).unwrap();
+    let mut client = connect_to(Arc::new(services), edge, Peer::Memory);
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<x@far.test>", "250 2.1.0"),
+            ("RCPT TO:<ann>", "250 2.1.5"),
+            ("DATA", "354"),
+            ("body\r\n.", "250 2.1.5"),
+            ("QUIT", "221"),
+        ])
+        .await;
+    assert_eq!(account.of("ann", INBOX).len(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_only_holds_passes_on_what_nobody_posts_by_rights() {
+    let (mut homes, backings) = homes(vec![(HOME, Memory::default())]);
+    homes.for_a_holder = true;
+    let mut client = connect(vec![("ann", HOME)], Arc::new(homes));
+    client.hello().await;
+    client
+        .talk(&[
+            ("MAIL FROM:<x@far.test> AUTH=ann@example.org", "250 2.1.0"),
+            ("RCPT TO:<ann+Private>", "250 2.1.5"),
+            ("DATA", "354"),
+            ("body\r\n.", "451"),
+            ("MAIL FROM:<x@far.test>", "250 2.1.0"),
+            ("RCPT TO:<ann+Private>", "250 2.1.5"),
+            ("DATA", "354"),
+            ("body\r\n.", "250 2.1.5"),
+            ("QUIT", "221"),
+        ])
+        .await;
+    assert_eq!((backings[0].of("ann", INBOX).len(), backings[0].of("ann", 3).len()), (1, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_home_that_is_lost_on_the_way_leaves_the_message_with_the_mta() {
     // Before it has read anything, in the midst of the message, and behind its end, before the answer.

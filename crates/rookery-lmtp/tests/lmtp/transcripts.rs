@@ -11,8 +11,8 @@ use rookery_auth::{
     HasherOptions, LookUp,
 };
 use rookery_lmtp::{
-    Backing, DeliverError, Delivered, LmtpConfig, LookUpError, Once, Place, Services, Site, serve_connection,
-    serve_pipe,
+    Backing, Carrier, DeliverError, Delivered, LmtpConfig, LookUpError, Once, Place, Services, Site,
+    serve_connection, serve_pipe,
 };
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Peer, ServerTls, Stream};
 use rookery_route::{NoPeers, PeerError, Peers, PipeService, Reaching};
@@ -33,7 +33,7 @@ pub(crate) struct Memory {
     /// Deliveries that had ids, and whether they were made.
     operations: Mutex<HashMap<(AccountId, OperationId), bool>>,
     /// Who is at home at another node, and where; with an empty name all.
-    elsewhere: Vec<(&'static str, NodeId)>,
+    elsewhere: Mutex<Vec<(&'static str, NodeId)>>,
     /// Accounts that have left since they were looked up.
     left: Mutex<HashMap<AccountId, (NodeId, UserName)>>,
 }
@@ -70,16 +70,14 @@ impl Backing for Memory {
         let place = |name: &str| {
             let user = UserName::parse(name, user.domain()).map_err(|_| LookUpError::NotFound)?;
             let id = known(&user)?;
-            let node =
-                self.elsewhere.iter().find(|(elsewhere, _)| elsewhere.is_empty() || *elsewhere == name);
-            Ok(node.map_or(Place::Here(id), |(_, node)| Place::At(*node, user)))
+            Ok(self.elsewhere(name).map_or(Place::Here(id), |node| Place::At(node, user)))
         };
         names.into_iter().map(place).collect()
     }
 
     async fn at_home(&self, user: &UserName) -> Result<Place, LookUpError> {
-        match self.elsewhere.iter().find(|(elsewhere, _)| *elsewhere == user.local()) {
-            Some((_, node)) => Ok(Place::At(*node, user.clone())),
+        match self.elsewhere(user.local()) {
+            Some(node) => Ok(Place::At(node, user.clone())),
             None => known(user).map(Place::Here),
         }
     }
@@ -172,7 +170,18 @@ impl Memory {
 
     /// With these users at home elsewhere.
     pub(crate) fn without(elsewhere: Vec<(&'static str, NodeId)>) -> Memory {
-        Memory { elsewhere, ..Memory::default() }
+        Memory { elsewhere: Mutex::new(elsewhere), ..Memory::default() }
+    }
+
+    fn elsewhere(&self, name: &str) -> Option<NodeId> {
+        let elsewhere = self.elsewhere.lock().unwrap();
+        elsewhere.iter().find(|(known, _)| known.is_empty() || *known == name).map(|(_, node)| *node)
+    }
+
+    /// A user is at home at another node from now on.
+    #[allow(dead_code, reason = "only where there are several homes")]
+    pub(crate) fn is_elsewhere(&self, name: &'static str, node: NodeId) {
+        self.elsewhere.lock().unwrap().insert(0, (name, node));
     }
 
     pub(crate) fn of(&self, name: &str, number: u32) -> Vec<String> {
@@ -187,6 +196,8 @@ impl Memory {
 #[derive(Default)]
 pub(crate) struct Homes {
     pub(crate) nodes: HashMap<NodeId, Arc<Services<Memory>>>,
+    /// Whoever reaches them only holds accounts.
+    pub(crate) for_a_holder: bool,
 }
 
 impl Peers for Homes {
@@ -195,7 +206,8 @@ impl Peers for Homes {
         Box::pin(async move {
             let services = self.nodes.get(&node).ok_or(PeerError { node, why: "it is off".to_owned() })?;
             let (near, far) = rookery_net::pipe::in_memory(64);
-            tokio::spawn(serve_pipe(Box::new(far), 7, Arc::clone(services), Drain::new().guard()));
+            let carrier = if self.for_a_holder { Carrier::Holds } else { Carrier::Serves };
+            tokio::spawn(serve_pipe(Box::new(far), carrier, 7, Arc::clone(services), Drain::new().guard()));
             Ok(Box::new(near) as Box<dyn rookery_net::Pipe>)
         })
     }
@@ -221,7 +233,7 @@ fn services(config: LmtpConfig, site: Site, home: Arc<Memory>) -> Arc<Services<M
     }
     let at = NodeId(2);
     let home = Services::new(config.clone(), self::site(), home, Arc::new(NoPeers)).unwrap();
-    let homes = Homes { nodes: HashMap::from([(at, Arc::new(home))]) };
+    let homes = Homes { nodes: HashMap::from([(at, Arc::new(home))]), for_a_holder: false };
     let edge = Memory::without(vec![("", at)]);
     Arc::new(Services::new(config, site, Arc::new(edge), Arc::new(homes)).unwrap())
 }

@@ -284,14 +284,18 @@ impl Cluster {
             }
         });
         let (lmtp, draining) = (parts.lmtp.clone(), drain.clone());
-        self.links.serve(PipeService::Lmtp.name(), Duties::SERVE, move |incoming| {
+        self.links.serve(PipeService::Lmtp.name(), Duties::NONE, move |incoming| {
             let (lmtp, drain) = (lmtp.now(), draining.guard());
             async move {
                 let id = PipeHead::decode(&incoming.head)
                     .map_or_else(|_| ConnId::carried(0), |head| ConnId::carried(head.trace));
                 let span = tracing::info_span!("conn", %id, protocol = "lmtp", peer = %incoming.peer.name);
+                let carrier = match incoming.peer.duties.contains(Duties::SERVE) {
+                    true => rookery_lmtp::Carrier::Serves,
+                    false => rookery_lmtp::Carrier::Holds,
+                };
                 let pipe = Box::new(LinkPipe::new(incoming.stream));
-                rookery_lmtp::serve_pipe(pipe, id.get(), lmtp, drain).instrument(span).await;
+                rookery_lmtp::serve_pipe(pipe, carrier, id.get(), lmtp, drain).instrument(span).await;
             }
         });
         let (transit, draining, fence) = (parts.transit.clone(), drain.clone(), self.fence.clone());
