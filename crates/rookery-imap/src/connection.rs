@@ -27,7 +27,7 @@ use rookery_codec::imap::server::{Bad, Decoded, Limits};
 use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
 use rookery_route::SessionHead;
-use rookery_store::{Noted, Whereabouts};
+use rookery_store::{Noted, StoreError, Whereabouts};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -97,6 +97,8 @@ enum Begin {
     Guest(Box<SessionHead>),
     /// A session that was at another node and goes on here.
     Resumed(Box<SessionHead>),
+    /// The same of a guest.
+    ResumedGuest(Box<SessionHead>),
 }
 
 /// Why the loop goes on or ends.
@@ -117,11 +119,15 @@ impl Driver {
         let mut idling = None;
         match begin {
             Begin::Greeting => self.greet(),
-            Begin::Resumed(head) => match Box::pin(self.take_over(*head)).await {
-                Ok(under_way) => idling = under_way,
-                // The edge asks again, here or elsewhere.
-                Err(_) => return self.counts.end("refused"),
-            },
+            begin @ (Begin::Resumed(_) | Begin::ResumedGuest(_)) => {
+                let is_guest = matches!(begin, Begin::ResumedGuest(_));
+                let (Begin::Resumed(head) | Begin::ResumedGuest(head)) = begin else { return };
+                match Box::pin(self.take_over(*head, is_guest)).await {
+                    Ok(under_way) => idling = under_way,
+                    // The edge asks again, here or elsewhere.
+                    Err(_) => return self.counts.end("refused"),
+                }
+            }
             Begin::LoggedIn(head) => match Box::pin(self.take_up(*head)).await {
                 Ok(true) => {}
                 // The edge has its client back.
@@ -201,13 +207,8 @@ impl Driver {
         if self.state.is_ended() {
             return Ok(account_closed(&mut self.wire));
         }
-        if self.state.is_left_behind() {
-            let text = "The selected mailbox has moved to another server; connect again";
-            self.wire.put(&bye(Some(Code::Unavailable), text));
-            return Ok(Next::Close);
-        }
         if let Some(whither) = self.leaves() {
-            return Box::pin(self.hand_over(whither, None, Replay::default())).await;
+            return Box::pin(self.hand_over(whither, None, Replay::default(), None)).await;
         }
         let decoded = self.wire.decoder.next();
         if self.wire.enabled.is_some() && decoded != Decoded::NeedMore {
@@ -232,12 +233,16 @@ impl Driver {
                 };
                 let timing = Timing::start(&measure::NAMES, verb, tag.as_str());
                 let own = self.state.notes();
+                let about = mailbox.clone();
                 let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
                 let append = command::append::append(context, &mut self.state, replaced, mailbox, message);
-                let outcome = Box::pin(noting(own, append)).await;
-                if let (Err(Failure::Moved), Some(replay)) = (&outcome, self.wire.replay.take()) {
-                    timing.end("moved");
-                    return Box::pin(self.append_elsewhere(*replay)).await;
+                let mut outcome = Box::pin(noting(own, append)).await;
+                if matches!(outcome, Err(Failure::Moved)) {
+                    if let Some(replay) = self.wire.replay.take() {
+                        timing.end("moved");
+                        return Box::pin(self.append_elsewhere(*replay, about)).await;
+                    }
+                    outcome = Err(Answer::from(StoreError::Moved).into());
                 }
                 self.answered(tag, timing, true, outcome).await
             }
@@ -270,10 +275,16 @@ impl Driver {
         // Between commands, and nowhere else, can it go on elsewhere.
         let is_between = self.wire.decoder.is_between();
         let (slot, home, mut stirred) = match user {
-            Some(User { slot, notify, guests, home, .. }) => {
+            Some(User { slot, notify, guests, home, own, .. }) => {
                 // Few need it, and what they wait with is large.
-                let needed = notify.is_some() || !guests.is_empty();
-                let stirred = needed.then(|| Box::pin(stirred(notify.as_deref_mut(), guests, selected)));
+                let is_own = |selected: &&Selected| {
+                    own.as_ref().is_some_and(|own| own.id() == selected.mailbox.account().id())
+                };
+                let others = selected.filter(|selected| is_between && !is_own(selected));
+                let others = others.map(|selected| selected.home.clone());
+                let needed = notify.is_some() || !guests.is_empty() || others.is_some();
+                let stirred =
+                    needed.then(|| Box::pin(stirred(notify.as_deref_mut(), guests, selected, others)));
                 (slot.as_ref(), home.as_mut().filter(|_| is_between), stirred)
             }
             None => (None, None, None),
@@ -472,13 +483,14 @@ impl Driver {
                     .await
             }
             State::Abroad(user, abroad) => {
-                Box::pin(command::abroad::idle(&mut self.wire, user, abroad, &tag, &self.drain)).await
+                Box::pin(command::abroad::idle(&mut self.wire, user, abroad, &tag, &self.drain, resumed))
+                    .await
             }
         };
         if matches!(&outcome, Err(Failure::Moved)) {
             timing.end("moved");
             let whither = self.whither().unwrap_or_else(|| self.here());
-            return Box::pin(self.hand_over(whither, Some(tag), Replay::default())).await;
+            return Box::pin(self.hand_over(whither, Some(tag), Replay::default(), None)).await;
         }
         if matches!(&outcome, Ok(answer) if answer.condition == Condition::Bye) {
             // The server's end, or the account's.
@@ -582,7 +594,12 @@ impl Driver {
 }
 
 /// Returns when there may be something to tell that was not asked for. Safe to cancel.
-async fn stirred(notify: Option<&mut Notify>, guests: &mut Guests, selected: Option<&Selected>) {
+async fn stirred(
+    notify: Option<&mut Notify>,
+    guests: &mut Guests,
+    selected: Option<&Selected>,
+    mut home: Option<watch::Receiver<Whereabouts>>,
+) {
     let changed = async {
         match notify {
             Some(notify) => notify::changed(notify, selected).await,
@@ -592,6 +609,7 @@ async fn stirred(notify: Option<&mut Notify>, guests: &mut Guests, selected: Opt
     tokio::select! {
         () = changed => {}
         () = guests.stirred() => {}
+        () = departed(home.as_mut()) => {}
     }
 }
 

@@ -10,28 +10,38 @@
 //!   for, is never asked again.
 //! - No answer is invented: without one, a command that may have changed something ends the session.
 
+mod asked;
+mod talk;
+
+pub(crate) use talk::answer_of;
+
 use crate::answer::{Answer, Failure};
 use crate::command::notify_there::Groups;
-use crate::command::operation::Operation;
+use crate::services::Services;
 use crate::session::{Enabled, User};
+use crate::value::{GuestValue, HomeValue, SessionValue};
 use crate::wire::Wire;
-use bytes::Bytes;
+use asked::{begins_modseqs, changes};
+use bytes::{Bytes, BytesMut};
 use rookery_codec::imap::client::{Literals, encode};
 use rookery_codec::imap::command::Tagged;
-use rookery_codec::imap::passage::{Passage, Passed};
-use rookery_codec::imap::{Code, Command, Condition, Status, Tag};
+use rookery_codec::imap::passage::Passage;
+use rookery_codec::imap::{Code, Command, Condition, Tag};
 use rookery_net::{Connection, IoError, Stream};
-use rookery_route::{PipeService, SessionHead, SessionNote};
-use rookery_types::NodeId;
+use rookery_route::{Opening, PipeService, Reopening, SessionHead, SessionNote};
+use rookery_types::{AccountId, Epoch, NodeId};
 use std::collections::BTreeMap;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 /// Octets in the longest status line of a guest: COPYUID and MODIFIED may name many messages.
 const STATUS_OCTETS_MAX: usize = 8 << 20;
 /// How long a guest may take to be opened.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one may take to say what it knows.
+const SUSPEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a guest is kept that is not needed.
 const UNUSED_MAX: Duration = Duration::from_secs(300);
 /// As good as for ever: the link notices when the other node is lost.
@@ -47,6 +57,8 @@ pub(crate) struct Guests {
     notify: Option<Groups>,
     /// A guest has given up telling what NOTIFY asks for.
     overflow: bool,
+    /// What guests knew that go on elsewhere.
+    moved: Vec<GuestValue>,
 }
 
 /// A session of the user's at another node.
@@ -63,6 +75,14 @@ pub(crate) struct Guest {
     watches: bool,
     /// It has given that up.
     overflow: bool,
+    /// What it knew, once it has begun to say so: it goes on elsewhere.
+    leaves: Option<Leaving>,
+}
+
+/// A guest's value on its way.
+struct Leaving {
+    octets: usize,
+    come: BytesMut,
 }
 
 /// Why there is no answer.
@@ -71,6 +91,8 @@ pub(crate) enum Trouble {
     Client(IoError),
     /// The guest is lost.
     Guest,
+    /// It goes on elsewhere. What it was asked was not begun.
+    Moved,
 }
 
 /// What a guest says beside untagged responses.
@@ -82,6 +104,35 @@ pub(crate) enum Heard {
 }
 
 impl Guests {
+    /// Whether one that the client would miss goes on elsewhere.
+    pub(crate) fn have_moved(&self) -> bool {
+        !self.moved.is_empty()
+    }
+
+    /// What those knew that the client would miss, to go on elsewhere with the session.
+    pub(crate) async fn suspend(&mut self, wire: &mut Wire) -> Result<Vec<GuestValue>, Failure> {
+        let mut values = std::mem::take(&mut self.moved);
+        for (node, mut guest) in std::mem::take(&mut self.open) {
+            let is_selected = self.selected == Some(node);
+            if !is_selected && !guest.watches {
+                continue;
+            }
+            if let Some(pipe) = guest.connection.pipe() {
+                pipe.put_note(SessionNote::Suspend.encode());
+                // Was it lost, what it says next tells.
+                let _ = pipe.flush().await;
+            }
+            let said = tokio::time::timeout(SUSPEND_TIMEOUT, guest.last_words(wire)).await;
+            match (said, guest.value()) {
+                (Ok(Trouble::Moved), Some(value)) => values.push(value),
+                (Ok(Trouble::Client(error)), _) => return Err(Failure::Gone(error)),
+                _ if is_selected => return Err(farewell().into()),
+                _ => self.overflow = true,
+            }
+        }
+        Ok(values)
+    }
+
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty() && self.selected.is_none()
@@ -162,6 +213,10 @@ impl Guests {
     /// Returns when a guest that may speak without being asked has done so, or is lost: the one with the selected
     /// mailbox, and those that watch. Closes others that were not needed for long. Safe to cancel.
     pub(crate) async fn stirred(&mut self) {
+        if self.have_moved() {
+            // The session goes on elsewhere as soon as it can; until then there is nothing to hear.
+            return std::future::pending().await;
+        }
         if self.selected.is_some_and(|node| !self.open.contains_key(&node)) {
             // Lost already.
             return;
@@ -214,7 +269,7 @@ impl Guests {
     }
 
     /// What a guest comes to that gave no answer. `changes`: it may have changed something.
-    pub(crate) fn lost(&mut self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
+    fn lost(&mut self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
         self.let_go(guest);
         match trouble {
             Trouble::Client(error) => Failure::Gone(error),
@@ -222,8 +277,8 @@ impl Guests {
             Trouble::Guest if !guest.passage.is_between() => {
                 Failure::Gone(IoError::Lost(std::io::ErrorKind::UnexpectedEof.into()))
             }
-            Trouble::Guest if changes || self.selected == Some(guest.node) => farewell().into(),
-            Trouble::Guest => not_reached().into(),
+            _ if changes || self.selected == Some(guest.node) => farewell().into(),
+            _ => not_reached().into(),
         }
     }
 }
@@ -239,6 +294,7 @@ fn farewell() -> Answer {
 pub(crate) fn lost_before(trouble: Trouble, ended: bool) -> Failure {
     match trouble {
         Trouble::Client(error) => Failure::Gone(error),
+        Trouble::Moved => Failure::Moved,
         Trouble::Guest if ended => farewell().into(),
         Trouble::Guest => not_reached().into(),
     }
@@ -259,15 +315,40 @@ impl User {
     pub(crate) async fn guest(&mut self, wire: &Wire, node: NodeId) -> Result<Guest, Failure> {
         let known = self.guests.open.remove(&node);
         if self.guests.selected == Some(node) {
-            return known.ok_or_else(|| farewell().into());
+            return match known {
+                Some(known) => Ok(known),
+                None if self.guests.have_moved() => Err(Failure::Moved),
+                None => Err(farewell().into()),
+            };
         }
         if let Some(mut guest) = known {
             if guest.is_there().await {
                 return Ok(guest);
             }
-            self.guests.overflow |= guest.watches;
+            if self.has_moved(&guest) && self.guests.have_moved() {
+                return Err(Failure::Moved);
+            }
+            self.guests.overflow |= guest.watches && !self.guests.have_moved();
         }
         self.new_guest(wire, node).await
+    }
+
+    /// What a guest comes to that gave no answer. `changes`: it may have changed something.
+    pub(crate) fn lost(&mut self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
+        match trouble {
+            Trouble::Moved if self.has_moved(guest) => Failure::Moved,
+            trouble => self.guests.lost(guest, trouble, changes),
+        }
+    }
+
+    /// Whether a guest goes on elsewhere; then what it knew is kept for that.
+    pub(crate) fn has_moved(&mut self, guest: &Guest) -> bool {
+        let Some(value) = guest.value() else { return false };
+        learn_homes(&self.services, &value.session);
+        if value.watches || value.session.selected.is_some() {
+            self.guests.moved.push(value);
+        }
+        true
     }
 
     /// One more guest at a node, of which nobody else knows.
@@ -295,6 +376,53 @@ impl User {
             mailbox_id: None,
             watches: false,
             overflow: false,
+            leaves: None,
+        })
+    }
+
+    /// A guest that goes on from a value at a node. Moved: not there, and it is known where.
+    pub(crate) async fn guest_from(
+        &self,
+        wire: &Wire,
+        node: NodeId,
+        value: &SessionValue,
+        mailbox_id: Option<Bytes>,
+    ) -> Result<Guest, Failure> {
+        let stream = wire.connection.stream();
+        let head = SessionHead::of_guest(&self.name, wire.trace, stream);
+        let watches = value.notify.as_ref().is_some_and(|notify| notify.asked.is_some());
+        let (peers, keeper) = (&*self.services.peers, &self.services.keeper);
+        let reopening = Reopening { peers, service: PipeService::Guest, head: &head, keeper };
+        let opening = rookery_route::open_from(reopening, node, value.encode());
+        let pipe = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
+            Ok(Ok((Opening::Resumed, pipe))) => pipe,
+            Ok(Ok((Opening::Elsewhere(node, epoch), _))) => {
+                if let Some(selected) = &value.selected
+                    && let Some(account) = AccountId::new(selected.account)
+                {
+                    self.services.router.hear_of(account, node, epoch);
+                }
+                return Err(Failure::Moved);
+            }
+            Ok(Err(error)) => {
+                tracing::info!(%error, %node, "the home of a mailbox does not go on with it");
+                return Err(not_reached().into());
+            }
+            Err(_) => {
+                tracing::info!(%node, "the home of a mailbox takes too long to go on with it");
+                return Err(not_reached().into());
+            }
+        };
+        Ok(Guest {
+            node,
+            connection: Connection::new(Stream::piped(pipe, stream.peer(), stream.is_tls())),
+            passage: Passage::new(STATUS_OCTETS_MAX),
+            enabled: self.enabled,
+            used: Instant::now(),
+            mailbox_id,
+            watches,
+            overflow: false,
+            leaves: None,
         })
     }
 
@@ -320,7 +448,7 @@ impl User {
                 self.guests.keep(guest);
                 Ok(answer)
             }
-            Err(trouble) => Err(self.guests.lost(&guest, trouble, changes)),
+            Err(trouble) => Err(self.lost(&guest, trouble, changes)),
         }
     }
 
@@ -350,7 +478,7 @@ impl User {
                 self.guests.keep(guest);
                 Ok(answered)
             }
-            Err(trouble) => Err(self.guests.lost(&guest, trouble, false)),
+            Err(trouble) => Err(self.lost(&guest, trouble, false)),
         }
     }
 }
@@ -368,271 +496,11 @@ pub(crate) fn printed(tag: &Tag, command: Command) -> Result<Bytes, Failure> {
     }
 }
 
-impl Guest {
-    /// Gives it a command. Leaves when the answer is waited for.
-    pub(crate) fn ask(&mut self, enabled: Enabled, octets: Bytes) {
-        if self.enabled.bits() != enabled.bits() {
-            self.enabled = enabled;
-            self.note(&SessionNote::Enabled(enabled.bits()));
+/// What a session that goes on elsewhere has said of the homes of accounts.
+pub(crate) fn learn_homes(services: &Services, value: &SessionValue) {
+    for HomeValue { account, node, epoch } in &value.homes {
+        if let Some(account) = AccountId::new(*account) {
+            services.router.hear_of(account, NodeId(*node), Epoch(*epoch));
         }
-        self.put(octets);
-    }
-
-    /// The same with an APPEND that has an id.
-    pub(crate) fn ask_as(&mut self, operation: Operation, enabled: Enabled, octets: Bytes) {
-        self.ask(enabled, Bytes::new());
-        let Operation { id, again } = operation;
-        self.note(&SessionNote::Operation { id, again });
-        self.put(octets);
-    }
-
-    /// Tells it something before the next command: nothing else is waiting to be sent.
-    fn note(&mut self, note: &SessionNote) {
-        if let Some(pipe) = self.connection.pipe() {
-            pipe.put_note(note.encode());
-        }
-    }
-
-    /// Gives it octets.
-    pub(crate) fn put(&mut self, octets: Bytes) {
-        self.connection.push_body(octets);
-    }
-
-    /// Whether it was lost between two responses, so that something else can be said.
-    pub(crate) fn is_between(&self) -> bool {
-        self.passage.is_between()
-    }
-
-    /// Sends it what waits, if that is much.
-    pub(crate) async fn flush_if_full(&mut self) -> Result<(), Trouble> {
-        match self.connection.must_flush() {
-            true => self.connection.flush().await.map_err(|_| Trouble::Guest),
-            false => Ok(()),
-        }
-    }
-
-    /// Passes on what it says, up to its tagged line.
-    pub(crate) async fn answer(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Answer, Trouble> {
-        self.answer_with(wire, tag, &[]).await.map(|(answer, _)| answer)
-    }
-
-    /// The same, but what begins as one of `wanted` is given back, not passed on.
-    pub(crate) async fn answer_with(
-        &mut self,
-        wire: &mut Wire,
-        tag: &Tag,
-        wanted: &[&[u8]],
-    ) -> Result<(Answer, Vec<Bytes>), Trouble> {
-        let mut caught = Vec::new();
-        match self.hear_with(wire, tag, wanted, &mut caught).await? {
-            Heard::Answer(answer) => Ok((answer, caught)),
-            Heard::Continue(_) => Err(self.out_of_step("it goes on where there is nothing to go on with")),
-        }
-    }
-
-    /// Passes on what it says, up to something else.
-    pub(crate) async fn hear(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Heard, Trouble> {
-        self.hear_with(wire, tag, &[], &mut Vec::new()).await
-    }
-
-    async fn hear_with(
-        &mut self,
-        wire: &mut Wire,
-        tag: &Tag,
-        wanted: &[&[u8]],
-        caught: &mut Vec<Bytes>,
-    ) -> Result<Heard, Trouble> {
-        let mut is_caught = false;
-        loop {
-            let begins = self.passage.is_between();
-            match self.passage.next() {
-                Passed::NeedMore => {
-                    wire.flush().await.map_err(Trouble::Client)?;
-                    self.read().await?;
-                }
-                Passed::Text { octets, .. } => {
-                    if begins {
-                        is_caught = wanted.iter().any(|start| octets.starts_with(start));
-                        if is_caught {
-                            caught.push(Bytes::new());
-                        }
-                    }
-                    self.pass(wire, octets, is_caught.then_some(&mut *caught)).await?;
-                }
-                Passed::Literal(octets) => {
-                    self.pass(wire, octets, is_caught.then_some(&mut *caught)).await?;
-                }
-                Passed::Status { status, octets } => match status.tag {
-                    None => self.untagged(wire, &status, octets)?,
-                    Some(ref said) if said == tag => return Ok(Heard::Answer(answer_of(status))),
-                    Some(_) => return Err(self.out_of_step("it answers what it was not asked")),
-                },
-                Passed::Continue(text) => return Ok(Heard::Continue(text)),
-                Passed::Broken(why) => return Err(self.out_of_step(why)),
-            }
-        }
-    }
-
-    async fn pass(
-        &self,
-        wire: &mut Wire,
-        octets: Bytes,
-        caught: Option<&mut Vec<Bytes>>,
-    ) -> Result<(), Trouble> {
-        match caught.and_then(|caught| caught.last_mut()) {
-            Some(last) if last.len() + octets.len() > STATUS_OCTETS_MAX => {
-                Err(self.out_of_step("it says too much"))
-            }
-            Some(last) => {
-                *last = [&last[..], &octets[..]].concat().into();
-                Ok(())
-            }
-            None => {
-                wire.connection.push_body(octets);
-                wire.flush_if_full().await.map_err(Trouble::Client)
-            }
-        }
-    }
-
-    fn untagged(&mut self, wire: &mut Wire, status: &Status, octets: Bytes) -> Result<(), Trouble> {
-        if status.condition == Condition::Bye {
-            tracing::info!(node = %self.node, said = %status.text, "a mailbox's server ends the session there");
-            return Err(Trouble::Guest);
-        }
-        if let Some(Code::MailboxId(id)) = &status.code {
-            self.mailbox_id = Some(id.clone());
-        }
-        if status.code == Some(Code::NotificationOverflow) {
-            // That is said for all of them, once, by this session.
-            self.overflow = true;
-            return Ok(());
-        }
-        wire.connection.push_body(octets);
-        Ok(())
-    }
-
-    /// What it says next; nothing of it is passed on.
-    pub(crate) async fn next(&mut self) -> Result<Passed, Trouble> {
-        loop {
-            match self.passage.next() {
-                Passed::NeedMore => self.read().await?,
-                Passed::Broken(why) => return Err(self.out_of_step(why)),
-                passed => return Ok(passed),
-            }
-        }
-    }
-
-    /// How much is to come of the literal that was announced last.
-    pub(crate) fn literal_left(&self) -> Option<u64> {
-        self.passage.literal_left()
-    }
-
-    /// Passes on what it has said without being asked.
-    pub(crate) async fn unasked(&mut self, wire: &mut Wire, tag: &Tag) -> Result<Option<Heard>, Trouble> {
-        loop {
-            match self.passage.next() {
-                Passed::NeedMore if self.passage.is_between() => return Ok(None),
-                Passed::NeedMore => {
-                    wire.flush().await.map_err(Trouble::Client)?;
-                    self.read().await?;
-                }
-                Passed::Text { octets, .. } | Passed::Literal(octets) => {
-                    self.pass(wire, octets, None).await?
-                }
-                Passed::Status { status, octets } => match status.tag {
-                    None => self.untagged(wire, &status, octets)?,
-                    Some(ref said) if said == tag => return Ok(Some(Heard::Answer(answer_of(status)))),
-                    Some(_) => return Err(self.out_of_step("it answers what it was not asked")),
-                },
-                Passed::Continue(text) => return Ok(Some(Heard::Continue(text))),
-                Passed::Broken(why) => return Err(self.out_of_step(why)),
-            }
-        }
-    }
-
-    fn out_of_step(&self, why: &str) -> Trouble {
-        tracing::error!(node = %self.node, why, "a session's other half is out of step");
-        Trouble::Guest
-    }
-
-    /// Sends what waits, and waits for more. Safe to cancel.
-    pub(crate) async fn read(&mut self) -> Result<(), Trouble> {
-        self.connection.flush().await.map_err(|_| Trouble::Guest)?;
-        match self.read_for(FOREVER).await {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(Trouble::Guest),
-        }
-    }
-
-    /// Whether it is still there.
-    async fn read_for(&mut self, time: Duration) -> Result<bool, IoError> {
-        loop {
-            if self.connection.read_some(self.passage.buffer(), time).await? > 0 {
-                return Ok(true);
-            }
-            if self.connection.pipe().and_then(|pipe| pipe.take_note()).is_none() {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Whether it is certain that it is lost.
-    pub(crate) async fn is_lost(&mut self) -> bool {
-        !matches!(self.read_for(Duration::ZERO).await, Ok(true) | Err(IoError::Idle))
-    }
-
-    /// Whether it can be asked: it is not lost, and has not said good-bye.
-    async fn is_there(&mut self) -> bool {
-        match self.read_for(Duration::ZERO).await {
-            Err(IoError::Idle) => true,
-            // Without being asked it says nothing but that.
-            Ok(true) => self.watches,
-            Ok(false) | Err(_) => false,
-        }
-    }
-}
-
-pub(crate) fn answer_of(status: Status) -> Answer {
-    let mut answer = Answer::ok(status.text);
-    answer.condition = status.condition;
-    answer.fault = status.code == Some(Code::ServerBug);
-    answer.code = status.code;
-    answer
-}
-
-/// Whether a command can change something that others, or the user, would see.
-fn changes(command: &Command) -> bool {
-    match command {
-        Command::Create { .. }
-        | Command::Delete { .. }
-        | Command::Rename { .. }
-        | Command::SetAcl { .. }
-        | Command::DeleteAcl { .. }
-        | Command::SetQuota { .. }
-        | Command::SetMetadata { .. }
-        | Command::Store(_)
-        | Command::Expunge { .. }
-        | Command::Close
-        | Command::Copy { .. }
-        | Command::Move { .. } => true,
-        // \Seen, which FETCH may set, is no loss to set again.
-        _ => false,
-    }
-}
-
-/// Whether a command turns modseqs on (RFC 7162 §3.1).
-fn begins_modseqs(command: &Command) -> bool {
-    use crate::search::mentions_modseq;
-    use rookery_codec::imap::StatusItem;
-    use rookery_codec::imap::command::FetchItem;
-    match command {
-        Command::Select { parameters, .. } => parameters.condstore,
-        Command::Status { items, .. } => items.contains(&StatusItem::HighestModSeq),
-        Command::Fetch(fetch) => fetch.changed_since.is_some() || fetch.items.contains(&FetchItem::ModSeq),
-        Command::Store(store) => store.unchanged_since.is_some(),
-        Command::Search(search) => mentions_modseq(&search.key),
-        Command::Sort(sort) => mentions_modseq(&sort.key),
-        Command::Thread(thread) => mentions_modseq(&thread.key),
-        _ => false,
     }
 }

@@ -6,55 +6,206 @@
 //! - Whoever goes on says nothing of its own: the next checkpoint tells what has changed.
 
 use crate::answer::{Answer, Failure, blocking};
+use crate::command::notify_there;
+use crate::guest::{Guests, learn_homes};
 use crate::names::directory_failed;
 use crate::notify::Notify;
-use crate::session::{Enabled, Selected, State, User};
-use crate::value::{SelectedValue, SessionValue};
+use crate::session::{Abroad, Enabled, Selected, State, User};
+use crate::value::{
+    AbroadValue, GuestValue, HomeValue, NotifyValue, SelectedValue, SessionValue, WatchedValue,
+};
 use crate::view::View;
+use crate::wire::Wire;
 use bytes::Bytes;
 use rookery_codec::imap::client::{AppendEncoder, Literals};
-use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, Replaced};
+use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, EventGroup, Replaced};
 use rookery_codec::imap::types::LiteralKind;
-use rookery_codec::imap::{Code, Tag, WireName};
+use rookery_codec::imap::{Code, Response, Tag, WireName};
+use rookery_net::Stream;
 use rookery_route::HandOver;
 use rookery_store::{Spooled, StoreError, Whereabouts};
-use rookery_types::{AccountId, MailboxId, UidValidity};
+use rookery_types::{AccountId, AccountName, Address, MailboxId, NodeId, UidValidity};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 impl State {
-    /// What another node needs to go on with the session.
-    pub(crate) async fn value(&self) -> Result<SessionValue, Failure> {
+    /// What another node needs to go on with the session. What its guests still say is passed on. `about`: an account in
+    /// which something was asked for and not done.
+    pub(crate) async fn value(
+        &mut self,
+        wire: &mut Wire,
+        about: Option<AccountName>,
+    ) -> Result<SessionValue, Failure> {
         let mut value = SessionValue::new();
-        let (user, selected) = match self {
-            State::Authenticated(user) => (user, None),
-            State::Selected(user, selected) => (user, Some(selected)),
-            State::Abroad(..) | State::NotAuthenticated | State::Away(_) | State::Logout => {
-                return Err(cannot_go_on().into());
-            }
+        let (user, selected, abroad) = match self {
+            State::Authenticated(user) => (user, None, None),
+            State::Selected(user, selected) => (user, Some(selected), None),
+            State::Abroad(user, abroad) => (user, None, Some(abroad)),
+            State::NotAuthenticated | State::Away(_) | State::Logout => return Err(cannot_go_on().into()),
         };
         value.enabled = user.enabled.bits();
+        value.guests = user.guests.suspend(wire).await?;
         if let Some(selected) = selected {
-            value.selected = Some(selected.value().await?);
+            value.selected = Some(selected.value(user).await?);
+        }
+        value.abroad = abroad.map(|abroad| AbroadValue {
+            node: abroad.node.0,
+            name: abroad.name.0.clone(),
+            mailbox_id: abroad.mailbox_id.clone(),
+        });
+        if user.guests.take_overflow() {
+            user.notify = Some(Box::new(Notify::none(user)));
+            let text = "More has happened than can be told; nothing more will be";
+            wire.put(&Response::ok_code(Code::NotificationOverflow, text));
         }
         value.notify = user.notify.as_ref().map(|notify| notify.value(user));
+        value.homes = homes(user, &value, about).await;
         Ok(value)
     }
 
     /// The session of a value, whose user has just come in.
-    pub(crate) async fn resumed(mut user: Box<User>, value: SessionValue) -> Result<State, Failure> {
+    pub(crate) async fn resumed(
+        mut user: Box<User>,
+        mut value: SessionValue,
+        wire: &Wire,
+    ) -> Result<State, Failure> {
         user.enable(Enabled::from_bits(value.enabled));
-        if let Some(notify) = value.notify {
-            user.notify = Some(Box::new(Notify::resumed(&user, notify).await?));
+        learn_homes(&user.services, &value);
+        let mut parts =
+            Parts { abroad: value.abroad.take(), selected: value.selected.take(), ..Parts::default() };
+        for GuestValue { session, .. } in std::mem::take(&mut value.guests) {
+            parts.watched.extend(session.notify.into_iter().flat_map(|notify| notify.watched));
+            parts.selected = parts.selected.or(session.selected);
         }
-        match value.selected {
-            None => Ok(State::Authenticated(user)),
-            Some(selected) => {
-                let selected = Selected::resumed(&user, selected).await?;
-                Ok(State::Selected(user, Box::new(selected)))
+        if parts.abroad.is_some() && parts.selected.is_none() {
+            return Err(cannot_go_on().into());
+        }
+        if let Some(mut notify) = value.notify.take() {
+            notify.watched.append(&mut parts.watched);
+            parts.watched = notify.watched.clone();
+            let resumed = Notify::resumed(&user, notify).await?;
+            parts.groups = resumed.asked();
+            user.notify = Some(Box::new(resumed));
+        }
+        let end = Instant::now() + READY_TIMEOUT;
+        let mut pause = PAUSE_FIRST;
+        let selected = loop {
+            let placed = parts.place(&mut user, wire).await;
+            match placed {
+                Ok(selected) => break selected,
+                Err(failure) if user.is_guest || Instant::now() > end => return Err(failure),
+                Err(failure @ Failure::Gone(_)) => return Err(failure),
+                // It has moved on meanwhile, or its home is not ready.
+                Err(Failure::Moved | Failure::Refused(_)) => {
+                    user.guests = Guests::default();
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
             }
+        };
+        Ok(match selected {
+            None => State::Authenticated(user),
+            Some(Placed::Here(selected)) => State::Selected(user, selected),
+            Some(Placed::There(abroad)) => State::Abroad(user, abroad),
+        })
+    }
+}
+
+/// What of a session may be at several nodes.
+#[derive(Default)]
+struct Parts {
+    selected: Option<SelectedValue>,
+    abroad: Option<AbroadValue>,
+    /// What NOTIFY asks for, and how far accounts were told.
+    groups: Option<Arc<[EventGroup]>>,
+    watched: Vec<WatchedValue>,
+}
+
+/// A selected mailbox, where it is at home.
+enum Placed {
+    Here(Box<Selected>),
+    There(Box<Abroad>),
+}
+
+impl Parts {
+    /// Opens what is at home here, and guests for what is not.
+    async fn place(&self, user: &mut User, wire: &Wire) -> Result<Option<Placed>, Failure> {
+        let place = match &self.selected {
+            Some(selected) => home_of(user, selected).await?,
+            None => None,
+        };
+        let mut nodes: BTreeSet<NodeId> = place.into_iter().collect();
+        if let Some(groups) = self.groups.as_ref().filter(|_| !user.is_guest) {
+            nodes.extend(notify_there::nodes(user, groups).await?);
+            user.guests.watch(Some(groups.clone()));
+        }
+        let mut placed = None;
+        for node in nodes {
+            let mut there = SessionValue::new();
+            there.enabled = user.enabled.bits();
+            if let Some(groups) = &self.groups {
+                let asked = notify_there::of_node(user, groups, node).await?;
+                there.notify = Some(NotifyValue::of_guest(&asked, self.watched.clone()));
+            } else if user.notify.is_some() {
+                there.notify = Some(NotifyValue::of_guest(&[], Vec::new()));
+            }
+            let mut mailbox_id = None;
+            if let Some(selected) = self.selected.as_ref().filter(|_| place == Some(node)) {
+                let (name, id) = match &self.abroad {
+                    Some(known) => (known.name.clone(), known.mailbox_id.clone()),
+                    None => (selected.name.clone(), selected.objectid()),
+                };
+                mailbox_id = id.clone();
+                there.selected = Some(selected.clone());
+                placed = Some(Placed::There(Box::new(Abroad { node, name: WireName(name), mailbox_id: id })));
+            }
+            let guest = user.guest_from(wire, node, &there, mailbox_id).await?;
+            user.guests.keep(guest);
+        }
+        user.guests.set_selected(place);
+        match &self.selected {
+            Some(selected) if place.is_none() => {
+                let selected = Selected::resumed(user, selected.clone()).await?;
+                Ok(Some(Placed::Here(Box::new(selected))))
+            }
+            _ => Ok(placed),
         }
     }
+}
+
+/// Where accounts are at home that a session has to do with, as far as this node knows better than others may.
+async fn homes(user: &User, value: &SessionValue, about: Option<AccountName>) -> Vec<HomeValue> {
+    let mut accounts: BTreeSet<u64> = value.selected.iter().map(|selected| selected.account).collect();
+    accounts.extend(value.notify.iter().flat_map(|notify| &notify.watched).map(|watched| watched.account));
+    let mut homes: Vec<HomeValue> =
+        value.guests.iter().flat_map(|guest| guest.session.homes.iter().copied()).collect();
+    for account in accounts.into_iter().filter_map(AccountId::new) {
+        let standing = user.services.store.standing(account);
+        if let Ok(Some((Whereabouts::Left { node, .. }, epoch))) = standing {
+            homes.push(HomeValue { account: account.get(), node: node.0, epoch: epoch.0 });
+        }
+    }
+    if let Some(name) = about {
+        let router = &user.services.router;
+        if let (Ok((account, _)), Ok((node, epoch))) = (router.locate(&name).await, router.home(&name).await)
+        {
+            homes.push(HomeValue { account: account.get(), node: node.0, epoch: epoch.0 });
+        }
+    }
+    homes
+}
+
+/// The other node that a selected mailbox is at home at.
+async fn home_of(user: &User, selected: &SelectedValue) -> Result<Option<NodeId>, Failure> {
+    let id = AccountId::new(selected.account).ok_or_else(cannot_go_on)?;
+    if user.is_guest || user.own.as_ref().is_some_and(|own| own.id() == id) {
+        return Ok(None);
+    }
+    let entry = user.services.directory.by_id(id).await.map_err(directory_failed)?;
+    user.home_of(&entry.name).await
 }
 
 /// Octets of a message that are read at once.
@@ -71,12 +222,31 @@ pub(crate) struct Replay {
 enum Piece {
     Octets(Bytes),
     Message(Spooled),
+    /// What a guest gives back, as long as it is.
+    Guest(Box<Stream>, u64),
 }
 
 impl Replay {
     /// A command without messages.
     pub(crate) fn of_command(octets: Bytes) -> Replay {
         Replay { pieces: vec![Piece::Octets(octets)], home: None }
+    }
+
+    /// What a guest gives back that was asked something, so many octets.
+    pub(crate) fn of_guest(guest: Stream, octets: u64) -> Replay {
+        Replay { pieces: vec![Piece::Guest(Box::new(guest), octets)], home: None }
+    }
+
+    /// The beginning of an APPEND or REPLACE, of whose first message nothing has come. None: it cannot be said again.
+    pub(crate) fn of_beginning(
+        tag: &Tag,
+        replaced: Option<Replaced>,
+        mailbox: &WireName,
+        first: &AppendMessage,
+    ) -> Option<Replay> {
+        let begun = AppendEncoder::start(tag, replaced, mailbox, first, Literals::NonSynchronising);
+        let (_, pieces) = begun.ok()?;
+        Some(Replay::of_command(pieces.concat().into()))
     }
 
     /// An APPEND or REPLACE whose messages have come. None: there are none.
@@ -119,6 +289,7 @@ impl Replay {
         let octets = |piece: &Piece| match piece {
             Piece::Octets(octets) => octets.len() as u64,
             Piece::Message(message) => message.size().into(),
+            Piece::Guest(_, octets) => *octets,
         };
         self.pieces.iter().map(octets).sum()
     }
@@ -144,6 +315,11 @@ impl Replay {
                     continue;
                 }
                 Piece::Message(message) => message,
+                Piece::Guest(mut guest, _) => {
+                    let pipe = guest.pipe().ok_or(std::io::ErrorKind::NotConnected)?;
+                    over.pass_rest(pipe).await?;
+                    continue;
+                }
             };
             let mut from = 0;
             while from < u64::from(message.size()) {
@@ -163,6 +339,9 @@ impl Replay {
 
 /// How long a command waits for its account to be served at its new home.
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what was not found where it should be is not looked for again; twice as long each time.
+pub(crate) const PAUSE_FIRST: Duration = Duration::from_millis(5);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// The session cannot be carried on; the client has to begin anew.
 pub(crate) fn cannot_go_on() -> Answer {
@@ -170,13 +349,17 @@ pub(crate) fn cannot_go_on() -> Answer {
 }
 
 impl Selected {
-    async fn value(&self) -> Result<SelectedValue, Failure> {
+    async fn value(&self, user: &User) -> Result<SelectedValue, Failure> {
         let (state, messages) = self.now();
         let id = self.mailbox.id();
+        let entry = user.services.directory.by_id(id.account).await.map_err(directory_failed)?;
+        let address = Address::new(entry.name.clone(), state.settings.path.clone());
+        let name = address.map(|address| user.names.wire(&user.names.show(&address)).0);
         Ok(SelectedValue {
             account: id.account.get(),
             mailbox: id.number,
             uid_validity: state.settings.uid_validity.get(),
+            name: name.unwrap_or_default(),
             read_only: self.read_only,
             saved: self.saved.clone(),
             view: self.view.value(&messages)?,
@@ -184,11 +367,11 @@ impl Selected {
     }
 
     async fn resumed(user: &User, value: SelectedValue) -> Result<Selected, Failure> {
-        let SelectedValue { account, mailbox, uid_validity, read_only, saved, view } = value;
+        let SelectedValue { account, mailbox, uid_validity, read_only, saved, view, .. } = value;
         let ids = AccountId::new(account).zip(UidValidity::new(uid_validity));
         let (id, uid_validity) = ids.ok_or_else(cannot_go_on)?;
         let entry = user.services.directory.by_id(id).await.map_err(directory_failed)?;
-        let account = user.account_here(&entry.name).await?.filter(|account| account.id() == id);
+        let account = user.account_of(&entry.name).await?.filter(|account| account.id() == id);
         let account = account.ok_or_else(cannot_go_on)?;
         let id = MailboxId { account: id, number: mailbox };
         let mailbox = match account.open(id).await {
@@ -204,6 +387,7 @@ impl Selected {
             View::resumed(view, &state, &messages, |uids| opened.account().lately_expunged(id, uids))
         });
         let view = view.await??.ok_or_else(cannot_go_on)?;
-        Ok(Selected { mailbox, read_only, view, saved })
+        let home = account.whereabouts();
+        Ok(Selected { mailbox, read_only, view, saved, home })
     }
 }

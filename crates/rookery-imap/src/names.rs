@@ -4,7 +4,6 @@
 //! Invariant: a mailbox that the user may not look up is answered exactly like one that does not exist.
 
 use crate::answer::{Answer, Failure, no_such_mailbox};
-use crate::services::Services;
 use crate::session::User;
 use rookery_codec::imap::{Code, WireName};
 use rookery_directory::{DirectoryError, Published};
@@ -154,8 +153,8 @@ impl User {
         // Decided before anything is looked up: what is out of reach is answered alike whether or not it exists.
         match self.reaches(name.domain()) {
             true => {
-                let account = account_of(&self.services, name).await?;
-                Ok(account.map(|account| account.seen_by(&self.name)))
+                let opened = self.services.router.open(&self.services.store, name).await;
+                Ok(opened.map_err(not_opened)?.map(|account| account.seen_by(&self.name)))
             }
             false => Ok(None),
         }
@@ -359,21 +358,13 @@ const GRANTS_MAX: usize = 100_000;
 /// Grants that are looked at first where one would do.
 const GRANTS_FIRST: usize = 64;
 
-/// The account of that name, if there is one, it may be used and it is here.
-pub(crate) async fn account_of(services: &Services, name: &AccountName) -> Result<Option<Account>, Failure> {
-    services.router.open(&services.store, name).await.map_err(not_opened)
-}
-
 pub(crate) fn not_opened(error: AccountError) -> Failure {
     match error {
-        AccountError::Elsewhere(_) => elsewhere(),
+        // It has left since it was found to be here, or a guest's session has not heard of that.
+        AccountError::Elsewhere(_) => Failure::Moved,
         AccountError::Unavailable(error) => directory_failed(error),
         AccountError::Store(error) => error.into(),
     }
-}
-
-fn elsewhere() -> Failure {
-    Answer::no(Code::Unavailable, "That mailbox cannot be reached from here").into()
 }
 
 pub(crate) fn directory_failed(error: DirectoryError) -> Failure {

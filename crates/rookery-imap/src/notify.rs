@@ -12,6 +12,7 @@ mod handed;
 mod telling;
 
 use crate::answer::{Answer, Failure};
+use crate::connection::departed;
 use crate::fetch::Plan;
 use crate::names::Others;
 use crate::session::{Selected, User};
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use rookery_codec::imap::command::{Event, EventGroup, MailboxFilter};
 use rookery_codec::imap::response::{ListAttribute, ListEntry, StatusValue};
 use rookery_codec::imap::{Code, Response, WireName};
-use rookery_store::{Account, MailboxState, Noted};
+use rookery_store::{Account, MailboxState, Noted, Whereabouts};
 use rookery_types::{AccountId, AccountName, Address, MailboxId, ModSeq, Rights, Uid, UidSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -81,6 +82,8 @@ struct Watched {
     account: Account,
     name: AccountName,
     changed: watch::Receiver<u64>,
+    /// Where it is at home.
+    home: watch::Receiver<Whereabouts>,
     /// Up to this everything was told.
     modseq: u64,
     /// The numbers of the mailboxes that the client may know of.
@@ -234,10 +237,15 @@ impl Notify {
             }
             let mut changed = account.changed();
             let modseq = *changed.borrow_and_update();
-            let visible = visible(user, &account);
-            self.watched.push(Watched { account, name, changed, modseq, visible });
+            let (home, visible) = (account.whereabouts(), visible(user, &account));
+            self.watched.push(Watched { account, name, changed, home, modseq, visible });
         }
         Ok(())
+    }
+
+    /// Whether an account that is watched has left for another node.
+    pub(crate) fn has_left(&self) -> bool {
+        self.watched.iter().any(|watched| *watched.home.borrow() != Whereabouts::Here)
     }
 
     fn wanted(&self, user: &User, account: &Account, address: &Address) -> Events {
@@ -387,6 +395,7 @@ pub(crate) async fn changed(notify: &mut Notify, selected: Option<&Selected>) {
     let mut waits: Vec<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = Vec::new();
     for watched in &mut notify.watched {
         waits.push(Box::pin(heard(&mut watched.changed)));
+        waits.push(Box::pin(departed(Some(&mut watched.home))));
     }
     if let Some((changed, _)) = &mut notify.server {
         waits.push(Box::pin(heard(changed)));

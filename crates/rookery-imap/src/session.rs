@@ -117,6 +117,8 @@ pub(crate) struct Selected {
     pub(crate) view: View,
     /// `$` (RFC 5182).
     pub(crate) saved: UidSet,
+    /// Where its account is at home.
+    pub(crate) home: watch::Receiver<Whereabouts>,
 }
 
 impl User {
@@ -191,6 +193,16 @@ impl User {
         }
     }
 
+    /// Whether something has left for another node that the session has abroad, or watches.
+    pub(crate) fn misses_something(&self) -> bool {
+        self.guests.have_moved() || self.notify.as_ref().is_some_and(|notify| notify.has_left())
+    }
+
+    /// The same, or the user's own account has.
+    pub(crate) fn goes_on_elsewhere(&self) -> bool {
+        self.has_left().is_some() || self.misses_something()
+    }
+
     /// Whether the account that was logged in to has been deleted or renamed since.
     pub(crate) fn is_gone(&self) -> bool {
         self.own.as_ref().is_some_and(|own| !own.exists() || own.owner().as_ref() != Some(&self.name))
@@ -221,12 +233,13 @@ impl State {
         }
     }
 
-    /// Whether the selected mailbox is another's, whose account has left for another node: here it stays as it was.
-    pub(crate) fn is_left_behind(&self) -> bool {
-        let State::Selected(user, selected) = self else { return false };
-        let account = selected.mailbox.account();
-        let is_own = user.own.as_ref().is_some_and(|own| own.id() == account.id());
-        !is_own && *account.whereabouts().borrow() != Whereabouts::Here
+    /// Whether something that the session has selected or watches has left for another node: here it stays as it was.
+    pub(crate) fn misses_something(&self) -> bool {
+        match self {
+            State::Selected(user, selected) => selected.has_left() || user.misses_something(),
+            State::Authenticated(user) | State::Abroad(user, _) => user.misses_something(),
+            State::NotAuthenticated | State::Away(_) | State::Logout => false,
+        }
     }
 
     /// Whether the account that was logged in to is closed.
@@ -249,6 +262,11 @@ impl State {
 }
 
 impl Selected {
+    /// Whether its account has left for another node.
+    pub(crate) fn has_left(&self) -> bool {
+        *self.home.borrow() != Whereabouts::Here
+    }
+
     /// The mailbox as it is now, and its messages; none once it is deleted.
     pub(crate) fn now(&self) -> (Arc<MailboxState>, Messages) {
         let state = self.mailbox.now();

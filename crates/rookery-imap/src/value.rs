@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use rookery_store::{KeywordNumbers, Message};
-use rookery_types::{ContentId, InternalDate, ModSeq, SystemFlags, Uid, UidSet};
+use rookery_types::{AccountId, ContentId, InternalDate, MailboxId, ModSeq, SystemFlags, Uid, UidSet};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Octets of the longest value that is read.
@@ -30,9 +30,12 @@ pub(crate) struct SessionValue {
     /// Commands that were none, one after the other.
     #[serde(default)]
     pub(crate) bad_in_a_row: u32,
-    /// The first command that follows was printed anew, and may be longer than a client's.
+    /// So many of the octets that follow are of a command that was printed anew, and may be longer than a client's.
     #[serde(default)]
-    pub(crate) replays: bool,
+    pub(crate) replay_octets: u64,
+    /// Where accounts are at home, of which whoever goes on may not have heard.
+    #[serde(default)]
+    pub(crate) homes: Vec<HomeValue>,
     /// The tag of an IDLE under way.
     #[serde(default)]
     pub(crate) idle: Option<String>,
@@ -73,6 +76,14 @@ pub(crate) struct GuestValue {
     pub(crate) session: SessionValue,
 }
 
+/// Where an account is at home.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct HomeValue {
+    pub(crate) account: u64,
+    pub(crate) node: u64,
+    pub(crate) epoch: u64,
+}
+
 /// Which mailbox a guest has selected.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct AbroadValue {
@@ -91,6 +102,9 @@ pub(crate) struct SelectedValue {
     pub(crate) account: u64,
     pub(crate) mailbox: u32,
     pub(crate) uid_validity: u32,
+    /// As the client would name it now.
+    #[serde(with = "octets")]
+    pub(crate) name: Bytes,
     pub(crate) read_only: bool,
     /// `$`.
     #[serde(with = "set")]
@@ -140,6 +154,14 @@ pub(crate) struct WatchedValue {
     /// The numbers of the mailboxes that the client may know of.
     #[serde(with = "set")]
     pub(crate) visible: UidSet,
+}
+
+impl SelectedValue {
+    /// Its MAILBOXID.
+    pub(crate) fn objectid(&self) -> Option<Bytes> {
+        let account = AccountId::new(self.account)?;
+        Some(MailboxId { account, number: self.mailbox }.objectid().into())
+    }
 }
 
 /// Octets that are no session.
@@ -323,10 +345,10 @@ mod tests {
             (account, mailbox, uid_validity, read_only) in any::<(u64, u32, u32, bool)>(),
             (saved, uids, recent) in (sets(), sets(), sets()),
             (modseq, keywords, held_back) in any::<(u64, usize, bool)>(),
-            known in messages(),
+            (known, name) in (messages(), octets()),
         ) -> SelectedValue {
             let view = ViewValue { uids, modseq, keywords, recent, held_back, known };
-            SelectedValue { account, mailbox, uid_validity, read_only, saved, view }
+            SelectedValue { account, mailbox, uid_validity, name, read_only, saved, view }
         }
     }
 
@@ -344,10 +366,13 @@ mod tests {
 
     prop_compose! {
         fn alone()(
-            (enabled, bad_in_a_row, replays, idle) in any::<(u8, u32, bool, Option<String>)>(),
+            (enabled, bad_in_a_row, replay_octets, idle) in any::<(u8, u32, u64, Option<String>)>(),
             (selected, notify) in (option::of(selected()), option::of(notify())),
+            homes in vec(any::<(u64, u64, u64)>(), 0..3),
         ) -> SessionValue {
-            SessionValue { enabled, bad_in_a_row, replays, idle, selected, notify, ..SessionValue::new() }
+            let homes = homes.into_iter().map(|(account, node, epoch)| HomeValue { account, node, epoch });
+            let homes = homes.collect();
+            SessionValue { enabled, bad_in_a_row, replay_octets, homes, idle, selected, notify, ..SessionValue::new() }
         }
     }
 
@@ -391,7 +416,7 @@ mod tests {
         assert!(read(r#"{"version":1,"enabled":3,"more":[1]}"#).is_ok());
         let view = |uids: &str| {
             format!(
-                r#"{{"version":1,"enabled":0,"selected":{{"account":1,"mailbox":1,"uid_validity":1,"read_only":false,"saved":"","view":{{"uids":"{uids}","modseq":1,"keywords":0,"recent":"","held_back":false,"known":[]}}}}}}"#
+                r#"{{"version":1,"enabled":0,"selected":{{"account":1,"mailbox":1,"uid_validity":1,"name":"","read_only":false,"saved":"","view":{{"uids":"{uids}","modseq":1,"keywords":0,"recent":"","held_back":false,"known":[]}}}}}}"#
             )
         };
         assert!(read(&view("1:5,7")).is_ok());

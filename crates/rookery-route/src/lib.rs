@@ -26,8 +26,8 @@ pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
     BadHead, HEAD_OCTETS_MAX, HandOver, NoPeers, Opening, PeerError, Peers, PipeHead, PipeService, Reaching,
-    Relayed, Reopening, SessionHead, SessionNote, Suspended, VALUE_OCTETS_MAX, go_on, hand_back, relay,
-    take_value,
+    Relayed, Reopening, SessionHead, SessionNote, Suspended, VALUE_OCTETS_MAX, go_on, hand_back, open_from,
+    relay, take_value,
 };
 pub use relocator::{NoRelocator, NotMoved, Relocated, Relocator};
 pub use renames::Renames;
@@ -40,7 +40,7 @@ use rookery_types::{
     AccountId, AccountName, Address, ClientNames, Encoding, Epoch, NameError, NodeId, OperationId, StoreId,
     Style, UserName,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -181,14 +181,20 @@ pub struct Router {
     store: Option<(StoreId, Fence)>,
     /// The same, if it is asked which accounts have come and gone.
     knows: Option<Store>,
+    /// Where other nodes have said that accounts are at home, before the directory's copy knows.
+    heard: Arc<Mutex<BTreeMap<AccountId, (NodeId, Epoch)>>>,
     style: Style,
     newcomers: Option<Arc<dyn Newcomers>>,
 }
 
+/// Accounts of which a router remembers what other nodes have said.
+const HEARD_MAX: usize = 10_000;
+
 impl Router {
     /// A router of the node `here`, whose clients see names in one style.
     pub fn new(directory: Arc<dyn Directory>, here: NodeId, style: Style) -> Router {
-        Router { directory, here, store: None, knows: None, style, newcomers: None }
+        let heard = Arc::default();
+        Router { directory, here, store: None, knows: None, heard, style, newcomers: None }
     }
 
     /// The same, for which accounts that are at home in another store than this, or in a fenced one, are not reached.
@@ -266,8 +272,36 @@ impl Router {
         })
     }
 
-    /// Where the directory or the store says that an account is at home: whoever knows of the later epoch.
+    /// Its last home has said that an account is at home at a node, since an epoch.
+    pub fn hear_of(&self, account: AccountId, node: NodeId, epoch: Epoch) {
+        let mut heard = self.heard.lock();
+        if heard.len() >= HEARD_MAX {
+            heard.clear();
+        }
+        let known = heard.entry(account).or_insert((node, epoch));
+        if known.1 < epoch {
+            *known = (node, epoch);
+        }
+    }
+
+    /// Where the directory, the store or another node says that an account is at home: whoever knows of the later epoch.
     fn home_of(&self, entry: &Entry) -> Result<(Route, Epoch), RouteError> {
+        let (route, epoch) = self.home_known_here(entry)?;
+        let mut heard = self.heard.lock();
+        match heard.get(&entry.id).copied() {
+            None => Ok((route, epoch)),
+            // What is here the store knows.
+            Some((node, since)) if since > epoch && node != self.here => Ok((Route::Proxy(node), since)),
+            Some((_, since)) => {
+                if since <= entry.home.epoch {
+                    heard.remove(&entry.id);
+                }
+                Ok((route, epoch))
+            }
+        }
+    }
+
+    fn home_known_here(&self, entry: &Entry) -> Result<(Route, Epoch), RouteError> {
         let route = route(entry, self.here)?;
         let Some(store) = &self.knows else { return Ok((route, entry.home.epoch)) };
         let standing = store.standing(entry.id).map_err(|error| unavailable(error.to_string()))?;

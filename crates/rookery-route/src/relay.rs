@@ -14,7 +14,7 @@
 mod edge;
 mod home;
 
-pub use edge::{Relayed, Reopening, Suspended, go_on, relay};
+pub use edge::{Relayed, Reopening, Suspended, go_on, open_from, relay};
 pub use home::{HandOver, Opening, hand_back, take_value};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};

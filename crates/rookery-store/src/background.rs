@@ -251,7 +251,7 @@ fn forget_account(t: &mut Transaction<'_>, account: &Account, before: u32) -> Re
             t.delete(space, key);
         }
     }
-    account.store.unload(account.id());
+    account.store.unload_this(account);
     Ok(false)
 }
 

@@ -342,7 +342,7 @@ impl Store {
             let account = match self.account(id.account).await {
                 Ok(account) => account,
                 // Deleted, or at home elsewhere.
-                Err(StoreError::NoAccount) => continue,
+                Err(StoreError::NoAccount | StoreError::Moved) => continue,
                 Err(error) => return Err(error),
             };
             match account.transact(|t| rename(t, id, from, to)).await {

@@ -379,9 +379,18 @@ impl Store {
             .await
     }
 
-    /// An account that has been forgotten does not take up memory either.
+    /// An account that has been forgotten does not take up memory either. Nobody may be able to load it meanwhile: who
+    /// did has another than those who come later.
     pub(crate) fn unload(&self, id: AccountId) {
         self.0.accounts.lock().remove(&id);
+    }
+
+    /// The same, unless it has come anew.
+    pub(crate) fn unload_this(&self, account: &Account) {
+        let mut accounts = self.0.accounts.lock();
+        if accounts.get(&account.id()).is_some_and(|cell| Arc::ptr_eq(cell, &account.cell)) {
+            accounts.remove(&account.id());
+        }
     }
 
     /// Makes changes outside of accounts durable, in the same groups: the directory's.

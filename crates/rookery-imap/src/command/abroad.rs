@@ -2,7 +2,7 @@
 
 use super::{Context, Outcome, elsewhere, of_mailboxes, transfer};
 use crate::answer::{Answer, Failure};
-use crate::connection::ended;
+use crate::connection::{departed, ended};
 use crate::guest::{Guest, Heard, Trouble, own_tag, printed};
 use crate::measure::Idling;
 use crate::notify;
@@ -30,6 +30,9 @@ pub(super) async fn abroad(state: State, command: Command, context: Context<'_>)
         }
         Command::Close | Command::Unselect => {
             let outcome = user.forward(wire, tag, abroad.node, command).await;
+            if matches!(outcome, Err(Failure::Moved)) {
+                return (State::Abroad(user, abroad), outcome);
+            }
             user.guests.set_selected(None);
             return (State::Authenticated(user), outcome);
         }
@@ -95,10 +98,11 @@ pub(super) async fn with_news(user: &mut User, wire: &mut Wire, outcome: Outcome
         Err(failure @ (Failure::Gone(_) | Failure::Moved)) => Err(failure),
         Ok(answer) if answer.condition == Condition::Bye => Ok(answer),
         Err(Failure::Refused(answer)) if answer.condition == Condition::Bye => Err(Failure::Refused(answer)),
-        outcome => {
-            user.news(wire).await?;
-            outcome
-        }
+        outcome => match user.news(wire).await {
+            // That is told by whoever goes on.
+            Ok(()) | Err(Failure::Moved) => outcome,
+            Err(failure) => Err(failure),
+        },
     }
 }
 
@@ -131,7 +135,7 @@ pub(super) async fn hear_from(wire: &mut Wire, user: &mut User, node: NodeId) ->
             user.guests.keep(guest);
             Ok(())
         }
-        Err(trouble) => Err(user.guests.lost(&guest, trouble, false)),
+        Err(trouble) => Err(user.lost(&guest, trouble, false)),
     }
 }
 
@@ -142,16 +146,23 @@ pub(crate) async fn idle(
     abroad: &Abroad,
     tag: &Tag,
     drain: &DrainGuard,
+    resumed: bool,
 ) -> Outcome {
     let mut guest = user.guest(wire, abroad.node).await?;
     guest.ask(user.enabled, printed(tag, Command::Idle)?);
     let _idling = Idling::new();
-    match idling(wire, user, &mut guest, tag, drain).await {
-        Ok(answer) => {
+    match idling(wire, user, &mut guest, tag, drain, resumed).await {
+        Ok(None) => {
             user.guests.keep(guest);
+            Err(Failure::Moved)
+        }
+        Ok(Some(answer)) => {
+            if !guest.has_left() {
+                user.guests.keep(guest);
+            }
             Ok(answer)
         }
-        Err(Broken::Guest(trouble)) => Err(user.guests.lost(&guest, trouble, false)),
+        Err(Broken::Guest(trouble)) => Err(user.lost(&guest, trouble, false)),
         Err(Broken::Session(failure)) => Err(failure),
     }
 }
@@ -194,17 +205,19 @@ async fn idling(
     guest: &mut Guest,
     tag: &Tag,
     drain: &DrainGuard,
-) -> Result<Answer, Broken> {
+    resumed: bool,
+) -> Result<Option<Answer>, Broken> {
     match guest.hear(wire, tag).await? {
+        Heard::Continue(_) if resumed => {}
         Heard::Continue(text) => wire.put(&Response::Continue(text)),
-        Heard::Answer(answer) => return Ok(answer),
+        Heard::Answer(answer) => return Ok(Some(answer)),
     }
     wire.decoder.expect_line(LINE_OCTETS_MAX);
     let silence_max = user.services.config.idle_timeout();
     loop {
         match guest.unasked(wire, tag).await? {
             None => {}
-            Some(Heard::Answer(answer)) => return Ok(answer),
+            Some(Heard::Answer(answer)) => return Ok(Some(answer)),
             Some(Heard::Continue(_)) => return Err(Trouble::Guest.into()),
         }
         if user.notify.is_some() {
@@ -214,19 +227,30 @@ async fn idling(
             Decoded::NeedMore => {}
             Decoded::Line(line) => {
                 guest.put(Bytes::from_static(b"DONE\r\n"));
-                let answer = guest.answer(wire, tag).await?;
-                return Ok(match line.eq_ignore_ascii_case(b"DONE") {
+                let answer = match guest.answer(wire, tag).await {
+                    Err(Trouble::Moved) if user.has_moved(guest) => Answer::ok("IDLE completed"),
+                    answer => answer?,
+                };
+                return Ok(Some(match line.eq_ignore_ascii_case(b"DONE") {
                     true => answer,
                     false => Answer::bad("DONE was expected"),
-                });
+                }));
             }
             _ => return Err(closed().into()),
         }
         wire.flush().await?;
         if wire.leaving {
-            return Ok(super::idle::ending());
+            return Ok(Some(super::idle::ending()));
         }
-        let User { slot, notify, guests, .. } = &mut *user;
+        let kept = drain.is_draining() && user.services.keeper.is_open();
+        let carries = wire.connection.can_be_carried();
+        if carries && (wire.suspended || kept || user.goes_on_elsewhere()) {
+            // Whoever goes on asks again.
+            guest.put(Bytes::from_static(b"DONE\r\n"));
+            guest.answer(wire, tag).await?;
+            return Ok(None);
+        }
+        let User { slot, notify, guests, home, .. } = &mut *user;
         let change = async {
             match notify.as_deref_mut() {
                 Some(notify) => tokio::select! {
@@ -245,12 +269,14 @@ async fn idling(
                 Woken::Guest
             }
             () = change => Woken::Changed,
+            () = departed(home.as_mut().filter(|_| carries)) => Woken::Changed,
             read = wire.read(silence_max) => Woken::Client(read?),
         };
         match woken {
             Woken::Guest | Woken::Changed | Woken::Client(true) => {}
             Woken::Client(false) => return Err(closed().into()),
-            Woken::Ending => return Ok(super::idle::ending()),
+            Woken::Ending if drain.is_draining() && carries && user.services.keeper.is_open() => {}
+            Woken::Ending => return Ok(Some(super::idle::ending())),
         }
     }
 }

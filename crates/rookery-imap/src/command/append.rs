@@ -16,6 +16,7 @@ use super::abroad::with_news;
 use super::operation::{self, Operation};
 use super::{Context, Outcome, catenate, copy, quota, select, send, transfer};
 use crate::answer::{Answer, Failure, no_permission};
+use crate::guest::not_reached;
 use crate::handed::Replay;
 use crate::names::Found;
 use crate::session::{Selected, State, User};
@@ -52,6 +53,7 @@ pub(crate) async fn append(
     };
     let whither = match user.home_of_mailbox(&mailbox).await {
         Ok(home) => Whither::of(replaced, home, abroad, selected.is_some()),
+        Err(Failure::Moved) => return Err(begins_again(wire, tag, replaced, &mailbox, &first)),
         Err(failure) => {
             wire.decoder.refuse_append();
             return Err(failure);
@@ -86,6 +88,22 @@ pub(crate) async fn append(
         Some(_) => with_news(user, wire, appended).await,
         None => appended,
     }
+}
+
+/// An APPEND that found its account gone before anything of its first message came: it is said anew.
+pub(super) fn begins_again(
+    wire: &mut Wire,
+    tag: &Tag,
+    replaced: Option<Replaced>,
+    mailbox: &WireName,
+    first: &AppendMessage,
+) -> Failure {
+    wire.replay = Replay::of_beginning(tag, replaced, mailbox, first).map(Box::new);
+    if wire.replay.is_some() {
+        return Failure::Moved;
+    }
+    wire.decoder.refuse_append();
+    not_reached().into()
 }
 
 /// Where messages have to go.
@@ -136,6 +154,7 @@ async fn append_here(
     };
     let (found, old) = match prepared {
         Ok(prepared) => prepared,
+        Err(Failure::Moved) => return Err(begins_again(wire, tag, replaced, &mailbox, &first)),
         Err(failure) => {
             wire.decoder.refuse_append();
             return Err(failure);

@@ -9,6 +9,7 @@
 use super::append::too_big;
 use crate::answer::{Answer, Failure, blocking};
 use crate::fetch::{Content, Data, cut};
+use crate::guest::not_reached;
 use crate::names::Found;
 use crate::session::{Selected, User};
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub(super) async fn take(
         Err(Failure::Refused(answer)) if answer.code == Some(Code::Unavailable) || answer.fault => {
             return Err(Failure::Refused(answer));
         }
+        // It moves in this very moment, and what has come of the command cannot be said anew.
+        Err(Failure::Moved) => return Err(not_reached().into()),
         Err(Failure::Refused(_)) => return Err(bad("There is no such message")),
         found => found?.ok_or_else(|| bad("There is no such message"))?,
     };

@@ -49,11 +49,22 @@ impl User {
 
     /// The other node that a command runs at, by the mailbox or quota root that it names.
     pub(crate) async fn home_of_command(&self, command: &Command) -> Result<Option<NodeId>, Failure> {
+        match self.account_of_command(command) {
+            Some(account) => self.home_of(&account).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The account that a command is about, by the mailbox or quota root that it names.
+    pub(crate) fn account_of_command(&self, command: &Command) -> Option<AccountName> {
+        let of_mailbox = |mailbox: &WireName| {
+            let address = self.names.address(mailbox).or_else(|_| self.names.new_address(mailbox));
+            address.ok().map(|address| address.account().clone())
+        };
         match command {
-            Command::Create { mailbox, .. } => match self.names.new_address(mailbox) {
-                Ok(address) => self.home_of(address.account()).await,
-                Err(_) => Ok(None),
-            },
+            Command::Create { mailbox, .. } => {
+                self.names.new_address(mailbox).ok().map(|address| address.account().clone())
+            }
             Command::Delete { mailbox }
             | Command::Rename { from: mailbox, at: None, .. }
             | Command::Status { mailbox, .. }
@@ -62,23 +73,21 @@ impl User {
             | Command::DeleteAcl { mailbox, .. }
             | Command::ListRights { mailbox, .. }
             | Command::MyRights { mailbox }
-            | Command::GetQuotaRoot { mailbox } => self.home_of_mailbox(mailbox).await,
+            | Command::GetQuotaRoot { mailbox } => of_mailbox(mailbox),
             Command::GetMetadata { mailbox, .. } | Command::SetMetadata { mailbox, .. } => {
                 match mailbox.as_bytes().is_empty() {
                     // The server's.
-                    true => Ok(None),
-                    false => self.home_of_mailbox(mailbox).await,
+                    true => None,
+                    false => of_mailbox(mailbox),
                 }
             }
             Command::GetQuota { root } | Command::SetQuota { root, .. } => {
                 let text = std::str::from_utf8(root.as_bytes()).ok();
                 let names = AdminNames::new(self.name.domain()).ok();
-                match text.zip(names).map(|(text, names)| names.parse(text)) {
-                    Some(Ok(address)) => self.home_of(address.account()).await,
-                    _ => Ok(None),
-                }
+                let address = text.zip(names).and_then(|(text, names)| names.parse(text).ok());
+                address.map(|address| address.account().clone())
             }
-            _ => Ok(None),
+            _ => None,
         }
     }
 

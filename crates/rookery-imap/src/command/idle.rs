@@ -62,17 +62,21 @@ pub(crate) async fn idle(
             return Ok(ending());
         }
         let carries = wire.connection.can_be_carried();
-        if carries && (wire.suspended || drain.is_draining() || user.has_left().is_some()) {
+        let left = selected.as_deref().is_some_and(Selected::has_left) || user.goes_on_elsewhere();
+        let leaves = wire.suspended || drain.is_draining() || left;
+        if carries && leaves {
             return Err(Failure::Moved);
         }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
         let User { slot, notify, guests, home, .. } = &mut *user;
+        let mut others = selected.as_deref().filter(|_| carries).map(|selected| selected.home.clone());
         let end = async {
             tokio::select! {
                 biased;
                 () = drain.easing() => {}
                 () = ended(slot.as_ref()) => {}
                 () = departed(home.as_mut().filter(|_| carries)) => return Woken::Changed,
+                () = departed(others.as_mut()) => return Woken::Changed,
             }
             Woken::Ending
         };

@@ -81,7 +81,7 @@ async fn hand_over(
 }
 
 /// The other nodes that some groups are about.
-async fn nodes(user: &User, groups: &[EventGroup]) -> Result<BTreeSet<NodeId>, Failure> {
+pub(crate) async fn nodes(user: &User, groups: &[EventGroup]) -> Result<BTreeSet<NodeId>, Failure> {
     let mut nodes = BTreeSet::new();
     let mut patterns = Vec::new();
     for group in groups {
@@ -121,7 +121,11 @@ fn subscribed(user: &User) -> Vec<WireName> {
 }
 
 /// What of some groups the guest at a node has to tell.
-async fn of_node(user: &User, groups: &[EventGroup], node: NodeId) -> Result<Vec<EventGroup>, Failure> {
+pub(crate) async fn of_node(
+    user: &User,
+    groups: &[EventGroup],
+    node: NodeId,
+) -> Result<Vec<EventGroup>, Failure> {
     let mut found = Vec::new();
     for EventGroup { filter, events } in groups {
         let filter = match filter {
@@ -157,7 +161,8 @@ async fn of_node(user: &User, groups: &[EventGroup], node: NodeId) -> Result<Vec
 pub(crate) async fn hear(wire: &mut Wire, user: &mut User) -> Result<(), Failure> {
     for node in user.guests.watching() {
         match super::abroad::hear_from(wire, user, node).await {
-            Ok(()) => {}
+            // What has moved is told of by whoever goes on.
+            Ok(()) | Err(Failure::Moved) => {}
             Err(Failure::Refused(answer)) if answer.condition != Condition::Bye => user.guests.overflow(),
             Err(failure) => return Err(failure),
         }

@@ -57,7 +57,7 @@ pub(super) async fn lost_answer(
     mailbox: &WireName,
     operation: Operation,
 ) -> Option<Answer> {
-    if matches!(trouble, Trouble::Client(_)) {
+    if matches!(trouble, Trouble::Client(_) | Trouble::Moved) {
         return None;
     }
     let asking = async {

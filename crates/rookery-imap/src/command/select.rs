@@ -65,7 +65,8 @@ async fn open(
     let messages = state.messages.clone().unwrap_or_default();
     let mut view = View::new(&state, messages);
     view.add_recent(first_recent, state.summary.uid_next);
-    let selected = Selected { mailbox, read_only, view, saved: UidSet::new() };
+    let home = account.whereabouts();
+    let selected = Selected { mailbox, read_only, view, saved: UidSet::new(), home };
     let name = user.names.wire(&user.names.show(&address));
     describe(wire, user, &selected, &state, name).await?;
     if let Some(known) = parameters.qresync {

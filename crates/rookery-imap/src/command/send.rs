@@ -5,11 +5,11 @@
 //! - What cannot be whole is made to be refused there, so that nothing of it stays and the guest is in step.
 //! - An APPEND has an id. If its answer is lost, the home is asked what came of it.
 
-use super::append::answer_to;
+use super::append::{answer_to, begins_again};
 use super::operation::{self, Operation};
 use super::{Outcome, transfer};
 use crate::answer::{Answer, Failure};
-use crate::guest::{Guest, Heard, Trouble};
+use crate::guest::{Guest, Heard, Trouble, not_reached};
 use crate::session::User;
 use crate::wire::{Wire, closed};
 use bytes::Bytes;
@@ -70,12 +70,16 @@ pub(super) async fn append(
         Ok((encoder, pieces)) => (encoder, pieces.concat()),
         Err(error) => {
             wire.decoder.refuse_append();
-            transfer::probe(wire, user, node, &mailbox).await?;
+            match transfer::probe(wire, user, node, &mailbox).await {
+                Err(Failure::Moved) => return Err(not_reached().into()),
+                probed => probed?,
+            }
             return Err(unsendable(error).into());
         }
     };
     let mut guest = match user.guest(wire, node).await {
         Ok(guest) => guest,
+        Err(Failure::Moved) => return Err(begins_again(wire, tag, replaced, &mailbox, &first)),
         Err(failure) => {
             wire.decoder.refuse_append();
             return Err(failure);
@@ -88,8 +92,9 @@ pub(super) async fn append(
         None => guest.ask(user.enabled, head.into()),
     }
     let messages_max = user.services.config.append_messages_max;
-    let mut stage = Stage::Asking;
-    let sent = match pass(wire, &mut guest, tag, encoder, first, messages_max, &mut stage).await {
+    let (mut stage, mut count) = (Stage::Asking, 0);
+    let under_way = (&mut stage, &mut count);
+    let sent = match pass(wire, &mut guest, tag, encoder, first.clone(), messages_max, under_way).await {
         Ok(Sent::Bad { answer, left }) => spoil(wire, &mut guest, tag, left).await.map(|()| answer),
         Ok(Sent::Answered(answer)) => Ok(answer),
         Err(Broken::Guest(trouble)) => Err(trouble),
@@ -99,6 +104,21 @@ pub(super) async fn append(
         Ok(answer) => {
             user.guests.keep(guest);
             Ok(answer)
+        }
+        Err(Trouble::Moved) if stage == Stage::Asking && user.has_moved(&guest) => match count {
+            0 => Err(begins_again(wire, tag, replaced, &mailbox, &first)),
+            _ => {
+                wire.decoder.refuse_append();
+                Err(not_reached().into())
+            }
+        },
+        Err(Trouble::Moved) if stage == Stage::Ended && user.has_moved(&guest) => {
+            // It has all of it, and gives it back.
+            wire.replay = guest.given_back().map(Box::new);
+            match wire.replay.is_some() {
+                true => Err(Failure::Moved),
+                false => Err(not_reached().into()),
+            }
         }
         Err(trouble) => {
             match stage {
@@ -114,7 +134,7 @@ pub(super) async fn append(
                     return Ok(answer);
                 }
             }
-            Err(user.guests.lost(&guest, trouble, ended))
+            Err(user.lost(&guest, trouble, ended))
         }
     }
 }
@@ -174,9 +194,9 @@ async fn pass(
     mut encoder: AppendEncoder,
     mut message: AppendMessage,
     messages_max: usize,
-    stage: &mut Stage,
+    (stage, count): (&mut Stage, &mut usize),
 ) -> Result<Sent, Broken> {
-    for count in 1.. {
+    loop {
         match guest.hear(wire, tag).await? {
             Heard::Continue(_) => {
                 wire.decoder.accept_append();
@@ -212,7 +232,8 @@ async fn pass(
             Decoded::Bad(bad) => return Ok(Sent::Bad { answer: answer_to(bad), left: 0 }),
             _ => return Err(closed().into()),
         };
-        if count >= messages_max {
+        *count += 1;
+        if *count >= messages_max {
             wire.decoder.refuse_append();
             let answer = Answer::no(Code::Limit, "Too many messages in one APPEND");
             return Ok(Sent::Bad { answer, left: 0 });
@@ -232,7 +253,6 @@ async fn pass(
             }
         }
     }
-    Err(closed().into())
 }
 
 /// Ends an APPEND of which nothing may stay: what was announced is filled up, and nonsense follows.

@@ -324,7 +324,11 @@ impl There {
     }
 
     async fn heard(&mut self) -> Result<Passed, Broken> {
-        self.guest.next().await.map_err(|_| Broken::Reader)
+        self.guest.next().await.map_err(|trouble| match trouble {
+            // The command is done again, wherever the mailbox is.
+            Trouble::Moved => Broken::Refused(Failure::Moved),
+            Trouble::Client(_) | Trouble::Guest => Broken::Reader,
+        })
     }
 
     async fn next(&mut self) -> Result<Option<Carried>, Broken> {
@@ -528,9 +532,12 @@ async fn hand_over(
                 let start = AppendEncoder::start(&tag, None, name, &announced, Literals::NonSynchronising);
                 let (encoder, head) = start.map_err(|_| Answer::server_fault())?;
                 guest.ask_as(operation, user.enabled, head.concat().into());
-                match guest.hear(wire, &tag).await.map_err(early)? {
-                    Heard::Continue(_) => taker.insert((guest, encoder)),
-                    Heard::Answer(answer) => {
+                match guest.hear(wire, &tag).await {
+                    // The command is done again, wherever the mailbox is.
+                    Err(Trouble::Moved) if user.has_moved(&guest) => return Err(Failure::Moved.into()),
+                    Err(trouble) => return Err(early(trouble)),
+                    Ok(Heard::Continue(_)) => taker.insert((guest, encoder)),
+                    Ok(Heard::Answer(answer)) => {
                         user.guests.keep(guest);
                         return Ok(answer);
                     }
@@ -553,6 +560,7 @@ async fn hand_over(
             user.guests.keep(guest);
             answer
         }
+        Err(Trouble::Moved) if user.has_moved(&guest) => return Err(Failure::Moved.into()),
         Err(trouble) => {
             user.guests.let_go(&guest);
             let known = match guest.is_between() {

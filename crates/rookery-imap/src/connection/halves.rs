@@ -5,9 +5,8 @@ use crate::answer::{Answer, Failure};
 use crate::command::authenticate::{self, Entered};
 use crate::command::{self, Context, select};
 use crate::guest::printed;
-use crate::handed::{READY_TIMEOUT, Replay, cannot_go_on};
+use crate::handed::{PAUSE_FIRST, PAUSE_MAX, READY_TIMEOUT, Replay, cannot_go_on};
 use crate::measure;
-use crate::notify::Notify;
 use crate::services::Services;
 use crate::session::State;
 use crate::value::{DeflateValue, SessionValue};
@@ -15,13 +14,12 @@ use crate::wire::{LINE_OCTETS_MAX, Wire};
 use bytes::{Bytes, BytesMut};
 use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::server::{Decoder, Limits};
-use rookery_codec::imap::{Code, Response, Tag};
+use rookery_codec::imap::{Code, Response, Tag, WireName};
 use rookery_net::{Carried, ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
 use rookery_route::{HandOver, Kept, Opening, PipeService, Relayed, Reopening, SessionHead, Suspended};
 use rookery_store::StoreError;
-use rookery_types::{AccountName, Epoch, NodeId};
+use rookery_types::{AccountId, AccountName, Epoch, NodeId};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
@@ -38,7 +36,11 @@ pub async fn serve_pipe(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Se
 /// Runs a guest of a session at another node, which may act for the user.
 pub async fn serve_guest(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Services>, drain: DrainGuard) {
     let (driver, head) = piped(pipe, head, services, drain);
-    driver.run(Begin::Guest(head)).await;
+    let begin = match head.value_octets {
+        None => Begin::Guest(head),
+        Some(_) => Begin::ResumedGuest(head),
+    };
+    driver.run(begin).await;
 }
 
 fn piped(
@@ -219,9 +221,7 @@ impl Driver {
 
     /// Whether the server makes room for another program, and the session is to go on there.
     pub(super) fn is_kept(&mut self) -> bool {
-        let ends = self.drain.is_draining() && self.services.keeper.is_open();
-        // A guest is opened anew by the session that it serves.
-        ends && self.state.user().is_some_and(|user| !user.is_guest)
+        self.drain.is_draining() && self.services.keeper.is_open() && self.state.user().is_some()
     }
 
     /// This node, for a session that goes on here.
@@ -231,8 +231,11 @@ impl Driver {
 
     /// Where the session has to go on, if it has to.
     pub(super) fn whither(&mut self) -> Option<(NodeId, Epoch)> {
-        let left = self.state.user().and_then(|user| user.has_left());
-        left.or_else(|| self.wire.suspended.then(|| self.here()))
+        if let Some(left) = self.state.user().and_then(|user| user.has_left()) {
+            return Some(left);
+        }
+        // What is abroad is found by whoever goes on, also if that is here.
+        (self.wire.suspended || self.state.misses_something()).then(|| self.here())
     }
 
     /// The same, if it can go on elsewhere as it stands.
@@ -248,11 +251,14 @@ impl Driver {
         let end = Instant::now() + READY_TIMEOUT;
         let mut pause = PAUSE_FIRST;
         loop {
-            if let Some(whither) = self.whither() {
+            let is_guest = self.state.user().is_some_and(|user| user.is_guest);
+            let whither = self.whither().or_else(|| is_guest.then(|| self.here()));
+            if let Some(whither) = whither {
                 let Tagged { tag, command } = tagged;
+                let about = self.state.user().and_then(|user| user.account_of_command(&command));
                 let octets = printed(&tag, command)?;
                 timing.end("moved");
-                return self.hand_over(whither, None, Replay::of_command(octets)).await;
+                return self.hand_over(whither, None, Replay::of_command(octets), about).await;
             }
             if Instant::now() > end {
                 let outcome = Err(Answer::from(StoreError::Moved).into());
@@ -277,37 +283,35 @@ impl Driver {
     }
 
     /// The same of an APPEND, whose messages have come.
-    pub(super) async fn append_elsewhere(&mut self, mut replay: Replay) -> Result<Next, Failure> {
+    pub(super) async fn append_elsewhere(
+        &mut self,
+        mut replay: Replay,
+        mailbox: WireName,
+    ) -> Result<Next, Failure> {
         replay.ready().await;
         let whither = self.whither().unwrap_or_else(|| self.here());
-        self.hand_over(whither, None, replay).await
+        let address = self.state.user().and_then(|user| user.names.address(&mailbox).ok());
+        let about = address.map(|address| address.account().clone());
+        self.hand_over(whither, None, replay, about).await
     }
 
     /// Gives the session to another node, by way of the edge; or becomes its edge, if the client is connected here.
-    /// `idle`: the tag of an IDLE under way.
+    /// `idle`: the tag of an IDLE under way; `about`: the account in which something was asked for and not done.
     pub(super) async fn hand_over(
         &mut self,
         whither: (NodeId, Epoch),
         idle: Option<Tag>,
         replay: Replay,
+        about: Option<AccountName>,
     ) -> Result<Next, Failure> {
-        if let Some(user) = self.state.user()
-            && !user.guests.watching().is_empty()
-        {
-            // What guests have told, and what not, does not go along.
-            user.guests.watch(None);
-            user.notify = Some(Box::new(Notify::none(user)));
-            let text = "More has happened than can be told; nothing more will be";
-            self.wire.put(&Response::ok_code(Code::NotificationOverflow, text));
-        }
-        let mut value = match self.state.value().await {
+        let mut value = match self.state.value(&mut self.wire, about).await {
             Ok(value) => value,
             Err(Failure::Refused(answer)) => return Ok(self.farewell(*answer)),
             Err(failure) => return Err(failure),
         };
         value.idle = idle.map(|tag| tag.as_str().to_owned());
         value.bad_in_a_row = self.bad_in_a_row;
-        value.replays = !replay.is_empty();
+        value.replay_octets = replay.octets();
         self.wire.flush().await?;
         let mut rest = self.wire.decoder.take_input();
         if self.wire.connection.is_deflated() {
@@ -348,8 +352,19 @@ impl Driver {
         self.left(relayed, head)
     }
 
+    /// The other node that an account is at home at.
+    async fn left_for(&self, account: Option<AccountId>) -> Option<(NodeId, Epoch)> {
+        let entry = self.services.directory.by_id(account?).await.ok()?;
+        let (node, epoch) = self.services.router.home(&entry.name).await.ok()?;
+        (node != self.services.store.node()).then_some((node, epoch))
+    }
+
     /// Goes on with a session that was at another node; the tag of its IDLE, if that is under way.
-    pub(super) async fn take_over(&mut self, head: SessionHead) -> Result<Option<Tag>, Failure> {
+    pub(super) async fn take_over(
+        &mut self,
+        head: SessionHead,
+        is_guest: bool,
+    ) -> Result<Option<Tag>, Failure> {
         let user = head.user().map_err(|_| not_reached())?;
         let lost = || IoError::Lost(std::io::ErrorKind::NotConnected.into());
         let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
@@ -359,7 +374,11 @@ impl Driver {
             not_reached()
         })?;
         // It was among the account's sessions before it came.
-        let user = match authenticate::enter(&self.services, user.clone(), usize::MAX).await? {
+        let entered = match is_guest {
+            true => authenticate::visit(&self.services, user.clone()).await.map(Entered::Here)?,
+            false => authenticate::enter(&self.services, user.clone(), usize::MAX).await?,
+        };
+        let user = match entered {
             Entered::Here(user) => user,
             Entered::Away { home, .. } => {
                 let known = self.services.router.home(&AccountName::User(user)).await;
@@ -371,12 +390,20 @@ impl Driver {
         };
         self.bad_in_a_row = value.bad_in_a_row;
         let idle = value.idle.as_ref().and_then(|tag| Tag::new(tag.as_bytes()));
-        let replays = value.replays;
+        let replays = value.replay_octets > 0;
         if let Some(DeflateValue { sent, received, plain_octets }) = value.deflate.take() {
             let carried = Carried { sent, received };
             self.wire.connection.resume_deflate(carried, plain_octets).map_err(IoError::Lost)?;
         }
-        self.state = match State::resumed(user, value).await {
+        let account = value.selected.as_ref().and_then(|selected| AccountId::new(selected.account));
+        self.state = match State::resumed(user, value, &self.wire).await {
+            Err(Failure::Moved) => {
+                if let Some((node, epoch)) = self.left_for(account).await {
+                    let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
+                    Opening::Elsewhere(node, epoch).say(pipe).await.map_err(IoError::Lost)?;
+                }
+                return Err(Failure::Moved);
+            }
             Err(Failure::Refused(answer)) => {
                 // It can go on nowhere.
                 let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
@@ -391,7 +418,7 @@ impl Driver {
             state => state?,
         };
         self.logged_in();
-        if replays {
+        if replays || is_guest {
             self.wire.decoder.set_limits(roomy(&self.services));
         }
         if idle.is_some() {
@@ -416,9 +443,6 @@ fn roomy(services: &Services) -> Limits {
     Limits { command_octets, ..limits }
 }
 
-/// How long a command waits that found its account gone, before it is done again; twice as long each time.
-const PAUSE_FIRST: Duration = Duration::from_millis(5);
-const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Octets on their way between the two halves of a session within one node.
 const OWN_PIPE_OCTETS: usize = 64 << 10;
 

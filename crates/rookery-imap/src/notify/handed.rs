@@ -57,6 +57,21 @@ impl Notify {
     }
 }
 
+impl Notify {
+    /// What the client has asked for.
+    pub(crate) fn asked(&self) -> Option<Arc<[EventGroup]>> {
+        self.asked.clone()
+    }
+}
+
+impl NotifyValue {
+    /// Of a guest that is to tell of some groups, and has told of accounts before.
+    pub(crate) fn of_guest(groups: &[EventGroup], watched: Vec<WatchedValue>) -> NotifyValue {
+        let asked = written(groups).filter(|_| !groups.is_empty());
+        NotifyValue { asked, watched, unsubscribed: Vec::new(), subscribed: Vec::new() }
+    }
+}
+
 /// Groups as a command.
 fn written(groups: &[EventGroup]) -> Option<Bytes> {
     let asked = command::Notify::Set { status: false, groups: groups.to_vec() };

@@ -698,6 +698,7 @@ impl Site {
     /// joe's, M max's, R root's, D adm@b.test's, E eve@b.test's; X has not logged in.
     pub(crate) async fn play(&self, script: &str) {
         let mut clients: BTreeMap<char, Client> = BTreeMap::new();
+        let mut moves = 0;
         for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--")) {
             let (who, rest) = line.split_at(1);
             let who = who.chars().next().unwrap();
@@ -712,8 +713,10 @@ impl Site {
                     _ => self.login("ann").await,
                 });
             }
-            if crate::NODES == Nodes::Travelling && "AB".contains(who) && !rest.starts_with(['<', '=']) {
-                self.relocate("ann").await;
+            if crate::NODES == Nodes::Travelling && "ABJ".contains(who) && !rest.starts_with(['<', '=']) {
+                // Joe's account too, in turn with that of the mailboxes that he reaches.
+                moves += 1;
+                self.relocate(if who == 'J' && moves % 2 == 0 { "joe" } else { "ann" }).await;
             }
             let client = clients.get_mut(&who).unwrap();
             match rest.split_at(1) {

@@ -1,8 +1,10 @@
-//! The transcripts of `tests/imap` that are about ann's own mailboxes, with an account that moves to the other node before
-//! every command of hers, and its sessions with it: every line has to be the same.
+//! The transcripts of `tests/imap` with an account that moves to the other node before
+//! every command of its user, and its sessions with it, also those of others: every line has to be the same.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
+#[path = "../imap/acl.rs"]
+mod acl;
 #[path = "../imap/basics.rs"]
 mod basics;
 #[path = "../imap/condstore.rs"]
@@ -25,6 +27,10 @@ mod replacing;
 mod replay;
 #[path = "../imap/searching.rs"]
 mod searching;
+#[path = "../imap/seen.rs"]
+mod seen;
+#[path = "../imap/sharing.rs"]
+mod sharing;
 #[path = "../imap/sorting.rs"]
 mod sorting;
 #[path = "../imap/wire.rs"]

@@ -235,27 +235,35 @@ async fn moved(
     Ok(pipe)
 }
 
+/// Opens a session at a node from its value, unless that sends it on. Asks once.
+pub async fn open_from(
+    Reopening { peers, service, head, .. }: Reopening<'_>,
+    node: NodeId,
+    value: Bytes,
+) -> io::Result<(Opening, Box<dyn Pipe>)> {
+    let begins = value.is_empty();
+    let head = SessionHead { value_octets: (!begins).then_some(value.len()), ..head.clone() };
+    let mut pipe = peers.open(node, service, head.encode()).await.map_err(unreached)?;
+    if begins {
+        // It answers the client.
+        return Ok((Opening::Resumed, pipe));
+    }
+    send_value(&mut *pipe, value).await?;
+    let opening = Opening::hear(&mut *pipe).await?;
+    Ok((opening, pipe))
+}
+
 /// Opens a session at a home from its value, and goes on asking until it is taken.
 async fn reopen(
-    Reopening { peers, service, head, .. }: Reopening<'_>,
+    reopening: Reopening<'_>,
     (mut node, mut epoch): (NodeId, Epoch),
     value: Bytes,
 ) -> io::Result<Box<dyn Pipe>> {
     let begins = value.is_empty();
-    let head = SessionHead { value_octets: (!begins).then_some(value.len()), ..head.clone() };
     let end = Instant::now() + REOPEN_TIMEOUT;
     let mut again = AGAIN_FIRST;
     loop {
-        let opened = async {
-            let mut pipe = peers.open(node, service, head.encode()).await.map_err(unreached)?;
-            if begins {
-                // It answers the client.
-                return Ok((Opening::Resumed, pipe));
-            }
-            send_value(&mut *pipe, value.clone()).await?;
-            let opening = Opening::hear(&mut *pipe).await?;
-            Ok::<_, io::Error>((opening, pipe))
-        };
+        let opened = open_from(reopening, node, value.clone());
         match tokio::time::timeout_at(end, opened).await {
             Ok(Ok((Opening::Resumed, pipe))) => return Ok(pipe),
             // One who knows less does not lead back.

@@ -71,6 +71,22 @@ impl<'a> HandOver<'a> {
         Ok(())
     }
 
+    /// Passes on what another session gives back that has left for elsewhere, whose value was taken.
+    pub async fn pass_rest(&mut self, from: &mut dyn Pipe) -> io::Result<()> {
+        from.shutdown().await?;
+        loop {
+            if from.read(&mut [0]).await? > 0 {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            match from.take_note().map(SessionNote::decode) {
+                Some(Some(SessionNote::Rest(octets))) => self.pass(octets).await?,
+                Some(Some(SessionNote::Done)) => return Ok(()),
+                Some(_) => {}
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+
     /// Passes on what the edge has sent and was not read, and ends.
     pub async fn end(mut self) -> io::Result<()> {
         let mut octets = BytesMut::with_capacity(NOTE_OCTETS);

@@ -207,9 +207,10 @@ impl Store {
             unix_seconds: now_unix(),
         };
         batch.put(Space::Meta, announce.key(), announce.encode());
+        // Whoever finds it from here on finds the same.
+        self.unload(id);
         self.commit_foreign(batch).await?;
-        // Nothing of the connection that brought it counts any more. Nothing of the account was in memory before, and
-        // who finds it at home may have it in memory by now: nobody is to get it there a second time.
+        // Nothing of the connection that brought it counts any more.
         *connection += 1;
         Ok(())
     }
@@ -266,7 +267,7 @@ impl Store {
         };
         ticket.wait().await?;
         account.leave();
-        self.unload(id);
+        self.unload_this(&account);
         Ok(())
     }
 }

@@ -438,3 +438,41 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
     a.close().await;
     b.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_an_account_as_it_comes_home_has_the_same_as_those_who_come_later() {
+    let stores = [start(&SimDisk::new(1)), start(&SimDisk::new(2))];
+    born(&stores[0], &mut Rng(3)).await;
+    for epoch in 2..42 {
+        let (from, to) = (&stores[epoch as usize % 2], &stores[(epoch as usize + 1) % 2]);
+        let travel = |peer| Travel { job: JobId(epoch), peer, epoch: Epoch(epoch), modseq: 0 };
+        let account = from.account(id()).await.unwrap();
+        let (mut incoming, fresh) = to.receive(id(), travel(from.node())).await.unwrap();
+        let mut left = u64::MAX;
+        let mut wire = Wire { incoming: &mut incoming, left: &mut left };
+        let mut outgoing = account.outgoing();
+        outgoing.copy(&mut wire, fresh).await.unwrap();
+        outgoing.catch_up(&mut wire).await.unwrap();
+        let frozen = account.freeze(PATIENCE).await.unwrap().unwrap();
+        outgoing.seal(&mut wire, &frozen).await.unwrap();
+        let modseq = frozen.modseq();
+        frozen.release(travel(to.node())).await.unwrap();
+        let seeks = to.clone();
+        let seeking = tokio::spawn(async move {
+            loop {
+                match seeks.account(id()).await {
+                    Ok(account) => return account,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        });
+        to.take_home(id(), JobId(epoch), modseq).await.unwrap();
+        let found = seeking.await.unwrap();
+        assert!(Arc::ptr_eq(&found.cell, &to.account(id()).await.unwrap().cell), "{epoch}");
+        account.leave();
+        from.has_moved(id()).await.unwrap();
+    }
+    for store in stores {
+        store.close().await;
+    }
+}
