@@ -8,6 +8,7 @@ mod crash;
 mod curl;
 mod cyradm;
 mod dialogue;
+mod drills;
 mod extremes;
 mod failing_disk;
 mod full_disk;

@@ -12,7 +12,7 @@ use rookery_bench::connects::Plan;
 use rookery_tests::server::Server;
 use rookery_tests::soak;
 use rookery_tests::soak::crowd::PATIENCE;
-use rookery_tests::soak::moving::{DrainPlan, PausesPlan};
+use rookery_tests::soak::moving::{DrainPlan, OCTETS, PausesPlan};
 
 mod bench;
 mod imaptest;
@@ -97,9 +97,15 @@ enum Soak {
         /// Moves.
         #[arg(long, default_value_t = 50)]
         moves: u64,
-        /// Messages in the account at first, of 4 KB.
+        /// Messages in the account at first.
         #[arg(long, default_value_t = 10_000)]
         messages: u32,
+        /// Their size.
+        #[arg(long, default_value_t = OCTETS)]
+        octets: usize,
+        /// No clients: how fast an account is copied.
+        #[arg(long)]
+        alone: bool,
         /// Clients are at the two homes instead of at a frontend.
         #[arg(long)]
         unified: bool,
@@ -117,7 +123,7 @@ enum Soak {
         /// Repeats the choices of an earlier run; by default the clock decides.
         #[arg(long)]
         seed: Option<u64>,
-        /// Messages of each of the four accounts at first, of 4 KB.
+        /// Messages of each of the ten accounts at first, of 4 KB.
         #[arg(long, default_value_t = 300)]
         messages: u32,
         /// This program of Rookery's instead of one built now.
@@ -139,7 +145,8 @@ enum Soak {
         #[arg(long)]
         binary: Option<PathBuf>,
     },
-    /// One node of three is emptied while people work and mail comes in.
+    /// One node of three is emptied while people work and mail comes in; then another program is installed, and all
+    /// nodes are restarted, one after another.
     Drain {
         /// Accounts on the node.
         #[arg(long, default_value_t = 1000)]
@@ -153,6 +160,9 @@ enum Soak {
         /// This program of Rookery's instead of one built now.
         #[arg(long)]
         binary: Option<PathBuf>,
+        /// What takes its place; by default a copy of it with an octet more.
+        #[arg(long)]
+        new_binary: Option<PathBuf>,
     },
     /// Connections that come and go, 200 a second: logins, handshakes, half-open ones. The server's memory at the end
     /// must be what it was after a third of the time.
@@ -183,10 +193,12 @@ fn main() -> Result<()> {
             simulate(seed, minutes, keep_going, release)
         }
         Xtask::Soak(Soak::Moves { rounds, seed }) => moves(rounds, seed.unwrap_or_else(clock)),
-        Xtask::Soak(Soak::Pauses { moves, messages, unified, binary }) => {
+        Xtask::Soak(Soak::Pauses { moves, messages, octets, alone, unified, binary }) => {
             let plan = PausesPlan {
                 moves,
                 messages,
+                octets,
+                has_clients: !alone,
                 through_frontend: !unified,
                 patience: PATIENCE,
                 time_max: Duration::MAX,
@@ -207,16 +219,15 @@ fn main() -> Result<()> {
             };
             growth(plan, &program(binary)?)
         }
-        Xtask::Soak(Soak::Drain { accounts, messages, people, binary }) => {
-            let plan = DrainPlan {
-                accounts,
-                messages,
-                people,
-                patience: PATIENCE,
-                time_max: Duration::from_secs(1800),
-            };
-            drain(plan, &program(binary)?)
-        }
+        Xtask::Soak(Soak::Drain { accounts, messages, people, binary, new_binary }) => drain(&DrainPlan {
+            accounts,
+            messages,
+            people,
+            patience: PATIENCE,
+            time_max: Duration::from_secs(1800),
+            binary: Some(program(binary)?),
+            new_binary,
+        }),
         Xtask::Soak(Soak::Connects { minutes, a_second, growth_max, binary }) => {
             connects(minutes, a_second, growth_max, binary)
         }
@@ -296,6 +307,13 @@ fn move_kills(plan: &soak::move_kills::Plan) -> Result<()> {
 fn pauses(plan: PausesPlan, binary: &Path) -> Result<()> {
     let done = soak::moving::pauses(plan, Some(binary), |line| println!("{line}"))?;
     println!("{} moves: {}", done.moves, done.took.text());
+    let (messages, octets, seconds) =
+        (done.copied.0 as f64, done.copied.1 as f64, done.took.sum().as_secs_f64());
+    println!(
+        "copied: {messages} messages, {octets} octets; {:.0} messages and {:.1} MB a second of moving",
+        messages / seconds,
+        octets / seconds / 1e6
+    );
     println!("writes: {}", done.writes.text());
     println!("reads: {}", done.reads.text());
     println!(
@@ -305,11 +323,15 @@ fn pauses(plan: PausesPlan, binary: &Path) -> Result<()> {
     Ok(())
 }
 
-fn drain(plan: DrainPlan, binary: &Path) -> Result<()> {
-    let done = soak::moving::drain(plan, Some(binary), |line| println!("{line}"))?;
-    println!("{} accounts gone after {:?}", done.accounts, done.took);
-    println!("writes: {}", done.account.writes.text());
-    println!("reads: {}", done.account.reads.text());
+fn drain(plan: &DrainPlan) -> Result<()> {
+    let done = soak::moving::drain(plan, |line| println!("{line}"))?;
+    println!("{} accounts gone after {:?}; CPU time of the nodes {:?}", done.accounts, done.took, done.cpu);
+    let [writes, reads] = [&done.account.writes, &done.account.reads].map(|times| times.split(done.over));
+    println!("until then, writes: {}", writes[0].text());
+    println!("until then, reads: {}", reads[0].text());
+    println!("restarts took {:?}", done.restarts);
+    println!("meanwhile, writes: {}", writes[1].text());
+    println!("meanwhile, reads: {}", reads[1].text());
     println!(
         "{} delivered, the postman asked {} times to come again; {} messages, none lost or doubled",
         done.account.delivered, done.account.deferred, done.messages

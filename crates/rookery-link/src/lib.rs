@@ -23,6 +23,7 @@ pub mod links;
 pub mod metrics;
 pub mod mux;
 pub mod peer;
+mod services;
 mod tls;
 pub mod token;
 pub mod trace;

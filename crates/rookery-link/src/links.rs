@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::ops::RangeInclusive;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -17,7 +16,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
-use tracing::Instrument;
 
 use crate::budget::Budget;
 use crate::ca::{CaError, Credentials};
@@ -28,8 +26,9 @@ use crate::hello::{ConnectError, HELLO_WITHIN, Myself, PROTOCOL};
 use crate::identity::{Duties, Identity};
 use crate::join::JoinDesk;
 use crate::metrics::{Counters, LinkCounters, count};
-use crate::mux::{Accept, Health, Incoming, LinkStream, Mux, PeerFacts, Serve, Shared, StreamLimits};
+use crate::mux::{Accept, Health, Incoming, LinkStream, Mux, PeerFacts, Shared, StreamLimits};
 use crate::peer::{Class, Peer as PeerEntry, PeerState, SLOTS};
+use crate::services::{Handler, Services};
 use crate::tls::{ALPN_JOIN, TlsConfigs};
 use crate::trace::TraceId;
 
@@ -94,28 +93,6 @@ const HANDSHAKES_MAX: usize = 256;
 /// Nodes that join at the same time. Apart from the others, since whoever reaches the port can begin one.
 const JOINS_MAX: usize = 16;
 
-type Handler = Arc<dyn Fn(Incoming) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
-
-#[derive(Default)]
-struct Services(RwLock<HashMap<String, (Duties, Handler)>>);
-
-impl Accept for Services {
-    fn service(&self, peer: &PeerFacts, name: &str) -> Result<Serve, (ResetCode, &'static str)> {
-        let services = self.0.read();
-        let (needs, handler) =
-            services.get(name).ok_or((ResetCode::NO_SERVICE, "this node has no such service"))?;
-        if !peer.duties.contains(*needs) {
-            return Err((ResetCode::NOT_PERMITTED, "the certificate does not allow this"));
-        }
-        let handler = Arc::clone(handler);
-        let name = name.to_owned();
-        Ok(Box::new(move |incoming| {
-            let span = tracing::info_span!("link", peer = %incoming.peer.name, service = name, trace = %incoming.trace);
-            tokio::spawn(handler(incoming).instrument(span));
-        }))
-    }
-}
-
 /// All links of this node. Clones are the same.
 #[derive(Clone)]
 pub struct Links {
@@ -170,7 +147,7 @@ impl Links {
         let counters = Arc::new(Counters::default());
         let budget = Arc::new(Budget::new(config.budget_octets));
         let shared = Shared {
-            accept: Arc::clone(&services) as Arc<dyn Accept>,
+            accept: Arc::new(Arc::clone(&services)) as Arc<dyn Accept>,
             budget: Arc::clone(&budget),
             counters: Arc::clone(&counters),
             limits: StreamLimits { incoming: config.streams_max, outgoing: config.streams_max },
@@ -225,7 +202,13 @@ impl Links {
         R: Future<Output = ()> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |incoming| Box::pin(handler(incoming)));
-        self.inner.services.0.write().insert(service.to_owned(), (needs, handler));
+        self.inner.services.add(service, needs, handler);
+    }
+
+    /// Says whether this node starts: then streams of services that it has not got yet wait for them a moment, instead
+    /// of being refused. A node that was known a moment ago is not to be away because it is started anew.
+    pub fn set_starting(&self, is_starting: bool) {
+        self.inner.services.set_starting(is_starting);
     }
 
     /// Lets new nodes join at this node's port.
@@ -374,7 +357,7 @@ impl Links {
     /// Ends all connections and stops to listen and dial. Services and whatever they hold are let go of.
     pub fn shutdown(&self) {
         self.inner.closed.send_replace(true);
-        self.inner.services.0.write().clear();
+        self.inner.services.clear();
         *self.inner.desk.write() = None;
         for peer in self.inner.all() {
             peer.close("this node shuts down");

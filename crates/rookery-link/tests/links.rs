@@ -40,6 +40,42 @@ async fn two_nodes_link_and_each_opens_streams_to_the_other() {
 }
 
 #[tokio::test]
+async fn a_node_that_starts_lets_streams_wait_for_what_is_not_served_yet() {
+    let ca = ca();
+    let (a, b) = two(&ca).await;
+    b.links.set_starting(true);
+    let mut early = a.open(b.id, "late").await.unwrap();
+    early.send(text("one")).await.unwrap();
+    let mut never = a.open(b.id, "never").await.unwrap();
+    b.sees(a.id, is_up).await;
+    settle(|| b.links.stream_count() == 2).await;
+    // Of this one nothing was known when the stream came.
+    b.links.serve("late", Duties::SERVE, |incoming| async move {
+        let mut stream = incoming.stream;
+        while let Ok(Some(message)) = stream.recv().await {
+            stream.send(message).await.unwrap();
+        }
+    });
+    let answer = timeout(SOON, early.recv()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(answer, Message::Data(octets) if octets == "one"));
+    b.links.set_starting(false);
+    let refused = timeout(SOON, never.recv()).await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("no such service"), "{refused}");
+    let mut later = a.open(b.id, "never").await.unwrap();
+    assert!(matches!(timeout(SOON, later.recv()).await.unwrap(), Err(LinkError::Refused { .. })));
+}
+
+#[tokio::test]
+async fn a_node_that_never_comes_up_does_not_keep_streams_waiting() {
+    let ca = ca();
+    let (a, b) = two(&ca).await;
+    b.links.set_starting(true);
+    let mut stream = a.open(b.id, "never").await.unwrap();
+    let refused = timeout(SOON, stream.recv()).await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("no such service"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_link_is_three_connections_whoever_dials() {
     let ca = ca();
     let (a, b) = two(&ca).await;

@@ -489,6 +489,7 @@ pub(crate) async fn run(
     });
     if let Some(cluster) = &data.cluster {
         cluster.serve_errands(&desk, &drain);
+        cluster.serves_all();
     }
     tasks
         .spawn(socket.serve(drain.clone(), move |request, replies| {

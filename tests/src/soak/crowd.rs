@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -64,34 +64,45 @@ pub struct Person {
     pub pace: Duration,
 }
 
-/// Commands of a kind, by how long they took.
+/// Commands of a kind, by when they were answered and how long that took.
 #[derive(Debug, Default, Clone)]
 pub struct Times {
-    all_us: Vec<u32>,
+    all: Vec<(Instant, Duration)>,
 }
 
 impl Times {
-    /// One more.
+    /// One more, that has just been answered.
     pub fn add(&mut self, took: Duration) {
-        self.all_us.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+        self.all.push((Instant::now(), took));
     }
 
     /// All of another's.
     pub fn join(&mut self, other: Times) {
-        self.all_us.extend(other.all_us);
+        self.all.extend(other.all);
+    }
+
+    /// Those that were answered before a moment, and the others.
+    pub fn split(&self, at: Instant) -> [Times; 2] {
+        let (before, after) = self.all.iter().partition(|(answered, _)| *answered < at);
+        [Times { all: before }, Times { all: after }]
+    }
+
+    /// All together.
+    pub fn sum(&self) -> Duration {
+        self.all.iter().map(|(_, took)| *took).sum()
     }
 
     /// How many.
     pub fn count(&self) -> usize {
-        self.all_us.len()
+        self.all.len()
     }
 
     /// The time below which that share of them stays, from 0 to 1.
     pub fn quantile(&self, share: f64) -> Duration {
-        let mut sorted = self.all_us.clone();
+        let mut sorted: Vec<Duration> = self.all.iter().map(|(_, took)| *took).collect();
         sorted.sort_unstable();
         let at = ((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1));
-        Duration::from_micros(sorted.get(at).copied().unwrap_or(0).into())
+        sorted.get(at).copied().unwrap_or_default()
     }
 
     /// In words.
@@ -114,7 +125,7 @@ pub struct Account {
     pub failures: Vec<String>,
     /// Messages delivered by LMTP.
     pub delivered: u64,
-    /// How often the postman was asked to come again before he had given anything.
+    /// How often the postman was asked to come again.
     pub deferred: u64,
 }
 

@@ -12,7 +12,7 @@ use crate::etcd::Etcd;
 use crate::murder::Murder;
 use crate::server::Server;
 use crate::soak::crowd::{Account, Crowd, Habit, Mood, Person};
-use crate::soak::moving::{accounts_at, fill, moves};
+use crate::soak::moving::{OCTETS, accounts_at, fill, moves};
 
 /// How much there is.
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +130,7 @@ pub fn soak(plan: Plan, binary: Option<&Path>, mut report: impl FnMut(&str)) -> 
     let users: Vec<String> = (0..plan.accounts).map(|number| format!("user{number}")).collect();
     first.add_users(&users)?;
     for user in &users {
-        fill(&first, user, plan.messages)?;
+        fill(&first, user, plan.messages, OCTETS)?;
     }
     report(&format!("a single server with {} accounts of {} messages", plan.accounts, plan.messages));
     let people = users.iter().cycle().take(plan.people).enumerate().map(|(number, user)| Person {

@@ -17,6 +17,7 @@ pub mod moving;
 mod people;
 mod postman;
 pub mod powerloss;
+pub mod upgrade;
 pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -14,12 +14,12 @@ use crate::namespace::Namespace;
 use crate::random::Random;
 use crate::soak::crowd::{Crowd, Habit, Mood, Person};
 use crate::soak::ledger::{self, Ledger};
-use crate::soak::moving::{fill, moves, users};
+use crate::soak::moving::{OCTETS, fill, moves, users};
 
 /// The frontend, and the homes, of which the last is at the end of a cable.
 const NODES: [(&str, &str); 3] = [("fe1.example", ""), ("be1.example", "hold"), ("be2.example", "hold")];
 /// The users whose accounts move.
-const USERS: [&str; 4] = ["ann", "joe", "eve", "bob"];
+const USERS: [&str; 10] = ["ann", "joe", "eve", "bob", "kim", "lea", "max", "ned", "oda", "pia"];
 /// How long until all is well again.
 const RECOVERY_MAX: Duration = Duration::from_secs(40);
 /// The longest pause between the beginning of a move and the kill, at first; it becomes as long as moves take.
@@ -145,9 +145,9 @@ impl Run {
             }
         }
         let mut ledgers = BTreeMap::new();
+        murder.node(1)?.add_users(&USERS.map(str::to_owned))?;
         for user in USERS {
-            murder.node(1)?.add_user(user)?;
-            fill(murder.node(1)?, user, plan.messages)?;
+            fill(murder.node(1)?, user, plan.messages, OCTETS)?;
             let mut ledger = Ledger::default();
             ledger.was_filled(plan.messages);
             ledgers.insert(user.to_owned(), ledger);
@@ -173,7 +173,7 @@ impl Run {
             user: user.to_owned(),
             at: front,
             habit,
-            pace: Duration::from_millis(10),
+            pace: Duration::from_millis(20),
         });
         let door = self.murder.node(0)?.lmtp;
         let crowd = Crowd::gather(people.to_vec(), Mood::Patient, Some((door, 30)))?;

@@ -1,13 +1,19 @@
 //! Accounts that move between nodes, and nodes that are emptied, with people at work in them all the while.
 
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::etcd::Etcd;
 use crate::lmtp::Lmtp;
 use crate::murder::Murder;
+use crate::process;
+use crate::random::Random;
 use crate::server::Server;
 use crate::soak::crowd::{Account, Crowd, Habit, Mood, Person, Times};
+use crate::soak::upgrade::{self, Installed};
 
 /// What one run of moves showed.
 #[derive(Debug, Default)]
@@ -16,6 +22,8 @@ pub struct Pauses {
     pub moves: u64,
     /// How long each took.
     pub took: Times,
+    /// Messages that were copied, and their octets, as the nodes that the account left have logged it.
+    pub copied: (u64, u64),
     /// Commands that change something.
     pub writes: Times,
     /// Those that do not.
@@ -31,8 +39,12 @@ pub struct Pauses {
 pub struct PausesPlan {
     /// Moves, to and fro.
     pub moves: u64,
-    /// Messages that the account has at first.
+    /// Messages that the account has at first, of about so many octets each.
     pub messages: u32,
+    /// The same.
+    pub octets: usize,
+    /// Whether there are clients at all; without them it shows how fast an account is copied.
+    pub has_clients: bool,
     /// Whether clients are at a third node, which has no mail; else half of them are at each home.
     pub through_frontend: bool,
     /// A command may take so long.
@@ -56,36 +68,39 @@ pub fn pauses(
         node.allow_log("is not reached");
     }
     murder.node(1)?.add_user("joe")?;
-    fill(murder.node(1)?, "joe", plan.messages)?;
-    report(&format!("{} messages are there", plan.messages));
+    fill(murder.node(1)?, "joe", plan.messages, plan.octets)?;
+    report(&format!("{} messages of {} octets are there", plan.messages, plan.octets));
     let door = |number: usize| {
         let node = if plan.through_frontend { 0 } else { 1 + number % 2 };
         murder.node(node).map(|node| node.imap)
     };
     let mut people = Vec::new();
     let pace = Duration::from_millis(5);
+    let mut comes = |at, habit, pace| people.push(Person { user: "joe".into(), at, habit, pace });
     for (number, habit) in [Habit::Flags, Habit::Flags, Habit::Asks, Habit::Asks].into_iter().enumerate() {
-        people.push(Person { user: "joe".into(), at: door(number)?, habit, pace });
+        comes(door(number)?, habit, pace);
     }
-    people.push(Person {
-        user: "joe".into(),
-        at: door(0)?,
-        habit: Habit::Writes,
-        pace: Duration::from_millis(48),
-    });
+    comes(door(0)?, Habit::Writes, Duration::from_millis(48));
     for number in 0..5 {
-        people.push(Person { user: "joe".into(), at: door(number)?, habit: Habit::Idles, pace });
+        comes(door(number)?, Habit::Idles, pace);
     }
-    let crowd = Crowd::gather(people, Mood::Strict(plan.patience), Some((murder.node(0)?.lmtp, 20)))?;
+    let crowd = match plan.has_clients {
+        true => Crowd::gather(people, Mood::Strict(plan.patience), Some((murder.node(0)?.lmtp, 20)))?,
+        false => Crowd::gather(Vec::new(), Mood::Strict(plan.patience), None)?,
+    };
     let (mut done, began) = (Pauses::default(), Instant::now());
     while done.moves < plan.moves && (done.moves < 2 || began.elapsed() < plan.time_max) {
-        let to = ["be2.example", "be1.example"][usize::try_from(done.moves % 2)?];
-        let move_began = Instant::now();
+        let from = usize::try_from(done.moves % 2)?;
+        let (to, source) = (["be2.example", "be1.example"][from], murder.node(1 + from)?);
+        let (move_began, log_before) = (Instant::now(), source.log_size()?);
         let moved = murder.node(0)?.cli(&["move", "user", "joe", "--to", to, "--wait"], b"")?;
         ensure!(moved.status.success(), "move {}: {}", done.moves, moved.text());
         done.took.add(move_began.elapsed());
         done.moves += 1;
-        report(&format!("move {} took {:?}", done.moves, move_began.elapsed()));
+        let (messages, octets) = copied(&source.log_after(log_before)?)?;
+        (done.copied.0, done.copied.1) = (done.copied.0 + messages, done.copied.1 + octets);
+        let took = move_began.elapsed();
+        report(&format!("move {} took {took:?}, {messages} messages, {octets} octets", done.moves));
         crowd.nobody_failed()?;
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -101,35 +116,55 @@ pub fn pauses(
     Ok(done)
 }
 
-/// Brings messages into an account, of 4 KB each.
-pub fn fill(node: &Server, user: &str, messages: u32) -> Result<()> {
+/// What a node says of the account that has left it last: messages and octets that were copied.
+fn copied(log: &str) -> Result<(u64, u64)> {
+    let line = log.lines().rev().find(|line| line.contains("an account has moved"));
+    let line: serde_json::Value = serde_json::from_str(line.context("the log says nothing of a move")?)?;
+    let field = |name: &str| line["fields"][name].as_u64().with_context(|| format!("no {name} in {line}"));
+    Ok((field("messages")?, field("octets")?))
+}
+
+/// Octets of an ordinary message.
+pub const OCTETS: usize = 4_000;
+
+/// Brings messages into an account, of about so many octets each, no two of which begin with the same text.
+pub fn fill(node: &Server, user: &str, messages: u32, octets: usize) -> Result<()> {
     let mut lmtp = Lmtp::connect(node.lmtp)?;
+    let mut random = Random::new(1);
     for number in 0..messages {
-        let text = format!(
-            "Message-ID: <{number}@{user}.full>\r\nSubject: old {number}\r\n\r\n{}",
-            "Some words that stand here for a text.\r\n".repeat(95)
-        );
+        let mut text = format!("Message-ID: <{number}@{user}.full>\r\nSubject: old {number}\r\n\r\n");
+        // As hard to pack as mail is: half of it words, half of it what says nothing twice.
+        while text.len() < octets {
+            let [one, other] = [random.draw(), random.draw()];
+            text += &format!("and so on and so forth {one:016x} {other:016x}\r\n");
+        }
         let answers = lmtp.deliver("sender@example.net", &[user], text.as_bytes())?;
         ensure!(answers.iter().all(|answer| answer.code == 250), "{number}: {answers:?}");
     }
     Ok(())
 }
 
-/// What a drain showed.
-#[derive(Debug, Default)]
+/// What a drain showed, and the restarts behind it.
+#[derive(Debug)]
 pub struct Drained {
     /// Accounts that went.
     pub accounts: u64,
     /// How long it took.
     pub took: Duration,
+    /// CPU time of each node meanwhile.
+    pub cpu: Vec<Duration>,
+    /// When it was over.
+    pub over: Instant,
+    /// How long the restart of each node took.
+    pub restarts: Vec<Duration>,
     /// What people saw meanwhile.
     pub account: Account,
     /// Messages in all mailboxes.
     pub messages: u64,
 }
 
-/// A node that is emptied.
-#[derive(Debug, Clone, Copy)]
+/// A node that is emptied, and a program that is replaced.
+#[derive(Debug, Clone)]
 pub struct DrainPlan {
     /// Accounts on the node.
     pub accounts: u32,
@@ -141,28 +176,33 @@ pub struct DrainPlan {
     pub patience: Duration,
     /// It fails if it is not over by then.
     pub time_max: Duration,
+    /// The program, if it is not that of the tests.
+    pub binary: Option<PathBuf>,
+    /// What takes its place; by default a copy of it with an octet more.
+    pub new_binary: Option<PathBuf>,
 }
 
-/// Empties one node of three while people work, and mail comes in at another.
-pub fn drain(
-    plan: DrainPlan,
-    binary: Option<&std::path::Path>,
-    mut report: impl FnMut(&str),
-) -> Result<Drained> {
+/// Empties one node of three while people work, and mail comes in at another; then all nodes are restarted with another
+/// program. The directory is in etcd.
+pub fn drain(plan: &DrainPlan, mut report: impl FnMut(&str)) -> Result<Drained> {
     let nodes = [("n1.example", ""), ("n2.example", "serve,hold"), ("n3.example", "serve,hold")];
-    let mut murder = Murder::start_by(binary, &nodes)?;
+    let (installed, etcd) =
+        (Installed::new(plan.binary.as_deref())?, Etcd::start(Ipv4Addr::LOCALHOST.into(), 3)?);
+    let mut murder = Murder::of(Some(&installed.path()), &etcd.config(true)?);
+    nodes.iter().try_for_each(|(name, duties)| murder.add(name, duties))?;
     for node in &mut murder.nodes {
         node.allow_log("the directory's source is away");
     }
     let users: Vec<String> = (0..plan.accounts).map(|number| format!("user{number}")).collect();
     murder.node(1)?.add_users(&users)?;
     for user in &users {
-        fill(murder.node(1)?, user, plan.messages)?;
+        fill(murder.node(1)?, user, plan.messages, OCTETS)?;
     }
     report(&format!("{} accounts of {} messages are there", plan.accounts, plan.messages));
     let people = people_at(&murder, &users, plan.people)?;
     let crowd = Crowd::gather(people, Mood::Strict(plan.patience), Some((murder.node(2)?.lmtp, 20)))?;
-    let began = Instant::now();
+    let cpu = || murder.nodes.iter().map(|node| Ok(process::cpu(node.pid()?))).collect::<Result<Vec<_>>>();
+    let (began, cpu_before) = (Instant::now(), cpu()?);
     let asked = murder.node(0)?.cli(&["node", "hold", "drain", "--node", "n2.example"], b"")?;
     ensure!(asked.status.success(), "hold drain: {}", asked.text());
     let mut last = u64::MAX;
@@ -172,15 +212,20 @@ pub fn drain(
             report(&format!("{:?}: {left} accounts are left", began.elapsed()));
             last = left;
         }
-        if left == 0 {
+        crowd.nobody_failed()?;
+        if left == 0 && moves(murder.node(0)?)? == 0 {
             break;
         }
         ensure!(began.elapsed() < plan.time_max, "{left} accounts are left after {:?}", plan.time_max);
-        crowd.nobody_failed()?;
         std::thread::sleep(Duration::from_millis(200));
     }
     let took = began.elapsed();
+    let cpu =
+        cpu()?.into_iter().zip(cpu_before).map(|(after, before)| after.saturating_sub(before)).collect();
     std::thread::sleep(Duration::from_millis(500));
+    let over = Instant::now();
+    installed.replace(plan.new_binary.as_deref())?;
+    let restarts = upgrade::restart_all(&murder, &crowd, &mut report)?;
     let mut account = crowd.disperse();
     account.nobody_failed()?;
     account.was_filled(&users, plan.messages);
@@ -189,7 +234,7 @@ pub fn drain(
         node.check()?;
     }
     murder.stop()?;
-    Ok(Drained { accounts: plan.accounts.into(), took, account, messages })
+    Ok(Drained { accounts: plan.accounts.into(), took, cpu, over, restarts, account, messages })
 }
 
 /// People of every habit, at all nodes in turn.

@@ -21,7 +21,7 @@ pub(super) struct Round {
     pub(super) ledgers: BTreeMap<String, Ledger>,
     /// How many letters were taken.
     pub(super) delivered: u64,
-    /// How often he was asked to come again before he had given anything.
+    /// How often he was asked to come again.
     pub(super) deferred: u64,
 }
 
@@ -31,14 +31,16 @@ enum Came {
     Taken(Lmtp),
     /// The server takes none now, and has got nothing.
     Later(anyhow::Error),
+    /// The server has it, and asks for it once more.
+    Asked(anyhow::Error),
     /// Nobody knows.
     Unknown(anyhow::Error),
     /// It is refused for good.
     Refused(anyhow::Error),
 }
 
-/// Brings letters until it is time. A strict postman brings a letter again if it was not given yet when the server asked
-/// for that, and in no other case; a patient one also if nobody said what had become of it.
+/// Brings letters until it is time. A strict postman brings a letter again if the server asked for that (4xx), and must
+/// be rid of it before he loses his patience; a patient one also if nobody said what had become of it.
 pub(super) fn bring(
     door: SocketAddr,
     a_second: u32,
@@ -86,6 +88,12 @@ pub(super) fn bring(
                 ensure!(since.elapsed() < away_max, "mail is taken no more: {error:#}");
                 round.deferred += 1;
             }
+            Came::Asked(error) => {
+                ensure!(since.elapsed() < away_max, "mail is taken no more: {error:#}");
+                round.deferred += 1;
+                // Mostly nothing was stored. Nobody promises it.
+                unknown = true;
+            }
             Came::Unknown(error) if mood == Mood::Patient => {
                 ensure!(since.elapsed() < away_max, "mail is taken no more: {error:#}");
                 unknown = true;
@@ -122,7 +130,7 @@ fn attempt(open: Option<Lmtp>, door: SocketAddr, user: &str, subject: &str, give
     match lmtp.send(&stuffed(text.as_bytes())).and_then(|()| lmtp.answer()) {
         Ok(answer) if answer.code == 250 => Came::Taken(lmtp),
         Ok(answer) if answer.code / 100 == 5 => Came::Refused(anyhow!("{answer:?}")),
-        Ok(answer) => Came::Unknown(anyhow!("{answer:?}")),
+        Ok(answer) => Came::Asked(anyhow!("{answer:?}")),
         Err(error) => Came::Unknown(error),
     }
 }

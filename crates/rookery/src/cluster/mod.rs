@@ -165,6 +165,7 @@ impl Cluster {
         let listener = TcpListener::bind(listen).await;
         let listener = listener.map_err(|error| failed(format!("cluster.listen, {listen}"), &error))?;
         tracing::info!(protocol = "link", at = %listen, name = site.name, "listening");
+        links.set_starting(true);
         links.listen(listener);
         if let Some(directory) = &site.directory {
             links.set_peers(vec![Peer { id: NodeId(directory.node), address: directory.address.clone() }]);
@@ -329,6 +330,11 @@ impl Cluster {
                 () = cluster.keep_known(&parts) => {}
             }
         });
+    }
+
+    /// Whatever other nodes may ask for is served now: what they ask for besides there is not.
+    pub(crate) fn serves_all(&self) {
+        self.links.set_starting(false);
     }
 
     /// What this node is to do for clients, by what the directory says; before it says anything: all.
