@@ -51,10 +51,6 @@ struct State {
     reach: BTreeMap<usize, Reach>,
     /// One in so many commits comes to harm; 0: none.
     harm: u64,
-    /// Counts what was done.
-    done: u64,
-    /// When each key was last written, by that count.
-    written: BTreeMap<Bytes, u64>,
 }
 
 enum Harm {
@@ -66,13 +62,7 @@ enum Harm {
 
 impl Model {
     pub(crate) fn new(seed: u64, trace: Trace) -> Model {
-        let state = State {
-            rng: Rng::new(seed, 3),
-            reach: BTreeMap::new(),
-            harm: 0,
-            done: 0,
-            written: BTreeMap::new(),
-        };
+        let state = State { rng: Rng::new(seed, 3), reach: BTreeMap::new(), harm: 0 };
         let source = MemorySource::new(1);
         Model(Arc::new(Inner { source, state: Mutex::new(state), changed: watch::Sender::new(0), trace }))
     }
@@ -92,38 +82,15 @@ impl Model {
         self.0.state.lock().harm = one_in;
     }
 
-    async fn commit(&self, batch: ConditionalBatch) -> Result<Position, SourceError> {
-        let keys: Vec<Bytes> = batch.writes.iter().map(|write| write.key.clone()).collect();
-        let done = self.0.source.commit(batch).await;
-        if done.is_ok() {
-            let mut state = self.0.state.lock();
-            state.done += 1;
-            let now = state.done;
-            state.written.extend(keys.into_iter().map(|key| (key, now)));
-        }
-        done
-    }
-
-    /// A request that comes only when whoever sent it has given it up.
-    ///
-    /// It is not done if one of its keys was written meanwhile, also if that is as it was again by now. That is kinder
-    /// than etcd is with conditions on values (`docs/decisions/0019-simulation.md`).
+    /// A request that comes only when whoever sent it has given it up, or has had it done another time.
     fn later(&self, batch: ConditionalBatch, pause: Duration) {
-        let sent = self.0.state.lock().done;
         let model = self.clone();
         tokio::spawn(async move {
             sleep(pause).await;
             let is_blind = is_planted(Defect::DelayedCompareAndSet);
-            let is_written = {
-                let state = model.0.state.lock();
-                let at = |key: &Bytes| state.written.get(key).copied().unwrap_or(0);
-                batch.conditions.iter().any(|condition| at(&condition.key) > sent)
-            };
-            if is_written && !is_blind {
-                return;
-            }
             let conditions = if is_blind { Vec::new() } else { batch.conditions };
-            let done = model.commit(ConditionalBatch { conditions, writes: batch.writes }).await;
+            let late = ConditionalBatch { conditions, writes: batch.writes };
+            let done = model.0.source.commit(late).await;
             model.0.trace.say(format_args!("directory: a late request is done: {}", done.is_ok()));
         });
     }
@@ -205,10 +172,10 @@ impl Source for OfNode {
                 return Err(away());
             }
             let answer = match self.harm() {
-                Harm::None => self.model.commit(batch).await,
+                Harm::None => self.model.0.source.commit(batch).await,
                 Harm::LostRequest => Err(lost()),
                 Harm::LostAnswer => {
-                    let answer = self.model.commit(batch).await;
+                    let answer = self.model.0.source.commit(batch).await;
                     self.model.0.trace.say(format_args!("directory: an answer is lost, {}", answer.is_ok()));
                     Err(lost())
                 }

@@ -31,8 +31,6 @@ use tokio::time::{sleep, timeout};
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Octets of a question or an answer at most.
 const TEXT_OCTETS_MAX: u64 = 4 << 20;
-/// How often reservations of before the start are tried while the directory is away.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// A node that is up.
 pub(crate) struct Live {
@@ -227,8 +225,8 @@ impl Live {
         });
         let source = world.model.of_node(index, Arc::clone(alive));
         let commit = Arc::new(ThroughStore(store.clone()));
-        let directory =
-            CopiedDirectory::follow(Arc::clone(&engine), commit, source).map_err(|error| text(&error))?;
+        let directory = CopiedDirectory::follow(Arc::clone(&engine), commit, source, node)
+            .map_err(|error| text(&error))?;
         let mut revisions = directory.subscribe();
         while directory.position().is_none() {
             if machine.disk.is_down() || store.read_only_because().is_some() {
@@ -288,11 +286,7 @@ impl Live {
         live.transit.resume().map_err(|error| text(&error))?;
         live.mover.resume().map_err(|error| text(&error))?;
         let resolving = Arc::clone(&live.registrar);
-        live.spawn(async move {
-            while resolving.resolve(&own).await.is_err() {
-                sleep(RESOLVE_AGAIN).await;
-            }
-        });
+        live.spawn(async move { resolving.keep_resolving(own).await });
         let (known, links) = (live.directory.clone(), live.links.clone());
         let address: Box<str> = machine.name.as_str().into();
         let myself = Node {

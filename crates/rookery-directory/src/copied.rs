@@ -85,8 +85,8 @@ impl Ids {
 }
 
 impl Kept {
-    fn following(copy: Arc<Copy>, source: Arc<dyn Source>) -> Kept {
-        let (follower, tasks) = Follower::start(copy, source);
+    fn following(copy: Arc<Copy>, source: Arc<dyn Source>, who: NodeId) -> Kept {
+        let (follower, tasks) = Follower::start(copy, source, who);
         Kept::Elsewhere { follower, tasks: parking_lot::Mutex::new(Some(tasks)) }
     }
 }
@@ -100,14 +100,16 @@ impl CopiedDirectory {
     }
 
     /// Follows a source with a copy in the node's own engine, until all clones are dropped. The copy answers as soon
-    /// as it was whole once, whether the source is there or not.
+    /// as it was whole once, whether the source is there or not. `who`: the node, of which only one follows the source at
+    /// a time.
     pub fn follow(
         engine: Arc<dyn Engine>,
         commit: Arc<dyn Commit>,
         source: Arc<dyn Source>,
+        who: NodeId,
     ) -> Result<CopiedDirectory, DirectoryError> {
         let copy = Arc::new(Copy::open(engine, commit)?);
-        let kept = Kept::following(copy.clone(), source);
+        let kept = Kept::following(copy.clone(), source, who);
         Ok(CopiedDirectory::new(copy, kept))
     }
 
@@ -115,8 +117,8 @@ impl CopiedDirectory {
         CopiedDirectory(Arc::new(Inner { copy, kept: RwLock::new(Arc::new(kept)), ids: Ids::default() }))
     }
 
-    /// Follows a source from here on that has taken the place of the one so far. Look-ups go on meanwhile.
-    pub async fn follow_on(&self, source: Arc<dyn Source>) -> Result<(), DirectoryError> {
+    /// Follows a source from here on that has taken the place of the one so far, as this node. Look-ups go on meanwhile.
+    pub async fn follow_on(&self, source: Arc<dyn Source>, who: NodeId) -> Result<(), DirectoryError> {
         let after =
             source.predecessor().await.map_err(|error| DirectoryError::Unavailable(error.to_string()))?;
         if !self.position().is_some_and(|at| goes_on(after, at)) {
@@ -126,7 +128,7 @@ impl CopiedDirectory {
             Kept::Here(embedded) => embedded.retire(),
             Kept::Elsewhere { tasks, .. } => drop(tasks.lock().take()),
         }
-        *self.0.kept.write() = Arc::new(Kept::following(self.0.copy.clone(), source));
+        *self.0.kept.write() = Arc::new(Kept::following(self.0.copy.clone(), source, who));
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //!   shows less meanwhile than before and after.
 //! - A source that is another one, or behind what was seen, changes nothing here and takes no changes from here.
 //! - An answer that was lost is not taken for a "no": the same batch is sent again, and applies once at most.
+//! - A request that was given up is not done any more when something else was decided here ([`crate::turn`]).
 
 use crate::DirectoryError;
 use crate::change::Change;
@@ -14,9 +15,11 @@ use crate::derive::Applier;
 use crate::source::{
     Changes, ConditionalBatch, Event, GET_MAX, Position, Record, Source, SourceError, Write,
 };
+use crate::turn::Turns;
 use crate::whole::goes_on;
 use bytes::Bytes;
 use rand::Rng;
+use rookery_types::NodeId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +71,7 @@ pub(crate) struct Follower(Arc<Inner>);
 struct Inner {
     copy: Arc<Copy>,
     source: Arc<dyn Source>,
+    turns: Turns,
     following: watch::Sender<Following>,
     barriers: mpsc::Sender<oneshot::Sender<Result<Position, DirectoryError>>>,
 }
@@ -82,11 +86,12 @@ impl Drop for Tasks {
 }
 
 impl Follower {
-    /// Begins to follow.
-    pub(crate) fn start(copy: Arc<Copy>, source: Arc<dyn Source>) -> (Follower, Tasks) {
+    /// Begins to follow, as this node.
+    pub(crate) fn start(copy: Arc<Copy>, source: Arc<dyn Source>, who: NodeId) -> (Follower, Tasks) {
         let (barriers, asked) = mpsc::channel(BARRIERS_MAX);
         let following = watch::Sender::new(Following::Starting);
-        let follower = Follower(Arc::new(Inner { copy, source, following, barriers }));
+        let turns = Turns::new(who);
+        let follower = Follower(Arc::new(Inner { copy, source, turns, following, barriers }));
         let (one, other) = (follower.clone(), follower.clone());
         let tasks = vec![
             tokio::spawn(async move { one.follow().await }),
@@ -434,15 +439,23 @@ impl Follower {
         let mut pause = PAUSE_MIN;
         loop {
             self.check_usable()?;
-            let (answer, batch) = {
+            let decided = {
                 // The position first: what is decided on may be newer than it, never older.
                 let at = self.0.copy.position().unwrap_or_default();
                 let snapshot = self.0.copy.engine.snapshot();
                 let mut change = Change::begin(&*snapshot, at.revision);
-                match decide(&mut change) {
-                    Ok(answer) => (Ok(answer), change.finish()?),
-                    Err(error) => (Err(error), None),
+                let turn = change.turn(self.0.turns.node)?;
+                match self.0.turns.may_decide_in(turn) {
+                    false => None,
+                    true => Some(match decide(&mut change) {
+                        Ok(answer) => (Ok(answer), change.finish()?, turn),
+                        Err(error) => (Err(error), None, turn),
+                    }),
                 }
+            };
+            let Some((answer, batch, turn)) = decided else {
+                self.raise_turn(until).await?;
+                continue;
             };
             let Some(batch) = batch else {
                 // A copy that lags may be wrong about what is there. Only an up-to-date one says no.
@@ -453,7 +466,7 @@ impl Follower {
                 is_fresh = true;
                 continue;
             };
-            match self.commit(batch, until).await {
+            match self.commit(batch, turn, until).await {
                 Ok(position) => {
                     self.reach(position, until).await.map_err(|_| pending("it was recorded"))?;
                     return answer;
@@ -473,8 +486,48 @@ impl Follower {
         }
     }
 
-    /// Sends a batch until it is known what became of it.
-    async fn commit(&self, batch: ConditionalBatch, until: Instant) -> Result<Position, DirectoryError> {
+    /// Sees to it that no request of this turn or an earlier one is done any more.
+    async fn raise_turn(&self, until: Instant) -> Result<(), DirectoryError> {
+        let turns = &self.0.turns;
+        let not_begun = |why: &str| away(&format!("{why}; nothing was changed"));
+        let raising = timeout_at(until, turns.raising.lock()).await;
+        let _raising = raising.map_err(|_| not_begun("what was asked before has no answer yet"))?;
+        let mut pause = PAUSE_MIN;
+        loop {
+            let (turn, batch) = {
+                let at = self.0.copy.position().unwrap_or_default();
+                let snapshot = self.0.copy.engine.snapshot();
+                let mut change = Change::begin(&*snapshot, at.revision);
+                if turns.may_decide_in(change.turn(turns.node)?) {
+                    return Ok(());
+                }
+                (change.raise_turn(turns.node)?, change.finish()?)
+            };
+            let Some(batch) = batch else { return Err(not_begun("its turn cannot be raised")) };
+            match self.commit(batch, 0, until).await {
+                Ok(position) => {
+                    let reached = self.reach(position, until).await;
+                    reached.map_err(|_| not_begun("its changes do not come"))?;
+                    turns.raised(turn);
+                }
+                Err(DirectoryError::Conflict) if Instant::now() < until => {
+                    self.barrier().await?;
+                    sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(PAUSE_MAX / 4);
+                }
+                Err(DirectoryError::Unavailable(why)) => return Err(not_begun(&why)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends a batch of a turn until it is known what became of it.
+    async fn commit(
+        &self,
+        batch: ConditionalBatch,
+        turn: u64,
+        until: Instant,
+    ) -> Result<Position, DirectoryError> {
         let mut is_lost = false;
         let mut pause = PAUSE_MIN;
         loop {
@@ -494,6 +547,8 @@ impl Follower {
                 },
                 SourceError::Unknown(why) => {
                     is_lost = true;
+                    // Even if it is done at once when it is sent again: the first one may still come.
+                    self.0.turns.is_in_doubt(turn);
                     why
                 }
                 SourceError::Unavailable(why) => why,

@@ -36,6 +36,7 @@ pub mod remote;
 pub mod renamed;
 pub mod repair;
 pub mod source;
+mod turn;
 pub mod whole;
 
 pub use alias::{Alias, AliasName};

@@ -47,6 +47,7 @@ use crate::placement::{PLACEMENT, decode_placement};
 use crate::published::{decode_outbox, decode_published};
 use crate::renamed::decode_renamed;
 use crate::source::Position;
+use crate::turn::{TURN, decode_turn};
 use bytes::Bytes;
 use rookery_types::{
     AccountId, AccountName, Address, Epoch, Identifier, JobId, MailboxId, NodeId, SharedName, StoreId,
@@ -68,11 +69,12 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 20] = [
+pub const KINDS: [Kind; 21] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
     Kind { tag: BOOT, name: "starts", check: |key, value| decode_boot(key, value).map(drop) },
     Kind { tag: RENAMED, name: "renamed", check: |key, value| decode_renamed(key, value).map(drop) },
     Kind { tag: DOMAIN, name: "domain", check: |key, value| decode_domain(key, value).map(drop) },
+    Kind { tag: TURN, name: "turn", check: |key, value| decode_turn(key, value).map(drop) },
     Kind { tag: LOGGED, name: "change log", check: |key, value| decode_logged(key, value).map(drop) },
     Kind { tag: GROUP, name: "group", check: |key, value| decode_group(key, value).map(drop) },
     Kind { tag: GRANT, name: "grant", check: |key, value| decode_grant(key, value).map(drop) },
@@ -100,7 +102,8 @@ pub const KINDS: [Kind; 20] = [
 ];
 
 /// The kinds that a source holds, by tag.
-pub(crate) const PRIMARY: [u8; 9] = [ACCOUNT, DOMAIN, GROUP, ALIAS, MEMBER, NODE, MAILBOX, STATE, PLACEMENT];
+pub(crate) const PRIMARY: [u8; 10] =
+    [ACCOUNT, DOMAIN, TURN, GROUP, ALIAS, MEMBER, NODE, MAILBOX, STATE, PLACEMENT];
 
 /// Whether a source holds the record.
 pub(crate) fn is_primary(key: &[u8]) -> bool {

@@ -13,6 +13,7 @@ use crate::records::{
     decode_state, encode_account, encode_domain, encode_group,
 };
 use crate::source::{Condition, ConditionalBatch, Position, Record, Source, SourceError, Write};
+use crate::turn::TURN;
 use crate::{Damaged, DirectoryError};
 use bytes::Bytes;
 use rookery_kv::Read;
@@ -102,7 +103,8 @@ impl Change<'_> {
         for Record { key, value } in records {
             let found = get(&self.read, key)?;
             match (key.first().copied(), found) {
-                (Some(STATE), _) | (Some(DOMAIN | NODE), Some(_)) => {}
+                // Turns are of requests to the other directory.
+                (Some(STATE | TURN), _) | (Some(DOMAIN | NODE), Some(_)) => {}
                 (_, None) => {
                     let revision = self.revision;
                     self.put_record(key.to_vec(), with_revision(key, value, |_| revision)?);

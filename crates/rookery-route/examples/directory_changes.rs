@@ -46,7 +46,8 @@ async fn main() -> Result<(), Error> {
         _ => {
             let options =
                 EtcdOptions { endpoints: rest.to_vec(), prefix: "bench/".to_owned(), ..Default::default() };
-            let directory = CopiedDirectory::follow(engine, commit, Arc::new(EtcdSource::new(options)?))?;
+            let source = Arc::new(EtcdSource::new(options)?);
+            let directory = CopiedDirectory::follow(engine, commit, source, store.node())?;
             let is_there =
                 |now: &rookery_directory::Following| *now == rookery_directory::Following::Following;
             directory.following().wait_for(is_there).await?;

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - An account is made in the order reserve, store, activate, and taken apart in the order close, store, remove.
-//!   Whatever a crash leaves is resolved by [`Registrar::resolve`] or by asking again.
+//!   Whatever a crash leaves, here or at who asked, is resolved by the account's home ([`Registrar::keep_resolving`])
+//!   or by asking again.
 //! - A renamed account has its new name in the directory first; [`Registrar::settle`] brings the store after it, at
 //!   the latest when its user logs in.
 //! - An account stays in its domain.
@@ -13,7 +14,17 @@ use rookery_store::{Account, CommitError, NewAccount, Store, StoreError};
 use rookery_types::{
     AccountId, AccountName, Address, Epoch, MailboxPath, NameError, NodeId, SpecialUse, StoreId, UserName,
 };
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Whoever makes an account has given it up by then: no step of it takes so long.
+const ABANDONED: Duration = Duration::from_secs(60);
+/// How often the home looks for what was given up.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// When what could not be resolved is tried again.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why something about an account was not done.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +135,8 @@ pub struct Registrar {
     homes: Arc<dyn Homes>,
     /// What a user's new account has besides INBOX.
     mailboxes: Vec<(MailboxPath, Vec<SpecialUse>)>,
+    /// Held while an account is made for another node, and alone while what is abandoned is given back.
+    making: tokio::sync::RwLock<()>,
 }
 
 impl Registrar {
@@ -134,7 +147,7 @@ impl Registrar {
         mailboxes: Vec<(MailboxPath, Vec<SpecialUse>)>,
     ) -> Registrar {
         let homes = Arc::new(OneHome { node: store.node(), store: store.store_id() });
-        Registrar { directory, store, homes, mailboxes }
+        Registrar { directory, store, homes, mailboxes, making: tokio::sync::RwLock::default() }
     }
 
     /// The same, with accounts at other nodes, too.
@@ -175,6 +188,7 @@ impl Registrar {
 
     /// The same for a node that asks over a link: what is not at home here is not done.
     pub async fn perform_for(&self, task: AccountTask) -> Result<(), RegistrarError> {
+        let _making = self.making.read().await;
         self.directory.barrier().await.map_err(RegistrarError::Directory)?;
         let entry = self.directory.by_id(task.id()).await.map_err(RegistrarError::Directory)?;
         if (entry.home.node, entry.home.store) != (self.store.node(), self.store.store_id()) {
@@ -295,8 +309,8 @@ impl Registrar {
         made: Result<(), RegistrarError>,
     ) -> Result<AccountId, RegistrarError> {
         if made.is_err() {
-            // Best effort: what stays is resolved when its home starts the next time. Where the home was not reached
-            // the name stays reserved: it may have made the account.
+            // Best effort: what stays is resolved by its home in a minute, or when that is back. Where the home was not
+            // reached the name stays reserved until then: it may have made the account.
             if self.at_home(entry.home, AccountTask::Delete { id: entry.id }).await.is_ok() {
                 let _ = self.directory.remove(entry.id).await;
             }
@@ -396,7 +410,7 @@ impl Registrar {
     }
 
     /// The accounts of this store that are being made: asked at the start, before anybody can make accounts, those that
-    /// a crash left half made.
+    /// were left half made.
     pub async fn own_reservations(&self) -> Result<Vec<Arc<Entry>>, RegistrarError> {
         let (mut own, mut after) = (Vec::new(), None);
         loop {
@@ -415,7 +429,18 @@ impl Registrar {
         if rookery_kv::defect::is_planted(rookery_kv::defect::Defect::LostActivation) {
             return Ok(());
         }
+        if reservations.is_empty() {
+            return Ok(());
+        }
+        let _alone = self.making.write().await;
+        // What an old copy shows reserved may be an account by now, perhaps at another node.
+        self.directory.barrier().await.map_err(RegistrarError::Directory)?;
         for entry in reservations {
+            match self.directory.by_id(entry.id).await {
+                Ok(now) if now.state == entry.state && now.home == entry.home => {}
+                Ok(_) | Err(DirectoryError::NotFound(_)) => continue,
+                Err(error) => return Err(RegistrarError::Directory(error)),
+            }
             let resolved = match self.store.account(entry.id).await {
                 Ok(_) => self.directory.activate(entry.id).await.map(drop),
                 Err(StoreError::NoAccount) => self.directory.remove(entry.id).await,
@@ -423,12 +448,37 @@ impl Registrar {
             };
             match resolved {
                 Ok(()) => {
-                    tracing::info!(account = %entry.name, "resolved an account that was being made when the server stopped");
+                    tracing::info!(account = %entry.name, "resolved an account that was left half made")
                 }
                 Err(DirectoryError::NotFound(_)) => {}
                 Err(error) => return Err(RegistrarError::Directory(error)),
             }
         }
         Ok(())
+    }
+
+    /// Resolves reservations of this store for ever: those of `before` as soon as the directory is there, since they are
+    /// of before this start; others once they are so old that nobody is working on them.
+    pub async fn keep_resolving(&self, mut before: Vec<Arc<Entry>>) {
+        let mut seen: BTreeMap<AccountId, Instant> = BTreeMap::new();
+        loop {
+            match self.resolve(&before).await {
+                Ok(()) => before.clear(),
+                Err(error) => {
+                    tracing::debug!(%error, "accounts that were left half made are not resolved yet")
+                }
+            }
+            sleep(if before.is_empty() { LOOK_EVERY } else { RESOLVE_AGAIN }).await;
+            // Without a copy there is nothing to look at yet.
+            let Ok(own) = self.own_reservations().await else { continue };
+            let now = Instant::now();
+            seen.retain(|id, _| own.iter().any(|entry| entry.id == *id));
+            for entry in own {
+                let since = *seen.entry(entry.id).or_insert(now);
+                if now.duration_since(since) >= ABANDONED && before.iter().all(|known| known.id != entry.id) {
+                    before.push(entry);
+                }
+            }
+        }
     }
 }

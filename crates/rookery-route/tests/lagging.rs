@@ -10,7 +10,7 @@ use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_route::{Registrar, Route, Router};
 use rookery_store::{Store, StoreOptions};
-use rookery_types::{AccountName, Style};
+use rookery_types::{AccountName, NodeId, Style};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +57,8 @@ fn engine(seed: u64) -> Arc<dyn Engine> {
 }
 
 async fn copy(source: Arc<dyn Source>, engine: Arc<dyn Engine>) -> Arc<dyn Directory> {
-    let directory = CopiedDirectory::follow(engine.clone(), Arc::new(DirectCommit(engine)), source).unwrap();
+    let commit = Arc::new(DirectCommit(engine.clone()));
+    let directory = CopiedDirectory::follow(engine, commit, source, NodeId(1)).unwrap();
     while directory.position().is_none() {
         directory.subscribe().changed().await.unwrap();
     }

@@ -45,7 +45,9 @@ impl Home {
         let store = Store::open(options, engine.clone(), Arc::new(disk.files())).unwrap();
         let commit = Arc::new(ThroughStore(store.clone()));
         let directory = match source {
-            Some(source) => CopiedDirectory::follow(engine.clone(), commit, Arc::new(source.clone())),
+            Some(source) => {
+                CopiedDirectory::follow(engine.clone(), commit, Arc::new(source.clone()), store.node())
+            }
             None => CopiedDirectory::open(engine.clone(), commit),
         };
         let directory = directory.unwrap();

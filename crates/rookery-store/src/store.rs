@@ -276,6 +276,8 @@ impl Store {
 
     /// Makes an account with its first mailboxes, in one step. `AlreadyExists` if the id has one.
     pub async fn create_account(&self, id: AccountId, new: NewAccount) -> Result<Account, StoreError> {
+        let berth = self.berths().of(id);
+        let _turn = berth.lock().await;
         if self.find(id)?.is_some() {
             return Err(StoreError::AlreadyExists);
         }
@@ -314,8 +316,9 @@ impl Store {
                 Ok(())
             })
             .await?;
-        self.0.accounts.lock().insert(id, cell);
-        Ok(account)
+        // Who found it on the disk already has it in memory: there is one for each account.
+        let cell = self.0.accounts.lock().entry(id).or_insert(cell).clone();
+        Ok(Account { cell, ..account })
     }
 
     /// An account that is at home here; `Moved` if another node serves it.

@@ -49,8 +49,6 @@ use crate::succession::{self, Heirs};
 const TRACE_OCTETS_MAX: u64 = 64 * 1024;
 /// How often the certificate's files are looked at.
 const TLS_WATCH: Duration = Duration::from_secs(60);
-/// How often reservations of before the start are tried while the directory is away.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// An open data folder, without listeners. Dropping it after [`Data::close`] frees the folder.
 pub(crate) struct Data {
@@ -447,10 +445,13 @@ pub(crate) async fn run(
     let again = vec![imap_again, pop3_again, lmtp_again, gate_again(&gate), tls_again(tls.clone(), hostname)];
     let reload = Reload::new(loaded, tls.clone(), again);
     let (restart, mut restarts) = Restart::new();
-    if !unresolved.is_empty() {
-        let (node, drain) = (Arc::clone(&node), drain.clone());
-        tasks.spawn(async move { resolve_later(&node, &unresolved, &drain).await });
-    }
+    let (resolving, draining) = (Arc::clone(&node.registrar), drain.clone());
+    tasks.spawn(async move {
+        tokio::select! {
+            () = draining.draining() => {}
+            () = resolving.keep_resolving(unresolved) => {}
+        }
+    });
     if let Some(cluster) = &data.cluster {
         let parts = ServedParts {
             directory: data.directory.clone(),
@@ -615,20 +616,6 @@ async fn resolve_reservations(node: &Node) -> Result<Vec<Arc<Entry>>, Failure> {
             Ok(own)
         }
         Err(error) => Err(cannot(error)),
-    }
-}
-
-/// Ends them when the directory is back. They are of before this start, so nobody is working on them.
-async fn resolve_later(node: &Node, reservations: &[Arc<Entry>], drain: &Drain) {
-    loop {
-        tokio::select! {
-            () = drain.draining() => return,
-            () = tokio::time::sleep(RESOLVE_AGAIN) => {}
-        }
-        match node.registrar.resolve(reservations).await {
-            Ok(()) => return,
-            Err(error) => tracing::debug!(%error, "accounts that were being made are not resolved yet"),
-        }
     }
 }
 

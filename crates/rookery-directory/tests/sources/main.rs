@@ -9,6 +9,7 @@ mod etcd;
 mod following;
 mod moving;
 mod property;
+mod turns;
 mod world;
 
 /// Makes the tests of the suite for a kind of source.

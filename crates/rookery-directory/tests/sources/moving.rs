@@ -1,14 +1,14 @@
 //! A directory that goes on in another source, and one that is put together from an export.
 
 use crate::following::{following, make, records, sound, until};
-use crate::world::engine;
+use crate::world::{engine, node};
 use rookery_directory::source::{Record, Source, SourceError};
 use rookery_directory::{
     CopiedDirectory, DirectCommit, Directory, DirectoryError, Following, MemorySource, Trouble, Verifier,
     whole,
 };
 use rookery_kv::{Bytes, Engine};
-use rookery_types::UserName;
+use rookery_types::{NodeId, UserName};
 use std::sync::Arc;
 
 /// A directory in its own engine, with something of most kinds in it.
@@ -44,7 +44,7 @@ async fn an_embedded_directory_goes_on_in_another_source() {
     let second = following(&two, Arc::new(source.clone())).await;
     let new = MemorySource::new(77);
     // Nothing goes over to a source that does not say that it goes on from there.
-    let refused = second.follow_on(Arc::new(new.clone())).await;
+    let refused = second.follow_on(Arc::new(new.clone()), NodeId(2)).await;
     assert!(matches!(refused, Err(DirectoryError::WentBack(_))), "{refused:?}");
     let before = make(&second, "user/last@x.test").await;
     let at = source.close().await.unwrap();
@@ -60,13 +60,13 @@ async fn an_embedded_directory_goes_on_in_another_source() {
     });
     whole::fill(&new, first.whole().unwrap()).await.unwrap();
     new.begin_after(at);
-    first.follow_on(Arc::new(new.clone())).await.unwrap();
+    first.follow_on(Arc::new(new.clone()), NodeId(1)).await.unwrap();
     until(&first, |now| *now == Following::Following).await;
     assert!(
         matches!(source.head().await, Err(SourceError::Unavailable(_))),
         "nobody takes it for the source"
     );
-    second.follow_on(Arc::new(new.clone())).await.unwrap();
+    second.follow_on(Arc::new(new.clone()), NodeId(2)).await.unwrap();
     until(&second, |now| *now == Following::Following).await;
     // Both go on, and see what the other does.
     let made = make(&first, "user/new@x.test").await;
@@ -95,8 +95,7 @@ async fn a_copy_goes_on_by_itself_where_the_directory_was_rebuilt() {
     let new = MemorySource::new(2);
     whole::fill(&new, kept).await.unwrap();
     new.begin_after(at);
-    let a = CopiedDirectory::follow(two.clone(), Arc::new(DirectCommit(two.clone())), Arc::new(new.clone()));
-    let b = a.unwrap();
+    let b = node(&two, Arc::new(new.clone()));
     until(&b, |now| matches!(now, Following::WentBack(_))).await;
     assert_eq!(b.look_up(&more.name).await.unwrap(), more);
     let three = engine();
@@ -104,8 +103,7 @@ async fn a_copy_goes_on_by_itself_where_the_directory_was_rebuilt() {
     assert_eq!(c.look_up(&made.name).await.unwrap().id, made.id);
     drop(b);
     let new = MemorySource::new(3);
-    let b = CopiedDirectory::follow(two.clone(), Arc::new(DirectCommit(two.clone())), Arc::new(new.clone()));
-    let b = b.unwrap();
+    let b = node(&two, Arc::new(new.clone()));
     until(&b, |now| matches!(now, Following::WentBack(_))).await;
     let whole = b.whole().unwrap();
     let at = whole.position();

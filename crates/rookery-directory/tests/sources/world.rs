@@ -7,10 +7,11 @@ use rookery_directory::{CopiedDirectory, DirectCommit, EmbeddedSource, LOGGED_MA
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_kv::{Bytes, Engine};
+use rookery_types::NodeId;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub(crate) type Work<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
@@ -76,7 +77,14 @@ pub(crate) fn engine() -> Arc<dyn Engine> {
 
 /// A node's directory that follows a source.
 pub(crate) fn node(engine: &Arc<dyn Engine>, source: Arc<dyn Source>) -> CopiedDirectory {
-    CopiedDirectory::follow(engine.clone(), Arc::new(DirectCommit(engine.clone())), source).unwrap()
+    // Each is another one.
+    static NODES: AtomicU64 = AtomicU64::new(1);
+    node_as(NodeId(NODES.fetch_add(1, Ordering::Relaxed)), engine, source)
+}
+
+/// The same of a node that starts more than once.
+pub(crate) fn node_as(who: NodeId, engine: &Arc<dyn Engine>, source: Arc<dyn Source>) -> CopiedDirectory {
+    CopiedDirectory::follow(engine.clone(), Arc::new(DirectCommit(engine.clone())), source, who).unwrap()
 }
 
 /// Stands between a node and its source.

@@ -770,7 +770,7 @@ async fn second_node(directory: &EmbeddedDirectory) -> (Store, EmbeddedDirectory
     let store = Store::open(options, engine.clone(), Arc::new(disk.files())).unwrap();
     let source = Arc::new(directory.embedded().unwrap());
     let commit = Arc::new(DirectCommit(engine.clone()));
-    let copy = EmbeddedDirectory::follow(engine.clone(), commit, source).unwrap();
+    let copy = EmbeddedDirectory::follow(engine.clone(), commit, source, store.node()).unwrap();
     let mut revisions = copy.subscribe();
     while copy.position().is_none() {
         revisions.changed().await.unwrap();

@@ -34,12 +34,12 @@ const STEP_RECORDS: usize = 500;
 /// sends it.
 type Berth = Arc<tokio::sync::Mutex<u64>>;
 
-/// Those of all accounts that come or have gone.
+/// Those of all accounts that are made, come or have gone.
 #[derive(Default)]
 pub(crate) struct Berths(Mutex<HashMap<AccountId, Berth>>);
 
 impl Berths {
-    fn of(&self, id: AccountId) -> Berth {
+    pub(crate) fn of(&self, id: AccountId) -> Berth {
         let mut berths = self.0.lock();
         if berths.len() > 1000 {
             // Those that nobody uses, but for whose connections may still come.

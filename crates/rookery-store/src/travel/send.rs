@@ -197,7 +197,12 @@ impl Outgoing {
         let record = AccountRecord::decode(&key, &value.ok_or(StoreError::NoAccount)?);
         let record = record.map_err(StoreError::Damaged)?;
         if record.state != AccountState::Home || record.modseq.get() != frozen.modseq() {
-            return Err(SendError::Differs("the account does not stand still".to_owned()));
+            return Err(SendError::Differs(format!(
+                "the account does not stand still: it is {:?} at {}, and was at {}",
+                record.state,
+                record.modseq.get(),
+                frozen.modseq()
+            )));
         }
         let record = record.encode(self.account.id());
         let keys = self.uncompared.iter().cloned().collect();

@@ -6,9 +6,10 @@ mod copying;
 use super::*;
 use crate::append::NewMessage;
 use crate::check::check;
-use crate::records::Travel;
+use crate::records::{AccountRecord, AccountState, Travel};
 use crate::store::{NewAccount, StoreOptions};
 use crate::{FlagChange, FlagList};
+use rookery_kv::engine::{Batch, Space};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_types::{InternalDate, JobId, MailboxId, MailboxPath, SystemFlags, UidSet};
@@ -219,6 +220,44 @@ async fn who_waits_while_it_goes_and_is_forgotten_hears_of_it() {
     releasing.await.unwrap().unwrap();
     assert!(store.commit_step());
     moved.await.unwrap();
+    store.close().await;
+}
+
+/// Whoever comes in at the moment an account is at home here has the same one in memory as all who come later.
+#[tokio::test]
+async fn it_is_in_memory_once_whoever_finds_it_first() {
+    let disk = SimDisk::new(1);
+    let options = StoreOptions { background: None, by_steps: true, ..StoreOptions::default() };
+    let engine = Arc::new(MemoryEngine::new(disk.clone()));
+    let store = Store::open(options, engine, Arc::new(disk.files())).unwrap();
+    let maker = store.clone();
+    let mut making = Box::pin(async move { account(&maker).await });
+    assert!(futures_poll(&mut making).is_pending());
+    assert!(store.commit_step());
+    let found = store.account(id()).await.unwrap();
+    let (made, _) = making.await;
+    assert!(Arc::ptr_eq(&found.cell, &made.cell));
+    // It comes back from elsewhere.
+    let record = store.account_record(id()).unwrap().unwrap();
+    let ready = AccountState::Ready(Travel { modseq: record.modseq.get(), ..travel() });
+    let (modseq, record) = (record.modseq.get(), AccountRecord { state: ready, ..record });
+    let mut batch = Batch::new();
+    batch.put(Space::Account, crate::keys::account_record(id()).to_vec(), record.encode(id()));
+    let writer = store.clone();
+    let mut writing = Box::pin(async move { writer.commit_foreign(batch).await });
+    assert!(futures_poll(&mut writing).is_pending());
+    assert!(store.commit_step());
+    writing.await.unwrap();
+    store.unload(id());
+    drop((found, made));
+    let taker = store.clone();
+    let mut taking = Box::pin(async move { taker.take_home(id(), JobId(7), modseq).await });
+    assert!(futures_poll(&mut taking).is_pending());
+    assert!(matches!(store.account(id()).await, Err(StoreError::Moved)));
+    assert!(store.commit_step());
+    let found = store.account(id()).await.unwrap();
+    taking.await.unwrap();
+    assert!(Arc::ptr_eq(&found.cell, &store.account(id()).await.unwrap().cell));
     store.close().await;
 }
 

@@ -194,7 +194,8 @@ impl Cluster {
                 (Arc::new(RemoteSource::new(Arc::new(connect))), place)
             }
         };
-        let directory = CopiedDirectory::follow(engine, commit, source).map_err(cannot)?;
+        let directory =
+            CopiedDirectory::follow(engine, commit, source, self.links.identity().node).map_err(cannot)?;
         let wait = async {
             let mut revisions = directory.subscribe();
             while directory.position().is_none() {

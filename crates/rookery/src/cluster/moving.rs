@@ -165,7 +165,7 @@ async fn position_at(cluster: &Cluster, node: NodeId) -> Result<Position, String
 impl Cluster {
     /// Follows etcd from here on, and writes that down.
     async fn settle(&self, directory: &CopiedDirectory, etcd: Arc<EtcdSource>) -> Result<(), String> {
-        directory.follow_on(etcd).await.map_err(|error| error.to_string())?;
+        directory.follow_on(etcd, self.links.identity().node).await.map_err(|error| error.to_string())?;
         self.has_moved()?;
         let mut following = directory.following();
         let follows = following.wait_for(|now| *now == Following::Following);
