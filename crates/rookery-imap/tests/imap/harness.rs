@@ -878,6 +878,8 @@ pub(crate) struct Client {
     heard: Vec<String>,
     deflate: Option<(Compress, Decompress)>,
     plain: bool,
+    /// The beginning of what was said last.
+    said: String,
 }
 
 impl Client {
@@ -890,11 +892,13 @@ impl Client {
             heard: Vec::new(),
             deflate: None,
             plain: false,
+            said: String::new(),
         }
     }
 
     /// Sends a command; `\n` in it is CRLF.
     pub(crate) async fn send(&mut self, command: &str) {
+        self.said = command.chars().take(100).collect();
         let octets = self.packed(format!("{}\r\n", command.replace("\\n", "\r\n")).as_bytes());
         self.stream.write_all(&octets).await.unwrap();
     }
@@ -1010,7 +1014,8 @@ impl Client {
             let mut octets = vec![0; 65536];
             let read = self.stream.read(&mut octets);
             let read = tokio::time::timeout(Duration::from_secs(20), read).await;
-            match read.expect("the server says nothing").unwrap() {
+            let Ok(read) = read else { panic!("the server says nothing, after {:?}", self.said) };
+            match read.unwrap() {
                 0 => return None,
                 n => self.unpacked(&octets[..n]),
             }
