@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rookery_tests::imap::{Imap, Status};
 use rookery_tests::murder::Murder;
 use rookery_tests::server::{PASSWORD, Server};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const NODES: [(&str, &str); 3] =
@@ -198,6 +199,97 @@ fn a_long_move_is_waited_for_through_the_loss_of_nodes() -> Result<()> {
     }
     for at in 0..3 {
         murder.node(at)?.check()?;
+    }
+    murder.stop()
+}
+
+/// Asks again and again until told to end; what it has asked so far.
+fn asking(ends: &AtomicBool, mut ask: impl FnMut() -> Result<()>) -> Result<u64> {
+    let mut asked = 0;
+    while !ends.load(Ordering::Relaxed) {
+        ask()?;
+        asked += 1;
+    }
+    Ok(asked)
+}
+
+#[test]
+fn shared_mailboxes_move_and_are_listed_throughout() -> Result<()> {
+    let mut murder = administered()?;
+    let [one, two, three] = &murder.nodes[..] else { bail!("three nodes were started") };
+    let nodes = [one, two, three];
+    two.add_user("joe")?;
+    three.add_user("ann")?;
+    let mut administrator = Imap::login(one.imap, "cyrus", PASSWORD)?;
+    administrator.ok("CREATE team n2.example")?;
+    for name in ["team/plans", "team/a/b", "team/secret"] {
+        administrator.ok(&format!("CREATE {name}"))?;
+    }
+    administrator.ok("DELETEACL team/secret anyone")?;
+    administrator.ok("SETACL team/plans joe lrswip")?;
+    let mut joe = three.login("joe")?;
+    for n in 0..3 {
+        joe.append_ok("Shared/team/plans", "()", &message(n))?;
+    }
+    joe.ok("SELECT Shared/team/plans")?;
+    joe.ok("STORE 2 +FLAGS (\\Seen)")?;
+    joe.ok("UNSELECT")?;
+    let run = |words: &str| -> Result<String> {
+        let words: Vec<&str> = words.split(' ').collect();
+        let said = one.cli(&words, b"")?;
+        ensure!(said.status.success(), "{words:?}: {}", said.text());
+        Ok(said.text())
+    };
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let mut watching = Vec::new();
+        for (node, user) in [(one, "cyrus"), (one, "ann"), (two, "joe"), (three, "cyrus")] {
+            let (mut client, ends) = (Imap::login(node.imap, user, PASSWORD)?, &ends);
+            watching.push(threads.spawn(move || {
+                let (top, hidden) = if user == "cyrus" { ("", 1) } else { ("Shared/", 0) };
+                asking(ends, || {
+                    let listed = client.ok(&format!("LIST \"\" \"{top}team*\""))?.lines();
+                    let has = |name: &str| listed.iter().filter(|line| line.ends_with(name)).count();
+                    let found = ["team", "team/plans", "team/a/b"].map(|name| has(&format!(" {top}{name}")));
+                    ensure!(found == [1; 3] && has("team/secret") == hidden, "{user}: {listed:?}");
+                    Ok(())
+                })
+            }));
+        }
+        let moved = (0..9).try_for_each(|round| {
+            let to = ["n3.example", "n1.example", "n2.example"][round % 3];
+            let said = run(&format!("move shared team --to {to} --wait"))?;
+            ensure!(said.contains(&format!("team is at {to} now")), "{said}");
+            Ok(())
+        });
+        ends.store(true, Ordering::Relaxed);
+        for one in watching {
+            let asked = one.join().map_err(|_| anyhow::anyhow!("a client has panicked"))??;
+            ensure!(asked > 9, "only {asked} times");
+        }
+        moved
+    })?;
+    let refused = one.cli(&["move", "shared", "team/plans", "--to", "n1.example"], b"")?;
+    ensure!(refused.text().contains("name the uppermost"), "{}", refused.text());
+    let refused = one.cli(&["move", "shared", "crew", "--to", "n1.example"], b"")?;
+    ensure!(refused.text().contains("no shared mailboxes crew"), "{}", refused.text());
+    let refused = one.cli(&["move", "pause", "--shared", "team"], b"")?;
+    ensure!(refused.text().contains("not on its way"), "{}", refused.text());
+    // A node that is to hold nothing gives them away, and holds nothing then.
+    run("node hold drain --node n2.example")?;
+    let deadline = Instant::now() + SOON;
+    while one.cli(&["node", "hold", "off", "--node", "n2.example"], b"")?.text().contains("are at home") {
+        ensure!(Instant::now() < deadline, "{}", run("move status")?);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // What is shared from now on is published by the new home.
+    administrator.ok("SETACL team/secret ann lr")?;
+    for node in nodes {
+        let counted = node.login("joe")?.ok("STATUS Shared/team/plans (MESSAGES UNSEEN)")?.lines();
+        ensure!(counted.iter().any(|line| line.ends_with("(MESSAGES 3 UNSEEN 2)")), "{counted:?}");
+        let listed = node.login("ann")?.ok("LIST \"\" Shared/*")?.lines();
+        ensure!(listed.iter().any(|line| line.ends_with("Shared/team/secret")), "{listed:?}");
+        node.check()?;
     }
     murder.stop()
 }

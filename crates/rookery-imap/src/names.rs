@@ -270,7 +270,7 @@ impl User {
     }
 
     /// An account, and where it is if it is not here. Another's as the user sees it.
-    async fn opened(&self, name: &AccountName) -> Result<Opened, Failure> {
+    pub(crate) async fn opened(&self, name: &AccountName) -> Result<Opened, Failure> {
         if !self.reaches(name.domain()) {
             return Ok(Opened::Nowhere);
         }
@@ -347,7 +347,7 @@ impl Others {
 }
 
 /// Where an account is.
-enum Opened {
+pub(crate) enum Opened {
     Here(Account),
     Elsewhere(NodeId),
     Nowhere,

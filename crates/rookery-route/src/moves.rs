@@ -37,6 +37,8 @@ use tokio::time::Instant;
 
 /// Moves that have ended and are still told of.
 const ENDED_MAX: usize = 1000;
+/// How long whoever wants an account to go on that has just come waits for the directory.
+const ANNOUNCED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
@@ -227,7 +229,8 @@ struct Inner {
     turn: tokio::sync::Mutex<()>,
     live: Mutex<BTreeMap<AccountId, Arc<Live>>>,
     ended: Mutex<VecDeque<(MoveStatus, MoveOutcome)>>,
-    announcing: Mutex<BTreeSet<AccountId>>,
+    /// Accounts that have come, of which the directory is told.
+    announcing: watch::Sender<BTreeSet<AccountId>>,
     /// When the next octets may be sent.
     budget: Mutex<Option<Instant>>,
     tasks: Mutex<JoinSet<()>>,
@@ -371,7 +374,7 @@ impl Mover {
             turn: tokio::sync::Mutex::default(),
             live: Mutex::default(),
             ended: Mutex::default(),
-            announcing: Mutex::default(),
+            announcing: watch::Sender::default(),
             budget: Mutex::default(),
             tasks: Mutex::default(),
         }))
@@ -392,7 +395,8 @@ impl Mover {
         Ok(())
     }
 
-    /// Moves an account to another node. Once this returns the move is written down, and goes on by itself.
+    /// Moves an account to another node. Once this returns the move is written down, and goes on by itself. An account
+    /// that has just come goes when the directory knows of that.
     pub async fn begin(&self, account: AccountId, to: NodeId) -> Result<JobId, MoverError> {
         if to == self.0.here() {
             return Err(MoverError::AlreadyThere);
@@ -401,6 +405,10 @@ impl Mover {
         if !self.0.directory.nodes().await?.iter().any(|node| node.id == to && takes(node.hold)) {
             return Err(MoverError::NoNode);
         }
+        let mut announcing = self.0.announcing.subscribe();
+        // If it takes too long, that is said below.
+        let _ =
+            tokio::time::timeout(ANNOUNCED_WITHIN, announcing.wait_for(|all| !all.contains(&account))).await;
         let _turn = self.0.turn.lock().await;
         let record = self.0.store.account_record(account)?.ok_or(MoverError::NotHere)?;
         if self.0.store.job(account)?.is_some() {

@@ -383,10 +383,19 @@ async fn an_account_moves_and_all_know() {
     assert_eq!((ended.len(), ended[0].0.messages, ended[0].0.phase), (1, 20, Phase::Announcing));
     assert!(mover.status().unwrap().is_empty());
     assert!(matches!(mover.cancel(world.id).await, Err(MoverError::NoMove)));
-    // All of a node's accounts go, to a node that takes them.
-    world.nodes[1].mover.drain(Some(a)).await.unwrap();
+    // All of a node's accounts go, to a node that takes them; shared mailboxes are some.
+    let registrar = Registrar::new(Arc::clone(&world.directory), world.nodes[1].store.clone(), vec![]);
+    let team = registrar.create(&AccountName::parse("team@a.test").unwrap(), None).await.unwrap();
+    assert_eq!(world.nodes[1].mover.drain(Some(a)).await.unwrap(), 2);
     world.settle(&mut Rng(6)).await;
     assert_eq!(world.home(), Some(0));
+    let mut revisions = world.directory.subscribe();
+    while world.directory.by_id(team).await.unwrap().home.node != a {
+        revisions.changed().await.unwrap();
+    }
+    let team = world.nodes[0].store.account(team).await.unwrap();
+    assert!(team.owner().is_none() && team.tree().get(&MailboxPath::root()).is_some());
+    drop(team);
     assert_eq!(world.nodes[1].mover.drain(None).await.unwrap(), 0);
     world.is_right("drained").await;
     world.end().await;

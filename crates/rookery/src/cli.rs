@@ -312,7 +312,18 @@ pub(crate) enum MoveCommand {
         #[arg(long)]
         wait: bool,
     },
-    /// Move the accounts of all users of a domain.
+    /// Move shared mailboxes: the one of this name at the top, and all below it.
+    Shared {
+        /// Its name, as administrators see it.
+        name: String,
+        /// The node that they go to.
+        #[arg(long, value_name = "NODE")]
+        to: String,
+        /// Wait until they are there.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Move the accounts of all users of a domain, and its shared mailboxes.
     Domain {
         /// Its name.
         name: String,
@@ -323,20 +334,20 @@ pub(crate) enum MoveCommand {
     /// All moves that are under way, at all nodes.
     Status(Json),
     /// Stop a move until it is resumed; what was sent stays there.
-    Pause {
-        /// Whose account.
-        user: String,
-    },
+    Pause(MoveOf),
     /// Go on with a move that was paused.
-    Resume {
-        /// Whose account.
-        user: String,
-    },
+    Resume(MoveOf),
     /// Give a move up: the account stays where it is.
-    Cancel {
-        /// Whose account.
-        user: String,
-    },
+    Cancel(MoveOf),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MoveOf {
+    /// Whose account.
+    pub(crate) name: String,
+    /// It is the name of shared mailboxes.
+    #[arg(long)]
+    pub(crate) shared: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -18,6 +18,7 @@ mod listen;
 mod live;
 mod lmtp;
 mod logging;
+mod move_client;
 mod mta;
 mod newcomers;
 mod node;
@@ -81,7 +82,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Domain(command) => client_runtime()?.block_on(client::domain(&config, command)),
         Command::Group(command) => client_runtime()?.block_on(client::group(&config, command)),
         Command::Node(command) => client_runtime()?.block_on(node_client::node(&config, command)),
-        Command::Move(args) => client_runtime()?.block_on(client::r#move(&config, args)),
+        Command::Move(args) => client_runtime()?.block_on(move_client::r#move(&config, args)),
         Command::Transit(command) => client_runtime()?.block_on(client::transit(&config, command)),
         Command::Placement(command) => client_runtime()?.block_on(node_client::placement(&config, command)),
         Command::Balance { dry_run, json } => {

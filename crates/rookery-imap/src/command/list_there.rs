@@ -4,17 +4,17 @@
 //! out of a home that is away (RFC 5819 §2).
 
 use super::list::{Gathered, Known, Listed};
-use crate::answer::{Answer, Failure};
+use crate::answer::Failure;
 use crate::session::User;
 use crate::wire::Wire;
 use rookery_codec::imap::client::{Decoded, Decoder};
 use rookery_codec::imap::command::{List, ListReturn, ListSelect, MetadataDepth};
 use rookery_codec::imap::response::ListAttribute;
-use rookery_codec::imap::{Code, Command, Condition, Response, WireName};
+use rookery_codec::imap::{Command, Condition, Response, WireName};
 use rookery_types::{AccountName, Address, NodeId, Rights, SpecialUse};
 use std::collections::BTreeSet;
 
-/// Adds all mailboxes of an account to what is listed, for an administrator.
+/// Adds all mailboxes of an account to what is listed, for an administrator; false: that node has none.
 pub(super) async fn add_tree(
     wire: &mut Wire,
     user: &mut User,
@@ -22,7 +22,7 @@ pub(super) async fn add_tree(
     name: &AccountName,
     my_rights: bool,
     names: &mut Gathered,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let top = user.names.show(&Address::top(name.clone()));
     let below = match top.rsplit_once('@') {
         Some((top, domain)) => format!("{top}/*@{domain}"),
@@ -69,12 +69,7 @@ pub(super) async fn add_tree(
             _ => {}
         }
     }
-    // Every account has its topmost mailbox. A node that shows none does not take the user for an administrator.
-    if !found && user.home_of(name).await? == Some(node) {
-        tracing::info!(user = %user.name, %node, "a node lists nothing for an administrator of another");
-        return Err(Answer::no(Code::Unavailable, "A server does not list its mailboxes for you").into());
-    }
-    Ok(())
+    Ok(found)
 }
 
 /// The name as patterns see it, if it is of that account: patterns find those of others who are called alike.

@@ -128,7 +128,7 @@ impl Inner {
 
     /// Tells the directory of an account that has come, until it knows.
     pub(super) fn begin_announcing(self: &Arc<Self>, job: Job) {
-        if !self.announcing.lock().insert(job.account) {
+        if !self.announcing.send_if_modified(|all| all.insert(job.account)) {
             return;
         }
         let inner = Arc::clone(self);
@@ -146,7 +146,7 @@ impl Inner {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(inner.times.pause_max);
             }
-            inner.announcing.lock().remove(&job.account);
+            inner.announcing.send_if_modified(|all| all.remove(&job.account));
         });
     }
 

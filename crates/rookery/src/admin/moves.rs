@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rookery_admin::socket::{Failed, Replies, Reply};
 use rookery_directory::{AccountFilter, AccountState, DirectoryError, Node as Known, PAGE_MAX};
-use rookery_route::{MoveOutcome, MoverError};
+use rookery_route::{MoveOutcome, MoveStatus, MoverError, Phase};
 use rookery_types::namespace::AdminNames;
 use rookery_types::{AccountId, AccountName, Address, NameError, NodeId};
 use serde::Deserialize;
@@ -136,6 +136,8 @@ pub(super) async fn begin(desk: &Desk, args: Begin, replies: &Replies) -> Result
         };
         return match outcome {
             Some(MoveOutcome::Moved { pause }) => {
+                // Whoever asks next is sent to where it is now.
+                relocating::known(&*desk.node.directory, account, to).await;
                 let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 Ok(json!({"outcome": "moved", "pause_ms": pause}))
             }
@@ -152,7 +154,7 @@ pub(super) async fn wait(desk: &Desk, args: Wait) -> Result<Value, Failed> {
     Ok(json!(relocating::attend(&desk.mover, account, args.begun).await))
 }
 
-/// Begins the moves of all users of a domain who are not there.
+/// Begins the moves of all accounts of a domain that are not there.
 pub(super) async fn domain(desk: &Desk, args: Domain) -> Result<Value, Failed> {
     let nodes = nodes(desk).await?;
     let to = named(&nodes, &args.to)?;
@@ -164,11 +166,13 @@ pub(super) async fn domain(desk: &Desk, args: Domain) -> Result<Value, Failed> {
         let page = page.map_err(NodeError::from)?;
         for entry in page.entries {
             let moves = matches!(entry.state, AccountState::Active | AccountState::Suspended);
-            let Some(user) = entry.name.user().filter(|_| moves && entry.home.node != to) else { continue };
+            if !moves || entry.home.node == to {
+                continue;
+            }
             let started = match (entry.home.node == desk.node.store.node(), &desk.cluster) {
                 (false, Some(cluster)) => {
                     let name = name_of(&nodes, entry.home.node);
-                    let args = json!({"user": user.to_string(), "to": args.to});
+                    let args = json!({"name": entry.name.to_string(), "to": args.to});
                     match cluster.errand((entry.home.node, &name), "move.begin", args).await {
                         Ok(mut client) => match client.reply().await {
                             Ok(Reply::Failed(failed)) => Err(failed),
@@ -202,6 +206,17 @@ pub(super) async fn drain(desk: &Desk, args: Drain) -> Result<Value, Failed> {
     Ok(json!({"begun": desk.mover.drain(to).await.map_err(|error| refused(&error))?}))
 }
 
+/// What a move waits for that nothing keeps from going on.
+fn waits_for(one: &MoveStatus) -> Option<&'static str> {
+    match (one.paused, one.phase) {
+        (true, _) => Some("an operator paused it"),
+        (false, Phase::Waiting) => Some("others, which come first"),
+        (false, Phase::Switching) => Some("commands under way"),
+        (false, Phase::Announcing) => Some("the directory to know"),
+        (false, _) => None,
+    }
+}
+
 /// The moves that this node has a part in, each a row.
 pub(super) async fn here(desk: &Desk, replies: &Replies) -> Result<Value, Failed> {
     let nodes = nodes(desk).await?;
@@ -211,17 +226,27 @@ pub(super) async fn here(desk: &Desk, replies: &Replies) -> Result<Value, Failed
             Ok(entry) => entry.name.to_string(),
             Err(_) => format!("account {}", one.account),
         };
+        let peer = name_of(&nodes, one.peer);
+        let (from, to) = match one.phase {
+            Phase::Receiving => (&peer, &here),
+            _ => (&here, &peer),
+        };
+        let record = desk.node.store.account_record(one.account).map_err(|error| super::failed(&error))?;
+        let why = one.trouble.as_ref().map(|(why, _)| why.as_str()).or_else(|| waits_for(&one));
         let row = json!({
             "node": here,
             "account": account,
-            "peer": name_of(&nodes, one.peer),
+            "peer": peer,
+            "from": from,
+            "to": to,
             "phase": if one.paused { "paused" } else { one.phase.name() },
             "messages": one.messages,
             "octets": one.octets,
+            "account_octets": record.filter(|_| one.phase != Phase::Receiving).map(|record| record.octets),
+            "octets_per_s": one.octets_per_second,
             "age_s": super::transit::age(one.unix_seconds),
             "job": one.job.to_string(),
-            "octets_per_s": one.octets_per_second,
-            "why": one.trouble.map(|(why, _)| why),
+            "why": why,
         });
         if replies.row(row).await.is_err() {
             break;

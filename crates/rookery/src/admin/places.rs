@@ -65,6 +65,10 @@ pub(super) async fn elsewhere(desk: &Desk, request: &Request) -> Result<Option<E
                 (None, None) => None,
             };
             let Some(account) = account else { return Ok(None) };
+            if request.verb.starts_with("move.") {
+                // It may have moved a moment ago. If the directory is away, what is known here has to do.
+                let _ = desk.node.directory.barrier().await;
+            }
             let home = match entry(desk, &account).await {
                 Some(entry) if has_mailboxes(&entry) && entry.home.node != here => entry.home.node,
                 _ => return Ok(None),

@@ -1,4 +1,4 @@
-//! `rookery balance`: which users have to move so that the nodes hold about as much.
+//! `rookery balance`: which accounts have to move so that the nodes hold about as much.
 
 use std::collections::BTreeMap;
 
@@ -91,7 +91,7 @@ pub(crate) async fn balance(
     let mut accounts = Vec::new();
     each_account(directory, |entry| {
         // What is on its way already counts where it is, and is left alone.
-        let moves = entry.moving.is_none() && entry.name.user().is_some();
+        let moves = entry.moving.is_none();
         if let Some(octets) = octets.get(&entry.id) {
             let (id, name, home) = (entry.id, entry.name.clone(), entry.home.node);
             accounts.push(Account { id, name, home, octets: *octets, moves });
@@ -131,8 +131,8 @@ async fn begin(cluster: &Cluster, mover: &Mover, one: &Move, (from, to): (&str, 
         let begun = mover.begin(one.account.id, one.to).await;
         return begun.map(drop).map_err(|error| Failed::new("failed", error.to_string()));
     }
-    let user = one.account.name.user().map(ToString::to_string);
-    let mut client = cluster.errand((home, from), "move.begin", json!({"user": user, "to": to})).await?;
+    let args = json!({"name": one.account.name.to_string(), "to": to});
+    let mut client = cluster.errand((home, from), "move.begin", args).await?;
     match client.reply().await.map_err(|error| lost(from, error))? {
         Reply::Failed(failed) => Err(failed),
         _ => Ok(()),

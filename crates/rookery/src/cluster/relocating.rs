@@ -146,7 +146,7 @@ impl Relocations {
             };
             tracing::debug!(%account, why = unsaid, "the home of an account that moves gives no answer");
             let since = *lost.get_or_insert_with(Instant::now);
-            if self.is_there(entry.id, to).await {
+            if is_there(&*self.directory, entry.id, to.id).await {
                 return Ok(Relocated::Moved);
             }
             if since.elapsed() > AWAY_MAX {
@@ -222,7 +222,7 @@ impl Relocations {
     ) -> Option<Result<Relocated, NotMoved>> {
         Some(match heard {
             Heard::Moved => {
-                self.known_here(entry, to).await;
+                known(&*self.directory, entry.id, to.id).await;
                 Ok(Relocated::Moved)
             }
             Heard::Cancelled => Err(NotMoved::Unavailable("An operator has cancelled the move".to_owned())),
@@ -239,32 +239,11 @@ impl Relocations {
             }
             // The home has been started anew: the directory knows whether the account has gone before that.
             Heard::Unknown => match self.directory.barrier().await {
-                Ok(_) if self.is_there(entry.id, to).await => Ok(Relocated::Moved),
+                Ok(_) if is_there(&*self.directory, entry.id, to.id).await => Ok(Relocated::Moved),
                 Ok(_) => Err(NotMoved::Unavailable("It stays where it is: the move was given up".to_owned())),
                 Err(_) => return None,
             },
         })
-    }
-
-    /// Whether the directory says that an account is at home at a node.
-    async fn is_there(&self, account: AccountId, node: &Known) -> bool {
-        self.directory.by_id(account).await.is_ok_and(|entry| entry.home.node == node.id)
-    }
-
-    /// Waits until this node's copy of the directory says what is so, but not for ever.
-    async fn known_here(&self, entry: &Entry, to: &Known) {
-        let known = async {
-            let mut revisions = self.directory.subscribe();
-            loop {
-                revisions.mark_unchanged();
-                if self.is_there(entry.id, to).await || revisions.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        if tokio::time::timeout(KNOWN_WITHIN, known).await.is_err() {
-            tracing::info!(account = %entry.name, "an account has moved, and this node's directory has not heard of it");
-        }
     }
 
     async fn name_of(&self, node: NodeId) -> Result<String, NotMoved> {
@@ -273,6 +252,27 @@ impl Relocations {
             .iter()
             .find(|one| one.id == node)
             .map_or_else(|| node.to_string(), |one| one.name.to_string()))
+    }
+}
+
+/// Whether the directory says that an account is at home at a node.
+async fn is_there(directory: &dyn Directory, account: AccountId, node: NodeId) -> bool {
+    directory.by_id(account).await.is_ok_and(|entry| entry.home.node == node)
+}
+
+/// Waits until this node's copy of the directory says what is so, but not for ever.
+pub(crate) async fn known(directory: &dyn Directory, account: AccountId, node: NodeId) {
+    let known = async {
+        let mut revisions = directory.subscribe();
+        loop {
+            revisions.mark_unchanged();
+            if is_there(directory, account, node).await || revisions.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(KNOWN_WITHIN, known).await.is_err() {
+        tracing::info!(%account, "an account has moved, and this node's directory has not heard of it");
     }
 }
 
