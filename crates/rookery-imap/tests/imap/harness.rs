@@ -13,7 +13,7 @@ use rookery_auth::{
 };
 use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home, Published};
 use rookery_imap::{
-    HeaderTexts, ImapConfig, Services, SortTables, serve_connection, serve_guest, serve_pipe,
+    Entrance, HeaderTexts, ImapConfig, Services, SortTables, serve_connection, serve_guest, serve_pipe,
 };
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
@@ -636,7 +636,7 @@ impl Site {
         }
         let permit = self.gate.admit_peer(stream.peer()).unwrap();
         let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
-        tokio::spawn(serve_connection(accepted, self.front(), false));
+        tokio::spawn(serve_connection(accepted, self.front(), Entrance::default()));
         let mut client = Client::new(ours);
         let greeting = client.line().await;
         assert!(greeting.starts_with("* OK [CAPABILITY IMAP4rev1 "), "{greeting}");
@@ -648,7 +648,7 @@ impl Site {
         let stream = Stream::from(tokio::io::duplex(1).1);
         let permit = self.gate.admit_peer(stream.peer()).unwrap();
         let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
-        serve_connection(accepted, self.front(), false)
+        serve_connection(accepted, self.front(), Entrance::default())
     }
 
     /// A client of a user who has logged in.
