@@ -12,7 +12,7 @@ use rookery_bench::connects::Plan;
 use rookery_tests::server::Server;
 use rookery_tests::soak;
 use rookery_tests::soak::crowd::PATIENCE;
-use rookery_tests::soak::moving::{DrainPlan, OCTETS, PausesPlan};
+use rookery_tests::soak::moving::{CopyPlan, DrainPlan, OCTETS, PausesPlan};
 
 mod bench;
 mod imaptest;
@@ -97,18 +97,27 @@ enum Soak {
         /// Moves.
         #[arg(long, default_value_t = 50)]
         moves: u64,
-        /// Messages in the account at first.
+        /// Messages in the account at first, of 4 KB.
+        #[arg(long, default_value_t = 10_000)]
+        messages: u32,
+        /// Clients are at the two homes instead of at a frontend.
+        #[arg(long)]
+        unified: bool,
+        /// This program of Rookery's instead of one built now.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
+    /// Accounts move that nobody uses: how fast they are copied.
+    Copies {
+        /// How many, one after another.
+        #[arg(long, default_value_t = 5)]
+        accounts: u32,
+        /// Messages of each.
         #[arg(long, default_value_t = 10_000)]
         messages: u32,
         /// Their size.
         #[arg(long, default_value_t = OCTETS)]
         octets: usize,
-        /// No clients: how fast an account is copied.
-        #[arg(long)]
-        alone: bool,
-        /// Clients are at the two homes instead of at a frontend.
-        #[arg(long)]
-        unified: bool,
         /// This program of Rookery's instead of one built now.
         #[arg(long)]
         binary: Option<PathBuf>,
@@ -193,17 +202,18 @@ fn main() -> Result<()> {
             simulate(seed, minutes, keep_going, release)
         }
         Xtask::Soak(Soak::Moves { rounds, seed }) => moves(rounds, seed.unwrap_or_else(clock)),
-        Xtask::Soak(Soak::Pauses { moves, messages, octets, alone, unified, binary }) => {
+        Xtask::Soak(Soak::Pauses { moves, messages, unified, binary }) => {
             let plan = PausesPlan {
                 moves,
                 messages,
-                octets,
-                has_clients: !alone,
                 through_frontend: !unified,
                 patience: PATIENCE,
                 time_max: Duration::MAX,
             };
             pauses(plan, &program(binary)?)
+        }
+        Xtask::Soak(Soak::Copies { accounts, messages, octets, binary }) => {
+            copies(CopyPlan { accounts, messages, octets }, &program(binary)?)
         }
         Xtask::Soak(Soak::MoveKills { rounds, seed, messages, binary }) => {
             let (seed, binary) = (seed.unwrap_or_else(clock), Some(program(binary)?));
@@ -273,6 +283,17 @@ fn moves(rounds: u64, seed: u64) -> Result<()> {
     Ok(())
 }
 
+fn copies(plan: CopyPlan, binary: &Path) -> Result<()> {
+    let done = soak::moving::copies(plan, Some(binary), |line| println!("{line}"))?;
+    let seconds = done.took.sum().as_secs_f64();
+    println!(
+        "{:.0} messages and {:.1} MB a second, from the command to its end",
+        done.messages as f64 / seconds,
+        done.octets as f64 / seconds / 1e6
+    );
+    Ok(())
+}
+
 /// The program that is measured.
 fn program(given: Option<PathBuf>) -> Result<PathBuf> {
     given.map_or_else(rookery_bench::release_binary, |path| Ok(std::path::absolute(path)?))
@@ -307,13 +328,6 @@ fn move_kills(plan: &soak::move_kills::Plan) -> Result<()> {
 fn pauses(plan: PausesPlan, binary: &Path) -> Result<()> {
     let done = soak::moving::pauses(plan, Some(binary), |line| println!("{line}"))?;
     println!("{} moves: {}", done.moves, done.took.text());
-    let (messages, octets, seconds) =
-        (done.copied.0 as f64, done.copied.1 as f64, done.took.sum().as_secs_f64());
-    println!(
-        "copied: {messages} messages, {octets} octets; {:.0} messages and {:.1} MB a second of moving",
-        messages / seconds,
-        octets / seconds / 1e6
-    );
     println!("writes: {}", done.writes.text());
     println!("reads: {}", done.reads.text());
     println!(

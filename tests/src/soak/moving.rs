@@ -1,7 +1,7 @@
 //! Accounts that move between nodes, and nodes that are emptied, with people at work in them all the while.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,8 +22,6 @@ pub struct Pauses {
     pub moves: u64,
     /// How long each took.
     pub took: Times,
-    /// Messages that were copied, and their octets, as the nodes that the account left have logged it.
-    pub copied: (u64, u64),
     /// Commands that change something.
     pub writes: Times,
     /// Those that do not.
@@ -39,12 +37,8 @@ pub struct Pauses {
 pub struct PausesPlan {
     /// Moves, to and fro.
     pub moves: u64,
-    /// Messages that the account has at first, of about so many octets each.
+    /// Messages that the account has at first.
     pub messages: u32,
-    /// The same.
-    pub octets: usize,
-    /// Whether there are clients at all; without them it shows how fast an account is copied.
-    pub has_clients: bool,
     /// Whether clients are at a third node, which has no mail; else half of them are at each home.
     pub through_frontend: bool,
     /// A command may take so long.
@@ -55,11 +49,7 @@ pub struct PausesPlan {
 
 /// Moves an account to and fro while clients send it a command every 5 ms, 20 messages a second are appended to it and
 /// as many delivered, and five sessions are in IDLE.
-pub fn pauses(
-    plan: PausesPlan,
-    binary: Option<&std::path::Path>,
-    mut report: impl FnMut(&str),
-) -> Result<Pauses> {
+pub fn pauses(plan: PausesPlan, binary: Option<&Path>, mut report: impl FnMut(&str)) -> Result<Pauses> {
     let nodes = [("fe1.example", ""), ("be1.example", "hold"), ("be2.example", "hold")];
     let nodes = if plan.through_frontend { nodes } else { nodes.map(|(name, _)| (name, "serve,hold")) };
     let mut murder = Murder::start_by(binary, &nodes)?;
@@ -68,8 +58,8 @@ pub fn pauses(
         node.allow_log("is not reached");
     }
     murder.node(1)?.add_user("joe")?;
-    fill(murder.node(1)?, "joe", plan.messages, plan.octets)?;
-    report(&format!("{} messages of {} octets are there", plan.messages, plan.octets));
+    fill(murder.node(1)?, "joe", plan.messages, OCTETS)?;
+    report(&format!("{} messages are there", plan.messages));
     let door = |number: usize| {
         let node = if plan.through_frontend { 0 } else { 1 + number % 2 };
         murder.node(node).map(|node| node.imap)
@@ -84,10 +74,7 @@ pub fn pauses(
     for number in 0..5 {
         comes(door(number)?, Habit::Idles, pace);
     }
-    let crowd = match plan.has_clients {
-        true => Crowd::gather(people, Mood::Strict(plan.patience), Some((murder.node(0)?.lmtp, 20)))?,
-        false => Crowd::gather(Vec::new(), Mood::Strict(plan.patience), None)?,
-    };
+    let crowd = Crowd::gather(people, Mood::Strict(plan.patience), Some((murder.node(0)?.lmtp, 20)))?;
     let (mut done, began) = (Pauses::default(), Instant::now());
     while done.moves < plan.moves && (done.moves < 2 || began.elapsed() < plan.time_max) {
         let from = usize::try_from(done.moves % 2)?;
@@ -98,7 +85,6 @@ pub fn pauses(
         done.took.add(move_began.elapsed());
         done.moves += 1;
         let (messages, octets) = copied(&source.log_after(log_before)?)?;
-        (done.copied.0, done.copied.1) = (done.copied.0 + messages, done.copied.1 + octets);
         let took = move_began.elapsed();
         report(&format!("move {} took {took:?}, {messages} messages, {octets} octets", done.moves));
         crowd.nobody_failed()?;
@@ -109,6 +95,58 @@ pub fn pauses(
     account.was_filled(&["joe".to_owned()], plan.messages);
     done.messages = account.verify(murder.node(0)?.imap)?;
     (done.writes, done.reads, done.delivered) = (account.writes, account.reads, account.delivered);
+    for node in &murder.nodes {
+        node.check()?;
+    }
+    murder.stop()?;
+    Ok(done)
+}
+
+/// Accounts that nobody uses, and go to a node that has nothing of them.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyPlan {
+    /// How many, one after another.
+    pub accounts: u32,
+    /// Messages of each.
+    pub messages: u32,
+    /// Octets of each message, about.
+    pub octets: usize,
+}
+
+/// How fast accounts were moved.
+#[derive(Debug, Default)]
+pub struct Copied {
+    /// Messages that were copied.
+    pub messages: u64,
+    /// Octets that were sent for them.
+    pub octets: u64,
+    /// From the command to its end.
+    pub took: Times,
+}
+
+/// Moves accounts, each once, and says how long that takes.
+pub fn copies(plan: CopyPlan, binary: Option<&Path>, mut report: impl FnMut(&str)) -> Result<Copied> {
+    let mut murder = Murder::start_by(binary, &[("n1.example", ""), ("n2.example", "serve,hold")])?;
+    for node in &mut murder.nodes {
+        node.allow_log("the directory's source is away");
+    }
+    let (source, target) = (murder.node(0)?, murder.node(1)?);
+    let mut done = Copied::default();
+    for number in 0..plan.accounts {
+        let user = format!("user{number}");
+        source.add_user(&user)?;
+        fill(source, &user, plan.messages, plan.octets)?;
+        let (began, log_before) = (Instant::now(), source.log_size()?);
+        let moved = source.cli(&["move", "user", &user, "--to", "n2.example", "--wait"], b"")?;
+        ensure!(moved.status.success(), "{}", moved.text());
+        let took = began.elapsed();
+        let (messages, octets) = copied(&source.log_after(log_before)?)?;
+        ensure!(messages == u64::from(plan.messages), "{messages} messages were copied");
+        report(&format!("{messages} messages, {octets} octets in {took:?}"));
+        (done.messages, done.octets) = (done.messages + messages, done.octets + octets);
+        done.took.add(took);
+    }
+    ensure!(accounts_at(target, "n2.example")? == u64::from(plan.accounts), "not all have moved");
     for node in &murder.nodes {
         node.check()?;
     }

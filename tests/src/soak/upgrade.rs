@@ -68,12 +68,14 @@ pub fn restart_all(murder: &Murder, crowd: &Crowd, report: &mut dyn FnMut(&str))
 }
 
 /// Whether the process that serves is the file that is installed, and not what that has replaced.
-fn runs_what_is_installed(node: &Server) -> Result<bool> {
+pub fn runs_what_is_installed(node: &Server) -> Result<bool> {
     let log = std::fs::read_to_string(node.log_path())?;
     let pid = log.lines().rev().find_map(|line| {
-        let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        let fields = &line["fields"];
-        (fields["message"] == "ready").then(|| fields["pid"].as_u64())?
+        // As JSON or as plain text.
+        let is_ready = line.contains("\"ready\"") || line.contains(" ready version=");
+        let (_, pid) = line.split_once("\"pid\":").or_else(|| line.split_once("pid="))?;
+        let digits = pid.split(|octet: char| !octet.is_ascii_digit()).next()?;
+        digits.parse::<u32>().ok().filter(|_| is_ready)
     });
     let pid = pid.context("no server has said that it is ready")?;
     // Of a file that is gone the kernel says so.
