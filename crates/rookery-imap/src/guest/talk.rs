@@ -5,13 +5,13 @@ use crate::answer::Answer;
 use crate::command::operation::Operation;
 use crate::handed::Replay;
 use crate::session::Enabled;
-use crate::value::{GuestValue, SessionValue};
+use crate::value::{GuestValue, SelectedValue, SessionValue};
 use crate::wire::Wire;
 use bytes::{Bytes, BytesMut};
 use rookery_codec::imap::passage::Passed;
 use rookery_codec::imap::{Code, Condition, Status, Tag};
 use rookery_net::IoError;
-use rookery_route::{SessionNote, VALUE_OCTETS_MAX};
+use rookery_route::{Mark, Marked, SessionNote, VALUE_OCTETS_MAX};
 use std::time::Duration;
 
 impl Guest {
@@ -121,7 +121,7 @@ impl Guest {
     }
 
     async fn pass(
-        &self,
+        &mut self,
         wire: &mut Wire,
         octets: Bytes,
         caught: Option<&mut Vec<Bytes>>,
@@ -135,6 +135,7 @@ impl Guest {
                 Ok(())
             }
             None => {
+                self.has_spoken = true;
                 wire.connection.push_body(octets);
                 wire.flush_if_full().await.map_err(Trouble::Client)
             }
@@ -154,6 +155,7 @@ impl Guest {
             self.overflow = true;
             return Ok(());
         }
+        self.has_spoken = true;
         wire.connection.push_body(octets);
         Ok(())
     }
@@ -223,6 +225,7 @@ impl Guest {
                 return Ok(false);
             };
             match (SessionNote::decode(note), &mut self.leaves) {
+                (Some(SessionNote::Mark(mark)), _) => self.marked(mark),
                 (Some(SessionNote::Moved { octets, .. }), leaves) => {
                     let octets = usize::try_from(octets).unwrap_or(usize::MAX);
                     *leaves = Some(Leaving { octets, come: BytesMut::new() });
@@ -267,6 +270,27 @@ impl Guest {
     pub(crate) fn given_back(mut self) -> Option<Replay> {
         let octets = self.value()?.session.replay_octets;
         (octets > 0).then(|| Replay::of_guest(self.connection.take_stream(), octets))
+    }
+
+    /// How many marks it has put.
+    pub(crate) fn marks(&self) -> u64 {
+        self.marks.0
+    }
+
+    fn marked(&mut self, mark: Mark) {
+        self.has_spoken = false;
+        self.marks.0 += 1;
+        match mark.value {
+            Marked::Same => {}
+            Marked::Value(value) => self.marks.1 = Some(value),
+            Marked::Nothing => self.marks.1 = None,
+        }
+    }
+
+    /// Its selected mailbox as the client knows it, if that is certain.
+    pub(crate) fn mark(&self) -> Option<SelectedValue> {
+        let value = self.marks.1.as_ref().filter(|_| !self.has_spoken && self.passage.is_between())?;
+        SessionValue::decode(value).ok()?.selected
     }
 
     /// Whether it is certain that it is lost.
