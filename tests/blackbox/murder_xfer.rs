@@ -242,11 +242,16 @@ fn shared_mailboxes_move_and_are_listed_throughout() -> Result<()> {
     three.add_user("ann")?;
     let mut administrator = Imap::login(one.imap, "cyrus", PASSWORD)?;
     administrator.ok("CREATE team n2.example")?;
-    for name in ["team/plans", "team/a/b", "team/secret"] {
+    for name in ["team/plans", "team/past", "team/secret"] {
         administrator.ok(&format!("CREATE {name}"))?;
     }
     administrator.ok("DELETEACL team/secret anyone")?;
     administrator.ok("SETACL team/plans joe lrswip")?;
+    three.add_user("boss")?;
+    let mut boss = three.login("boss")?;
+    for name in ["team", "team/plans", "team/past"] {
+        boss.ok(&format!("SUBSCRIBE {name}"))?;
+    }
     let mut joe = three.login("joe")?;
     for n in 0..3 {
         joe.append_ok("Shared/team/plans", "()", &message(n))?;
@@ -263,14 +268,19 @@ fn shared_mailboxes_move_and_are_listed_throughout() -> Result<()> {
     let ends = AtomicBool::new(false);
     std::thread::scope(|threads| {
         let mut watching = Vec::new();
-        for (node, user) in [(one, "cyrus"), (one, "ann"), (two, "joe"), (three, "cyrus")] {
+        for (node, user) in [(one, "cyrus"), (one, "ann"), (two, "joe"), (three, "boss")] {
             let (mut client, ends) = (Imap::login(node.imap, user, PASSWORD)?, &ends);
             watching.push(threads.spawn(move || {
-                let (top, hidden) = if user == "cyrus" { ("", 1) } else { ("Shared/", 0) };
+                let (list, top, hidden) = match user {
+                    "cyrus" => ("LIST", "", 1),
+                    "boss" => ("LIST (SUBSCRIBED)", "", 0),
+                    _ => ("LIST", "Shared/", 0),
+                };
                 asking(ends, || {
-                    let listed = client.ok(&format!("LIST \"\" \"{top}team*\""))?.lines();
+                    let listed = client.ok(&format!("{list} \"\" \"{top}team*\""))?.lines();
+                    ensure!(!listed.iter().any(|line| line.contains("\\NonExistent")), "{user}: {listed:?}");
                     let has = |name: &str| listed.iter().filter(|line| line.ends_with(name)).count();
-                    let found = ["team", "team/plans", "team/a/b"].map(|name| has(&format!(" {top}{name}")));
+                    let found = ["team", "team/plans", "team/past"].map(|name| has(&format!(" {top}{name}")));
                     ensure!(found == [1; 3] && has("team/secret") == hidden, "{user}: {listed:?}");
                     Ok(())
                 })
