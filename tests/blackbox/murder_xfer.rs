@@ -266,10 +266,14 @@ fn shared_mailboxes_move_and_are_listed_throughout() -> Result<()> {
         Ok(said.text())
     };
     let ends = AtomicBool::new(false);
+    let mut clients = Vec::new();
+    for (node, user) in [(one, "cyrus"), (one, "ann"), (two, "joe"), (three, "boss")] {
+        clients.push((user, node.login(user)?));
+    }
     std::thread::scope(|threads| {
         let mut watching = Vec::new();
-        for (node, user) in [(one, "cyrus"), (one, "ann"), (two, "joe"), (three, "boss")] {
-            let (mut client, ends) = (Imap::login(node.imap, user, PASSWORD)?, &ends);
+        for (user, mut client) in clients {
+            let ends = &ends;
             watching.push(threads.spawn(move || {
                 let (list, top, hidden) = match user {
                     "cyrus" => ("LIST", "", 1),
@@ -319,6 +323,73 @@ fn shared_mailboxes_move_and_are_listed_throughout() -> Result<()> {
         ensure!(counted.iter().any(|line| line.ends_with("(MESSAGES 3 UNSEEN 2)")), "{counted:?}");
         let listed = node.login("ann")?.ok("LIST \"\" Shared/*")?.lines();
         ensure!(listed.iter().any(|line| line.ends_with("Shared/team/secret")), "{listed:?}");
+        node.check()?;
+    }
+    murder.stop()
+}
+
+#[test]
+fn sessions_with_shared_mailboxes_notice_no_move() -> Result<()> {
+    let mut murder = administered()?;
+    let [one, two, three] = &murder.nodes[..] else { bail!("three nodes were started") };
+    let mut administrator = one.login("cyrus")?;
+    administrator.ok("CREATE team n2.example")?;
+    administrator.ok("CREATE team/plans")?;
+    // At home at the nodes in turn, and connected at another.
+    let mut clients = Vec::new();
+    for (user, home, at) in [("ann", one, two), ("joe", two, three), ("max", three, one)] {
+        home.add_user(user)?;
+        administrator.ok(&format!("SETACL team/plans {user} lrswipte"))?;
+        let mut client = at.login(user)?;
+        client.append_ok("Shared/team/plans", "()", &message(0))?;
+        client.ok("SELECT Shared/team/plans")?;
+        clients.push((user, client));
+    }
+    let ends = AtomicBool::new(false);
+    let appended = std::thread::scope(|threads| {
+        let writing: Vec<_> = clients
+            .into_iter()
+            .map(|(user, mut client)| {
+                let ends = &ends;
+                threads.spawn(move || {
+                    let mut seen = 0;
+                    let appended = asking(ends, || {
+                        let (_, uid) = client.append_ok("Shared/team/plans", "()", &message(1))?;
+                        let found = client.ok("UID SEARCH ALL")?.search()?;
+                        ensure!(found.contains(&uid) && found.len() > seen, "{user}: {uid} of {found:?}");
+                        seen = found.len();
+                        let fetched =
+                            client.ok(&format!("UID FETCH {uid} (FLAGS RFC822.SIZE)"))?.fetches()?;
+                        // Beside it the client hears of what the others do.
+                        let asked = fetched.iter().filter(|one| one.get("RFC822.SIZE").is_ok());
+                        ensure!(asked.count() == 1, "{user}: {fetched:?}");
+                        client.ok(&format!("UID STORE {uid} +FLAGS (\\Flagged)"))?;
+                        let counted = client.ok("STATUS Shared/team (MESSAGES)")?.lines();
+                        ensure!(
+                            counted.iter().any(|line| line.ends_with("(MESSAGES 0)")),
+                            "{user}: {counted:?}"
+                        );
+                        Ok(())
+                    });
+                    appended.map(|appended| appended + 1).with_context(|| user)
+                })
+            })
+            .collect();
+        let moved = (0..12).try_for_each(|round| {
+            let to = ["n3.example", "n1.example", "n2.example"][round % 3];
+            administrator.ok(&format!("XFER team {to}")).map(drop)
+        });
+        ends.store(true, Ordering::Relaxed);
+        let mut appended = 0;
+        for one in writing {
+            appended += one.join().map_err(|_| anyhow::anyhow!("a client has panicked"))??;
+        }
+        moved.map(|()| appended)
+    })?;
+    ensure!(appended > 15, "only {appended} messages");
+    for node in [one, two, three] {
+        let counted = node.login("joe")?.ok("STATUS Shared/team/plans (MESSAGES)")?.lines();
+        ensure!(counted.iter().any(|line| line.ends_with(&format!("(MESSAGES {appended})"))), "{counted:?}");
         node.check()?;
     }
     murder.stop()
