@@ -24,9 +24,9 @@ use crate::session::{Selected, State, User};
 use crate::tell;
 use crate::wire::Wire;
 use rookery_auth::SessionSlot;
-use rookery_codec::imap::command::{Replaced, Tagged};
+use rookery_codec::imap::command::{AppendMessage, Replaced, Tagged};
 use rookery_codec::imap::server::{Bad, Decoded, Limits};
-use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
+use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag, WireName};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
 use rookery_route::SessionHead;
 use rookery_store::{Noted, StoreError, Whereabouts};
@@ -244,25 +244,7 @@ impl Driver {
             },
             Decoded::Bad(bad) => self.bad(bad),
             Decoded::AppendStart { tag, replaced, mailbox, message } => {
-                let verb = match replaced {
-                    None => "APPEND",
-                    Some(Replaced { uid: false, .. }) => "REPLACE",
-                    Some(Replaced { uid: true, .. }) => "UID REPLACE",
-                };
-                let timing = Timing::start(&measure::NAMES, verb, tag.as_str());
-                let own = self.state.notes();
-                let about = mailbox.clone();
-                let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
-                let append = command::append::append(context, &mut self.state, replaced, mailbox, message);
-                let mut outcome = Box::pin(noting(own, append)).await;
-                if matches!(outcome, Err(Failure::Moved)) {
-                    if let Some(replay) = self.wire.replay.take() {
-                        timing.end("moved");
-                        return Box::pin(self.append_elsewhere(*replay, about)).await;
-                    }
-                    outcome = Err(Answer::from(StoreError::Moved).into());
-                }
-                self.answered(tag, timing, true, outcome).await
+                Box::pin(self.append(tag, replaced, mailbox, message)).await
             }
             Decoded::Fatal { text } => {
                 self.wire.put(&bye(None, text));
@@ -279,6 +261,34 @@ impl Driver {
                 Ok(Next::Close)
             }
         }
+    }
+
+    async fn append(
+        &mut self,
+        tag: Tag,
+        replaced: Option<Replaced>,
+        mailbox: WireName,
+        message: AppendMessage,
+    ) -> Result<Next, Failure> {
+        let verb = match replaced {
+            None => "APPEND",
+            Some(Replaced { uid: false, .. }) => "REPLACE",
+            Some(Replaced { uid: true, .. }) => "UID REPLACE",
+        };
+        let timing = Timing::start(&measure::NAMES, verb, tag.as_str());
+        let own = self.state.notes();
+        let about = mailbox.clone();
+        let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
+        let append = command::append::append(context, &mut self.state, replaced, mailbox, message);
+        let mut outcome = Box::pin(noting(own, append)).await;
+        if matches!(outcome, Err(Failure::Moved)) {
+            if let Some(replay) = self.wire.replay.take() {
+                timing.end("moved");
+                return Box::pin(self.append_elsewhere(*replay, about)).await;
+            }
+            outcome = Err(Answer::from(StoreError::Moved).into());
+        }
+        self.answered(tag, timing, true, outcome).await
     }
 
     /// Sends what is waiting and waits for the client, or for the server's or the account's end.

@@ -28,7 +28,7 @@ use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::passage::Passage;
 use rookery_codec::imap::{Code, Command, Condition, Tag};
 use rookery_net::{Connection, IoError, Stream};
-use rookery_route::{Opening, PipeService, Reopening, SessionHead, SessionNote};
+use rookery_route::{Marked, Opening, PipeService, Reopening, SessionHead, SessionNote};
 use rookery_types::{AccountId, Epoch, NodeId};
 use std::collections::BTreeMap;
 use std::task::Poll;
@@ -79,10 +79,9 @@ pub(crate) struct Guest {
     watches: bool,
     /// It has given that up.
     overflow: bool,
-    /// How many marks it has put, and what the last one says that says something: its mailbox as the client knows it.
-    marks: (u64, Option<Bytes>),
-    /// It has said something since.
-    has_spoken: bool,
+    /// Octets that were heard of it.
+    heard: u64,
+    marks: Marks,
     /// What it knew, once it has begun to say so: it goes on elsewhere.
     leaves: Option<Leaving>,
 }
@@ -98,6 +97,19 @@ struct Awaited {
 struct Leaving {
     octets: usize,
     come: BytesMut,
+}
+
+/// The marks of a guest.
+#[derive(Default)]
+struct Marks {
+    /// How many count.
+    count: u64,
+    /// The last one counts where so much was heard.
+    at: u64,
+    /// What the last one says that says something: its mailbox as the client knows it.
+    value: Option<Bytes>,
+    /// The next one, and where it counts.
+    next: Option<(u64, Marked)>,
 }
 
 /// Why there is no answer.
@@ -469,8 +481,8 @@ impl User {
             mailbox_id: None,
             watches: false,
             overflow: false,
-            marks: (0, None),
-            has_spoken: false,
+            heard: 0,
+            marks: Marks::default(),
             leaves: None,
         })
     }
@@ -517,8 +529,8 @@ impl User {
             mailbox_id,
             watches,
             overflow: false,
-            marks: (0, None),
-            has_spoken: false,
+            heard: 0,
+            marks: Marks::default(),
             leaves: None,
         })
     }

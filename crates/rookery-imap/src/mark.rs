@@ -1,6 +1,6 @@
 //! Marks: where a session stands, for an edge that may lose this home.
 //!
-//! A mark goes behind all that was said, in the same write. It costs what it says: a count when nothing but that has
+//! A mark goes before what is said last, with how long that is: whoever hears it whole stands at the mark. It costs what it says: a count when nothing but that has
 //! changed; else the session's value, in the short form that the home can make a view of again
 //! ([`crate::value::AsOfValue`]).
 //!
@@ -42,10 +42,16 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// The next mark, if there is anything to mark. `said`: something was said since the last.
-    fn next(&mut self, used: u64, said: bool, stamp: Stamp, value: impl FnOnce() -> Marked) -> Option<Bytes> {
+    /// The next mark, if there is anything to mark. `said`: so many octets are to be said behind it.
+    fn next(
+        &mut self,
+        used: u64,
+        said: usize,
+        stamp: Stamp,
+        value: impl FnOnce() -> Marked,
+    ) -> Option<Bytes> {
         let same = self.stamp.as_deref() == Some(&stamp);
-        if same && !said && used == self.used {
+        if same && said == 0 && used == self.used {
             return None;
         }
         self.used = used;
@@ -56,7 +62,8 @@ impl Marks {
                 value()
             }
         };
-        Some(SessionNote::Mark(Mark { used, value }).encode())
+        let behind = u32::try_from(said).unwrap_or(u32::MAX);
+        Some(SessionNote::Mark(Mark { used, behind, value }).encode())
     }
 }
 
@@ -70,8 +77,9 @@ pub(crate) async fn flush(
 ) -> Result<(), Failure> {
     let Some(mut marks) = wire.marks.take() else { return Ok(wire.flush().await?) };
     let used = marks.read.saturating_sub(wire.decoder.unused() as u64);
-    let said = wire.connection.unsent_octets() > 0;
     let is_deflated = wire.connection.is_deflated();
+    // How many octets they are on the wire is not known under compression, and does not matter.
+    let said = if is_deflated { 0 } else { wire.connection.unsent_octets() };
     let stamp = stamp(user, selected, abroad, idle, is_deflated);
     let note = marks.next(used, said, stamp, || match is_deflated {
         true => Marked::Nothing,

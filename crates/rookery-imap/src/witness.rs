@@ -130,7 +130,11 @@ pub(crate) struct Witness {
     under_way: VecDeque<(u64, Vec<u8>)>,
     /// From what the session goes on.
     value: Option<Bytes>,
-    /// The home has said something since it was marked last.
+    /// Octets that the home has said.
+    said: u64,
+    /// The next mark, and after how many of these it counts.
+    next: Option<(u64, Mark)>,
+    /// The home has said something since the last mark that counts.
     has_spoken: bool,
     /// More is under way than is kept.
     overflown: bool,
@@ -209,29 +213,23 @@ impl Onlooker for Witness {
     }
 
     fn outward(&mut self, octets: &[u8]) {
+        if octets.is_empty() {
+            return;
+        }
         let asks = octets.starts_with(b"+ ") && memchr::memchr(b'\n', octets) == Some(octets.len() - 1);
         match asks {
             true => self.commands.waits = false,
             false => self.has_spoken = true,
         }
+        self.said += octets.len() as u64;
+        self.settle();
     }
 }
 
 impl rookery_route::Witness for Witness {
     fn marked(&mut self, mark: Mark) {
-        while self.under_way.front().is_some_and(|(end, _)| *end <= mark.used) {
-            self.under_way.pop_front();
-        }
-        if self.under_way.is_empty() {
-            // It may have held many.
-            self.under_way = VecDeque::new();
-        }
-        self.has_spoken = false;
-        match mark.value {
-            Marked::Same => {}
-            Marked::Value(value) => self.value = Some(value),
-            Marked::Nothing => self.value = None,
-        }
+        self.next = Some((self.said.saturating_add(mark.behind.into()), mark));
+        self.settle();
     }
 
     fn turned(&mut self) {
@@ -243,6 +241,30 @@ impl rookery_route::Witness for Witness {
     }
 }
 
+impl Witness {
+    /// Of a session that goes on from a value.
+    pub(crate) fn of(value: Bytes) -> Witness {
+        Witness { value: Some(value), ..Witness::default() }
+    }
+
+    fn settle(&mut self) {
+        let Some((at, mark)) = self.next.take_if(|(at, _)| *at <= self.said) else { return };
+        while self.under_way.front().is_some_and(|(end, _)| *end <= mark.used) {
+            self.under_way.pop_front();
+        }
+        if self.under_way.is_empty() {
+            // It may have held many.
+            self.under_way = VecDeque::new();
+        }
+        self.has_spoken = at < self.said;
+        match mark.value {
+            Marked::Same => {}
+            Marked::Value(value) => self.value = Some(value),
+            Marked::Nothing => self.value = None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,7 +272,7 @@ mod tests {
 
     fn marked(witness: &mut Witness, used: u64) {
         let value = SessionValue::new().encode();
-        witness.marked(Mark { used, value: Marked::Value(value) });
+        witness.marked(Mark { used, behind: 0, value: Marked::Value(value) });
     }
 
     fn lost(mut witness: Witness, unsent: &str) -> Option<Bereft> {
@@ -308,11 +330,26 @@ mod tests {
         witness.inward(b"i IDLE\r\n");
         let mut idle = SessionValue::new();
         idle.idle = Some("i".to_owned());
+        witness.marked(Mark { used: 8, behind: 10, value: Marked::Value(idle.encode()) });
         witness.outward(b"+ idling\r\n");
-        witness.marked(Mark { used: 8, value: Marked::Value(idle.encode()) });
         witness.inward(b"DONE\r\na2 NOOP\r\n");
         let bereft = lost(witness, "").unwrap();
         assert_eq!((tags(&bereft), bereft.value.idle.clone()), (vec!["i", "a2"], None));
+    }
+
+    #[test]
+    fn a_mark_counts_once_all_before_it_was_said() {
+        for (said, goes_on) in [("", true), ("* 1 EXISTS\r\n", false), ("* 1 EXISTS\r\na1 OK\r\n", true)] {
+            let mut witness = Witness::default();
+            marked(&mut witness, 0);
+            witness.inward(b"a1 NOOP\r\n");
+            witness.marked(Mark { used: 9, behind: 19, value: Marked::Same });
+            witness.outward(said.as_bytes());
+            let bereft = lost(witness, "");
+            assert_eq!(bereft.is_some(), goes_on, "{said}");
+            let under_way = if said.is_empty() { vec!["a1"] } else { vec![] };
+            assert!(bereft.is_none_or(|bereft| tags(&bereft) == under_way), "{said}");
+        }
     }
 
     #[test]
@@ -324,7 +361,7 @@ mod tests {
         assert!(lost(witness, "").is_none());
         let mut witness = Witness::default();
         marked(&mut witness, 0);
-        witness.marked(Mark { used: 0, value: Marked::Nothing });
+        witness.marked(Mark { used: 0, behind: 0, value: Marked::Nothing });
         assert!(lost(witness, "").is_none());
         assert!(lost(Witness::default(), "").is_none());
     }

@@ -215,25 +215,6 @@ impl Connection {
         if self.deflate.is_some() {
             return self.flush_deflated(false).await;
         }
-        self.write_all().await?;
-        self.flush_stream().await
-    }
-
-    /// The same, and a note behind it, in the same write as the last of it.
-    pub async fn flush_with(&mut self, note: Bytes) -> Result<(), IoError> {
-        if self.deflate.is_some() {
-            self.flush_deflated(false).await?;
-        } else {
-            self.write_all().await?;
-        }
-        if let Some(pipe) = self.stream.pipe() {
-            pipe.put_note(note);
-            self.unflushed = true;
-        }
-        self.flush_stream().await
-    }
-
-    async fn write_all(&mut self) -> Result<(), IoError> {
         while self.unsent_octets() > 0 {
             let sent =
                 timeout(self.write_timeout, self.write_some()).await.map_err(|_| IoError::Stalled)??;
@@ -243,7 +224,16 @@ impl Connection {
             self.unflushed = true;
             self.sent(sent);
         }
-        Ok(())
+        self.flush_stream().await
+    }
+
+    /// The same, and a note before it: whoever hears any of it has the note.
+    pub async fn flush_with(&mut self, note: Bytes) -> Result<(), IoError> {
+        if let Some(pipe) = self.stream.pipe() {
+            pipe.put_note(note);
+            self.unflushed = true;
+        }
+        self.flush().await
     }
 
     async fn flush_stream(&mut self) -> Result<(), IoError> {

@@ -239,7 +239,7 @@ pub enum SessionNote {
     Done,
     /// Of the home: a session goes on here from the value that was sent.
     Resumed,
-    /// Of the home, where all has been said that there is to say: what the edge goes on from if it loses the home.
+    /// Of the home, before it says the last that there is to say: what the edge goes on from if it then loses the home.
     Mark(Mark),
 }
 
@@ -248,6 +248,8 @@ pub enum SessionNote {
 pub struct Mark {
     /// So many octets that this home was sent are of commands that were answered, and of what comes before the next.
     pub used: u64,
+    /// It counts once so many octets were said behind it.
+    pub behind: u32,
     /// The session's value, if that is another than at the last mark.
     pub value: Marked,
 }
@@ -310,13 +312,14 @@ impl SessionNote {
             }
             SessionNote::Done => octets.put_u8(DONE),
             SessionNote::Resumed => octets.put_u8(RESUMED),
-            SessionNote::Mark(Mark { used, value }) => {
+            SessionNote::Mark(Mark { used, behind, value }) => {
                 octets.put_u8(match value {
                     Marked::Same => MARK,
                     Marked::Value(_) => MARK_VALUE,
                     Marked::Nothing => MARK_NOTHING,
                 });
                 octets.put_u64(*used);
+                octets.put_u32(*behind);
                 if let Marked::Value(value) = value {
                     octets.extend_from_slice(value);
                 }
@@ -348,14 +351,14 @@ impl SessionNote {
             Some(&VALUE) => Some(SessionNote::Value(octets)),
             Some(&DONE) => Some(SessionNote::Done),
             Some(&RESUMED) => Some(SessionNote::Resumed),
-            Some(kind @ (&MARK | &MARK_VALUE | &MARK_NOTHING)) if octets.len() >= 8 => {
-                let used = octets.get_u64();
+            Some(kind @ (&MARK | &MARK_VALUE | &MARK_NOTHING)) if octets.len() >= 12 => {
+                let (used, behind) = (octets.get_u64(), octets.get_u32());
                 let value = match *kind {
                     MARK => Marked::Same,
                     MARK_VALUE => Marked::Value(octets),
                     _ => Marked::Nothing,
                 };
-                Some(SessionNote::Mark(Mark { used, value }))
+                Some(SessionNote::Mark(Mark { used, behind, value }))
             }
             Some(kind @ (&OPERATION | &OPERATION_AGAIN)) => {
                 let (id, again) = (octets.as_ref().try_into().ok()?, *kind == OPERATION_AGAIN);
@@ -407,7 +410,7 @@ mod tests {
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
         for value in [Marked::Same, Marked::Value(Bytes::from_static(b"{}")), Marked::Nothing] {
-            let note = SessionNote::Mark(Mark { used: u64::MAX - 1, value });
+            let note = SessionNote::Mark(Mark { used: u64::MAX - 1, behind: 7, value });
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
         assert_eq!(SessionNote::decode(Bytes::from_static(b"M1234567")), None);

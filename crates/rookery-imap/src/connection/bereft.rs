@@ -81,13 +81,14 @@ impl Driver {
         let head = head.marked();
         let services = self.services.clone();
         let reopening = super::halves::reopening(&services, &head);
-        let opening = rookery_route::open_from(reopening, node, value.encode());
+        let encoded = value.encode();
+        let opening = rookery_route::open_from(reopening, node, encoded.clone());
         match tokio::time::timeout(TAKE_BACK_TIMEOUT, opening).await {
             Ok(Ok((Opening::Resumed, pipe))) => {
                 let rest: BytesMut = self.wire.decoder.take_input();
                 self.state = State::NotAuthenticated;
                 self.wire.decoder = Decoder::new(limits(&self.services, true));
-                let mut witness = Witness::default();
+                let mut witness = Witness::of(encoded);
                 let client = self.wire.connection.stream_mut();
                 let relayed =
                     rookery_route::relay(client, rest, pipe, &self.drain, reopening, &mut witness).await;

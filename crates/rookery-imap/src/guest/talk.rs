@@ -114,7 +114,10 @@ impl Guest {
                     Some(ref said) if said == tag => return Ok(Heard::Answer(answer_of(status))),
                     Some(_) => return Err(self.out_of_step("it answers what it was not asked")),
                 },
-                Passed::Continue(text) => return Ok(Heard::Continue(text)),
+                Passed::Continue(text) => {
+                    self.continued(&text);
+                    return Ok(Heard::Continue(text));
+                }
                 Passed::Broken(why) => return Err(self.out_of_step(why)),
             }
         }
@@ -135,7 +138,6 @@ impl Guest {
                 Ok(())
             }
             None => {
-                self.has_spoken = true;
                 wire.connection.push_body(octets);
                 wire.flush_if_full().await.map_err(Trouble::Client)
             }
@@ -155,7 +157,6 @@ impl Guest {
             self.overflow = true;
             return Ok(());
         }
-        self.has_spoken = true;
         wire.connection.push_body(octets);
         Ok(())
     }
@@ -218,7 +219,10 @@ impl Guest {
     /// Whether it is still there, or has said that it goes on elsewhere.
     pub(super) async fn read_for(&mut self, time: Duration) -> Result<bool, IoError> {
         while !self.has_left() {
-            if self.connection.read_some(self.passage.buffer(), time).await? > 0 {
+            let octets = self.connection.read_some(self.passage.buffer(), time).await?;
+            if octets > 0 {
+                self.heard += octets as u64;
+                self.settle();
                 return Ok(true);
             }
             let Some(note) = self.connection.pipe().and_then(|pipe| pipe.take_note()) else {
@@ -274,22 +278,36 @@ impl Guest {
 
     /// How many marks it has put.
     pub(crate) fn marks(&self) -> u64 {
-        self.marks.0
+        self.marks.count
     }
 
     fn marked(&mut self, mark: Mark) {
-        self.has_spoken = false;
-        self.marks.0 += 1;
-        match mark.value {
+        self.marks.next = Some((self.heard.saturating_add(mark.behind.into()), mark.value));
+        self.settle();
+    }
+
+    /// It asks for more, which says nothing of where it stands.
+    fn continued(&mut self, text: &Bytes) {
+        if self.heard > self.marks.at {
+            self.marks.at += (b"+ ".len() + text.len() + b"\r\n".len()) as u64;
+        }
+    }
+
+    /// A mark counts once all was heard that goes before it.
+    fn settle(&mut self) {
+        let Some((at, value)) = self.marks.next.take_if(|(at, _)| *at <= self.heard) else { return };
+        (self.marks.at, self.marks.count) = (at, self.marks.count + 1);
+        match value {
             Marked::Same => {}
-            Marked::Value(value) => self.marks.1 = Some(value),
-            Marked::Nothing => self.marks.1 = None,
+            Marked::Value(value) => self.marks.value = Some(value),
+            Marked::Nothing => self.marks.value = None,
         }
     }
 
     /// Its selected mailbox as the client knows it, if that is certain.
     pub(crate) fn mark(&self) -> Option<SelectedValue> {
-        let value = self.marks.1.as_ref().filter(|_| !self.has_spoken && self.passage.is_between())?;
+        let is_certain = self.heard == self.marks.at && self.passage.is_between();
+        let value = self.marks.value.as_ref().filter(|_| is_certain)?;
         SessionValue::decode(value).ok()?.selected
     }
 

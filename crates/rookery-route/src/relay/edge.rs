@@ -56,7 +56,7 @@ pub struct Suspended {
 
 /// Whoever goes on with a session when its home is lost.
 pub trait Witness: Onlooker {
-    /// The home has said where the session stands, behind all octets that it has sent.
+    /// The home says where the session will stand.
     fn marked(&mut self, mark: Mark);
 
     /// The session goes on at another home, which is sent everything anew that was not answered.
