@@ -124,6 +124,7 @@ impl Stream {
         &self,
         control: bool,
         octets: &mut Bytes,
+        more: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<usize, LinkError>> {
         let mut state = self.state.lock();
@@ -152,7 +153,9 @@ impl Stream {
         self.mux.out.push_message(control, self.id, piece);
         drop(state);
         self.mux.counters.sent(sent);
-        self.mux.flush();
+        if !more {
+            self.mux.flush();
+        }
         Poll::Ready(Ok(sent))
     }
 
@@ -370,7 +373,7 @@ impl SendHalf {
         // Whoever gives up waiting gives up the turn.
         let turn = TurnGuard(&self.stream);
         loop {
-            poll_fn(|cx| turn.0.poll_piece(control, &mut octets, cx)).await?;
+            poll_fn(|cx| turn.0.poll_piece(control, &mut octets, false, cx)).await?;
             if octets.is_empty() {
                 return Ok(());
             }
@@ -386,7 +389,7 @@ impl SendHalf {
         if octets.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.stream.poll_piece(false, octets, cx)
+        self.stream.poll_piece(false, octets, false, cx)
     }
 
     /// As [`SendHalf::send`] of a control message of at least one octet; `octets` is empty once it is sent.
@@ -395,13 +398,36 @@ impl SendHalf {
         octets: &mut Bytes,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), LinkError>> {
+        self.poll_control(octets, false, cx)
+    }
+
+    /// The same, to leave in one write with what is sent next, or at [`SendHalf::flush`].
+    pub fn poll_put_control(
+        &mut self,
+        octets: &mut Bytes,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), LinkError>> {
+        self.poll_control(octets, true, cx)
+    }
+
+    /// Sends what was put.
+    pub fn flush(&mut self) {
+        self.stream.mux.flush();
+    }
+
+    fn poll_control(
+        &mut self,
+        octets: &mut Bytes,
+        more: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), LinkError>> {
         if octets.len() > CONTROL_OCTETS_MAX {
             return Poll::Ready(Err(LinkError::Misuse("a control message is too long")));
         }
         if octets.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        self.stream.poll_piece(true, octets, cx).map_ok(drop)
+        self.stream.poll_piece(true, octets, more, cx).map_ok(drop)
     }
 
     /// Says that nothing more comes. The other half goes on.

@@ -28,9 +28,17 @@ impl LinkPipe {
         LinkPipe { stream, rest: Bytes::new(), note: None, notes: VecDeque::new() }
     }
 
+    /// Puts the notes that wait, to leave with what is sent next.
     fn poll_notes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(note) = self.notes.front_mut() {
-            ready!(self.stream.halves().0.poll_send_control(note, cx))?;
+            let half = self.stream.halves().0;
+            match half.poll_put_control(note, cx) {
+                Poll::Ready(put) => put?,
+                Poll::Pending => {
+                    half.flush();
+                    return Poll::Pending;
+                }
+            }
             self.notes.pop_front();
         }
         Poll::Ready(Ok(()))
@@ -78,15 +86,26 @@ impl AsyncRead for LinkPipe {
 
 impl AsyncWrite for LinkPipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let notes = !self.notes.is_empty();
         ready!(self.poll_notes(cx))?;
         let piece = octets.get(..PIECE_OCTETS_MAX).unwrap_or(octets);
         let mut piece = Bytes::copy_from_slice(piece);
-        Poll::Ready(ready!(self.stream.halves().0.poll_send_data(&mut piece, cx)).map_err(io::Error::from))
+        let half = self.stream.halves().0;
+        let sent = half.poll_send_data(&mut piece, cx);
+        if sent.is_pending() && notes {
+            half.flush();
+        }
+        Poll::Ready(ready!(sent).map_err(io::Error::from))
     }
 
     /// Nothing but notes is held back.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_notes(cx)
+        let notes = !self.notes.is_empty();
+        ready!(self.poll_notes(cx))?;
+        if notes {
+            self.stream.halves().0.flush();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
