@@ -68,6 +68,11 @@ fn accounts_rights_and_names_are_administered() -> Result<()> {
     let (_, complaints) = cyradm(&server, &["cm user/john"])?;
     ensure!(complaints.contains("exists already"), "{complaints}");
 
+    for command in ["xfer user/john be2", "renm user/john user/john be2"] {
+        let (_, complaints) = cyradm(&server, &[command])?;
+        ensure!(complaints.contains("There is no node be2"), "{command}: {complaints}");
+    }
+
     // Whoever has the name next has none of its mail.
     let left = obeyed(&server, &["dm user/john", "dm team", "lm", "cm user/john", "sam user/john cyrus lr"])?;
     ensure!(left.is_empty(), "{left:?}");

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use rookery_tests::command::Output;
-use rookery_tests::imap::Imap;
+use rookery_tests::imap::{Imap, Status, quote};
 use rookery_tests::lmtp::Lmtp;
 use rookery_tests::murder::Murder;
 use rookery_tests::server::{PASSWORD, Server};
@@ -60,9 +60,12 @@ fn is_refused(node: &Server) -> bool {
 
 #[test]
 fn a_node_takes_clients_or_not_as_it_is_told_at_any_node() -> Result<()> {
-    let mut murder = Murder::start(&UNIFIED)?;
+    let mut murder = Murder::start_under(&UNIFIED, "admins = [\"cyrus\"]\n", "")?;
     let [one, two, three] = &murder.nodes[..] else { bail!("three nodes were started") };
     two.add_user("joe")?;
+    let added =
+        one.cli(&["user", "add", "cyrus", "--login-only", "--password-stdin"], PASSWORD.as_bytes())?;
+    ensure!(added.status.success(), "{}", added.text());
     let mut inside = two.login("joe")?;
     let mut elsewhere = three.login("joe")?;
     // Asked at another node, and done before the command returns.
@@ -116,6 +119,15 @@ fn a_node_takes_clients_or_not_as_it_is_told_at_any_node() -> Result<()> {
     ensure!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let heard = inside.response()?;
     ensure!(heard.starts_with(b"* BYE") && is_refused(two), "{}", String::from_utf8_lossy(&heard));
+    // Whoever looks after it comes in all the same, and nobody else.
+    let user = Imap::connect(two.admins)?.command(&format!("LOGIN joe {}", quote(PASSWORD)))?;
+    ensure!(user.status == Status::No && user.code("AUTHORIZATIONFAILED").is_some(), "{user:?}");
+    let mut admin = Imap::login(two.admins, "cyrus", PASSWORD)?;
+    let seen = admin.ok("LIST \"\" user/*")?;
+    ensure!(seen.lines().iter().any(|line| line.ends_with("user/joe")), "{:?}", seen.lines());
+    admin.ok("CREATE user/kim n3.example")?;
+    ensure!(home_of(&murder, "kim")? == 2, "kim is at {}", home_of(&murder, "kim")?);
+    admin.ok("LOGOUT")?;
     // What is there is served through the others, and the new program takes over no client either.
     done(two, "restart")?;
     ensure!(is_refused(two), "n2 takes clients after it was replaced");

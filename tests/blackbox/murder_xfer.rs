@@ -13,9 +13,9 @@ const NODES: [(&str, &str); 3] =
 /// How long a move may take here.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Three nodes that `cyrus` administers, who has no mailboxes.
+/// Three nodes that `cyrus` administers, who has no mailboxes, and `boss`.
 fn administered() -> Result<Murder> {
-    let murder = Murder::start_under(&NODES, "admins = [\"cyrus\"]\n", "")?;
+    let murder = Murder::start_under(&NODES, "admins = [\"cyrus\", \"boss\"]\n", "")?;
     let added = murder
         .node(0)?
         .cli(&["user", "add", "cyrus", "--login-only", "--password-stdin"], PASSWORD.as_bytes())?;
@@ -90,6 +90,16 @@ fn cyradm_sends_accounts_to_other_nodes() -> Result<()> {
     let said = refused(&mut administrator, "XFER user/joe n2.example", "CANNOT")?;
     ensure!(said.contains("hold is cordon"), "{said}");
     refused(&mut joe, "XFER INBOX n3.example", "NOPERM")?;
+    // Administrators go, too, and their sessions with them.
+    two.add_user("boss")?;
+    let mut boss = one.login("boss")?;
+    boss.append_ok("INBOX", "()", &message(0))?;
+    boss.ok("SELECT INBOX")?;
+    for (name, to) in [("user/boss", "n3.example"), ("INBOX", "n1.example"), ("INBOX", "n3.example")] {
+        boss.ok(&format!("XFER {name} {to}"))?;
+        ensure!(boss.ok("UID SEARCH ALL")?.search()?.len() == 1);
+        ensure!(home(one, "boss")? == to);
+    }
     // Shared mailboxes go as a whole, too, with what users know of them.
     administrator.ok("CREATE team")?;
     administrator.ok("CREATE team/plans")?;
@@ -159,18 +169,27 @@ fn a_long_move_is_waited_for_through_the_loss_of_nodes() -> Result<()> {
         Ok(())
     };
     operator(&["move", "pause", "joe"])?;
+    let status = murder.node(2)?.cli(&["move", "status"], b"")?.text();
+    let shown = |line: &str| {
+        ["user/joe@example.org", "n2.example", "n3.example", "paused", "an operator paused it", "MiB"]
+            .iter()
+            .all(|word| line.contains(word))
+    };
+    ensure!(
+        status.lines().filter(|line| shown(line)).count() == 1 && status.lines().count() == 2,
+        "{status}"
+    );
     let reply = administrator.answer(&tag)?;
     ensure!(reply.status == Status::No && reply.text.starts_with("[INUSE]"), "{reply:?}");
     refused(&mut administrator, "XFER user/joe n1.example", "INUSE")?;
     operator(&["move", "resume", "joe"])?;
-    // Whoever asks again waits for the same move, and hears that it is under way. Its home is killed meanwhile.
+    // Whoever asks again waits for the same move. Its home is killed meanwhile.
     let tag = administrator.send("XFER user/joe n3.example")?;
     until_sending(murder.node(0)?)?;
     murder.node_mut(1)?.kill9()?;
     murder.node_mut(1)?.launch()?;
     let reply = administrator.answer(&tag)?;
     ensure!(reply.status == Status::Ok, "{reply:?}");
-    ensure!(reply.lines().iter().any(|line| line.contains("INPROGRESS")), "{reply:?}");
     ensure!(home(murder.node(0)?, "joe")? == "n3.example");
 
     // Whoever has gone has not stopped it.
@@ -179,12 +198,13 @@ fn a_long_move_is_waited_for_through_the_loss_of_nodes() -> Result<()> {
     drop(administrator);
     until_home(murder.node(0)?, "joe", "n1.example")?;
 
-    // The node that it goes to is lost: it stays, and that is said.
+    // The node that it goes to is lost: that it is still tried is heard, and then that it stays.
     let (mut administrator, tag) = begun("ann", "n2.example")?;
     until_sending(murder.node(0)?)?;
     murder.node_mut(1)?.kill9()?;
     let reply = administrator.answer(&tag)?;
     ensure!(reply.status == Status::No && reply.text.contains("stays where it is"), "{reply:?}");
+    ensure!(reply.lines().iter().any(|line| line.contains("INPROGRESS")), "{reply:?}");
     ensure!(home(murder.node(0)?, "ann")? == "n3.example");
     murder.node_mut(1)?.launch()?;
     let deadline = Instant::now() + SOON;
@@ -222,11 +242,16 @@ fn shared_mailboxes_move_and_are_listed_throughout() -> Result<()> {
     three.add_user("ann")?;
     let mut administrator = Imap::login(one.imap, "cyrus", PASSWORD)?;
     administrator.ok("CREATE team n2.example")?;
-    for name in ["team/plans", "team/a/b", "team/secret"] {
+    for name in ["team/plans", "team/past", "team/secret"] {
         administrator.ok(&format!("CREATE {name}"))?;
     }
     administrator.ok("DELETEACL team/secret anyone")?;
     administrator.ok("SETACL team/plans joe lrswip")?;
+    three.add_user("boss")?;
+    let mut boss = three.login("boss")?;
+    for name in ["team", "team/plans", "team/past"] {
+        boss.ok(&format!("SUBSCRIBE {name}"))?;
+    }
     let mut joe = three.login("joe")?;
     for n in 0..3 {
         joe.append_ok("Shared/team/plans", "()", &message(n))?;
@@ -241,16 +266,25 @@ fn shared_mailboxes_move_and_are_listed_throughout() -> Result<()> {
         Ok(said.text())
     };
     let ends = AtomicBool::new(false);
+    let mut clients = Vec::new();
+    for (node, user) in [(one, "cyrus"), (one, "ann"), (two, "joe"), (three, "boss")] {
+        clients.push((user, node.login(user)?));
+    }
     std::thread::scope(|threads| {
         let mut watching = Vec::new();
-        for (node, user) in [(one, "cyrus"), (one, "ann"), (two, "joe"), (three, "cyrus")] {
-            let (mut client, ends) = (Imap::login(node.imap, user, PASSWORD)?, &ends);
+        for (user, mut client) in clients {
+            let ends = &ends;
             watching.push(threads.spawn(move || {
-                let (top, hidden) = if user == "cyrus" { ("", 1) } else { ("Shared/", 0) };
+                let (list, top, hidden) = match user {
+                    "cyrus" => ("LIST", "", 1),
+                    "boss" => ("LIST (SUBSCRIBED)", "", 0),
+                    _ => ("LIST", "Shared/", 0),
+                };
                 asking(ends, || {
-                    let listed = client.ok(&format!("LIST \"\" \"{top}team*\""))?.lines();
+                    let listed = client.ok(&format!("{list} \"\" \"{top}team*\""))?.lines();
+                    ensure!(!listed.iter().any(|line| line.contains("\\NonExistent")), "{user}: {listed:?}");
                     let has = |name: &str| listed.iter().filter(|line| line.ends_with(name)).count();
-                    let found = ["team", "team/plans", "team/a/b"].map(|name| has(&format!(" {top}{name}")));
+                    let found = ["team", "team/plans", "team/past"].map(|name| has(&format!(" {top}{name}")));
                     ensure!(found == [1; 3] && has("team/secret") == hidden, "{user}: {listed:?}");
                     Ok(())
                 })
@@ -289,6 +323,73 @@ fn shared_mailboxes_move_and_are_listed_throughout() -> Result<()> {
         ensure!(counted.iter().any(|line| line.ends_with("(MESSAGES 3 UNSEEN 2)")), "{counted:?}");
         let listed = node.login("ann")?.ok("LIST \"\" Shared/*")?.lines();
         ensure!(listed.iter().any(|line| line.ends_with("Shared/team/secret")), "{listed:?}");
+        node.check()?;
+    }
+    murder.stop()
+}
+
+#[test]
+fn sessions_with_shared_mailboxes_notice_no_move() -> Result<()> {
+    let mut murder = administered()?;
+    let [one, two, three] = &murder.nodes[..] else { bail!("three nodes were started") };
+    let mut administrator = one.login("cyrus")?;
+    administrator.ok("CREATE team n2.example")?;
+    administrator.ok("CREATE team/plans")?;
+    // At home at the nodes in turn, and connected at another.
+    let mut clients = Vec::new();
+    for (user, home, at) in [("ann", one, two), ("joe", two, three), ("max", three, one)] {
+        home.add_user(user)?;
+        administrator.ok(&format!("SETACL team/plans {user} lrswipte"))?;
+        let mut client = at.login(user)?;
+        client.append_ok("Shared/team/plans", "()", &message(0))?;
+        client.ok("SELECT Shared/team/plans")?;
+        clients.push((user, client));
+    }
+    let ends = AtomicBool::new(false);
+    let appended = std::thread::scope(|threads| {
+        let writing: Vec<_> = clients
+            .into_iter()
+            .map(|(user, mut client)| {
+                let ends = &ends;
+                threads.spawn(move || {
+                    let mut seen = 0;
+                    let appended = asking(ends, || {
+                        let (_, uid) = client.append_ok("Shared/team/plans", "()", &message(1))?;
+                        let found = client.ok("UID SEARCH ALL")?.search()?;
+                        ensure!(found.contains(&uid) && found.len() > seen, "{user}: {uid} of {found:?}");
+                        seen = found.len();
+                        let fetched =
+                            client.ok(&format!("UID FETCH {uid} (FLAGS RFC822.SIZE)"))?.fetches()?;
+                        // Beside it the client hears of what the others do.
+                        let asked = fetched.iter().filter(|one| one.get("RFC822.SIZE").is_ok());
+                        ensure!(asked.count() == 1, "{user}: {fetched:?}");
+                        client.ok(&format!("UID STORE {uid} +FLAGS (\\Flagged)"))?;
+                        let counted = client.ok("STATUS Shared/team (MESSAGES)")?.lines();
+                        ensure!(
+                            counted.iter().any(|line| line.ends_with("(MESSAGES 0)")),
+                            "{user}: {counted:?}"
+                        );
+                        Ok(())
+                    });
+                    appended.map(|appended| appended + 1).with_context(|| user)
+                })
+            })
+            .collect();
+        let moved = (0..12).try_for_each(|round| {
+            let to = ["n3.example", "n1.example", "n2.example"][round % 3];
+            administrator.ok(&format!("XFER team {to}")).map(drop)
+        });
+        ends.store(true, Ordering::Relaxed);
+        let mut appended = 0;
+        for one in writing {
+            appended += one.join().map_err(|_| anyhow::anyhow!("a client has panicked"))??;
+        }
+        moved.map(|()| appended)
+    })?;
+    ensure!(appended > 15, "only {appended} messages");
+    for node in [one, two, three] {
+        let counted = node.login("joe")?.ok("STATUS Shared/team/plans (MESSAGES)")?.lines();
+        ensure!(counted.iter().any(|line| line.ends_with(&format!("(MESSAGES {appended})"))), "{counted:?}");
         node.check()?;
     }
     murder.stop()

@@ -85,6 +85,8 @@ pub struct Server {
     pub lmtp: SocketAddr,
     /// Metrics and health.
     pub http: SocketAddr,
+    /// IMAP for administrators alone.
+    pub admins: SocketAddr,
     /// What TLS clients are to trust.
     pub certificate: Certificate,
 }
@@ -98,6 +100,7 @@ struct Listens {
     pop3s: SocketAddr,
     lmtp: SocketAddr,
     http: SocketAddr,
+    admins: SocketAddr,
 }
 
 #[derive(Debug)]
@@ -148,7 +151,7 @@ impl Server {
             Folder::Temporary(dir) => dir.path().to_path_buf(),
             Folder::Given(path) => path.clone(),
         };
-        let [imap, imaps, pop3, pop3s, lmtp, http] = free_addresses()?;
+        let [imap, imaps, pop3, pop3s, lmtp, http, admins] = free_addresses()?;
         let certificate = certificate::make(&root)?;
         let log_judged = std::fs::metadata(root.join("log")).map_or(0, |meta| meta.len());
         let server = Server {
@@ -160,7 +163,7 @@ impl Server {
             binary: None,
             wrapper: Vec::new(),
             edge: None,
-            listens: Listens { imap, imaps, pop3, pop3s, lmtp, http },
+            listens: Listens { imap, imaps, pop3, pop3s, lmtp, http, admins },
             log_judged,
             imap,
             imaps,
@@ -168,6 +171,7 @@ impl Server {
             pop3s,
             lmtp,
             http,
+            admins,
             certificate,
         };
         server.write_config()?;
@@ -190,7 +194,7 @@ impl Server {
             "data_dir = \"{data}\"\n\
              default_domain = \"example.org\"\n\
              hostname = \"mail.example.org\"\n\
-             [imap]\nlisten = [\"{imap}\"]\nlisten_tls = [\"{imaps}\"]\n\
+             [imap]\nlisten = [\"{imap}\"]\nlisten_tls = [\"{imaps}\"]\nadmins_listen = [\"{admins}\"]\n\
              [pop3]\nlisten = [\"{pop3}\"]\nlisten_tls = [\"{pop3s}\"]\n\
              [lmtp]\nlisten = [\"{lmtp}\", \"unix:{socket}\"]\n\
              [http]\nlisten = [\"{http}\"]\n\
@@ -204,6 +208,7 @@ impl Server {
             pop3s = self.listens.pop3s,
             lmtp = self.listens.lmtp,
             http = self.listens.http,
+            admins = self.listens.admins,
         )
     }
 
@@ -271,10 +276,11 @@ impl Server {
             &mut self.pop3s,
             &mut self.lmtp,
             &mut self.http,
+            &mut self.admins,
         ];
         own.into_iter().for_each(|place| place.set_ip(ip));
-        let Server { imap, imaps, pop3, pop3s, lmtp, http, .. } = *self;
-        self.listens = Listens { imap, imaps, pop3, pop3s, lmtp, http };
+        let Server { imap, imaps, pop3, pop3s, lmtp, http, admins, .. } = *self;
+        self.listens = Listens { imap, imaps, pop3, pop3s, lmtp, http, admins };
         self.write_config()
     }
 
@@ -610,16 +616,16 @@ fn is_complaint(line: &str) -> bool {
     json || line.contains(" WARN ") || line.contains(" ERROR ") || line.contains("panicked at")
 }
 
-/// Six free ports on a loopback address that no other server of this machine's tests has.
-fn free_addresses() -> Result<[SocketAddr; 6]> {
+/// Seven free ports on a loopback address that no other server of this machine's tests has.
+fn free_addresses() -> Result<[SocketAddr; 7]> {
     static SERVERS: AtomicU32 = AtomicU32::new(1);
     let number = SERVERS.fetch_add(1, Ordering::Relaxed);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let last = u8::try_from(1 + number % 250).unwrap_or(1);
     let address = IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), low, last));
-    let held = (0..6).map(|_| TcpListener::bind((address, 0))).collect::<Result<Vec<_>, _>>()?;
+    let held = (0..7).map(|_| TcpListener::bind((address, 0))).collect::<Result<Vec<_>, _>>()?;
     let picked = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
-    picked.try_into().map_err(|_| anyhow::anyhow!("not six addresses"))
+    picked.try_into().map_err(|_| anyhow::anyhow!("not seven addresses"))
 }
 
 /// The server's binary: `ROOKERY_BIN`, or built once beside the running test program.

@@ -32,6 +32,9 @@ pub struct LookUpError(pub String);
 /// The future of a look-up.
 pub type LookUp<'a> = Pin<Box<dyn Future<Output = Result<Option<Credential>, LookUpError>> + Send + 'a>>;
 
+/// The future of catching up.
+pub type CatchUp<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// The future of a welcome.
 pub type Welcome<'a> = Pin<Box<dyn Future<Output = Result<(), LookUpError>> + Send + 'a>>;
 
@@ -40,6 +43,12 @@ pub type Welcome<'a> = Pin<Box<dyn Future<Output = Result<(), LookUpError>> + Se
 pub trait Accounts: Send + Sync + 'static {
     /// The credential of a user; `None` if there is no such user.
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a>;
+
+    /// Called before somebody is refused as unknown or for a wrong password: look-ups after it know what was changed
+    /// elsewhere before it, as far as that can be asked.
+    fn catch_up(&self) -> CatchUp<'_> {
+        Box::pin(async {})
+    }
 
     /// Called before a user is let in: whoever is known elsewhere and has no account yet gets one here.
     fn welcome<'a>(&'a self, user: &'a UserName) -> Welcome<'a> {

@@ -228,7 +228,7 @@ impl Authenticator {
     pub(crate) async fn scram_keys(&self, authcid: &str) -> Result<ScramKeys, AuthError> {
         let user = UserName::parse(authcid, &self.default_domain);
         let found = match &user {
-            Ok(user) => self.look_up(user).await.map_err(|failure| failure.error)?,
+            Ok(user) => self.known(user).await.map_err(|failure| failure.error)?,
             Err(_) => None,
         };
         let keys = found.and_then(|found| verifier::scram_keys(found.verifier.as_deref()?));
@@ -258,6 +258,8 @@ impl Authenticator {
         protocol: &'static str,
     ) -> AuthError {
         let user = UserName::parse(authcid, &self.default_domain);
+        // Another proof cannot be asked for, but the next one is for the newest keys.
+        self.accounts.catch_up().await;
         let reason = match user {
             Err(_) => "bad-user-name",
             Ok(user) => match self.look_up(&user).await {
@@ -276,7 +278,7 @@ impl Authenticator {
     async fn admit(&self, authzid: &str, authcid: &str) -> Result<Login, Failure> {
         let user = UserName::parse(authcid, &self.default_domain)
             .map_err(|_| Failure::new("bad-user-name", AuthError::Invalid))?;
-        match self.look_up(&user).await? {
+        match self.known(&user).await? {
             None => Err(Failure::new("unknown-user", AuthError::Invalid)),
             Some(Credential { state: AccountState::Suspended, .. }) => {
                 Err(Failure::new("suspended", AuthError::Suspended))
@@ -310,21 +312,17 @@ impl Authenticator {
             self.hasher.verify_in(lane, &stand_in, attempt.password).await.map_err(hash_failed)?;
             return Err(Failure::new("bad-user-name", AuthError::Invalid));
         };
-        let credential = self.look_up(&user).await?;
-        // For a user who does not exist or has no password everything is done alike, against a verifier of nobody.
-        let verifier = match credential.as_ref().and_then(|found| found.verifier.as_deref()) {
-            Some(verifier) => Cow::Borrowed(verifier),
-            None => self.stand_in(user.as_str()),
-        };
-        let right = match self.cache.get(&user, &verifier, attempt.password) {
-            Some(right) => right,
-            None => {
-                let right =
-                    self.hasher.verify_in(lane, &verifier, attempt.password).await.map_err(hash_failed)?;
-                self.cache.put(&user, &verifier, attempt.password, right);
-                right
+        let mut credential = self.look_up(&user).await?;
+        let mut right = self.is_right(&user, credential.as_ref(), attempt.password, lane).await?;
+        if !right || credential.is_none() {
+            // A new user or another password may not have come here yet. Both take the same time.
+            self.accounts.catch_up().await;
+            let newer = self.look_up(&user).await?;
+            if newer != credential {
+                right = self.is_right(&user, newer.as_ref(), attempt.password, lane).await?;
+                credential = newer;
             }
-        };
+        }
         let Some(credential) = credential else {
             return Err(Failure::new("unknown-user", AuthError::Invalid));
         };
@@ -339,6 +337,27 @@ impl Authenticator {
         }
         let acts_as = self.authorize(&user, attempt.authzid).await?;
         Ok(Login { user: acts_as, authenticated: user })
+    }
+
+    /// Whether a password is that of a credential. For a user who does not exist or has no password everything is done
+    /// alike, against a verifier of nobody.
+    async fn is_right(
+        &self,
+        user: &UserName,
+        credential: Option<&Credential>,
+        password: &[u8],
+        lane: Lane,
+    ) -> Result<bool, Failure> {
+        let verifier = match credential.and_then(|found| found.verifier.as_deref()) {
+            Some(verifier) => Cow::Borrowed(verifier),
+            None => self.stand_in(user.as_str()),
+        };
+        if let Some(right) = self.cache.get(user, &verifier, password) {
+            return Ok(right);
+        }
+        let right = self.hasher.verify_in(lane, &verifier, password).await.map_err(hash_failed)?;
+        self.cache.put(user, &verifier, password, right);
+        Ok(right)
     }
 
     fn stand_in(&self, user: &str) -> Cow<'_, str> {
@@ -372,6 +391,17 @@ impl Authenticator {
                 tracing::warn!(user = %login.user, %error, "a user's account cannot be made");
                 Err(Failure::new("look-up-failed", AuthError::Unavailable))
             }
+        }
+    }
+
+    /// The credential of a user, also of one who is not known here yet.
+    async fn known(&self, user: &UserName) -> Result<Option<Credential>, Failure> {
+        match self.look_up(user).await? {
+            None => {
+                self.accounts.catch_up().await;
+                self.look_up(user).await
+            }
+            found => Ok(found),
         }
     }
 

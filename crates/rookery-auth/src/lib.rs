@@ -23,7 +23,7 @@ pub mod sessions;
 pub mod throttle;
 pub mod verifier;
 
-pub use accounts::{AccountState, Accounts, Credential, LookUp, LookUpError, Welcome};
+pub use accounts::{AccountState, Accounts, CatchUp, Credential, LookUp, LookUpError, Welcome};
 pub use authenticator::{Attempt, AuthError, Authenticator, AuthenticatorOptions, Login};
 pub use cache::VerifierCache;
 pub use exchange::{CertificateName, CertificateNames, Client, Exchange, Progress};

@@ -35,11 +35,20 @@ use tokio::time::Instant;
 /// Parentheses, OR and NOT within one another in a command.
 const DEPTH_MAX: usize = 50;
 
+/// What a listener is for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Entrance {
+    /// TLS from the first octet.
+    pub tls: bool,
+    /// Only administrators log in.
+    pub administrators: bool,
+}
+
 /// Serves one client until it leaves, is sent away, or the drain is over. `tls`: the port is a TLS port, and
 /// the handshake comes before anything else.
-pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: bool) {
+pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, entrance: Entrance) {
     let Accepted { mut stream, id, permit, drain } = accepted;
-    if tls {
+    if entrance.tls {
         // Boxed: a handshake is far larger than what waits for a client.
         match Box::pin(stream.secured(services.tls.as_deref())).await {
             Ok(secured) => stream = secured,
@@ -49,6 +58,7 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
     let limits = limits(&services, false);
     let mut wire = Wire::new(Connection::new(stream), limits, services.config.login_timeout(), id.get());
     wire.deadline = Some(Instant::now() + services.config.login_timeout());
+    wire.administrators = entrance.administrators;
     let driver = Driver {
         wire,
         state: State::NotAuthenticated,
@@ -580,6 +590,7 @@ impl Driver {
             Ok(connection) => {
                 let mut wire = Wire::new(connection, limits, self.wire.silence_max, self.wire.trace);
                 wire.deadline = self.wire.deadline;
+                wire.administrators = self.wire.administrators;
                 Some(Driver { wire, ..self })
             }
             Err(error) => {

@@ -44,7 +44,7 @@ pub mod fuzzing {
 }
 
 pub use config::ImapConfig;
-pub use connection::{serve_connection, serve_guest, serve_pipe};
+pub use connection::{Entrance, serve_connection, serve_guest, serve_pipe};
 pub use search::HeaderTexts;
 pub use services::Services;
 pub use sorting::SortTables;

@@ -27,6 +27,8 @@ pub(crate) struct Wire {
     pub(crate) silence_max: Duration,
     /// When a client that has not logged in has to be gone, whatever it sends and reads until then.
     pub(crate) deadline: Option<Instant>,
+    /// Only administrators log in here.
+    pub(crate) administrators: bool,
     /// Whether the node that holds the client's socket ends.
     pub(crate) leaving: bool,
     /// The other half asks for the session's value, to go on from it.
@@ -49,6 +51,7 @@ impl Wire {
             decoder,
             silence_max,
             deadline: None,
+            administrators: false,
             leaving: false,
             suspended: false,
             replay: None,

@@ -398,6 +398,14 @@ impl Mover {
     /// Moves an account to another node. Once this returns the move is written down, and goes on by itself. An account
     /// that has just come goes when the directory knows of that.
     pub async fn begin(&self, account: AccountId, to: NodeId) -> Result<JobId, MoverError> {
+        let mut announcing = self.0.announcing.subscribe();
+        // If it takes too long, that is said below.
+        let announced = announcing.wait_for(|all| !all.contains(&account));
+        let _ = tokio::time::timeout(ANNOUNCED_WITHIN, announced).await;
+        self.begin_now(account, to).await
+    }
+
+    async fn begin_now(&self, account: AccountId, to: NodeId) -> Result<JobId, MoverError> {
         if to == self.0.here() {
             return Err(MoverError::AlreadyThere);
         }
@@ -405,10 +413,6 @@ impl Mover {
         if !self.0.directory.nodes().await?.iter().any(|node| node.id == to && takes(node.hold)) {
             return Err(MoverError::NoNode);
         }
-        let mut announcing = self.0.announcing.subscribe();
-        // If it takes too long, that is said below.
-        let _ =
-            tokio::time::timeout(ANNOUNCED_WITHIN, announcing.wait_for(|all| !all.contains(&account))).await;
         let _turn = self.0.turn.lock().await;
         let record = self.0.store.account_record(account)?.ok_or(MoverError::NotHere)?;
         if self.0.store.job(account)?.is_some() {
@@ -517,7 +521,8 @@ impl Mover {
         for (account, record) in homes {
             rooms.sort_unstable();
             let (room, node) = rooms.last_mut().ok_or(MoverError::NoNode)?;
-            match self.begin(account, *node).await {
+            // One that has just come is passed over, so that the others do not wait for it.
+            match self.begin_now(account, *node).await {
                 Ok(_) => {
                     *room = room.saturating_sub(record.octets.saturating_add(1));
                     begun += 1;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rookery_imap::{HeaderTexts, ImapConfig, Services, SortTables};
+use rookery_imap::{Entrance, HeaderTexts, ImapConfig, Services, SortTables};
 use rookery_net::{Door, Gate, Listener, Service};
 use tokio::task::JoinSet;
 
@@ -45,16 +45,16 @@ pub(crate) fn spawn(
     services: &Live<Services>,
     tasks: &mut JoinSet<()>,
     listener: Listener,
-    over_tls: bool,
+    entrance: Entrance,
     gate: &Gate,
     door: &Door,
 ) {
     let services = services.clone();
-    let service = match over_tls {
+    let service = match entrance.tls {
         false => Service { protocol: "imap", refusal: "* BYE Too many connections\r\n", shut: SHUT },
         true => Service { protocol: "imaps", refusal: "", shut: "" },
     };
     tasks.spawn(rookery_net::serve(listener, service, gate.clone(), door.clone(), move |accepted| {
-        rookery_imap::serve_connection(accepted, services.now(), over_tls)
+        rookery_imap::serve_connection(accepted, services.now(), entrance)
     }));
 }

@@ -13,6 +13,7 @@ use crate::serve::with_causes;
 pub(crate) struct Places {
     pub(crate) imap: Vec<Local>,
     pub(crate) imap_tls: Vec<Local>,
+    pub(crate) imap_administrators: Vec<Local>,
     pub(crate) pop3: Vec<Local>,
     pub(crate) pop3_tls: Vec<Local>,
     pub(crate) lmtp: Vec<Local>,
@@ -25,6 +26,7 @@ pub(crate) struct Places {
 pub(crate) struct Bound {
     pub(crate) imap: Vec<Listener>,
     pub(crate) imap_tls: Vec<Listener>,
+    pub(crate) imap_administrators: Vec<Listener>,
     pub(crate) pop3: Vec<Listener>,
     pub(crate) pop3_tls: Vec<Listener>,
     pub(crate) lmtp: Vec<Listener>,
@@ -48,6 +50,7 @@ impl Bound {
         let bound = Bound {
             imap: bind(&config.imap.listen, clients(0o666), &mut given)?,
             imap_tls: bind(&config.imap.listen_tls, clients(0o666), &mut given)?,
+            imap_administrators: bind(&config.imap.admins_listen, always(0o660), &mut given)?,
             pop3: bind(&config.pop3.listen, clients(0o666), &mut given)?,
             pop3_tls: bind(&config.pop3.listen_tls, clients(0o666), &mut given)?,
             lmtp: bind(&config.lmtp.listen, clients(lmtp_mode), &mut given)?,
@@ -66,6 +69,7 @@ impl Bound {
         Places {
             imap: locals(&self.imap),
             imap_tls: locals(&self.imap_tls),
+            imap_administrators: locals(&self.imap_administrators),
             pop3: locals(&self.pop3),
             pop3_tls: locals(&self.pop3_tls),
             lmtp: locals(&self.lmtp),
@@ -77,6 +81,7 @@ impl Bound {
 
     fn listeners(&self) -> impl Iterator<Item = &Listener> {
         let clients = self.imap.iter().chain(&self.imap_tls).chain(&self.pop3).chain(&self.pop3_tls);
+        let clients = clients.chain(&self.imap_administrators);
         clients.chain(&self.lmtp).chain(&self.mta_auth).chain(&self.mta_lookup).chain(&self.http)
     }
 

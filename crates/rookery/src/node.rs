@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rookery_auth::{
-    AccountState as LoginState, Accounts, Authenticator, Credential, LookUp, LookUpError, Sessions, Welcome,
+    AccountState as LoginState, Accounts, Authenticator, CatchUp, Credential, LookUp, LookUpError, Sessions,
+    Welcome,
 };
 use rookery_directory::{
     AccountFilter, AccountState, Alias, AliasName, Commit, CommitError, Directory, DirectoryError,
@@ -55,39 +56,16 @@ pub(crate) struct DirectoryAccounts {
     pub(crate) administrators: Administrators,
 }
 
-/// How long the login of somebody unknown waits for a directory that is away, and how often that is asked.
-const UNKNOWN_WAITS: Duration = Duration::from_secs(3);
+/// How long the login of somebody unknown, or with a wrong password, waits for a directory that is away, and how often
+/// that is asked.
+const REFUSED_WAITS: Duration = Duration::from_secs(3);
 const ASKED_AGAIN: Duration = Duration::from_millis(50);
-
-impl DirectoryAccounts {
-    /// An account's entry. One that is not there, or being made, is looked for again in an up-to-date directory: it may
-    /// have been made at another node a moment ago. One that comes back is waited for a little; where it cannot be asked
-    /// the copy's word counts.
-    async fn newest(&self, name: &AccountName) -> Result<Arc<Entry>, DirectoryError> {
-        let found = self.directory.look_up(name).await;
-        let is_made = match &found {
-            Ok(entry) => !matches!(entry.state, AccountState::Reserved { .. }),
-            Err(error) => !matches!(error, DirectoryError::NotFound(_)),
-        };
-        if is_made {
-            return found;
-        }
-        let until = Instant::now() + UNKNOWN_WAITS;
-        while self.directory.barrier().await.is_err() {
-            if Instant::now() >= until {
-                return found;
-            }
-            tokio::time::sleep(ASKED_AGAIN).await;
-        }
-        self.directory.look_up(name).await
-    }
-}
 
 impl Accounts for DirectoryAccounts {
     fn look_up<'a>(&'a self, user: &'a UserName) -> LookUp<'a> {
         Box::pin(async move {
             let named = self.newcomers.credential(user).await;
-            let entry = match self.newest(&AccountName::User(user.clone())).await {
+            let entry = match self.directory.look_up(&AccountName::User(user.clone())).await {
                 Ok(entry) => entry,
                 // Whoever gets an account when let in is let in.
                 Err(DirectoryError::NotFound(_)) => {
@@ -112,6 +90,16 @@ impl Accounts for DirectoryAccounts {
                     Credential { verifier, state }
                 }
             }))
+        })
+    }
+
+    fn catch_up(&self) -> CatchUp<'_> {
+        Box::pin(async move {
+            let until = Instant::now() + REFUSED_WAITS;
+            // Where it cannot be asked the copy's word counts.
+            while self.directory.barrier().await.is_err() && Instant::now() < until {
+                tokio::time::sleep(ASKED_AGAIN).await;
+            }
         })
     }
 

@@ -28,7 +28,7 @@ const LIVE: [&str; 9] = [
     "server.drain_timeout_s",
 ];
 /// What needs a restart nevertheless: the sockets.
-const SOCKETS: [&str; 4] = ["listen", "listen_tls", "unix_mode", "unix_group"];
+const SOCKETS: [&str; 5] = ["listen", "listen_tls", "admins_listen", "unix_mode", "unix_group"];
 
 /// Reads configuration and certificates again. Connections that come later take what was read last.
 #[derive(Clone)]
@@ -175,6 +175,7 @@ mod tests {
         for name in [
             "imap.listen",
             "imap.listen_tls",
+            "imap.admins_listen",
             "data_dir",
             "store.retention_days",
             "log.format",

@@ -15,6 +15,7 @@ use std::time::Duration;
 use rookery_admin::{AdminState, Readiness};
 use rookery_auth::{Authenticator, AuthenticatorOptions, Hasher, PasswdFile, Sessions};
 use rookery_directory::{CopiedDirectory, Directory, DirectoryError, Duty, Entry};
+use rookery_imap::Entrance;
 use rookery_kv::fjall_engine::{FjallEngine, FjallOptions};
 use rookery_kv::lock::{DataLock, LockError};
 use rookery_kv::{Engine, EngineError, RealFiles};
@@ -321,7 +322,8 @@ fn check_space(folder: &Path, free_min: u64) -> Result<(), Failure> {
 fn make_tls(config: &Config, hostname: &str) -> Result<Option<Arc<ServerTls>>, Failure> {
     let clients =
         [&config.imap.listen, &config.imap.listen_tls, &config.pop3.listen, &config.pop3.listen_tls];
-    if clients.iter().all(|listen| listen.is_empty()) {
+    let mut clients = clients.into_iter().chain([&config.imap.admins_listen]);
+    if clients.all(|listen| listen.is_empty()) {
         return Ok(None);
     }
     let tls = ServerTls::load_files(tls_files(config, hostname)?);
@@ -503,10 +505,17 @@ pub(crate) async fn run(
         keeper: keeper.clone(),
     };
     tasks.spawn(succession::serve(heirs, here, drain.clone()));
-    for (listeners, over_tls) in [(bound.imap, false), (bound.imap_tls, true)] {
+    for (listeners, tls) in [(bound.imap, false), (bound.imap_tls, true)] {
+        let entrance = Entrance { tls, administrators: false };
         for listener in listeners {
-            crate::imap::spawn(&imap, &mut tasks, listener, over_tls, &gate, doorkeeper.door());
+            crate::imap::spawn(&imap, &mut tasks, listener, entrance, &gate, doorkeeper.door());
         }
+    }
+    // Whoever looks after the node comes in also while it takes no clients.
+    let always = Door::new(drain.clone());
+    for listener in bound.imap_administrators {
+        let entrance = Entrance { tls: false, administrators: true };
+        crate::imap::spawn(&imap, &mut tasks, listener, entrance, &gate, &always);
     }
     for (listeners, over_tls) in [(bound.pop3, false), (bound.pop3_tls, true)] {
         for listener in listeners {
@@ -641,6 +650,7 @@ async fn tell(node: &Node, places: &Places) {
     let kinds = [
         ("imap", &places.imap),
         ("imaps", &places.imap_tls),
+        ("imap for administrators", &places.imap_administrators),
         ("pop3", &places.pop3),
         ("pop3s", &places.pop3_tls),
         ("lmtp", &places.lmtp),

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::*;
-use crate::accounts::{LookUp, LookUpError};
+use crate::accounts::{CatchUp, LookUp, LookUpError};
 use crate::exchange::{CertificateName, CertificateNames, Progress};
 use crate::password::{HasherOptions, simulated};
 
@@ -19,7 +19,12 @@ const HASH: Duration = Duration::from_millis(40);
 struct Town {
     users: Mutex<HashMap<String, Credential>>,
     down: Mutex<bool>,
+    /// What was changed elsewhere and is not known here yet.
+    coming: Mutex<HashMap<String, Credential>>,
 }
+
+/// How long it takes to hear of it.
+const COMING: Duration = Duration::from_secs(3);
 
 impl Town {
     fn set(&self, user: &str, password: &str, state: AccountState) {
@@ -35,6 +40,15 @@ impl Accounts for Town {
                 return Err(LookUpError("no answer".to_owned()));
             }
             Ok(self.users.lock().get(user.as_str()).cloned())
+        })
+    }
+
+    fn catch_up(&self) -> CatchUp<'_> {
+        Box::pin(async move {
+            if !self.coming.lock().is_empty() {
+                tokio::time::sleep(COMING).await;
+                self.users.lock().extend(self.coming.lock().clone());
+            }
         })
     }
 
@@ -93,6 +107,28 @@ async fn right_and_wrong() {
     assert_eq!(login("gone", "gone's password").await, ok("gone"));
     *town.down.lock() = true;
     assert_eq!(login("joe", "joe's password").await, Err(AuthError::Unavailable));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_changed_elsewhere_is_waited_for_before_anybody_is_refused() {
+    let (town, auth) = town(2);
+    let credential =
+        |password: &str| Credential { verifier: Some(password.to_owned()), state: AccountState::Active };
+    town.coming.lock().insert("joe@example.org".to_owned(), credential("another"));
+    town.coming.lock().insert("new@example.org".to_owned(), credential("fresh"));
+    // Whoever is not there and whose password is wrong cannot be told apart.
+    let (nobody, unknown_took) = timed(&auth, attempt("nobody", "x", "192.0.2.2")).await;
+    let (wrong, wrong_took) = timed(&auth, attempt("ann", "x", "192.0.2.3")).await;
+    assert_eq!((nobody, wrong), (Err(AuthError::Invalid), Err(AuthError::Invalid)));
+    assert_eq!(unknown_took, wrong_took);
+    assert!(unknown_took >= COMING);
+    town.users.lock().remove("new@example.org");
+    town.set("joe", "joe's password", AccountState::Active);
+    let login = async |user, password| timed(&auth, attempt(user, password, IP)).await.0;
+    assert_eq!(login("new", "fresh").await, Ok("new@example.org".to_owned()));
+    town.set("joe", "joe's password", AccountState::Active);
+    assert_eq!(login("joe", "another").await, Ok("joe@example.org".to_owned()));
+    assert_eq!(login("joe", "joe's password").await, Err(AuthError::Invalid));
 }
 
 #[tokio::test(start_paused = true)]

@@ -97,6 +97,9 @@ fn refused(error: AuthError) -> Answer {
 }
 
 async fn logged_in(services: &Arc<Services>, wire: &Wire, login: Login, verb: &'static str) -> LoggedIn {
+    if wire.administrators && services.administrators.authority(&login.authenticated) == Authority::User {
+        return Err(Answer::no(Code::AuthorizationFailed, "Only administrators log in here").into());
+    }
     match enter(services, login.user, services.config.sessions_per_account_max).await? {
         // The home answers.
         Entered::Away { user, home } => {

@@ -171,9 +171,9 @@ pub(super) async fn gather(
             Others::Elsewhere { node, name, mailboxes: Some(mailboxes) } => {
                 add_published(user, node, &name, mailboxes, &mut names);
             }
-            Others::Elsewhere { node, name, mailboxes: None } => {
+            Others::Elsewhere { name, mailboxes: None, .. } => {
                 if let Some(returns) = returns {
-                    list_there::add_tree(wire, user, node, &name, returns.my_rights, &mut names).await?;
+                    list_there::add_account(wire, user, &name, returns.my_rights, &mut names).await?;
                 }
             }
         }

@@ -2,25 +2,18 @@
 //!
 //! Invariant: what is in memory at once is one account and one page of the directory.
 
-use super::list::{Gathered, add_parents, add_tree, tell};
+use super::list::{Gathered, add_parents, tell};
 use super::list_there;
-use crate::answer::{Answer, Failure};
-use crate::names::{Opened, directory_failed};
+use crate::answer::Failure;
+use crate::names::directory_failed;
 use crate::session::User;
 use crate::wire::Wire;
-use rookery_codec::imap::Code;
 use rookery_codec::imap::command::List;
-use rookery_directory::{AccountFilter, AccountState, DirectoryError, PAGE_MAX};
+use rookery_directory::{AccountFilter, PAGE_MAX};
 use rookery_route::Authority;
-use rookery_types::{AccountName, NodeId, Pattern, SharedName, UserName};
+use rookery_types::{AccountName, Pattern, SharedName, UserName};
 use std::collections::BTreeSet;
-use std::time::Duration;
-use tokio::time::Instant;
 
-/// How long it is waited for an account that moves while it is listed, and how often it is looked for.
-const MOVES_WITHIN: Duration = Duration::from_secs(10);
-const PAUSE_FIRST: Duration = Duration::from_millis(5);
-const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// What all users' names begin with in this view.
 const USERS: &str = "user/";
 
@@ -65,35 +58,8 @@ async fn one(
     told_above: &mut BTreeSet<String>,
 ) -> Result<(), Failure> {
     let mut names = Gathered::new();
-    let (end, mut pause) = (Instant::now() + MOVES_WITHIN, PAUSE_FIRST);
-    loop {
-        let opened = match user.own.clone().filter(|_| name.user() == Some(&user.name)) {
-            Some(own) => Opened::Here(own),
-            None => user.opened(name).await?,
-        };
-        let node = match opened {
-            Opened::Here(account) => {
-                add_tree(user, &account, name, None, &mut names);
-                break;
-            }
-            Opened::Nowhere => return Ok(()),
-            // A guest lists what is here.
-            Opened::Elsewhere(_) if user.is_guest => return Ok(()),
-            Opened::Elsewhere(node) => node,
-        };
-        if list_there::add_tree(wire, user, node, name, list.returns.my_rights, &mut names).await? {
-            break;
-        }
-        // Every account has its topmost mailbox. It was deleted, or has moved; or the node does not take the user for an
-        // administrator.
-        match whither(user, name).await? {
-            Whither::Nowhere => return Ok(()),
-            Whither::At(other) if other == node => return Err(not_listed(user, node)),
-            Whither::At(_) | Whither::OnItsWay if Instant::now() > end => return Err(not_listed(user, node)),
-            Whither::At(_) | Whither::OnItsWay => {}
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+    if !list_there::add_account(wire, user, name, list.returns.my_rights, &mut names).await? {
+        return Ok(());
     }
     add_parents(user, &mut names);
     if let Some(own) = &user.own {
@@ -111,33 +77,6 @@ async fn one(
         }
     }
     tell(wire, user, list, patterns, &names).await
-}
-
-fn not_listed(user: &User, node: NodeId) -> Failure {
-    tracing::info!(user = %user.name, %node, "a node lists nothing for an administrator of another");
-    Answer::no(Code::Unavailable, "A server does not list its mailboxes for you").into()
-}
-
-/// Where the directory says that an account is, up to date.
-enum Whither {
-    At(NodeId),
-    /// It moves, or is there already, and the directory is about to know.
-    OnItsWay,
-    Nowhere,
-}
-
-async fn whither(user: &User, name: &AccountName) -> Result<Whither, Failure> {
-    let directory = &user.services.directory;
-    directory.barrier().await.map_err(directory_failed)?;
-    match directory.look_up(name).await {
-        Ok(entry) if !matches!(entry.state, AccountState::Active | AccountState::Suspended) => {
-            Ok(Whither::Nowhere)
-        }
-        Ok(entry) if entry.moving.is_some() => Ok(Whither::OnItsWay),
-        Ok(entry) => Ok(Whither::At(entry.home.node)),
-        Err(DirectoryError::NotFound(_)) => Ok(Whither::Nowhere),
-        Err(error) => Err(directory_failed(error)),
-    }
 }
 
 /// The domains that the user administers, their own first.

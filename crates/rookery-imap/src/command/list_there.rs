@@ -3,19 +3,100 @@
 //! Invariant: an account is listed whole or the command fails; but what LIST returns besides (STATUS, METADATA) is left
 //! out of a home that is away (RFC 5819 §2).
 
-use super::list::{Gathered, Known, Listed};
-use crate::answer::Failure;
+use super::list::{self, Gathered, Known, Listed};
+use crate::answer::{Answer, Failure};
+use crate::names::{Opened, directory_failed};
 use crate::session::User;
 use crate::wire::Wire;
 use rookery_codec::imap::client::{Decoded, Decoder};
 use rookery_codec::imap::command::{List, ListReturn, ListSelect, MetadataDepth};
 use rookery_codec::imap::response::ListAttribute;
-use rookery_codec::imap::{Command, Condition, Response, WireName};
+use rookery_codec::imap::{Code, Command, Condition, Response, WireName};
+use rookery_directory::{AccountState, DirectoryError};
 use rookery_types::{AccountName, Address, NodeId, Rights, SpecialUse};
 use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Adds all mailboxes of an account to what is listed, for an administrator; false: that node has none.
-pub(super) async fn add_tree(
+/// How long it is waited for an account that moves while it is listed, and how often it is looked for.
+const MOVES_WITHIN: Duration = Duration::from_secs(10);
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// Adds all mailboxes of an account, wherever it is at home, to what is listed, for an administrator; false: there are
+/// none to be listed here.
+pub(super) async fn add_account(
+    wire: &mut Wire,
+    user: &mut User,
+    name: &AccountName,
+    my_rights: bool,
+    names: &mut Gathered,
+) -> Result<bool, Failure> {
+    let (end, mut pause) = (Instant::now() + MOVES_WITHIN, PAUSE_FIRST);
+    let mut refused = false;
+    loop {
+        let opened = match user.own.clone().filter(|_| name.user() == Some(&user.name)) {
+            Some(own) => Opened::Here(own),
+            None => user.opened(name).await?,
+        };
+        let node = match opened {
+            Opened::Here(account) => {
+                list::add_tree(user, &account, name, None, names);
+                return Ok(true);
+            }
+            Opened::Nowhere => return Ok(false),
+            // A guest lists what is here.
+            Opened::Elsewhere(_) if user.is_guest => return Ok(false),
+            Opened::Elsewhere(node) => node,
+        };
+        if add_tree(wire, user, node, name, my_rights, names).await? {
+            return Ok(true);
+        }
+        // Every account has its topmost mailbox. It was deleted, or has moved; or the node does not take the user for an
+        // administrator.
+        match whither(user, name).await? {
+            Whither::Nowhere => return Ok(false),
+            // It may have been elsewhere meanwhile, once.
+            Whither::At(other) if other == node && std::mem::replace(&mut refused, true) => {
+                return Err(not_listed(user, node));
+            }
+            Whither::At(_) | Whither::OnItsWay if Instant::now() > end => return Err(not_listed(user, node)),
+            Whither::At(_) | Whither::OnItsWay => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn not_listed(user: &User, node: NodeId) -> Failure {
+    tracing::info!(user = %user.name, %node, "a node lists nothing for an administrator of another");
+    Answer::no(Code::Unavailable, "A server does not list its mailboxes for you").into()
+}
+
+/// Where the directory says that an account is, up to date.
+enum Whither {
+    At(NodeId),
+    /// It moves, or is there already, and the directory is about to know.
+    OnItsWay,
+    Nowhere,
+}
+
+async fn whither(user: &User, name: &AccountName) -> Result<Whither, Failure> {
+    let directory = &user.services.directory;
+    directory.barrier().await.map_err(directory_failed)?;
+    match directory.look_up(name).await {
+        Ok(entry) if !matches!(entry.state, AccountState::Active | AccountState::Suspended) => {
+            Ok(Whither::Nowhere)
+        }
+        Ok(entry) if entry.moving.is_some() => Ok(Whither::OnItsWay),
+        Ok(entry) => Ok(Whither::At(entry.home.node)),
+        Err(DirectoryError::NotFound(_)) => Ok(Whither::Nowhere),
+        Err(error) => Err(directory_failed(error)),
+    }
+}
+
+/// Adds what a guest lists of an account; false: that is nothing.
+async fn add_tree(
     wire: &mut Wire,
     user: &mut User,
     node: NodeId,

@@ -13,7 +13,7 @@ use rookery_auth::{
 };
 use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home, Published};
 use rookery_imap::{
-    HeaderTexts, ImapConfig, Services, SortTables, serve_connection, serve_guest, serve_pipe,
+    Entrance, HeaderTexts, ImapConfig, Services, SortTables, serve_connection, serve_guest, serve_pipe,
 };
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
@@ -636,7 +636,7 @@ impl Site {
         }
         let permit = self.gate.admit_peer(stream.peer()).unwrap();
         let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
-        tokio::spawn(serve_connection(accepted, self.front(), false));
+        tokio::spawn(serve_connection(accepted, self.front(), Entrance::default()));
         let mut client = Client::new(ours);
         let greeting = client.line().await;
         assert!(greeting.starts_with("* OK [CAPABILITY IMAP4rev1 "), "{greeting}");
@@ -648,7 +648,7 @@ impl Site {
         let stream = Stream::from(tokio::io::duplex(1).1);
         let permit = self.gate.admit_peer(stream.peer()).unwrap();
         let accepted = Accepted { stream, id: ConnId::next(), permit, drain: self.drain.guard() };
-        serve_connection(accepted, self.front(), false)
+        serve_connection(accepted, self.front(), Entrance::default())
     }
 
     /// A client of a user who has logged in.
@@ -878,6 +878,8 @@ pub(crate) struct Client {
     heard: Vec<String>,
     deflate: Option<(Compress, Decompress)>,
     plain: bool,
+    /// The beginning of what was said last.
+    said: String,
 }
 
 impl Client {
@@ -890,11 +892,13 @@ impl Client {
             heard: Vec::new(),
             deflate: None,
             plain: false,
+            said: String::new(),
         }
     }
 
     /// Sends a command; `\n` in it is CRLF.
     pub(crate) async fn send(&mut self, command: &str) {
+        self.said = command.chars().take(100).collect();
         let octets = self.packed(format!("{}\r\n", command.replace("\\n", "\r\n")).as_bytes());
         self.stream.write_all(&octets).await.unwrap();
     }
@@ -1010,7 +1014,8 @@ impl Client {
             let mut octets = vec![0; 65536];
             let read = self.stream.read(&mut octets);
             let read = tokio::time::timeout(Duration::from_secs(20), read).await;
-            match read.expect("the server says nothing").unwrap() {
+            let Ok(read) = read else { panic!("the server says nothing, after {:?}", self.said) };
+            match read.unwrap() {
                 0 => return None,
                 n => self.unpacked(&octets[..n]),
             }

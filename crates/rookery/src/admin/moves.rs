@@ -38,13 +38,6 @@ pub(super) struct Begin {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Wait {
-    #[serde(flatten)]
-    of: Of,
-    begun: Begun,
-}
-
-#[derive(Deserialize)]
 pub(super) struct Domain {
     domain: String,
     to: String,
@@ -149,9 +142,8 @@ pub(super) async fn begin(desk: &Desk, args: Begin, replies: &Replies) -> Result
 }
 
 /// Waits for a move that was begun, for somebody at another node.
-pub(super) async fn wait(desk: &Desk, args: Wait) -> Result<Value, Failed> {
-    let account = account(desk, &args.of).await?;
-    Ok(json!(relocating::attend(&desk.mover, account, args.begun).await))
+pub(super) async fn wait(desk: &Desk, begun: Begun) -> Result<Value, Failed> {
+    Ok(json!(relocating::attend(&desk.mover, begun).await))
 }
 
 /// Begins the moves of all accounts of a domain that are not there.

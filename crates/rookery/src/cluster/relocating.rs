@@ -23,6 +23,8 @@ use super::Cluster;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a home may be away that has begun a move.
 const AWAY_MAX: Duration = Duration::from_secs(60);
+/// A home that was asked for so long was there meanwhile.
+const WAS_THERE: Duration = Duration::from_secs(15);
 /// How long until it is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long this node's copy of the directory is waited for, once the account is there.
@@ -38,6 +40,8 @@ pub(crate) struct Relocations {
 /// A move that was begun, as its home says it.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Begun {
+    /// The account's id; it may get another name meanwhile.
+    account: u64,
     job: u64,
     /// It was not begun before.
     is_new: bool,
@@ -46,7 +50,7 @@ pub(crate) struct Begun {
 /// Has the home of an account begin its move; joins the one that goes there already.
 pub(crate) async fn begin(mover: &Mover, account: AccountId, to: NodeId) -> Result<Begun, MoverError> {
     let (job, is_new) = mover.begin_or_join(account, to).await?;
-    Ok(Begun { job: job.0, is_new })
+    Ok(Begun { account: account.get(), job: job.0, is_new })
 }
 
 /// What whoever waits for a move hears of its home.
@@ -63,7 +67,8 @@ pub(crate) enum Heard {
 }
 
 /// Waits at the home of an account for its move.
-pub(crate) async fn attend(mover: &Mover, account: AccountId, begun: Begun) -> Heard {
+pub(crate) async fn attend(mover: &Mover, begun: Begun) -> Heard {
+    let Some(account) = AccountId::new(begun.account) else { return Heard::Unknown };
     match mover.attend(account, JobId(begun.job), PATIENCE, begun.is_new).await {
         Attended::Ended(MoveOutcome::Moved { .. }) => Heard::Moved,
         Attended::Ended(MoveOutcome::Cancelled) => Heard::Cancelled,
@@ -128,6 +133,7 @@ impl Relocations {
         let mut begun = None;
         let mut lost: Option<Instant> = None;
         loop {
+            let asked = Instant::now();
             let unsaid = match self.go_on(entry, (home, &home_name), to, &mut begun).await {
                 Ok(heard) => {
                     match self.outcome(heard, entry, to, begun.is_some_and(|one| one.is_new)).await {
@@ -145,6 +151,9 @@ impl Relocations {
                 Err(Unsaid::Away(why)) => why,
             };
             tracing::debug!(%account, why = unsaid, "the home of an account that moves gives no answer");
+            if asked.elapsed() > WAS_THERE {
+                lost = None;
+            }
             let since = *lost.get_or_insert_with(Instant::now);
             if is_there(&*self.directory, entry.id, to.id).await {
                 return Ok(Relocated::Moved);
@@ -175,7 +184,7 @@ impl Relocations {
                     *begun.insert(new)
                 }
             };
-            return Ok(attend(&self.mover, entry.id, known).await);
+            return Ok(attend(&self.mover, known).await);
         }
         if !self.cluster.may_reach_accounts() {
             let text =
@@ -192,8 +201,7 @@ impl Relocations {
                 *begun.insert(new)
             }
         };
-        let args = json!({"name": name, "begun": known});
-        let said = self.ask((home, home_name), "move.wait", args).await?;
+        let said = self.ask((home, home_name), "move.wait", json!(known)).await?;
         serde_json::from_value(said).map_err(|_| senseless(home_name))
     }
 

@@ -68,6 +68,9 @@ rookery_types::settings! {
         pub listen: Vec<String>,
         /// Where to listen with TLS from the first octet.
         pub listen_tls: Vec<String>,
+        /// Where to listen for administrators alone (`admins`, `domain_admins`), also while the node takes no clients; TLS by
+        /// STARTTLS.
+        pub admins_listen: Vec<String>,
         /// What sessions may do.
         #[serde(flatten)]
         pub sessions: ImapConfig,
@@ -324,6 +327,7 @@ impl Default for ImapSection {
         ImapSection {
             listen: on_loopback(1143),
             listen_tls: on_loopback(1993),
+            admins_listen: Vec::new(),
             sessions: ImapConfig::default(),
         }
     }
@@ -418,6 +422,7 @@ impl Config {
         let listens = [
             ("imap.listen", &self.imap.listen),
             ("imap.listen_tls", &self.imap.listen_tls),
+            ("imap.admins_listen", &self.imap.admins_listen),
             ("http.listen", &self.http.listen),
         ];
         for (name, list) in listens {
