@@ -6,6 +6,7 @@
 //! - The future that waits for a client is small: what a command needs lives in a box of its own, only while
 //!   the command runs.
 
+mod bereft;
 mod halves;
 
 pub use halves::{serve_guest, serve_pipe};
@@ -15,6 +16,7 @@ use crate::capability;
 use crate::command::{self, Context};
 use crate::guest::Guests;
 use crate::handed::Replay;
+use crate::mark;
 use crate::measure;
 use crate::notify::{self, Notify};
 use crate::services::Services;
@@ -22,9 +24,9 @@ use crate::session::{Selected, State, User};
 use crate::tell;
 use crate::wire::Wire;
 use rookery_auth::SessionSlot;
-use rookery_codec::imap::command::{Replaced, Tagged};
+use rookery_codec::imap::command::{AppendMessage, Replaced, Tagged};
 use rookery_codec::imap::server::{Bad, Decoded, Limits};
-use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag};
+use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag, WireName};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
 use rookery_route::SessionHead;
 use rookery_store::{Noted, StoreError, Whereabouts};
@@ -118,6 +120,8 @@ enum Next {
     StartTls,
     /// The client has logged in by a command of this tag, and the session goes on at another node.
     Away(Box<(Tag, Timing)>),
+    /// An IDLE of this tag goes on.
+    Idle(Box<Tag>),
     /// All has been said.
     Close,
     /// The same, and why it ended was noted.
@@ -163,6 +167,7 @@ impl Driver {
             };
             match next {
                 Ok(Next::Go | Next::Away(_)) => {}
+                Ok(Next::Idle(tag)) => idling = Some(*tag),
                 Ok(Next::Close) => {
                     self.counts.end("logout");
                     break Ok(());
@@ -218,6 +223,9 @@ impl Driver {
             return Ok(account_closed(&mut self.wire));
         }
         if let Some(whither) = self.leaves() {
+            if self.state.is_bereft() && !self.wire.suspended {
+                return Box::pin(self.go_home(whither, None)).await;
+            }
             return Box::pin(self.hand_over(whither, None, Replay::default(), None)).await;
         }
         let decoded = self.wire.decoder.next();
@@ -236,25 +244,7 @@ impl Driver {
             },
             Decoded::Bad(bad) => self.bad(bad),
             Decoded::AppendStart { tag, replaced, mailbox, message } => {
-                let verb = match replaced {
-                    None => "APPEND",
-                    Some(Replaced { uid: false, .. }) => "REPLACE",
-                    Some(Replaced { uid: true, .. }) => "UID REPLACE",
-                };
-                let timing = Timing::start(&measure::NAMES, verb, tag.as_str());
-                let own = self.state.notes();
-                let about = mailbox.clone();
-                let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
-                let append = command::append::append(context, &mut self.state, replaced, mailbox, message);
-                let mut outcome = Box::pin(noting(own, append)).await;
-                if matches!(outcome, Err(Failure::Moved)) {
-                    if let Some(replay) = self.wire.replay.take() {
-                        timing.end("moved");
-                        return Box::pin(self.append_elsewhere(*replay, about)).await;
-                    }
-                    outcome = Err(Answer::from(StoreError::Moved).into());
-                }
-                self.answered(tag, timing, true, outcome).await
+                Box::pin(self.append(tag, replaced, mailbox, message)).await
             }
             Decoded::Fatal { text } => {
                 self.wire.put(&bye(None, text));
@@ -273,9 +263,37 @@ impl Driver {
         }
     }
 
+    async fn append(
+        &mut self,
+        tag: Tag,
+        replaced: Option<Replaced>,
+        mailbox: WireName,
+        message: AppendMessage,
+    ) -> Result<Next, Failure> {
+        let verb = match replaced {
+            None => "APPEND",
+            Some(Replaced { uid: false, .. }) => "REPLACE",
+            Some(Replaced { uid: true, .. }) => "UID REPLACE",
+        };
+        let timing = Timing::start(&measure::NAMES, verb, tag.as_str());
+        let own = self.state.notes();
+        let about = mailbox.clone();
+        let context = Context { services: &self.services, wire: &mut self.wire, tag: &tag };
+        let append = command::append::append(context, &mut self.state, replaced, mailbox, message);
+        let mut outcome = Box::pin(noting(own, append)).await;
+        if matches!(outcome, Err(Failure::Moved)) {
+            if let Some(replay) = self.wire.replay.take() {
+                timing.end("moved");
+                return Box::pin(self.append_elsewhere(*replay, about)).await;
+            }
+            outcome = Err(Answer::from(StoreError::Moved).into());
+        }
+        self.answered(tag, timing, true, outcome).await
+    }
+
     /// Sends what is waiting and waits for the client, or for the server's or the account's end.
     async fn wait(&mut self) -> Result<Next, Failure> {
-        self.wire.flush().await?;
+        Box::pin(mark::flush_state(&mut self.wire, &self.state)).await?;
         let limit = self.wire.silence_max;
         let (user, selected) = match &mut self.state {
             State::Authenticated(user) | State::Abroad(user, _) => (Some(&mut **user), None),
@@ -342,10 +360,12 @@ impl Driver {
                     Ok(()) => tell::all(&mut self.wire, user, None, true).await,
                     Err(failure) => Err(failure),
                 };
-                if let Err(Failure::Refused(answer)) = heard {
-                    return Ok(self.farewell(*answer));
+                match heard {
+                    // The client hears of it when it asks for something.
+                    Err(Failure::Refused(_)) if user.guests.awaits() => {}
+                    Err(Failure::Refused(answer)) => return Ok(self.farewell(*answer)),
+                    heard => heard?,
                 }
-                heard?;
             }
             State::NotAuthenticated | State::Away(_) | State::Logout => {}
         }
@@ -374,6 +394,9 @@ impl Driver {
             return Ok(Next::StartTls);
         }
         match &command {
+            Command::Compress { .. } if self.state.is_bereft() => {
+                return self.refused_bereft(tag, timing).await;
+            }
             Command::Compress { mechanism } => return self.compress(tag, timing, mechanism).await,
             Command::Unauthenticate => return self.unauthenticate(tag, timing).await,
             _ => {}
@@ -486,11 +509,12 @@ impl Driver {
                 Err(Answer::bad("Log in first").into())
             }
             State::Authenticated(user) => {
-                Box::pin(command::idle::idle(&mut self.wire, user, None, &self.drain, resumed)).await
+                let begun = (&tag, resumed);
+                Box::pin(command::idle::idle(&mut self.wire, user, None, &self.drain, begun)).await
             }
             State::Selected(user, selected) => {
-                Box::pin(command::idle::idle(&mut self.wire, user, Some(selected), &self.drain, resumed))
-                    .await
+                let begun = (&tag, resumed);
+                Box::pin(command::idle::idle(&mut self.wire, user, Some(selected), &self.drain, begun)).await
             }
             State::Abroad(user, abroad) => {
                 Box::pin(command::abroad::idle(&mut self.wire, user, abroad, &tag, &self.drain, resumed))
@@ -500,6 +524,9 @@ impl Driver {
         if matches!(&outcome, Err(Failure::Moved)) {
             timing.end("moved");
             let whither = self.whither().unwrap_or_else(|| self.here());
+            if self.state.is_bereft() && !self.wire.suspended {
+                return Box::pin(self.go_home(whither, Some(tag))).await;
+            }
             return Box::pin(self.hand_over(whither, Some(tag), Replay::default(), None)).await;
         }
         if matches!(&outcome, Ok(answer) if answer.condition == Condition::Bye) {

@@ -19,7 +19,7 @@ use crate::answer::{Answer, Failure};
 use crate::command::notify_there::Groups;
 use crate::services::Services;
 use crate::session::{Enabled, User};
-use crate::value::{GuestValue, HomeValue, SessionValue};
+use crate::value::{GuestValue, HomeValue, NotifyValue, SelectedValue, SessionValue};
 use crate::wire::Wire;
 use asked::{begins_modseqs, changes};
 use bytes::{Bytes, BytesMut};
@@ -28,7 +28,7 @@ use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::passage::Passage;
 use rookery_codec::imap::{Code, Command, Condition, Tag};
 use rookery_net::{Connection, IoError, Stream};
-use rookery_route::{Opening, PipeService, Reopening, SessionHead, SessionNote};
+use rookery_route::{Marked, Opening, PipeService, Reopening, SessionHead, SessionNote};
 use rookery_types::{AccountId, Epoch, NodeId};
 use std::collections::BTreeMap;
 use std::task::Poll;
@@ -42,6 +42,8 @@ const STATUS_OCTETS_MAX: usize = 8 << 20;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one may take to say what it knows.
 const SUSPEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the lost home of the selected mailbox is not asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a guest is kept that is not needed.
 const UNUSED_MAX: Duration = Duration::from_secs(300);
 /// As good as for ever: the link notices when the other node is lost.
@@ -59,6 +61,8 @@ pub(crate) struct Guests {
     overflow: bool,
     /// What guests knew that go on elsewhere.
     moved: Vec<GuestValue>,
+    /// The selected mailbox, whose guest is lost: from this another goes on when its home is there again.
+    awaited: Option<Box<Awaited>>,
 }
 
 /// A session of the user's at another node.
@@ -75,14 +79,37 @@ pub(crate) struct Guest {
     watches: bool,
     /// It has given that up.
     overflow: bool,
+    /// Octets that were heard of it.
+    heard: u64,
+    marks: Marks,
     /// What it knew, once it has begun to say so: it goes on elsewhere.
     leaves: Option<Leaving>,
+}
+
+/// A selected mailbox whose home is lost.
+struct Awaited {
+    value: SelectedValue,
+    /// When its home is asked next.
+    next: Instant,
 }
 
 /// A guest's value on its way.
 struct Leaving {
     octets: usize,
     come: BytesMut,
+}
+
+/// The marks of a guest.
+#[derive(Default)]
+struct Marks {
+    /// How many count.
+    count: u64,
+    /// The last one counts where so much was heard.
+    at: u64,
+    /// What the last one says that says something: its mailbox as the client knows it.
+    value: Option<Bytes>,
+    /// The next one, and where it counts.
+    next: Option<(u64, Marked)>,
 }
 
 /// Why there is no answer.
@@ -112,6 +139,13 @@ impl Guests {
     /// What those knew that the client would miss, to go on elsewhere with the session.
     pub(crate) async fn suspend(&mut self, wire: &mut Wire) -> Result<Vec<GuestValue>, Failure> {
         let mut values = std::mem::take(&mut self.moved);
+        let of_mark = |node: NodeId, value| {
+            let session = SessionValue::of_selected(value);
+            GuestValue { node: node.0, watches: false, session }
+        };
+        if let Some((node, awaited)) = self.selected.zip(self.awaited.take()) {
+            values.push(of_mark(node, awaited.value));
+        }
         for (node, mut guest) in std::mem::take(&mut self.open) {
             let is_selected = self.selected == Some(node);
             if !is_selected && !guest.watches {
@@ -126,11 +160,35 @@ impl Guests {
             match (said, guest.value()) {
                 (Ok(Trouble::Moved), Some(value)) => values.push(value),
                 (Ok(Trouble::Client(error)), _) => return Err(Failure::Gone(error)),
-                _ if is_selected => return Err(farewell().into()),
+                _ if is_selected => match guest.mark() {
+                    Some(value) => values.push(of_mark(node, value)),
+                    None => return Err(farewell().into()),
+                },
                 _ => self.overflow = true,
             }
         }
         Ok(values)
+    }
+
+    /// The guest at a node.
+    pub(crate) fn of(&self, node: NodeId) -> Option<&Guest> {
+        self.open.get(&node)
+    }
+
+    /// The selected mailbox whose home is lost, as the client knows it.
+    pub(crate) fn awaited(&self) -> Option<SelectedValue> {
+        self.awaited.as_ref().map(|awaited| awaited.value.clone())
+    }
+
+    /// The selected mailbox is at another node, which is lost; the client knows it like this.
+    pub(crate) fn await_selected(&mut self, node: NodeId, value: SelectedValue) {
+        self.selected = Some(node);
+        self.awaited = Some(Box::new(Awaited { value, next: Instant::now() }));
+    }
+
+    /// Whether the selected mailbox's home is waited for.
+    pub(crate) fn awaits(&self) -> bool {
+        self.awaited.is_some()
     }
 
     /// Whether there are none.
@@ -141,6 +199,7 @@ impl Guests {
     /// From here on the session's selected mailbox is there; none: it is here, or there is none.
     pub(crate) fn set_selected(&mut self, node: Option<NodeId>) {
         self.selected = node;
+        self.awaited = None;
     }
 
     /// Where the session's selected mailbox is, if that is another node.
@@ -213,7 +272,7 @@ impl Guests {
     /// Returns when a guest that may speak without being asked has done so, or is lost: the one with the selected
     /// mailbox, and those that watch. Closes others that were not needed for long. Safe to cancel.
     pub(crate) async fn stirred(&mut self) {
-        if self.have_moved() {
+        if self.have_moved() || self.awaits() {
             // The session goes on elsewhere as soon as it can; until then there is nothing to hear.
             return std::future::pending().await;
         }
@@ -266,6 +325,11 @@ impl Guests {
     /// A guest is lost, but what it was asked is known nevertheless.
     pub(crate) fn let_go(&mut self, guest: &Guest) {
         self.overflow |= guest.watches;
+        if self.selected == Some(guest.node)
+            && let Some(value) = guest.mark()
+        {
+            self.await_selected(guest.node, value);
+        }
     }
 
     /// What a guest comes to that gave no answer. `changes`: it may have changed something.
@@ -273,6 +337,10 @@ impl Guests {
         self.let_go(guest);
         match trouble {
             Trouble::Client(error) => Failure::Gone(error),
+            Trouble::Guest if self.selected == Some(guest.node) && self.awaits() => match changes {
+                true => perhaps_done().into(),
+                false => not_reached().into(),
+            },
             // In the middle of a response there is no way to say anything.
             Trouble::Guest if !guest.passage.is_between() => {
                 Failure::Gone(IoError::Lost(std::io::ErrorKind::UnexpectedEof.into()))
@@ -288,6 +356,11 @@ fn farewell() -> Answer {
     let mut answer = Answer::no(Code::Unavailable, "The mailbox's server is lost; connect again");
     answer.condition = Condition::Bye;
     answer
+}
+
+/// For what may be done, or not.
+pub(crate) fn perhaps_done() -> Answer {
+    Answer::no(Code::Unavailable, "The server of that mailbox is lost; whether this was done is not known")
 }
 
 /// What becomes of a change for which a guest was lost that had nothing selected. `ended`: it may have been done.
@@ -318,7 +391,7 @@ impl User {
             return match known {
                 Some(known) => Ok(known),
                 None if self.guests.have_moved() => Err(Failure::Moved),
-                None => Err(farewell().into()),
+                None => self.guest_again(wire, node).await,
             };
         }
         if let Some(mut guest) = known {
@@ -331,6 +404,38 @@ impl User {
             self.guests.overflow |= guest.watches && !self.guests.have_moved();
         }
         self.new_guest(wire, node).await
+    }
+
+    /// A guest that goes on with the selected mailbox where one was lost.
+    async fn guest_again(&mut self, wire: &Wire, node: NodeId) -> Result<Guest, Failure> {
+        let Some(awaited) = &mut self.guests.awaited else { return Err(farewell().into()) };
+        if awaited.next > Instant::now() {
+            return Err(not_reached().into());
+        }
+        let value = awaited.value.clone();
+        let mailbox_id = value.objectid();
+        let mut there = SessionValue::new();
+        there.enabled = self.enabled.bits();
+        there.selected = Some(value);
+        there.notify = self.notify.as_ref().map(|_| NotifyValue::nothing());
+        let opened = self.guest_from(wire, node, &there, mailbox_id).await;
+        match opened {
+            Ok(guest) => {
+                self.guests.awaited = None;
+                Ok(guest)
+            }
+            Err(Failure::Moved) => {
+                self.guests.awaited = None;
+                self.guests.moved.push(GuestValue { node: node.0, watches: false, session: there });
+                Err(Failure::Moved)
+            }
+            Err(failure) => {
+                if let Some(awaited) = &mut self.guests.awaited {
+                    awaited.next = Instant::now() + ASK_AGAIN;
+                }
+                Err(failure)
+            }
+        }
     }
 
     /// What a guest comes to that gave no answer. `changes`: it may have changed something.
@@ -354,7 +459,7 @@ impl User {
     /// One more guest at a node, of which nobody else knows.
     pub(crate) async fn new_guest(&self, wire: &Wire, node: NodeId) -> Result<Guest, Failure> {
         let stream = wire.connection.stream();
-        let head = SessionHead::of_guest(&self.name, wire.trace, stream);
+        let head = SessionHead::of_guest(&self.name, wire.trace, stream).marked();
         let opening = self.services.peers.open(node, PipeService::Guest, head.encode());
         let pipe = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
             Ok(Ok(pipe)) => pipe,
@@ -376,6 +481,8 @@ impl User {
             mailbox_id: None,
             watches: false,
             overflow: false,
+            heard: 0,
+            marks: Marks::default(),
             leaves: None,
         })
     }
@@ -389,7 +496,7 @@ impl User {
         mailbox_id: Option<Bytes>,
     ) -> Result<Guest, Failure> {
         let stream = wire.connection.stream();
-        let head = SessionHead::of_guest(&self.name, wire.trace, stream);
+        let head = SessionHead::of_guest(&self.name, wire.trace, stream).marked();
         let watches = value.notify.as_ref().is_some_and(|notify| notify.asked.is_some());
         let (peers, keeper) = (&*self.services.peers, &self.services.keeper);
         let reopening = Reopening { peers, service: PipeService::Guest, head: &head, keeper };
@@ -422,6 +529,8 @@ impl User {
             mailbox_id,
             watches,
             overflow: false,
+            heard: 0,
+            marks: Marks::default(),
             leaves: None,
         })
     }

@@ -91,9 +91,10 @@ impl State {
             user.notify = Some(Box::new(resumed));
         }
         let end = Instant::now() + READY_TIMEOUT;
+        let patient = Instant::now() + AWAY_AFTER;
         let mut pause = PAUSE_FIRST;
         let selected = loop {
-            let placed = parts.place(&mut user, wire).await;
+            let placed = parts.place(&mut user, wire, Instant::now() > patient).await;
             match placed {
                 Ok(selected) => break selected,
                 Err(failure) if user.is_guest || Instant::now() > end => return Err(failure),
@@ -111,6 +112,38 @@ impl State {
             Some(Placed::Here(selected)) => State::Selected(user, selected),
             Some(Placed::There(abroad)) => State::Abroad(user, abroad),
         })
+    }
+}
+
+impl State {
+    /// The session of a value whose home is lost.
+    pub(crate) async fn bereft(mut user: Box<User>, mut value: SessionValue) -> State {
+        user.enable(Enabled::from_bits(value.enabled));
+        learn_homes(&user.services, &value);
+        if value.notify.is_some() {
+            user.notify = Some(Box::new(Notify::none(&user)));
+        }
+        let abroad = value.abroad.take();
+        let of_guests = value.guests.into_iter();
+        let selected = match value.selected.take() {
+            Some(selected) => {
+                let home = user.services.router.home(&AccountName::User(user.name.clone())).await;
+                // Where that is not known, nothing is reached.
+                Some((home.map_or(NodeId(0), |(node, _)| node), selected))
+            }
+            None => {
+                let mut of_guests = of_guests
+                    .filter_map(|guest| guest.session.selected.map(|known| (NodeId(guest.node), known)));
+                of_guests.next()
+            }
+        };
+        let Some((node, selected)) = selected else { return State::Authenticated(user) };
+        let (name, mailbox_id) = match abroad {
+            Some(AbroadValue { name, mailbox_id, .. }) => (name, mailbox_id),
+            None => (selected.name.clone(), selected.objectid()),
+        };
+        user.guests.await_selected(node, selected);
+        State::Abroad(user, Box::new(Abroad { node, name: WireName(name), mailbox_id }))
     }
 }
 
@@ -132,7 +165,8 @@ enum Placed {
 
 impl Parts {
     /// Opens what is at home here, and guests for what is not.
-    async fn place(&self, user: &mut User, wire: &Wire) -> Result<Option<Placed>, Failure> {
+    /// `away`: what is not reached is away, and was waited for.
+    async fn place(&self, user: &mut User, wire: &Wire, away: bool) -> Result<Option<Placed>, Failure> {
         let place = match &self.selected {
             Some(selected) => home_of(user, selected).await?,
             None => None,
@@ -143,6 +177,7 @@ impl Parts {
             user.guests.watch(Some(groups.clone()));
         }
         let mut placed = None;
+        user.guests.set_selected(place);
         for node in nodes {
             let mut there = SessionValue::new();
             there.enabled = user.enabled.bits();
@@ -162,10 +197,15 @@ impl Parts {
                 there.selected = Some(selected.clone());
                 placed = Some(Placed::There(Box::new(Abroad { node, name: WireName(name), mailbox_id: id })));
             }
-            let guest = user.guest_from(wire, node, &there, mailbox_id).await?;
-            user.guests.keep(guest);
+            match (user.guest_from(wire, node, &there, mailbox_id).await, there.selected) {
+                (Ok(guest), _) => user.guests.keep(guest),
+                (Err(Failure::Refused(_)), Some(selected)) if away => {
+                    user.guests.await_selected(node, selected);
+                }
+                (Err(Failure::Refused(_)), None) if away => user.guests.overflow(),
+                (Err(failure), _) => return Err(failure),
+            }
         }
-        user.guests.set_selected(place);
         match &self.selected {
             Some(selected) if place.is_none() => {
                 let selected = Selected::resumed(user, selected.clone()).await?;
@@ -339,6 +379,8 @@ impl Replay {
 
 /// How long a command waits for its account to be served at its new home.
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the home of something may be out of reach before it counts as lost.
+const AWAY_AFTER: Duration = Duration::from_secs(1);
 /// How long what was not found where it should be is not looked for again; twice as long each time.
 pub(crate) const PAUSE_FIRST: Duration = Duration::from_millis(5);
 pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(200);
@@ -384,7 +426,10 @@ impl Selected {
         let view = blocking(move || {
             let state = opened.now();
             let messages = state.messages.clone().unwrap_or_default();
-            View::resumed(view, &state, &messages, |uids| opened.account().lately_expunged(id, uids))
+            let vanished = |modseq| opened.vanished_since(modseq);
+            View::resumed(view, &state, &messages, vanished, |uids| {
+                opened.account().lately_expunged(id, uids)
+            })
         });
         let view = view.await??.ok_or_else(cannot_go_on)?;
         let home = account.whereabouts();

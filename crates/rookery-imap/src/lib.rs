@@ -9,6 +9,7 @@
 //! - Capabilities name exactly what is here.
 
 mod answer;
+mod awaiting;
 mod capability;
 mod command;
 mod config;
@@ -17,6 +18,7 @@ mod fetch;
 mod guest;
 mod handed;
 mod kept;
+mod mark;
 mod measure;
 mod names;
 mod notify;
@@ -29,6 +31,7 @@ mod tell;
 mod value;
 mod view;
 mod wire;
+mod witness;
 
 /// What is read of other nodes, for `fuzz/`, which alone is built with `cfg(fuzzing)`.
 #[cfg(fuzzing)]

@@ -5,6 +5,7 @@
 //! - Rights are asked of the mailbox as it is now, at every command; nothing remembers them.
 
 use crate::answer::{Answer, Failure, blocking, no_permission};
+use crate::awaiting::Awaiting;
 use crate::guest::Guests;
 use crate::names::{Names, directory_failed};
 use crate::notify::{Notify, OfSelected};
@@ -91,6 +92,8 @@ pub(crate) struct User {
     pub(crate) enabled: Enabled,
     /// What NOTIFY asks for; `None`: it was never used.
     pub(crate) notify: Option<Box<Notify>>,
+    /// The search for the home of the user's account, if that is lost.
+    pub(crate) awaiting: Option<Awaiting>,
     /// Held so that the session counts; tells when the account is closed.
     pub(crate) slot: Option<SessionSlot>,
     /// The session is a guest: its user's own session runs at another node.
@@ -179,6 +182,11 @@ impl User {
         }
     }
 
+    /// Whether an account is the user's own.
+    pub(crate) fn owns(&self, account: &Account) -> bool {
+        self.own.as_ref().is_some_and(|own| own.id() == account.id())
+    }
+
     /// The user's own account.
     pub(crate) fn own(&self) -> Result<&Account, Failure> {
         let none = || Answer::no(Code::Cannot, "You have no mailboxes of your own").into();
@@ -191,6 +199,11 @@ impl User {
             Whereabouts::Here => None,
             Whereabouts::Left { node, epoch } => Some((node, epoch)),
         }
+    }
+
+    /// Whether the home of the user's account is lost, and the session goes on without.
+    pub(crate) fn is_bereft(&self) -> bool {
+        self.awaiting.is_some()
     }
 
     /// Whether something has left for another node that the session has abroad, or watches.
@@ -238,6 +251,16 @@ impl State {
         match self {
             State::Selected(user, selected) => selected.has_left() || user.misses_something(),
             State::Authenticated(user) | State::Abroad(user, _) => user.misses_something(),
+            State::NotAuthenticated | State::Away(_) | State::Logout => false,
+        }
+    }
+
+    /// Whether the home of the user's account is lost.
+    pub(crate) fn is_bereft(&self) -> bool {
+        match self {
+            State::Authenticated(user) | State::Selected(user, _) | State::Abroad(user, _) => {
+                user.is_bereft()
+            }
             State::NotAuthenticated | State::Away(_) | State::Logout => false,
         }
     }

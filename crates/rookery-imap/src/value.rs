@@ -33,6 +33,9 @@ pub(crate) struct SessionValue {
     /// So many of the octets that follow are of a command that was printed anew, and may be longer than a client's.
     #[serde(default)]
     pub(crate) replay_octets: u64,
+    /// What NOTIFY asks for is not told any more, and the client has not heard of that.
+    #[serde(default)]
+    pub(crate) overflow: bool,
     /// Where accounts are at home, of which whoever goes on may not have heard.
     #[serde(default)]
     pub(crate) homes: Vec<HomeValue>,
@@ -126,9 +129,21 @@ pub(crate) struct ViewValue {
     pub(crate) recent: UidSet,
     /// Expunges are held back.
     pub(crate) held_back: bool,
+    /// The messages are those that the mailbox had at `modseq`, up to here, and those of `uids`.
+    #[serde(default)]
+    pub(crate) as_of: Option<AsOfValue>,
     /// Those of the messages that are other by now, or gone, as the client knows them; ascending, [`KNOWN_MAX`] at most.
     #[serde(with = "messages")]
     pub(crate) known: Vec<Message>,
+}
+
+/// The messages that a mailbox had once, for its home to find again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct AsOfValue {
+    /// The highest UID.
+    pub(crate) last: u32,
+    /// How many there are, with those that are named.
+    pub(crate) exists: u64,
 }
 
 /// What a client has asked NOTIFY for, and how far it was told.
@@ -156,6 +171,14 @@ pub(crate) struct WatchedValue {
     pub(crate) visible: UidSet,
 }
 
+impl NotifyValue {
+    /// Of a client that is told nothing.
+    pub(crate) fn nothing() -> NotifyValue {
+        let (watched, unsubscribed, subscribed) = (Vec::new(), Vec::new(), Vec::new());
+        NotifyValue { asked: None, watched, unsubscribed, subscribed }
+    }
+}
+
 impl SelectedValue {
     /// Its MAILBOXID.
     pub(crate) fn objectid(&self) -> Option<Bytes> {
@@ -173,6 +196,11 @@ impl SessionValue {
     /// Of this version, without anything.
     pub(crate) fn new() -> SessionValue {
         SessionValue { version: VERSION, ..SessionValue::default() }
+    }
+
+    /// Of a guest that has a mailbox selected.
+    pub(crate) fn of_selected(selected: SelectedValue) -> SessionValue {
+        SessionValue { selected: Some(selected), ..SessionValue::new() }
     }
 
     pub(crate) fn encode(&self) -> Bytes {
@@ -347,7 +375,8 @@ mod tests {
             (modseq, keywords, held_back) in any::<(u64, usize, bool)>(),
             (known, name) in (messages(), octets()),
         ) -> SelectedValue {
-            let view = ViewValue { uids, modseq, keywords, recent, held_back, known };
+            let as_of = held_back.then_some(AsOfValue { last: mailbox, exists: account });
+            let view = ViewValue { uids, modseq, keywords, recent, held_back, as_of, known };
             SelectedValue { account, mailbox, uid_validity, name, read_only, saved, view }
         }
     }

@@ -8,6 +8,7 @@
 use crate::answer::Failure;
 use crate::command::operation::Operation;
 use crate::handed::Replay;
+use crate::mark::Marks;
 use crate::session::Enabled;
 use rookery_codec::imap::server::{Decoded, Decoder, Limits};
 use rookery_codec::imap::{Response, print};
@@ -33,6 +34,8 @@ pub(crate) struct Wire {
     pub(crate) leaving: bool,
     /// The other half asks for the session's value, to go on from it.
     pub(crate) suspended: bool,
+    /// The marks that the other half wants.
+    pub(crate) marks: Option<Box<Marks>>,
     /// An APPEND that found its account gone.
     pub(crate) replay: Option<Box<Replay>>,
     /// The connection's id where the client's socket is, for the log of every node.
@@ -54,6 +57,7 @@ impl Wire {
             administrators: false,
             leaving: false,
             suspended: false,
+            marks: None,
             replay: None,
             trace,
             enabled: None,
@@ -94,7 +98,11 @@ impl Wire {
         if left.is_zero() {
             return Err(IoError::Idle);
         }
-        if self.connection.read_some(self.decoder.buffer(), left).await? > 0 {
+        let octets = self.connection.read_some(self.decoder.buffer(), left).await?;
+        if octets > 0 {
+            if let Some(marks) = &mut self.marks {
+                marks.read += octets as u64;
+            }
             return Ok(true);
         }
         // Behind a note, if that is what reading has stopped at, it goes on.

@@ -227,6 +227,15 @@ impl Connection {
         self.flush_stream().await
     }
 
+    /// The same, and a note before it: whoever hears any of it has the note.
+    pub async fn flush_with(&mut self, note: Bytes) -> Result<(), IoError> {
+        if let Some(pipe) = self.stream.pipe() {
+            pipe.put_note(note);
+            self.unflushed = true;
+        }
+        self.flush().await
+    }
+
     async fn flush_stream(&mut self) -> Result<(), IoError> {
         if self.unflushed {
             timeout(self.write_timeout, self.stream.flush()).await.map_err(|_| IoError::Stalled)??;

@@ -36,7 +36,7 @@ pub use listener::{BindError, ListenOptions, ListenSpec, Listener};
 pub use measure::{ConnectionEnd, MetricNames, Timing};
 pub use networks::Networks;
 pub use peer::{Local, Peer};
-pub use pipe::{Before, Pipe, Relay, Stopped};
+pub use pipe::{Before, Onlooker, Pipe, Relay, Stopped};
 pub use proof::ClientNames;
 pub use serve::{Accepted, ConnId, Service, serve};
 pub use stream::{StartTlsError, Stream, TlsInfo};

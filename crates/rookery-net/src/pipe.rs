@@ -60,6 +60,22 @@ impl Before for Option<Bytes> {
     }
 }
 
+/// Sees what a relay passes on.
+pub trait Onlooker: Send {
+    /// Octets of the client went to the far half.
+    fn inward(&mut self, octets: &[u8]);
+
+    /// Octets of the far half went to the client.
+    fn outward(&mut self, octets: &[u8]);
+}
+
+/// Nobody looks on.
+impl Onlooker for () {
+    fn inward(&mut self, _octets: &[u8]) {}
+
+    fn outward(&mut self, _octets: &[u8]) {}
+}
+
 /// What is under way in a relay: the octets of either side that the other has not taken yet. It is kept from one
 /// [`Relay::run`] to the next.
 #[derive(Default)]
@@ -115,30 +131,54 @@ impl Relay {
         Ok(unsent)
     }
 
+    /// The same once the far half is lost. None: there was more than the client's own octets, and it is not all here.
+    pub fn left_over(&mut self) -> Option<BytesMut> {
+        self.before.is_empty().then(|| std::mem::take(&mut self.inward))
+    }
+
     /// Passes octets both ways until something ends it. Safe to cancel.
-    pub async fn run(&mut self, client: &mut Stream, far: &mut dyn Pipe) -> Stopped {
+    pub async fn run(
+        &mut self,
+        client: &mut Stream,
+        far: &mut dyn Pipe,
+        onlooker: &mut dyn Onlooker,
+    ) -> Stopped {
         poll_fn(|cx| {
-            // Both directions are polled each time, so that both leave their wakers.
-            let inward = self.poll_inward(client, far, cx);
-            match self.poll_outward(client, far, cx) {
+            // Both directions are polled each time, so that both leave their wakers. A far half that is lost is sent
+            // nothing more.
+            match self.poll_outward(client, far, onlooker, cx) {
                 Poll::Ready(stopped) => Poll::Ready(stopped),
-                Poll::Pending => inward,
+                Poll::Pending => self.poll_inward(client, far, onlooker, cx),
             }
         })
         .await
+    }
+
+    /// Passes on what a far half that is lost has still said. Safe to cancel.
+    pub async fn run_outward(
+        &mut self,
+        client: &mut Stream,
+        far: &mut dyn Pipe,
+        onlooker: &mut dyn Onlooker,
+    ) -> Stopped {
+        poll_fn(|cx| self.poll_outward(client, far, onlooker, cx)).await
     }
 
     fn poll_inward(
         &mut self,
         client: &mut Stream,
         far: &mut dyn Pipe,
+        onlooker: &mut dyn Onlooker,
         cx: &mut Context<'_>,
     ) -> Poll<Stopped> {
         loop {
             while !self.inward.is_empty() {
                 match ready!(Pin::new(&mut *far).poll_write(cx, &self.inward)) {
                     Ok(0) => return Poll::Ready(Stopped::Lost(io::ErrorKind::WriteZero.into())),
-                    Ok(written) => self.inward.advance(written.min(self.inward.len())),
+                    Ok(written) => {
+                        onlooker.inward(self.inward.get(..written).unwrap_or(&self.inward));
+                        self.inward.advance(written.min(self.inward.len()));
+                    }
                     Err(error) => return Poll::Ready(Stopped::Lost(error)),
                 }
                 self.unflushed.0 = true;
@@ -185,13 +225,17 @@ impl Relay {
         &mut self,
         client: &mut Stream,
         far: &mut dyn Pipe,
+        onlooker: &mut dyn Onlooker,
         cx: &mut Context<'_>,
     ) -> Poll<Stopped> {
         loop {
             while !self.outward.is_empty() {
                 match ready!(Pin::new(&mut *client).poll_write(cx, &self.outward)) {
                     Ok(0) | Err(_) => return Poll::Ready(Stopped::Client),
-                    Ok(written) => self.outward.advance(written.min(self.outward.len())),
+                    Ok(written) => {
+                        onlooker.outward(self.outward.get(..written).unwrap_or(&self.outward));
+                        self.outward.advance(written.min(self.outward.len()));
+                    }
                 }
                 self.unflushed.1 = true;
             }
@@ -496,9 +540,9 @@ mod tests {
         let relaying = tokio::spawn(async move {
             let (mut stream, mut near) = (Stream::from(socket), near);
             let mut relay = Relay::new(BytesMut::from("early "));
-            let first = relay.run(&mut stream, &mut near).await;
+            let first = relay.run(&mut stream, &mut near, &mut ()).await;
             assert!(matches!(&first, Stopped::Note(note) if note == "stop"), "{first:?}");
-            assert!(matches!(relay.run(&mut stream, &mut near).await, Stopped::Ended));
+            assert!(matches!(relay.run(&mut stream, &mut near, &mut ()).await, Stopped::Ended));
             (relay.octets_in, relay.octets_out)
         });
         let sent = [b"x".repeat(100_000), b".".to_vec()].concat();
@@ -558,7 +602,7 @@ mod tests {
         let (mut client, socket) = tokio::io::duplex(64);
         client.write_all(b"last words").await.unwrap();
         client.shutdown().await.unwrap();
-        let stopped = Relay::default().run(&mut Stream::from(socket), &mut near).await;
+        let stopped = Relay::default().run(&mut Stream::from(socket), &mut near, &mut ()).await;
         assert!(matches!(stopped, Stopped::Client));
         near.shutdown().await.unwrap();
         let mut heard = Vec::new();
@@ -572,7 +616,8 @@ mod tests {
         other.write_all(&[OCTETS, 0, 9, b'x']).await.unwrap();
         drop(other);
         let (_client, socket) = tokio::io::duplex(64);
-        let stopped = Relay::default().run(&mut Stream::from(socket), &mut FramedPipe::new(one)).await;
+        let stopped =
+            Relay::default().run(&mut Stream::from(socket), &mut FramedPipe::new(one), &mut ()).await;
         assert!(matches!(stopped, Stopped::Lost(_)), "{stopped:?}");
     }
 }

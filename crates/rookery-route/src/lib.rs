@@ -25,9 +25,9 @@ pub use moves::{
 pub use publications::{Publications, StartError};
 pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
-    BadHead, HEAD_OCTETS_MAX, HandOver, NoPeers, Opening, PeerError, Peers, PipeHead, PipeService, Reaching,
-    Relayed, Reopening, SessionHead, SessionNote, Suspended, VALUE_OCTETS_MAX, go_on, hand_back, open_from,
-    relay, take_value,
+    BadHead, HEAD_OCTETS_MAX, HandOver, MARK_OCTETS_MAX, Mark, Marked, NoPeers, Opening, PeerError, Peers,
+    PipeHead, PipeService, Reaching, Relayed, Reopening, SessionHead, SessionNote, Suspended,
+    VALUE_OCTETS_MAX, Witness, go_on, hand_back, open_from, relay, take_value,
 };
 pub use relocator::{NoRelocator, NotMoved, Relocated, Relocator};
 pub use renames::Renames;

@@ -14,7 +14,7 @@
 mod edge;
 mod home;
 
-pub use edge::{Relayed, Reopening, Suspended, go_on, open_from, relay};
+pub use edge::{Relayed, Reopening, Suspended, Witness, go_on, open_from, relay};
 pub use home::{HandOver, Opening, hand_back, take_value};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -137,6 +137,9 @@ pub struct SessionHead {
     pub tag: String,
     /// The name of that command.
     pub verb: String,
+    /// The edge wants marks ([`SessionNote::Mark`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub marks: bool,
     /// The session goes on from a value of so many octets, which follows in notes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_octets: Option<usize>,
@@ -156,12 +159,17 @@ impl SessionHead {
         };
         let (tag, verb) = (tag.to_owned(), verb.to_owned());
         let (user, tls) = (user.to_string(), stream.is_tls());
-        SessionHead { user, trace, peer, tls, tag, verb, value_octets: None }
+        SessionHead { user, trace, peer, tls, tag, verb, marks: false, value_octets: None }
     }
 
     /// The head of a guest of the session whose client is at the end of a stream.
     pub fn of_guest(user: &UserName, trace: u64, stream: &Stream) -> SessionHead {
         SessionHead::new(user, trace, stream, "", "")
+    }
+
+    /// The same of an edge that wants marks.
+    pub fn marked(self) -> SessionHead {
+        SessionHead { marks: true, ..self }
     }
 
     /// Writes it.
@@ -231,7 +239,34 @@ pub enum SessionNote {
     Done,
     /// Of the home: a session goes on here from the value that was sent.
     Resumed,
+    /// Of the home, before it says the last that there is to say: what the edge goes on from if it then loses the home.
+    Mark(Mark),
 }
+
+/// Where a session stands, between two responses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// So many octets that this home was sent are of commands that were answered, and of what comes before the next.
+    pub used: u64,
+    /// It counts once so many octets were said behind it.
+    pub behind: u32,
+    /// The session's value, if that is another than at the last mark.
+    pub value: Marked,
+}
+
+/// The value of a [`Mark`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Marked {
+    /// It is the same as before.
+    Same,
+    /// It is this one.
+    Value(Bytes),
+    /// Without its home the session cannot go on.
+    Nothing,
+}
+
+/// Octets of the longest value in a mark.
+pub const MARK_OCTETS_MAX: usize = 4096;
 
 const LEAVE: u8 = b'L';
 const RELEASE: u8 = b'R';
@@ -245,6 +280,9 @@ const MOVED: u8 = b'M';
 const VALUE: u8 = b'V';
 const DONE: u8 = b'D';
 const RESUMED: u8 = b'C';
+const MARK: u8 = b'K';
+const MARK_VALUE: u8 = b'k';
+const MARK_NOTHING: u8 = b'n';
 /// Octets in one [`SessionNote::Rest`] or [`SessionNote::Value`].
 const NOTE_OCTETS: usize = 4096;
 
@@ -274,6 +312,18 @@ impl SessionNote {
             }
             SessionNote::Done => octets.put_u8(DONE),
             SessionNote::Resumed => octets.put_u8(RESUMED),
+            SessionNote::Mark(Mark { used, behind, value }) => {
+                octets.put_u8(match value {
+                    Marked::Same => MARK,
+                    Marked::Value(_) => MARK_VALUE,
+                    Marked::Nothing => MARK_NOTHING,
+                });
+                octets.put_u64(*used);
+                octets.put_u32(*behind);
+                if let Marked::Value(value) = value {
+                    octets.extend_from_slice(value);
+                }
+            }
             SessionNote::Operation { id, again } => {
                 octets.put_u8(if *again { OPERATION_AGAIN } else { OPERATION });
                 octets.extend_from_slice(&id.0);
@@ -301,6 +351,15 @@ impl SessionNote {
             Some(&VALUE) => Some(SessionNote::Value(octets)),
             Some(&DONE) => Some(SessionNote::Done),
             Some(&RESUMED) => Some(SessionNote::Resumed),
+            Some(kind @ (&MARK | &MARK_VALUE | &MARK_NOTHING)) if octets.len() >= 12 => {
+                let (used, behind) = (octets.get_u64(), octets.get_u32());
+                let value = match *kind {
+                    MARK => Marked::Same,
+                    MARK_VALUE => Marked::Value(octets),
+                    _ => Marked::Nothing,
+                };
+                Some(SessionNote::Mark(Mark { used, behind, value }))
+            }
             Some(kind @ (&OPERATION | &OPERATION_AGAIN)) => {
                 let (id, again) = (octets.as_ref().try_into().ok()?, *kind == OPERATION_AGAIN);
                 Some(SessionNote::Operation { id: OperationId(id), again })
@@ -348,6 +407,10 @@ mod tests {
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
         for note in [SessionNote::Suspend, moved, value, SessionNote::Done, SessionNote::Resumed] {
+            assert_eq!(SessionNote::decode(note.encode()), Some(note));
+        }
+        for value in [Marked::Same, Marked::Value(Bytes::from_static(b"{}")), Marked::Nothing] {
+            let note = SessionNote::Mark(Mark { used: u64::MAX - 1, behind: 7, value });
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
         assert_eq!(SessionNote::decode(Bytes::from_static(b"M1234567")), None);

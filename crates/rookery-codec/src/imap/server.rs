@@ -283,6 +283,11 @@ impl Decoder {
         self.input.split()
     }
 
+    /// How many octets have come that no call of `next` has used.
+    pub fn unused(&self) -> usize {
+        self.input.len()
+    }
+
     /// Whether nothing of a command has come yet: between commands and with nothing waiting.
     pub fn is_idle(&self) -> bool {
         self.state == State::Command && self.input.is_empty()

@@ -4,6 +4,7 @@ use super::{Context, Outcome, elsewhere, of_mailboxes, transfer};
 use crate::answer::{Answer, Failure};
 use crate::connection::{departed, ended};
 use crate::guest::{Guest, Heard, Trouble, own_tag, printed};
+use crate::mark;
 use crate::measure::Idling;
 use crate::notify;
 use crate::progress::Progress;
@@ -15,6 +16,7 @@ use rookery_codec::imap::server::Decoded;
 use rookery_codec::imap::{Command, Condition, Response, Tag, WireName};
 use rookery_net::{DrainGuard, IoError};
 use rookery_types::NodeId;
+use std::time::Duration;
 
 /// Takes the old state and gives the next.
 pub(super) async fn abroad(state: State, command: Command, context: Context<'_>) -> (State, Outcome) {
@@ -29,8 +31,12 @@ pub(super) async fn abroad(state: State, command: Command, context: Context<'_>)
             return elsewhere::select(state, mailbox, read_only, parameters, context).await;
         }
         Command::Close | Command::Unselect => {
-            let outcome = user.forward(wire, tag, abroad.node, command).await;
-            if matches!(outcome, Err(Failure::Moved)) {
+            let leaves_all = matches!(command, Command::Unselect) && user.guests.awaits();
+            let outcome = match leaves_all {
+                true => Ok(Answer::ok("UNSELECT completed")),
+                false => user.forward(wire, tag, abroad.node, command).await,
+            };
+            if matches!(outcome, Err(Failure::Moved)) || (outcome.is_err() && user.guests.awaits()) {
                 return (State::Abroad(user, abroad), outcome);
             }
             user.guests.set_selected(None);
@@ -101,6 +107,8 @@ pub(super) async fn with_news(user: &mut User, wire: &mut Wire, outcome: Outcome
         outcome => match user.news(wire).await {
             // That is told by whoever goes on.
             Ok(()) | Err(Failure::Moved) => outcome,
+            // Its home is lost, for which this command cannot be blamed.
+            Err(Failure::Refused(answer)) if answer.condition == Condition::No => outcome,
             Err(failure) => Err(failure),
         },
     }
@@ -148,10 +156,77 @@ pub(crate) async fn idle(
     drain: &DrainGuard,
     resumed: bool,
 ) -> Outcome {
+    let _idling = Idling::new();
+    let mut resumed = resumed;
+    loop {
+        match idle_with_guest(wire, user, abroad, tag, drain, &mut resumed).await {
+            Err(Failure::Refused(_)) if resumed && user.guests.awaits() => {
+                if let Some(answer) = Box::pin(idle_alone(wire, user, abroad, tag, drain)).await? {
+                    return Ok(answer);
+                }
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// The same without the guest, whose home is lost: until the client is done, or the home may be there again.
+async fn idle_alone(
+    wire: &mut Wire,
+    user: &mut User,
+    abroad: &Abroad,
+    tag: &Tag,
+    drain: &DrainGuard,
+) -> Result<Option<Answer>, Failure> {
+    wire.decoder.expect_line(LINE_OCTETS_MAX);
+    let silence_max = user.services.config.idle_timeout();
+    let again = tokio::time::Instant::now() + LOOK_AGAIN;
+    loop {
+        match wire.decoder.next() {
+            Decoded::NeedMore => {}
+            Decoded::Line(line) if line.eq_ignore_ascii_case(b"DONE") => {
+                return Ok(Some(Answer::ok("IDLE completed")));
+            }
+            Decoded::Line(_) => return Ok(Some(Answer::bad("DONE was expected"))),
+            _ => return Err(closed()),
+        }
+        mark::flush(wire, user, None, Some((abroad, None)), Some(tag)).await?;
+        let kept = drain.is_draining() && user.services.keeper.is_open();
+        if wire.leaving || (drain.is_draining() && !kept) {
+            return Ok(Some(super::idle::ending()));
+        }
+        if wire.suspended || kept || user.goes_on_elsewhere() {
+            return Err(Failure::Moved);
+        }
+        let User { slot, home, .. } = &mut *user;
+        tokio::select! {
+            biased;
+            () = drain.easing() => return Ok(Some(super::idle::ending())),
+            () = ended(slot.as_ref()) => return Ok(Some(super::idle::ending())),
+            () = departed(home.as_mut()) => {}
+            () = tokio::time::sleep_until(again) => return Ok(None),
+            read = wire.read(silence_max) => if !read? {
+                return Err(closed());
+            },
+        }
+    }
+}
+
+/// How long the lost home of a mailbox is not looked for again, in IDLE.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// `resumed`: the client knows that it idles.
+async fn idle_with_guest(
+    wire: &mut Wire,
+    user: &mut User,
+    abroad: &Abroad,
+    tag: &Tag,
+    drain: &DrainGuard,
+    resumed: &mut bool,
+) -> Outcome {
     let mut guest = user.guest(wire, abroad.node).await?;
     guest.ask(user.enabled, printed(tag, Command::Idle)?);
-    let _idling = Idling::new();
-    match idling(wire, user, &mut guest, tag, drain, resumed).await {
+    match idling(wire, user, &mut guest, (abroad, tag), drain, resumed).await {
         Ok(None) => {
             user.guests.keep(guest);
             Err(Failure::Moved)
@@ -203,13 +278,16 @@ async fn idling(
     wire: &mut Wire,
     user: &mut User,
     guest: &mut Guest,
-    tag: &Tag,
+    (abroad, tag): (&Abroad, &Tag),
     drain: &DrainGuard,
-    resumed: bool,
+    resumed: &mut bool,
 ) -> Result<Option<Answer>, Broken> {
     match guest.hear(wire, tag).await? {
-        Heard::Continue(_) if resumed => {}
-        Heard::Continue(text) => wire.put(&Response::Continue(text)),
+        Heard::Continue(_) if *resumed => {}
+        Heard::Continue(text) => {
+            wire.put(&Response::Continue(text));
+            *resumed = true;
+        }
         Heard::Answer(answer) => return Ok(Some(answer)),
     }
     wire.decoder.expect_line(LINE_OCTETS_MAX);
@@ -238,7 +316,7 @@ async fn idling(
             }
             _ => return Err(closed().into()),
         }
-        wire.flush().await?;
+        mark::flush(wire, user, None, Some((abroad, Some(guest))), Some(tag)).await?;
         if wire.leaving {
             return Ok(Some(super::idle::ending()));
         }

@@ -6,6 +6,7 @@
 
 use super::Context;
 use crate::answer::{Answer, Failure};
+use crate::awaiting::Awaiting;
 use crate::capability;
 use crate::guest::Guests;
 use crate::names::{self, Names};
@@ -130,6 +131,18 @@ pub(crate) async fn visit(services: &Arc<Services>, name: UserName) -> Result<Bo
     Ok(Box::new(User { is_guest: true, ..user }))
 }
 
+/// The user of a session that has lost its home, and looks for it.
+pub(crate) async fn bereft(
+    services: &Arc<Services>,
+    name: UserName,
+    trace: u64,
+) -> Result<Box<User>, Failure> {
+    let authority = services.administrators.authority(&name);
+    let user = made(services, name.clone(), authority, None, None).await?;
+    let (awaiting, home) = Awaiting::start(services.clone(), name, trace);
+    Ok(Box::new(User { home: Some(home), awaiting: Some(awaiting), ..user }))
+}
+
 /// Opens the account of someone who has proved who they are, unless it has so many sessions already.
 pub(crate) async fn enter(
     services: &Arc<Services>,
@@ -185,6 +198,7 @@ async fn made(
         names,
         enabled: Enabled::default(),
         notify: None,
+        awaiting: None,
         slot,
         is_guest: false,
         guests: Guests::default(),

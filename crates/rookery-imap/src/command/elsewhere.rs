@@ -145,14 +145,17 @@ pub(super) async fn select(
     };
     // If that cannot be found out, the mailbox cannot be found either, which is told below.
     let home = user.home_of_mailbox(&mailbox).await.unwrap_or_default();
+    let is_lost = user.guests.awaits();
     user.guests.set_selected(None);
     if let Some(abroad) = abroad
-        && home != Some(abroad.node)
+        && (is_lost || home != Some(abroad.node))
     {
-        // A guest that cannot do that is lost, and nobody minds.
-        let left = user.ask(wire, abroad.node, Command::Unselect, &[b"* "]).await;
-        if let Err(Failure::Gone(error)) = left {
-            return (State::Authenticated(user), Err(Failure::Gone(error)));
+        if !is_lost {
+            // A guest that cannot do that is lost, and nobody minds.
+            let left = user.ask(wire, abroad.node, Command::Unselect, &[b"* "]).await;
+            if let Err(Failure::Gone(error)) = left {
+                return (State::Authenticated(user), Err(Failure::Gone(error)));
+            }
         }
         wire.put(&Response::ok_code(Code::Closed, "The previous mailbox is closed"));
     }

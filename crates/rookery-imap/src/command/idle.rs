@@ -5,14 +5,16 @@
 use super::Outcome;
 use crate::answer::{Answer, Failure};
 use crate::connection::{departed, ended};
+use crate::mark;
 use crate::measure::Idling;
 use crate::notify;
 use crate::session::{Selected, User};
 use crate::tell;
 use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
 use rookery_codec::imap::server::Decoded;
-use rookery_codec::imap::{Condition, Response};
+use rookery_codec::imap::{Condition, Response, Tag};
 use rookery_net::{DrainGuard, IoError};
+use rookery_store::Whereabouts;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -30,7 +32,7 @@ pub(crate) async fn idle(
     user: &mut User,
     mut selected: Option<&mut Selected>,
     drain: &DrainGuard,
-    resumed: bool,
+    (tag, resumed): (&Tag, bool),
 ) -> Outcome {
     let mut changed = selected.as_ref().map(|selected| selected.mailbox.changed());
     if !resumed {
@@ -54,7 +56,7 @@ pub(crate) async fn idle(
             Decoded::Line(_) => return Ok(Answer::bad("DONE was expected")),
             _ => return Err(closed()),
         }
-        wire.flush().await?;
+        Box::pin(mark::flush(wire, user, selected.as_deref(), None, Some(tag))).await?;
         if wire.leaving {
             return Ok(ending());
         }
@@ -68,15 +70,17 @@ pub(crate) async fn idle(
             return Err(Failure::Moved);
         }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
+        let others = selected.as_deref().filter(|selected| carries && !user.owns(selected.mailbox.account()));
+        let others = others.map(|selected| selected.home.clone());
         let User { slot, notify, guests, home, .. } = &mut *user;
-        let mut others = selected.as_deref().filter(|_| carries).map(|selected| selected.home.clone());
+        // Beside it, since what waits is to be small.
+        let mut left = Box::pin(one_departed(home.as_mut().filter(|_| carries), others));
         let end = async {
             tokio::select! {
                 biased;
                 () = drain.easing() => {}
                 () = ended(slot.as_ref()) => {}
-                () = departed(home.as_mut().filter(|_| carries)) => return Woken::Changed,
-                () = departed(others.as_mut()) => return Woken::Changed,
+                () = &mut left => return Woken::Changed,
             }
             Woken::Ending
         };
@@ -111,6 +115,17 @@ pub(super) fn ending() -> Answer {
     let mut answer = Answer::ok("");
     answer.condition = Condition::Bye;
     answer
+}
+
+/// Returns when one of two accounts has left.
+async fn one_departed(
+    home: Option<&mut watch::Receiver<Whereabouts>>,
+    mut others: Option<watch::Receiver<Whereabouts>>,
+) {
+    tokio::select! {
+        () = departed(home) => {}
+        () = departed(others.as_mut()) => {}
+    }
 }
 
 async fn of_mailbox(changed: &mut Option<watch::Receiver<u64>>) {
@@ -152,7 +167,8 @@ mod tests {
 
     #[test]
     fn the_future_that_waits_is_small() {
-        let octets = octets_of(|wire, user, selected, drain| idle(wire, user, selected, drain, false));
+        let tag = Box::leak(Box::new(Tag::new(b"1").unwrap()));
+        let octets = octets_of(|wire, user, selected, drain| idle(wire, user, selected, drain, (tag, false)));
         assert!(octets < 2048, "{octets}");
         assert!(std::mem::size_of::<User>() + std::mem::size_of::<Selected>() < 1024);
     }

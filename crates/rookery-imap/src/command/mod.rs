@@ -35,6 +35,7 @@ mod xfer;
 
 use crate::answer::{Answer, Failure, no_permission};
 use crate::capability;
+use crate::guest::not_reached;
 use crate::progress::Progress;
 use crate::services::Services;
 use crate::session::{State, User};
@@ -98,6 +99,15 @@ pub(crate) async fn step(state: State, command: Command, context: Context<'_>) -
             (State::Logout, Ok(Answer::ok("LOGOUT completed")))
         }
         Command::Unknown { .. } => (state, Ok(Answer::bad("Unknown command"))),
+        Command::List(_)
+        | Command::Lsub { .. }
+        | Command::Subscribe { .. }
+        | Command::Unsubscribe { .. }
+        | Command::Notify(_)
+            if state.is_bereft() =>
+        {
+            (state, Err(not_reached().into()))
+        }
         command => match state {
             State::NotAuthenticated => before_login(command, context).await,
             State::Authenticated(user) => authenticated(user, command, context).await,

@@ -11,6 +11,7 @@ use crate::services::Services;
 use crate::session::State;
 use crate::value::{DeflateValue, SessionValue};
 use crate::wire::{LINE_OCTETS_MAX, Wire};
+use crate::witness::Witness;
 use bytes::{Bytes, BytesMut};
 use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::server::{Decoder, Limits};
@@ -51,8 +52,10 @@ fn piped(
 ) -> (Driver, Box<SessionHead>) {
     let stream = Stream::piped(pipe, head.peer(), head.tls);
     let silence_max = services.config.idle_timeout();
+    let mut wire = Wire::new(Connection::new(stream), limits(&services, true), silence_max, head.trace);
+    wire.marks = head.marks.then(Default::default);
     let driver = Driver {
-        wire: Wire::new(Connection::new(stream), limits(&services, true), silence_max, head.trace),
+        wire,
         state: State::NotAuthenticated,
         permit: None,
         drain,
@@ -151,6 +154,8 @@ impl Driver {
         let trace = self.wire.trace;
         let head =
             SessionHead::new(&away.user, trace, self.wire.connection.stream(), tag.as_str(), away.verb);
+        let head = head.marked();
+        let mut witness = Witness::default();
         let pipe = match self.services.peers.open(away.home, PipeService::Imap, head.encode()).await {
             Ok(pipe) => pipe,
             Err(error) => {
@@ -165,7 +170,8 @@ impl Driver {
         let arrived = self.wire.decoder.take_input();
         let client = self.wire.connection.stream_mut();
         let services = self.services.clone();
-        match rookery_route::relay(client, arrived, pipe, &self.drain, reopening(&services, &head)).await {
+        let reopening = reopening(&services, &head);
+        match rookery_route::relay(client, arrived, pipe, &self.drain, reopening, &mut witness).await {
             Relayed::NeverBegan(error) => {
                 tracing::warn!(%error, "a user's home is not reached");
                 if let Some(refusal) = self.nobodys_again() {
@@ -174,12 +180,17 @@ impl Driver {
                 let timing = Timing::start(&measure::NAMES, away.verb, tag.as_str());
                 self.answered(tag, timing, true, Err(not_reached().into())).await
             }
-            relayed => self.left(relayed, head),
+            relayed => self.left(relayed, head, witness).await,
         }
     }
 
     /// The session at the other node is over. `head`: as it was opened there.
-    fn left(&mut self, relayed: Relayed, head: SessionHead) -> Result<Next, Failure> {
+    pub(super) async fn left(
+        &mut self,
+        relayed: Relayed,
+        head: SessionHead,
+        witness: Witness,
+    ) -> Result<Next, Failure> {
         match relayed {
             Relayed::Ended => {
                 self.counts.end("logout");
@@ -191,6 +202,11 @@ impl Driver {
             }
             Relayed::Lost(error) | Relayed::NeverBegan(error) => {
                 tracing::info!(%error, "a session's home is lost");
+                if let Some(lost) = witness.bereft()
+                    && let Some(next) = self.bereave(head, lost).await?
+                {
+                    return Ok(next);
+                }
                 self.counts.end("home lost");
                 self.wire.put(&bye(Some(Code::Unavailable), "Your mailboxes cannot be reached any more"));
                 Ok(Next::Left)
@@ -334,6 +350,7 @@ impl Driver {
             return Ok(Next::Left);
         }
         let head = SessionHead::new(&user, self.wire.trace, self.wire.connection.stream(), "", "");
+        let head = head.marked();
         if self.services.keeper.is_open() && self.drain.is_draining() && replay.is_empty() {
             let (node, epoch) = whither;
             return self.keep(head, Suspended { node, epoch, value, rest: rest.into() });
@@ -347,9 +364,11 @@ impl Driver {
         let services = self.services.clone();
         let client = self.wire.connection.stream_mut();
         let reopening = reopening(&services, &head);
-        let relayed =
-            rookery_route::relay(client, BytesMut::new(), Box::new(near), &self.drain, reopening).await;
-        self.left(relayed, head)
+        let (near, mut witness) = (Box::new(near), Witness::default());
+        let relaying =
+            rookery_route::relay(client, BytesMut::new(), near, &self.drain, reopening, &mut witness);
+        let relayed = relaying.await;
+        self.left(relayed, head, witness).await
     }
 
     /// The other node that an account is at home at.
@@ -431,7 +450,7 @@ impl Driver {
 }
 
 /// How an IMAP session is opened at another home.
-fn reopening<'a>(services: &'a Services, head: &'a SessionHead) -> Reopening<'a> {
+pub(super) fn reopening<'a>(services: &'a Services, head: &'a SessionHead) -> Reopening<'a> {
     let Services { peers, keeper, .. } = services;
     Reopening { peers: &**peers, service: PipeService::Imap, head, keeper }
 }

@@ -5,13 +5,13 @@ use crate::answer::Answer;
 use crate::command::operation::Operation;
 use crate::handed::Replay;
 use crate::session::Enabled;
-use crate::value::{GuestValue, SessionValue};
+use crate::value::{GuestValue, SelectedValue, SessionValue};
 use crate::wire::Wire;
 use bytes::{Bytes, BytesMut};
 use rookery_codec::imap::passage::Passed;
 use rookery_codec::imap::{Code, Condition, Status, Tag};
 use rookery_net::IoError;
-use rookery_route::{SessionNote, VALUE_OCTETS_MAX};
+use rookery_route::{Mark, Marked, SessionNote, VALUE_OCTETS_MAX};
 use std::time::Duration;
 
 impl Guest {
@@ -114,14 +114,17 @@ impl Guest {
                     Some(ref said) if said == tag => return Ok(Heard::Answer(answer_of(status))),
                     Some(_) => return Err(self.out_of_step("it answers what it was not asked")),
                 },
-                Passed::Continue(text) => return Ok(Heard::Continue(text)),
+                Passed::Continue(text) => {
+                    self.continued(&text);
+                    return Ok(Heard::Continue(text));
+                }
                 Passed::Broken(why) => return Err(self.out_of_step(why)),
             }
         }
     }
 
     async fn pass(
-        &self,
+        &mut self,
         wire: &mut Wire,
         octets: Bytes,
         caught: Option<&mut Vec<Bytes>>,
@@ -216,13 +219,17 @@ impl Guest {
     /// Whether it is still there, or has said that it goes on elsewhere.
     pub(super) async fn read_for(&mut self, time: Duration) -> Result<bool, IoError> {
         while !self.has_left() {
-            if self.connection.read_some(self.passage.buffer(), time).await? > 0 {
+            let octets = self.connection.read_some(self.passage.buffer(), time).await?;
+            if octets > 0 {
+                self.heard += octets as u64;
+                self.settle();
                 return Ok(true);
             }
             let Some(note) = self.connection.pipe().and_then(|pipe| pipe.take_note()) else {
                 return Ok(false);
             };
             match (SessionNote::decode(note), &mut self.leaves) {
+                (Some(SessionNote::Mark(mark)), _) => self.marked(mark),
                 (Some(SessionNote::Moved { octets, .. }), leaves) => {
                     let octets = usize::try_from(octets).unwrap_or(usize::MAX);
                     *leaves = Some(Leaving { octets, come: BytesMut::new() });
@@ -267,6 +274,41 @@ impl Guest {
     pub(crate) fn given_back(mut self) -> Option<Replay> {
         let octets = self.value()?.session.replay_octets;
         (octets > 0).then(|| Replay::of_guest(self.connection.take_stream(), octets))
+    }
+
+    /// How many marks it has put.
+    pub(crate) fn marks(&self) -> u64 {
+        self.marks.count
+    }
+
+    fn marked(&mut self, mark: Mark) {
+        self.marks.next = Some((self.heard.saturating_add(mark.behind.into()), mark.value));
+        self.settle();
+    }
+
+    /// It asks for more, which says nothing of where it stands.
+    fn continued(&mut self, text: &Bytes) {
+        if self.heard > self.marks.at {
+            self.marks.at += (b"+ ".len() + text.len() + b"\r\n".len()) as u64;
+        }
+    }
+
+    /// A mark counts once all was heard that goes before it.
+    fn settle(&mut self) {
+        let Some((at, value)) = self.marks.next.take_if(|(at, _)| *at <= self.heard) else { return };
+        (self.marks.at, self.marks.count) = (at, self.marks.count + 1);
+        match value {
+            Marked::Same => {}
+            Marked::Value(value) => self.marks.value = Some(value),
+            Marked::Nothing => self.marks.value = None,
+        }
+    }
+
+    /// Its selected mailbox as the client knows it, if that is certain.
+    pub(crate) fn mark(&self) -> Option<SelectedValue> {
+        let is_certain = self.heard == self.marks.at && self.passage.is_between();
+        let value = self.marks.value.as_ref().filter(|_| is_certain)?;
+        SessionValue::decode(value).ok()?.selected
     }
 
     /// Whether it is certain that it is lost.

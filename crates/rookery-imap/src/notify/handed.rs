@@ -58,6 +58,11 @@ impl Notify {
 }
 
 impl Notify {
+    /// Whether the client has asked for something.
+    pub(crate) fn asks(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// What the client has asked for.
     pub(crate) fn asked(&self) -> Option<Arc<[EventGroup]>> {
         self.asked.clone()

@@ -1,7 +1,7 @@
 //! What a client knows of a mailbox, carried to another node.
 
 use super::View;
-use crate::value::{KNOWN_MAX, ViewValue};
+use crate::value::{AsOfValue, KNOWN_MAX, ViewValue};
 use rookery_store::{KeywordNumbers, MailboxState, Message, Messages, StoreError};
 use rookery_types::{ContentId, InternalDate, ModSeq, SystemFlags, Uid, UidSet};
 use std::collections::BTreeMap;
@@ -26,20 +26,61 @@ impl View {
             keywords: self.keywords.len(),
             recent: self.recent.clone(),
             held_back: self.held_back,
+            as_of: None,
             known,
         })
     }
 
-    /// The same view again, of a mailbox whose newest state and messages these are. `expunged` gives messages as they were
+    /// The same in short, which its own home alone can read. `messages`: the mailbox's newest.
+    pub(crate) fn short_value(&self, messages: &Messages) -> Result<ViewValue, StoreError> {
+        let uids = match self.held_back {
+            // These were gone at the view's modseq already.
+            true => self.base.difference(messages)?.gone.iter().map(|(_, uid)| *uid).collect(),
+            false => UidSet::new(),
+        };
+        Ok(ViewValue {
+            uids,
+            modseq: self.modseq,
+            keywords: self.keywords.len(),
+            recent: self.recent.clone(),
+            held_back: self.held_back,
+            as_of: Some(AsOfValue { last: self.base.last_uid(), exists: self.base.len() as u64 }),
+            known: Vec::new(),
+        })
+    }
+
+    /// Whether expunges are held back.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.held_back
+    }
+
+    /// How many keywords the client has heard of.
+    pub(crate) fn keywords_known(&self) -> usize {
+        self.keywords.len()
+    }
+
+    /// The same view again, of a mailbox whose newest state and messages these are. `vanished` gives what has been expunged
+    /// since a modseq, if that is known; `expunged` gives messages as they were
     /// when they were expunged, as far as that is known. None: it says too much to be a view.
     pub(crate) fn resumed(
         value: ViewValue,
         state: &MailboxState,
         messages: &Messages,
+        vanished: impl FnOnce(u64) -> Result<Option<UidSet>, StoreError>,
         expunged: impl FnOnce(&UidSet) -> Result<Vec<Message>, StoreError>,
     ) -> Result<Option<View>, StoreError> {
-        let ViewValue { uids, modseq, keywords, recent, held_back, known } = value;
+        let ViewValue { mut uids, modseq, keywords, recent, held_back, as_of, known } = value;
         let there = messages.uids(0..messages.len())?;
+        if let Some(AsOfValue { last, exists }) = as_of {
+            let Some(vanished) = vanished(modseq)? else { return Ok(None) };
+            let up_to = UidSet::range(1, last);
+            uids.extend(&there.intersection(&up_to));
+            uids.extend(&vanished.intersection(&up_to));
+            // The store is not what it was.
+            if uids.len() != exists {
+                return Ok(None);
+            }
+        }
         let gone = uids.difference(&there);
         if gone.len() > GONE_MAX {
             return Ok(None);

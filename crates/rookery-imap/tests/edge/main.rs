@@ -20,6 +20,7 @@ mod halves;
 mod harness;
 #[path = "../imap/listing.rs"]
 mod listing;
+mod lost;
 #[path = "../imap/metadata.rs"]
 mod metadata;
 #[path = "../imap/names.rs"]

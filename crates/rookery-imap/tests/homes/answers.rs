@@ -104,7 +104,7 @@ async fn a_home_that_comes_back_soon_is_asked_then() {
 }
 
 #[tokio::test]
-async fn with_its_mailbox_selected_the_session_hears_the_answer_and_ends() {
+async fn with_its_mailbox_selected_the_session_hears_the_answer_and_goes_on() {
     let site = shared().await;
     let (anns, _) = homes(&site);
     site.links.cut_before(anns, "APPENDUID");
@@ -113,9 +113,9 @@ async fn with_its_mailbox_selected_the_session_hears_the_answer_and_ends() {
     joe.send(&format!("2 APPEND {ANNS} {{3+}}\\nabc")).await;
     let heard = joe.until("2 ").await;
     assert!(heard.last().unwrap().starts_with("2 OK [APPENDUID "), "{heard:?}");
-    let bye = joe.line().await;
-    assert!(bye.starts_with("* BYE [UNAVAILABLE] "), "{bye}");
-    assert_eq!(joe.next_line().await, None);
+    let told = joe.command("3 NOOP").await;
+    assert_eq!((&*told[0], &**told.last().unwrap()), ("* 4 EXISTS", "3 OK NOOP completed"), "{told:?}");
+    assert!(joe.command("4 FETCH 4 BODY[]").await.last().unwrap().starts_with("4 OK"));
 }
 
 #[tokio::test]

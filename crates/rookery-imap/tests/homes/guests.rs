@@ -265,14 +265,26 @@ async fn a_lost_home_is_no_answer() {
         assert!(heard[0].starts_with(&format!("u{n} NO [UNAVAILABLE]")), "{command}: {heard:?}");
     }
     assert_eq!(joe.command("2 STATUS INBOX (MESSAGES)").await[0], "* STATUS INBOX (MESSAGES 0)");
-    // What was selected is lost, and whoever waits hears of it.
-    for client in [&mut reader, &mut idler] {
-        assert!(client.line().await.starts_with("* BYE [UNAVAILABLE] "));
-        assert_eq!(client.next_line().await, None);
+    // What was selected stays so, and whoever idles goes on idling.
+    for (n, command) in ["NOOP", "FETCH 1:* FLAGS", "STORE 1 +FLAGS (\\Seen)", "CLOSE"].iter().enumerate() {
+        let heard = reader.command(&format!("u{n} {command}")).await;
+        assert!(heard[0].starts_with(&format!("u{n} NO [UNAVAILABLE]")), "{command}: {heard:?}");
     }
+    assert_eq!(reader.command("2 STATUS INBOX (MESSAGES)").await[0], "* STATUS INBOX (MESSAGES 0)");
     site.links.add(site.services.clone());
+    site.fill(".").await;
+    assert_eq!(idler.line().await, "* 4 EXISTS");
+    idler.send("DONE").await;
+    assert!(idler.until("2 ").await.last().unwrap().starts_with("2 OK"));
+    let mut heard = reader.command("3 NOOP").await;
+    while heard[0].starts_with("3 NO [UNAVAILABLE]") {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        heard = reader.command("3 NOOP").await;
+    }
+    assert_eq!(heard[0], "* 4 EXISTS");
+    assert!(reader.command("4 STORE 4 +FLAGS (\\Seen)").await[1].starts_with("4 OK"));
     let heard = joe.command(r#"3 STATUS "Other Users/ann" (MESSAGES)"#).await;
-    assert_eq!(heard[0], r#"* STATUS "Other Users/ann" (MESSAGES 3)"#);
+    assert_eq!(heard[0], r#"* STATUS "Other Users/ann" (MESSAGES 4)"#);
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -84,7 +84,7 @@ pub(crate) struct Site {
 pub(crate) struct Links {
     nodes: Mutex<BTreeMap<NodeId, Arc<Services>>>,
     /// Their ends here, to be cut.
-    open: Mutex<Vec<(NodeId, AbortHandle)>>,
+    open: Mutex<Vec<(NodeId, AbortHandle, Arc<AtomicBool>)>>,
     /// What is said to a node is heard up to this, and then it is lost; what it says is lost from the start.
     deaf: Mutex<BTreeMap<NodeId, &'static str>>,
     /// The next guest of a node is lost so.
@@ -124,9 +124,13 @@ impl Links {
                     }
                     (read, _) => (&octets.0[..read], &mut said.0, &mut far),
                 },
-                read = far.read(&mut octets.1) => match read.unwrap_or(0) {
-                    0 => return,
-                    read => (&octets.1[..read], &mut said.1, &mut near),
+                read = far.read(&mut octets.1) => match (read.unwrap_or(0), far.take_note()) {
+                    (0, None) => return,
+                    (0, Some(note)) => {
+                        near.put_note(note);
+                        (b"", &mut said.1, &mut near)
+                    }
+                    (read, _) => (&octets.1[..read], &mut said.1, &mut near),
                 },
             };
             said.extend_from_slice(octets);
@@ -150,7 +154,10 @@ impl Links {
     #[allow(dead_code, reason = "only where there are two homes is one of them lost")]
     pub(crate) fn lose(&self, node: NodeId) {
         self.nodes.lock().remove(&node);
-        self.open.lock().iter().filter(|(of, _)| *of == node).for_each(|(_, session)| session.abort());
+        for (_, session, lost) in self.open.lock().iter().filter(|(of, ..)| *of == node) {
+            lost.store(true, Ordering::Relaxed);
+            session.abort();
+        }
     }
 
     /// From here on new sessions of a node are lost once they have heard something that ends so.
@@ -175,7 +182,7 @@ impl Links {
     /// Sessions that are open between nodes.
     #[allow(dead_code, reason = "only where there are two homes is one of them lost")]
     pub(crate) fn sessions(&self) -> usize {
-        self.open.lock().iter().filter(|(_, session)| !session.is_finished()).count()
+        self.open.lock().iter().filter(|(_, session, _)| !session.is_finished()).count()
     }
 
     /// It is there again.
@@ -222,7 +229,7 @@ impl Peers for Links {
                     let _drain = drain;
                     home.transit.serve(Box::new(far), other.unwrap(), guard).await;
                 });
-                self.open.lock().push((node, task.abort_handle()));
+                self.open.lock().push((node, task.abort_handle(), Arc::default()));
                 return Ok::<Box<dyn Pipe>, PeerError>(Box::new(near));
             }
             let head = SessionHead::decode(&head).unwrap();
@@ -233,7 +240,8 @@ impl Peers for Links {
                     _ => serve_pipe(Box::new(far), head, home, guard).await,
                 }
             });
-            self.open.lock().push((node, task.abort_handle()));
+            let lost = Arc::new(AtomicBool::new(false));
+            self.open.lock().push((node, task.abort_handle(), lost.clone()));
             let cut = self.cuts.lock().get(&node).copied().filter(|_| service == PipeService::Guest);
             if let Some((cut, links)) = cut.zip(self.itself.lock().upgrade()) {
                 let (session, link) = rookery_net::pipe::in_memory(1 << 16);
@@ -244,9 +252,61 @@ impl Peers for Links {
                 (Nodes::HandedOver, PipeService::Imap) => {
                     Box::new(Restless { pipe: near, is_suspended: false })
                 }
-                _ => Box::new(near),
+                _ => Box::new(Losable { pipe: near, note: None, lost }),
             })
         })
+    }
+}
+
+/// An end of a pipe whose other end may be lost, which is another thing than its end.
+struct Losable {
+    pipe: FramedPipe<DuplexStream>,
+    note: Option<Bytes>,
+    lost: Arc<AtomicBool>,
+}
+
+impl Pipe for Losable {
+    fn take_note(&mut self) -> Option<Bytes> {
+        self.note.take()
+    }
+
+    fn put_note(&mut self, note: Bytes) {
+        self.pipe.put_note(note);
+    }
+}
+
+impl AsyncRead for Losable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.note.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.pipe).poll_read(cx, buf))?;
+        if buf.filled().len() == before {
+            self.note = self.pipe.take_note();
+            if self.note.is_none() && self.lost.load(Ordering::Relaxed) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Losable {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(cx, octets)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
     }
 }
 

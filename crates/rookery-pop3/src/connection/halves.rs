@@ -73,7 +73,7 @@ impl Driver {
         let keeper = Keeper::default();
         let peers = &*self.services.peers;
         let reopening = Reopening { peers, service: PipeService::Pop3, head: &head, keeper: &keeper };
-        match rookery_route::relay(client, arrived, pipe, &self.drain, reopening).await {
+        match rookery_route::relay(client, arrived, pipe, &self.drain, reopening, &mut ()).await {
             Relayed::Ended => Ok(Next::Close("quit")),
             Relayed::ClientGone => Ok(Next::Close("client gone")),
             Relayed::Suspended(_) => Ok(Next::Close("suspended")),

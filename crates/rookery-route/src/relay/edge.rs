@@ -1,10 +1,10 @@
 //! The edge's half of a session: octets both ways, wherever the session goes.
 
 use super::home::{HAND_BACK_TIMEOUT, Opening, REST_OCTETS_MAX, send_value};
-use super::{PeerError, Peers, PipeService, SessionHead, SessionNote, VALUE_OCTETS_MAX};
+use super::{Mark, PeerError, Peers, PipeService, SessionHead, SessionNote, VALUE_OCTETS_MAX};
 use crate::keep::Keeper;
 use bytes::{Bytes, BytesMut};
-use rookery_net::{Before, DrainGuard, Pipe, Relay, Stopped, Stream};
+use rookery_net::{Before, DrainGuard, Onlooker, Pipe, Relay, Stopped, Stream};
 use rookery_types::{Epoch, NodeId};
 use std::future::poll_fn;
 use std::io;
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 /// How long the home has, once told, to say good-bye to a client of an edge that ends.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what a lost home has still said may take to be passed on.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long a session may be without a home.
 const REOPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a home is not asked again that could not take a session; twice as long each time.
@@ -52,6 +54,26 @@ pub struct Suspended {
     pub rest: BytesMut,
 }
 
+/// Whoever goes on with a session when its home is lost.
+pub trait Witness: Onlooker {
+    /// The home says where the session will stand.
+    fn marked(&mut self, mark: Mark);
+
+    /// The session goes on at another home, which is sent everything anew that was not answered.
+    fn turned(&mut self);
+
+    /// The home is lost, and was not sent this of what the client has sent. None: that is not known.
+    fn lost(&mut self, unsent: Option<BytesMut>);
+}
+
+impl Witness for () {
+    fn marked(&mut self, _mark: Mark) {}
+
+    fn turned(&mut self) {}
+
+    fn lost(&mut self, _unsent: Option<BytesMut>) {}
+}
+
 /// How a session is opened at another home when it moves.
 #[derive(Clone, Copy)]
 pub struct Reopening<'a> {
@@ -74,8 +96,9 @@ pub async fn relay(
     pipe: Box<dyn Pipe>,
     drain: &DrainGuard,
     reopening: Reopening<'_>,
+    witness: &mut dyn Witness,
 ) -> Relayed {
-    run(client, Relay::new(arrived), pipe, drain, reopening).await
+    run(client, Relay::new(arrived), pipe, drain, reopening, witness).await
 }
 
 /// Goes on with a session that was suspended, as its edge.
@@ -87,7 +110,7 @@ pub async fn go_on(
 ) -> Relayed {
     let Suspended { node, epoch, value, rest } = suspended;
     match reopen(reopening, (node, epoch), value).await {
-        Ok(pipe) => run(client, Relay::new(rest), pipe, drain, reopening).await,
+        Ok(pipe) => run(client, Relay::new(rest), pipe, drain, reopening, &mut ()).await,
         Err(error) => Relayed::Lost(error),
     }
 }
@@ -98,6 +121,7 @@ async fn run(
     mut pipe: Box<dyn Pipe>,
     drain: &DrainGuard,
     reopening: Reopening<'_>,
+    witness: &mut dyn Witness,
 ) -> Relayed {
     let mut told = false;
     let mut patience = pin!(None);
@@ -120,7 +144,25 @@ async fn run(
                     None => std::future::pending().await,
                 }
             } => Stopped::Lost(io::ErrorKind::TimedOut.into()),
-            stopped = relay.run(client, &mut *pipe) => stopped,
+            stopped = relay.run(client, &mut *pipe, &mut *witness) => stopped,
+        };
+        let stopped = match stopped {
+            Stopped::Note(note) => match SessionNote::decode(note) {
+                Some(SessionNote::Mark(mark)) => {
+                    witness.marked(mark);
+                    continue;
+                }
+                note => Halted::Note(note),
+            },
+            Stopped::Lost(error) => {
+                // What it has still said was said.
+                let last = last_words(client, &mut relay, &mut *pipe, &mut *witness);
+                let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, last).await;
+                witness.lost(relay.left_over());
+                Halted::Lost(error)
+            }
+            Stopped::Client => Halted::Client,
+            Stopped::Ended => Halted::Ended,
         };
         tracing::debug!(
             octets_in = relay.octets_in,
@@ -129,13 +171,13 @@ async fn run(
             "relay stopped"
         );
         return match stopped {
-            Stopped::Client => Relayed::ClientGone,
-            Stopped::Ended => Relayed::Ended,
-            Stopped::Lost(error) if relay.octets_in == 0 && relay.octets_out == 0 => {
+            Halted::Client => Relayed::ClientGone,
+            Halted::Ended => Relayed::Ended,
+            Halted::Lost(error) if relay.octets_in == 0 && relay.octets_out == 0 => {
                 Relayed::NeverBegan(error)
             }
-            Stopped::Lost(error) => Relayed::Lost(error),
-            Stopped::Note(note) => match SessionNote::decode(note) {
+            Halted::Lost(error) => Relayed::Lost(error),
+            Halted::Note(note) => match note {
                 Some(SessionNote::Release) => match taken_back(&mut *pipe, &mut relay).await {
                     Ok(rest) => Relayed::Unauthenticated(rest),
                     Err(error) => Relayed::Lost(error),
@@ -160,6 +202,7 @@ async fn run(
                     match moved {
                         Ok(opened) => {
                             pipe = opened;
+                            witness.turned();
                             if told {
                                 pipe.put_note(leave(reopening.keeper).encode());
                                 relay.touch();
@@ -176,6 +219,24 @@ async fn run(
                 Some(_) | None => continue,
             },
         };
+    }
+}
+
+/// Why a relay has stopped for good, or for a while.
+#[derive(Debug)]
+enum Halted {
+    Client,
+    Ended,
+    Note(Option<SessionNote>),
+    Lost(io::Error),
+}
+
+/// Passes on what a home that is lost has still said.
+async fn last_words(client: &mut Stream, relay: &mut Relay, pipe: &mut dyn Pipe, witness: &mut dyn Witness) {
+    while let Stopped::Note(note) = relay.run_outward(client, pipe, &mut *witness).await {
+        if let Some(SessionNote::Mark(mark)) = SessionNote::decode(note) {
+            witness.marked(mark);
+        }
     }
 }
 
@@ -432,6 +493,7 @@ mod tests {
                 Box::new(near),
                 &drain.guard(),
                 reopening,
+                &mut (),
             )
             .await
         });
@@ -487,6 +549,7 @@ mod tests {
                 Box::new(near),
                 &drain.guard(),
                 alone(&head),
+                &mut (),
             )
             .await
         });
@@ -521,6 +584,7 @@ mod tests {
                 Box::new(near),
                 &drain.guard(),
                 alone(&head),
+                &mut (),
             )
             .await
         });
@@ -549,7 +613,8 @@ mod tests {
         let guard = drain.guard();
         let edge = tokio::spawn(async move {
             let head = head();
-            relay(&mut Stream::from(socket), BytesMut::new(), Box::new(near), &guard, alone(&head)).await
+            relay(&mut Stream::from(socket), BytesMut::new(), Box::new(near), &guard, alone(&head), &mut ())
+                .await
         });
         tokio::task::yield_now().await;
         drain.start();
