@@ -442,9 +442,9 @@ impl Store {
         Ok(())
     }
 
-    /// Commits what is queued, and folds what there is time for, so that the next opening has less to read; nothing can
-    /// be written afterwards.
-    pub async fn close(&self) {
+    /// Folds what there is time for, so that the next opening has less to read. The store is used meanwhile, but does
+    /// nothing by itself any more: it is to be closed soon, and closing it then takes little time.
+    pub async fn settle(&self) {
         let background = self.0.background.lock().take();
         if let Some(task) = background {
             task.abort();
@@ -454,6 +454,11 @@ impl Store {
                 crate::background::settle(self).await;
             }
         }
+    }
+
+    /// Commits what is queued, and settles unless that was done; nothing can be written afterwards.
+    pub async fn close(&self) {
+        self.settle().await;
         let inner = self.0.clone();
         let settles = self.read_only_because().is_none() && !self.is_full();
         let end = move || {

@@ -1,4 +1,4 @@
-//! What a store folds when it closes, so that the next opening has little to read.
+//! What a store folds when it closes, or is about to, so that the next opening has little to read.
 
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
@@ -75,5 +75,21 @@ async fn a_store_folds_when_it_closes() {
     let state = state(&store).await;
     let messages = state.messages.clone().expect("it is open");
     assert_eq!((messages.len(), state.summary.unseen), (1000, 990));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_store_that_has_settled_is_used_and_closes_without_folding_more() {
+    let pause = Some(Duration::from_secs(1_000_000));
+    let disk = SimDisk::new(2);
+    let store = filled(&disk, pause, 900).await;
+    store.settle().await;
+    assert_eq!((summary(&store).await.deltas, summary(&store).await.chunks), (0, 2));
+    append(&store, 700).await;
+    store.close().await;
+    drop(store);
+    let store = open(&disk, pause);
+    assert_eq!(summary(&store).await.deltas, 700);
+    assert_eq!(state(&store).await.messages.as_ref().map(|messages| messages.len()), Some(1600));
     store.close().await;
 }

@@ -575,6 +575,8 @@ pub(crate) async fn run(
     }
     // From here on new connections are refused, or wait for the next program.
     if restarting {
+        // Nobody waits for this yet.
+        data.node.store.settle().await;
         keeper.open();
     } else {
         held = Vec::new();

@@ -17,6 +17,7 @@ use rookery_kv::engine::{Batch, Read, Space};
 use rookery_kv::off_thread;
 use rookery_types::ContentId;
 use std::collections::{HashMap, HashSet};
+use std::iter::Peekable;
 use std::sync::Arc;
 
 /// Octets of a request that does something, but for its last item.
@@ -349,14 +350,7 @@ impl Outgoing {
                     }
                 } else {
                     if !bodies.contains_key(&content) {
-                        let (mut some, mut sum) = (Vec::new(), 0);
-                        while let Some((next, size)) = contents.next_if(|(next, size)| {
-                            *size <= LARGE_OCTETS && (sum < FRAME_OCTETS || *next == content)
-                        }) {
-                            some.push(next);
-                            sum += size as usize;
-                        }
-                        bodies = self.read_bodies(some).await?;
+                        bodies = self.read_bodies(next_small(&mut contents)).await?;
                     }
                     // What has gone meanwhile has been noted to be gone.
                     let Some(Some(body)) = bodies.remove(&content) else { continue };
@@ -371,7 +365,15 @@ impl Outgoing {
             octets += item.octets();
             frame.push(item);
             if octets >= FRAME_OCTETS {
-                self.ask(to, Request::Apply(std::mem::take(&mut frame))).await?;
+                let ask = self.ask(to, Request::Apply(std::mem::take(&mut frame)));
+                // While the other store writes, this one reads on.
+                if bodies.is_empty() {
+                    let (asked, read) = tokio::join!(ask, self.read_bodies(next_small(&mut contents)));
+                    asked?;
+                    bodies = read?;
+                } else {
+                    ask.await?;
+                }
                 octets = 0;
             }
         }
@@ -412,21 +414,44 @@ impl Outgoing {
         };
         let size = u32::try_from(reader.size()).map_err(|_| StoreError::TooLarge(u32::MAX.into()))?;
         self.ask(to, Request::Large(content, size)).await?;
+        let read = |at| {
+            let reader = reader.clone();
+            async move {
+                Ok::<_, SendError>(
+                    off_thread(move || reader.read(at, PART_OCTETS)).await.map_err(StoreError::from)??,
+                )
+            }
+        };
         let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+        let mut part = read(at).await?;
         while at < reader.size() {
-            let reading = reader.clone();
-            let read = off_thread(move || reading.read(at, PART_OCTETS)).await;
-            let part = read.map_err(StoreError::from)??;
             if part.is_empty() {
                 return Err(StoreError::NoContent.into());
             }
             at += part.len() as u64;
             hasher.update(&part);
             self.octets += part.len() as u64;
-            self.ask(to, Request::Part(part)).await?;
+            let ask = self.ask(to, Request::Part(std::mem::take(&mut part)));
+            if at < reader.size() {
+                let (asked, next) = tokio::join!(ask, read(at));
+                asked?;
+                part = next?;
+            } else {
+                ask.await?;
+            }
         }
         self.contents += 1;
         self.ask(to, Request::End(hash_of(&hasher))).await?;
         Ok(true)
     }
+}
+
+/// The next of some contents, as many as fill a frame, up to a large one.
+fn next_small(contents: &mut Peekable<impl Iterator<Item = (ContentId, u32)>>) -> Vec<ContentId> {
+    let (mut some, mut sum) = (Vec::new(), 0);
+    while let Some((next, size)) = contents.next_if(|(_, size)| *size <= LARGE_OCTETS && sum < FRAME_OCTETS) {
+        some.push(next);
+        sum += size as usize;
+    }
+    some
 }
