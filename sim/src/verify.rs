@@ -3,13 +3,24 @@
 use crate::client::Client;
 use crate::model::{AccountState, BoxState, State};
 use crate::ops::{self, Answer, Fact, Place, Question, Work};
-use crate::world::World;
+use crate::world::{Machine, World};
 use bytes::Bytes;
 use rookery_directory::{AccountState as EntryState, Directory, published};
 use rookery_store::check::{check, homes};
 use rookery_types::{AccountId, AccountName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// What each node knows of an account.
+fn states(world: &World, account: AccountId) -> String {
+    let of = |machine: &Machine| {
+        let live = machine.live()?;
+        let record = live.store.account_record(account).ok()?;
+        let state = record.map(|record| (record.state, record.epoch, record.incarnation));
+        Some(format!("at node {} {state:?}, {:?}", machine.index, live.mover.status()))
+    };
+    world.machines.iter().filter_map(of).collect::<Vec<_>>().join(", ")
+}
 
 /// What is still under way; empty: nothing.
 pub(crate) async fn restless(world: &World) -> String {
@@ -31,7 +42,11 @@ pub(crate) async fn restless(world: &World) -> String {
         }
         match live.mover.status() {
             Ok(left) if left.is_empty() => {}
-            left => return format!("node {index} has accounts under way: {left:?}"),
+            left => {
+                let left = left.unwrap_or_default();
+                let states: Vec<String> = left.iter().map(|job| states(world, job.account)).collect();
+                return format!("node {index} has accounts under way: {left:?}, {}", states.join("; "));
+            }
         }
         match published::outbox(&*live.engine) {
             Ok(left) if left.is_empty() => {}

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory};
 use rookery_kv::Engine;
 use rookery_kv::memory::MemoryEngine;
-use rookery_kv::sim::SimDisk;
+use rookery_kv::sim::{Fault, OpKind, SimDisk};
 use rookery_net::{Drain, Pipe};
 use rookery_route::{
     Attended, MoveLimits, MoveOutcome, MoveTimes, Mover, MoverError, MoverParts, PeerError, Peers, Phase,
@@ -241,12 +241,21 @@ impl World {
         let power = rng.below(2) == 0;
         for round in 0..10_000_u64 {
             self.restart_the_dead(power).await;
+            // One whose disk has failed under it goes on for a while, and does not know what became of its last change.
+            if round % 16 == 15 {
+                for at in 0..3 {
+                    if self.nodes[at].store.read_only_because().is_some() {
+                        self.restart(at, power).await;
+                    }
+                }
+            }
             if round % 4 == 0 && round < 100 {
                 self.deliver().await;
             }
             self.is_at_one_home();
             let is_over = self.nodes.iter().all(|node| node.store.jobs().is_ok_and(|jobs| jobs.is_empty()));
-            if is_over && self.nodes.iter().all(|node| !node.disk.is_down()) {
+            let is_well = |node: &Node| !node.disk.is_down() && node.store.read_only_because().is_none();
+            if is_over && self.nodes.iter().all(is_well) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -329,8 +338,10 @@ async fn accounts_move_whole_whatever_happens() {
             let from = world.home().unwrap();
             let to = (from + 1 + rng.below(2) as usize) % 3;
             for at in [from, to] {
-                if rng.below(2) == 0 {
-                    world.nodes[at].disk.crash_after(rng.below(40));
+                match rng.below(4) {
+                    0 => world.nodes[at].disk.fail_nth(OpKind::Commit, 1 + rng.below(30), Fault::Io),
+                    1 | 2 => world.nodes[at].disk.crash_after(rng.below(40)),
+                    _ => {}
                 }
             }
             let (mover, node) = (world.nodes[from].mover.clone(), world.nodes[to].store.node());

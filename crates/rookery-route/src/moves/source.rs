@@ -220,6 +220,11 @@ impl Inner {
         still: &mut Duration,
     ) -> Result<Step, Trouble> {
         let job = live.job();
+        // A write failed, that of the release, perhaps: the next start tells whether it is done. Until then the other
+        // node keeps what it has, ready to be taken home.
+        if let Some(why) = self.store.read_only_because() {
+            return Err(Trouble(why));
+        }
         let state = self.store.account_record(job.account)?.map(|record| record.state);
         match state {
             Some(AccountState::Released(travel)) => {
