@@ -27,6 +27,8 @@ mod replacing;
 mod seen;
 #[path = "../imap/sharing.rs"]
 mod sharing;
+#[path = "../imap/unheard.rs"]
+mod unheard;
 
 /// Ann is at home at one node, everybody else at another, where the clients come in.
 const NODES: harness::Nodes = harness::Nodes::TwoHomes;

@@ -22,6 +22,7 @@ mod seen;
 mod server_metadata;
 mod sharing;
 mod sorting;
+mod unheard;
 mod wire;
 
 /// One node has the mail and takes the clients.

@@ -10,7 +10,7 @@ fn number(lines: &[String], code: &str) -> u64 {
 }
 
 /// Ann's INBOX with these messages, none of them \Recent any more; joe and max may do what they like with it.
-async fn shared_inbox(letters: &str) -> Site {
+pub(crate) async fn shared_inbox(letters: &str) -> Site {
     let site = Site::new().await;
     site.fill(letters).await;
     let mut ann = site.login("ann").await;
@@ -103,13 +103,23 @@ async fn everyone_has_their_own() {
         M< * 1 FETCH (FLAGS (\Flagged))
         M< * 2 FETCH (FLAGS (\Flagged))
         M< 5 OK <*>
-        -- And ann's own is nobody else's: what changes nothing for them is not told.
+        -- And ann's own is nobody else's.
         A> 6 STORE 2:3 +FLAGS.SILENT (\Seen)
         A< 6 OK <*>
         J> 10 NOOP
+        J< ...
         J< 10 OK <*>
+        J> 10a FETCH 2:3 FLAGS
+        J< * 2 FETCH (FLAGS (\Flagged))
+        J< * 3 FETCH (FLAGS (\Seen))
+        J< 10a OK <*>
         M> 6 NOOP
+        M< ...
         M< 6 OK <*>
+        M> 6a FETCH 2:3 FLAGS
+        M< * 2 FETCH (FLAGS (\Flagged))
+        M< * 3 FETCH (FLAGS ())
+        M< 6a OK <*>
         -- It is kept.
         J> 11 UNSELECT
         J< 11 OK <*>
