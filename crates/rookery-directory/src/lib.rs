@@ -126,7 +126,7 @@ pub trait Directory: Send + Sync {
     fn reserve(&self, name: AccountName, home: Home, intent: u64) -> Answer<'_, Arc<Entry>>;
 
     /// The accounts still reserved, lowest id first, after the id `after`, at most `limit` and [`PAGE_MAX`]: a node
-    /// resolves its own when it starts. Nothing else ends a reservation.
+    /// resolves its own when it starts, and those that their makers have given up. Nothing else ends a reservation.
     fn reservations(&self, after: Option<AccountId>, limit: usize) -> Answer<'_, Vec<Arc<Entry>>>;
 
     /// Puts an account back that was removed, under its old id, active and without a verifier. The name has to be

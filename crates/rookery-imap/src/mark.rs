@@ -1,8 +1,8 @@
 //! Marks: where a session stands, for an edge that may lose this home.
 //!
-//! A mark goes before what is said last, with how long that is: whoever hears it whole stands at the mark. It costs what it says: a count when nothing but that has
-//! changed; else the session's value, in the short form that the home can make a view of again
-//! ([`crate::value::AsOfValue`]).
+//! A mark goes before what is said last, with how long that is: whoever hears it whole stands at the mark. It costs what it
+//! says: a count when nothing but that has changed; else the session's value, in the short form that the home can make a
+//! view of again ([`crate::value::AsOfValue`]).
 //!
 //! Invariant: a mark is made between two commands, or in IDLE, and nowhere else.
 

@@ -60,8 +60,8 @@ impl View {
     }
 
     /// The same view again, of a mailbox whose newest state and messages these are. `vanished` gives what has been expunged
-    /// since a modseq, if that is known; `expunged` gives messages as they were
-    /// when they were expunged, as far as that is known. None: it says too much to be a view.
+    /// since a modseq, if that is known; `expunged` gives messages as they were when they were expunged, as far as that is
+    /// known. None: it says too much to be a view.
     pub(crate) fn resumed(
         value: ViewValue,
         state: &MailboxState,
