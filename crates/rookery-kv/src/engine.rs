@@ -199,7 +199,7 @@ pub trait Engine: Read + Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Writes out what the next opening would have to replay, as far as that is soon done. For a clean stop: nothing
-    /// depends on it, and nothing may be committed meanwhile.
+    /// depends on it, and nothing may be committed afterwards, which may be refused. Reads go on.
     fn settle(&self) {}
 
     /// Octets that the engine occupies on its disk, roughly.

@@ -38,6 +38,11 @@
 //! - **Slow workers** hold up commits: with four memory tables of one space waiting to be written out, `commit`
 //!   sleeps until there are fewer. Its batch is durable by then. If the workers die meanwhile, it sleeps for ever;
 //!   commits after that are refused at once.
+//! - **Opening reads all journals**, also what is in tables already: some 10 ms for each MiB, for it looks up the keyspace
+//!   of each change on the disk, and twice as long where it has to be applied. A journal ends only when a memory table
+//!   is written out while it has more than 64 MB, and goes when all tables that it speaks of have been written out: one
+//!   space that changes little keeps journals of all. So [`FjallOptions::unflushed_octets_max`] has all of them written
+//!   out together, and a clean stop leaves empty journals.
 //! - **Options of a keyspace** (here the size of its memory table) are stored when it is created and not changed
 //!   by later openings.
 
@@ -71,6 +76,12 @@ const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// fjall refuses less.
 const JOURNAL_OCTETS_LEAST: u64 = 64 * 1024 * 1024;
 
+/// Octets that fjall writes into the journal for each change, besides key and value.
+const ENTRY_OCTETS: u64 = 24;
+
+/// The ending of the names of journals.
+const JOURNAL_ENDING: &str = "jnl";
+
 /// How the engine uses memory, disk and threads.
 #[derive(Clone, Debug)]
 pub struct FjallOptions {
@@ -79,8 +90,12 @@ pub struct FjallOptions {
     /// Octets of one space's memory table before it is written out. There is one for each space, and for a moment a
     /// second while the first is written out. Counts when a space is first created. Default 16 MiB.
     pub memtable_octets: u64,
-    /// Octets of all journals before memory tables are written out to free them; bounds the time to open after a
-    /// crash. At least 64 MiB; less is taken as that. Default 256 MiB.
+    /// Octets of changes after which all memory tables are written out. With the 64 MB at which fjall ends a journal it
+    /// bounds what is read and applied when opening after a crash. Default 22 MiB: with the third of them the journal
+    /// ends.
+    pub unflushed_octets_max: u64,
+    /// Octets of all journals at which fjall itself sees to it that they go, should the workers not keep up. At least
+    /// 64 MiB; less is taken as that. Default 256 MiB.
     pub journal_octets_max: u64,
     /// Threads that write out and merge tables, at least 1. Default 2.
     pub worker_threads: usize,
@@ -91,6 +106,7 @@ impl Default for FjallOptions {
         FjallOptions {
             cache_octets: 64 * 1024 * 1024,
             memtable_octets: 16 * 1024 * 1024,
+            unflushed_octets_max: 22 * 1024 * 1024,
             journal_octets_max: 256 * 1024 * 1024,
             worker_threads: 2,
         }
@@ -103,8 +119,18 @@ pub struct FjallEngine {
     spaces: Spaces,
     /// The view of the last commit, or of the opening. It keeps what it sees from being cleaned up until the next.
     current: RwLock<Snapshot>,
-    /// Whether a commit failed. Held during commits, so that there is one at a time.
-    poisoned: Mutex<bool>,
+    /// Held during commits, so that there is one at a time.
+    commits: Mutex<Commits>,
+    path: PathBuf,
+    unflushed_octets_max: u64,
+}
+
+/// What commits leave.
+struct Commits {
+    /// One has failed, or nothing is to be committed any more.
+    ended: bool,
+    /// Octets since all memory tables were written out.
+    unflushed: u64,
 }
 
 /// One keyspace for each [`Space`], by its index.
@@ -130,7 +156,26 @@ impl FjallEngine {
             sync_tree(path, FOLDER_DEPTH_MAX)?;
         }
         let current = RwLock::new(database.snapshot());
-        Ok(FjallEngine { database, spaces, current, poisoned: Mutex::new(false) })
+        // Their valid part: what is behind it was cut off.
+        let unflushed =
+            journals(path)?.iter().map(|journal| fs::metadata(journal).map_or(0, |file| file.len())).sum();
+        Ok(FjallEngine {
+            database,
+            spaces,
+            current,
+            commits: Mutex::new(Commits { ended: false, unflushed }),
+            path: path.to_owned(),
+            unflushed_octets_max: options.unflushed_octets_max,
+        })
+    }
+
+    /// Has those memory tables written out in the background that are not waiting for it in numbers already: with four
+    /// of one space waiting, commits would have to.
+    fn flush(&self) {
+        for space in self.spaces.iter().filter(|space| space.sealed_memtable_count() < 2) {
+            // Best effort: what fails for good makes the next commit fail.
+            let _ = space.rotate_memtable();
+        }
     }
 
     fn view(&self) -> Snapshot {
@@ -151,6 +196,20 @@ fn is_present(path: &Path) -> Result<bool, EngineError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The files of the journal, oldest first: their names are numbers.
+fn journals(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut journals = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|ending| ending == JOURNAL_ENDING) {
+            let number = file.file_stem().and_then(|name| name.to_str()?.parse::<u64>().ok());
+            journals.push((number, file));
+        }
+    }
+    journals.sort();
+    Ok(journals.into_iter().map(|(_, file)| file).collect())
 }
 
 /// Makes an empty engine so that `path` exists only when it is whole and durable.
@@ -231,14 +290,16 @@ fn open_database(path: &Path, options: &FjallOptions) -> Result<(Database, Space
 
 impl Engine for FjallEngine {
     fn commit(&self, batch: Batch) -> Result<(), EngineError> {
-        let mut poisoned = self.poisoned.lock();
-        if *poisoned {
+        let mut commits = self.commits.lock();
+        if commits.ended {
             return Err(EngineError::Poisoned);
         }
         check_sizes(&batch)?;
         if batch.is_empty() {
             return Ok(());
         }
+        let octets =
+            (batch.octets() as u64).saturating_add(ENTRY_OCTETS.saturating_mul(batch.ops.len() as u64));
         let mut changes = self.database.batch().durability(Some(PersistMode::SyncData));
         for op in last_of_each_key(batch) {
             match op {
@@ -247,10 +308,15 @@ impl Engine for FjallEngine {
             }
         }
         if let Err(error) = changes.commit() {
-            *poisoned = true;
+            commits.ended = true;
             return Err(translate(error));
         }
         *self.current.write() = self.database.snapshot();
+        commits.unflushed = commits.unflushed.saturating_add(octets);
+        if commits.unflushed >= self.unflushed_octets_max {
+            commits.unflushed = 0;
+            self.flush();
+        }
         Ok(())
     }
 
@@ -262,16 +328,29 @@ impl Engine for FjallEngine {
         "fjall"
     }
 
-    /// All memory tables become tables on disk, so that a journal that was read to its end is not applied a second
-    /// time. fjall's own waiting would never end if a worker died.
+    /// All memory tables become tables on disk, and then nothing of the journals is needed: the next opening would read
+    /// them all the same. fjall's own waiting would never end if a worker died.
     fn settle(&self) {
-        let poisoned = self.poisoned.lock();
-        if *poisoned || self.spaces.iter().any(|space| space.rotate_memtable().is_err()) {
+        let mut commits = self.commits.lock();
+        if commits.ended || self.spaces.iter().any(|space| space.rotate_memtable().is_err()) {
             return;
         }
         let deadline = Instant::now() + SETTLE_MAX;
-        while self.spaces.iter().any(|space| space.sealed_memtable_count() > 0) && Instant::now() < deadline {
+        while self.spaces.iter().any(|space| space.sealed_memtable_count() > 0) {
+            if Instant::now() >= deadline {
+                return;
+            }
             std::thread::sleep(Duration::from_millis(2));
+        }
+        // fjall goes on writing where it was, behind what is cut off: that could not be read.
+        commits.ended = true;
+        // The oldest first: what is left of them, should this be cut short, has the last word on whatever it speaks of.
+        for journal in journals(&self.path).into_iter().flatten() {
+            // Best effort: the next opening reads what is left, and finds that it has it all.
+            let _ = File::options().write(true).open(&journal).and_then(|file| {
+                file.set_len(0)?;
+                file.sync_all()
+            });
         }
     }
 

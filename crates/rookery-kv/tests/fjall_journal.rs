@@ -93,14 +93,74 @@ fn a_torn_tail_loses_the_torn_batch_alone() {
 fn what_a_clean_stop_has_written_out_needs_no_journal() {
     let dir = tempfile::tempdir().unwrap();
     let (path, journal) = prepared(dir.path());
+    let before = fs::read(&journal).unwrap();
+    assert!(place(&before, BATCHES) > 0);
+    let engine = open(&path).unwrap();
+    engine.settle();
+    // Nothing could be read that is written behind what is cut off.
+    let mut batch = Batch::new();
+    batch.put(Space::Log, "late", "late");
+    assert!(matches!(engine.commit(batch), Err(EngineError::Poisoned)));
+    assert_eq!(engine.get(Space::Meta, b"newest").unwrap().as_deref(), Some(&BATCHES.to_be_bytes()[..]));
+    drop(engine);
+    assert_eq!(journal_octets(&path), 0, "the next opening has nothing to read");
+    assert_eq!(survivors(&path), (1..=BATCHES).collect::<Vec<_>>());
+    // A stop that could not cut it off: what the journal says is in the tables, and passed over.
     let engine = open(&path).unwrap();
     engine.settle();
     drop(engine);
-    let journal_octets = fs::read(&journal).unwrap();
-    // What the journal says is in the tables: it is passed over, and could be missing.
-    assert!(place(&journal_octets, BATCHES) > 0);
-    fs::write(&journal, []).unwrap();
+    fs::write(&journal, before).unwrap();
     assert_eq!(survivors(&path), (1..=BATCHES).collect::<Vec<_>>());
+}
+
+/// Octets of all journals of an engine that was opened since it was written to: what is behind their end is cut off
+/// then.
+fn journal_octets(path: &Path) -> u64 {
+    let journals = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+    let journals = journals.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "jnl"));
+    journals.map(|journal| journal.metadata().unwrap().len()).sum()
+}
+
+/// However much is written, and though some spaces change little, a crash leaves little to be read.
+#[test]
+fn journals_stay_short() {
+    const STEP: u64 = 4 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("engine");
+    let options = || FjallOptions { unflushed_octets_max: STEP, ..FjallOptions::default() };
+    let engine = FjallEngine::open(&path, options()).unwrap();
+    let random = |n: u64| {
+        let mut next = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut value = Vec::with_capacity(1000);
+        while value.len() < 1000 {
+            next ^= next << 13;
+            next ^= next >> 7;
+            next ^= next << 17;
+            value.extend_from_slice(&next.to_le_bytes());
+        }
+        value
+    };
+    let mut written = 0;
+    let mut n: u64 = 0;
+    while written < (3 * 64) << 20 {
+        let mut batch = Batch::new();
+        for _ in 0..1000 {
+            n += 1;
+            // Few keys, so that tables stay small.
+            batch.put(Space::Log, (n % 5000).to_be_bytes().to_vec(), random(n));
+        }
+        batch.put(Space::Queue, "rare", n.to_be_bytes().to_vec());
+        written += batch.octets() as u64;
+        engine.commit(batch).unwrap();
+    }
+    drop(engine);
+    let engine = FjallEngine::open(&path, options()).unwrap();
+    assert_eq!(engine.get(Space::Queue, b"rare").unwrap().as_deref(), Some(&n.to_be_bytes()[..]));
+    assert_eq!(engine.get(Space::Log, &(n % 5000).to_be_bytes()).unwrap().as_deref(), Some(&random(n)[..]));
+    drop(engine);
+    // One that is being ended while another is begun, and what is written meanwhile.
+    let octets = journal_octets(&path);
+    assert!(octets < 150_000_000, "{octets} octets of journals");
 }
 
 #[test]
