@@ -38,6 +38,11 @@ impl Lines {
         self.input.split()
     }
 
+    /// Whether the end of a line that was too long has not come yet.
+    pub(crate) fn is_dropping(&self) -> bool {
+        self.dropped.is_some()
+    }
+
     /// Reads the next line, of at most `octets_max` octets with its end, by `read`, which sees it without its
     /// end: CRLF, or LF alone.
     pub(crate) fn next<T>(&mut self, octets_max: usize, read: impl FnOnce(&[u8]) -> T) -> Line<T> {

@@ -77,7 +77,7 @@ impl Folded {
         let mut octets = [0; 4];
         let mut rest = text;
         while !rest.is_empty() {
-            let end = rest.bytes().position(|octet| !octet.is_ascii()).unwrap_or(rest.len());
+            let end = Encoding::ascii_valid_up_to(rest.as_bytes());
             let (ascii, other) = rest.split_at(end);
             self.push_ascii(ascii.as_bytes());
             let end = other.bytes().position(|octet| octet.is_ascii()).unwrap_or(other.len());

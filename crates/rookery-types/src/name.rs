@@ -109,9 +109,11 @@ impl MailboxPath {
         self.0.split('/').filter(|component| !component.is_empty())
     }
 
-    /// The path one level up; `None` at the top level.
+    /// The path one level up; above the top level that is the root, which only shared trees have as a mailbox. `None`
+    /// for the root.
     pub fn parent(&self) -> Option<MailboxPath> {
-        self.0.rfind('/').and_then(|at| self.0.get(..at)).map(|text| MailboxPath(text.into()))
+        let above = self.0.rfind('/').and_then(|at| self.0.get(..at)).unwrap_or_default();
+        (!self.is_root()).then(|| MailboxPath(above.into()))
     }
 
     /// Whether `self` stands below `above`, at any depth. Everything but itself is below the root.
@@ -255,6 +257,8 @@ mod tests {
         assert_eq!(path("a/b/c").moved(&path("a/b"), &path("z")), Some(path("z/c")));
         assert_eq!(path("ab").moved(&path("a"), &path("z")), None);
         assert_eq!(path("a/b").parent(), Some(path("a")));
+        assert_eq!(path("a").parent(), Some(MailboxPath::root()));
+        assert_eq!(MailboxPath::root().parent(), None);
         assert!(path("a/b").is_below(&path("a")) && !path("ab").is_below(&path("a")));
         assert!(path("a").is_below(&MailboxPath::root()));
     }

@@ -84,6 +84,11 @@ impl Passage {
         self.state == State::Between
     }
 
+    /// The same, and nothing more has come.
+    pub fn is_drained(&self) -> bool {
+        self.is_between() && self.input.is_empty()
+    }
+
     /// How much is to come of the literal that was announced last; none: it is over.
     pub fn literal_left(&self) -> Option<u64> {
         match self.state {

@@ -79,6 +79,12 @@ impl Decoder {
         self.lines.take_input()
     }
 
+    /// Whether another decoder could go on with what [`Decoder::take_input`] gives: it is not in the middle of a line that
+    /// is dropped, nor of AUTH.
+    pub fn is_between(&self) -> bool {
+        matches!(self.state, State::Command) && !self.lines.is_dropping()
+    }
+
     /// What comes next. Call until [`Decoded::NeedMore`], acting on each before the next call.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at NeedMore; this goes on")]
     pub fn next(&mut self) -> Decoded {
