@@ -80,7 +80,7 @@ impl LinksConfig {
 }
 
 /// The node with the higher id dials a slot only if it stays empty so long.
-const YIELD: Duration = Duration::from_millis(300);
+const YIELD: Duration = Duration::from_millis(100);
 /// A node that has just begun and has the higher id waits for the other one to dial, and dials then: its first clients
 /// are not to be refused meanwhile.
 const PATIENCE: Duration = Duration::from_millis(750);

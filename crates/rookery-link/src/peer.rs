@@ -135,8 +135,10 @@ impl Peer {
                 dead.push((Arc::clone(other), "the peer has started anew"));
                 return false;
             }
-            // Who dials holds the slot for empty: what it dialled before is gone on its side.
-            let redialled = *of == slot && !other.dialled() && !mux.dialled() && other.retired().is_none();
+            // Who dials holds the slot for empty: what it dialled before is gone on its side, unless either has said
+            // that nothing new begins there.
+            let takes_streams = other.retired().is_none() && !other.is_retiring();
+            let redialled = *of == slot && !other.dialled() && !mux.dialled() && takes_streams;
             if redialled {
                 dead.push((Arc::clone(other), "the peer has connected anew"));
                 return false;

@@ -37,7 +37,7 @@ use crate::frame::{Decoder, Frame, GoodbyeCode, ResetCode};
 use crate::identity::Duties;
 use crate::metrics::{Counters, count};
 use crate::trace::TraceId;
-use out::{Flushed, Out};
+use out::{Flushed, Out, Unsent};
 pub(crate) use stream::Stream;
 pub use stream::{CONTROL_OCTETS_MAX, LinkStream, Message, RecvHalf, SendHalf};
 
@@ -225,6 +225,11 @@ impl Mux {
         self.table.lock().retired
     }
 
+    /// Whether the peer was told that no new streams are taken.
+    pub(crate) fn is_retiring(&self) -> bool {
+        self.table.lock().retiring.is_some()
+    }
+
     pub(crate) fn stream_count(&self) -> usize {
         self.table.lock().streams.len()
     }
@@ -287,11 +292,20 @@ impl Mux {
         let over = !node && table.streams.is_empty();
         drop(table);
         self.push(&Frame::Retire { node });
-        if over { self.end("retired", Some(GoodbyeCode::DONE)) } else { self.flush() }
+        if over { self.end_retired() } else { self.flush() }
     }
 
     /// Ends the connection; `goodbye`: the peer is told.
     pub(crate) fn end(&self, why: &str, goodbye: Option<GoodbyeCode>) {
+        self.end_with(why, goodbye, Unsent::Dropped);
+    }
+
+    /// Ends a connection whose last stream is over. How that ended may not be with the peer yet.
+    fn end_retired(&self) {
+        self.end_with("retired", Some(GoodbyeCode::DONE), Unsent::Sent);
+    }
+
+    fn end_with(&self, why: &str, goodbye: Option<GoodbyeCode>, unsent: Unsent) {
         let why: Arc<str> = why.into();
         let mut table = self.table.lock();
         if table.ended.is_some() {
@@ -302,7 +316,7 @@ impl Mux {
         let streams = std::mem::take(&mut table.streams);
         drop(table);
         let last = goodbye.map(|code| Frame::Goodbye { code, text: why.to_string() });
-        let offered = self.out.close(last.as_ref());
+        let offered = self.out.close(last.as_ref(), unsent);
         for stream in streams.into_values() {
             let peer = self.facts.node;
             stream.fail(|opened_at| LinkError::Lost {
@@ -345,7 +359,7 @@ impl Mux {
             self.emptied.notify_waiters();
         }
         if over {
-            self.end("retired", Some(GoodbyeCode::DONE));
+            self.end_retired();
         }
     }
 

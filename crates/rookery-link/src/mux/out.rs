@@ -171,6 +171,15 @@ pub(crate) struct Out<W> {
     in_flight: AtomicU64,
 }
 
+/// What becomes of frames that were not yet offered to the transport when a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unsent {
+    /// They never leave: the streams that they are of have failed.
+    Dropped,
+    /// They go before the last frame: the streams that they are of have ended well.
+    Sent,
+}
+
 /// What came of an attempt to write.
 pub(crate) enum Flushed {
     /// All is with the transport, or somebody else sees to it.
@@ -368,15 +377,20 @@ impl<W: AsyncWrite + Unpin> Out<W> {
         io.batch.left == 0 && !io.unflushed && self.queue.lock().batch.left == 0
     }
 
-    /// Takes nothing more, drops what was not yet offered to the transport, and ends with one last frame; lets
-    /// everybody go who waits for a turn. Gives the position up to which octets can have left this node.
-    pub(crate) fn close(&self, last: Option<&Frame>) -> u64 {
+    /// Takes nothing more, and ends with one last frame; lets everybody go who waits for a turn. Gives the position up
+    /// to which octets can have left this node.
+    pub(crate) fn close(&self, last: Option<&Frame>, unsent: Unsent) -> u64 {
         let mut queue = self.queue.lock();
-        let offered = self.offered.load(Ordering::Relaxed);
+        let offered = match unsent {
+            Unsent::Dropped => self.offered.load(Ordering::Relaxed),
+            Unsent::Sent => queue.queued_ever,
+        };
         if queue.closed {
             return offered;
         }
-        queue.batch.clear();
+        if unsent == Unsent::Dropped {
+            queue.batch.clear();
+        }
         if let Some(last) = last {
             queue.queued_ever += queue.batch.push_frame(last) as u64;
         }

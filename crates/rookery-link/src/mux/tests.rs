@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::*;
+use crate::peer::Peer;
 
 mod model;
 
@@ -184,6 +185,39 @@ async fn a_retired_connection_ends_with_its_last_stream() {
     assert_eq!(ours.recv().await.unwrap(), None);
     a.mux.health().wait_for(|health| matches!(health, Health::Ended(_))).await.unwrap();
     assert!(b.mux.has_ended());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_last_stream_is_heard_before_the_end_of_its_connection() {
+    let (a, mut b) = pair(64 << 10);
+    let (mut ours, mut theirs) = stream(&a, &mut b).await;
+    b.mux.retire(false);
+    ours.finish().unwrap();
+    assert_eq!(theirs.recv().await.unwrap(), None);
+    let mut last = Bytes::from_static(b"last");
+    let put = |cx: &mut Context<'_>| theirs.halves().0.poll_put_control(&mut last, cx);
+    poll_fn(put).await.unwrap();
+    theirs.finish().unwrap();
+    assert!(b.mux.has_ended());
+    assert_eq!(ours.recv().await.unwrap(), Some(Message::Control(Bytes::from_static(b"last"))));
+    assert_eq!(ours.recv().await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retired_connection_keeps_its_streams_when_the_peer_dials_anew() {
+    let peer = Arc::new(Peer::new(NodeId(2), None));
+    let (theirs, mut first) = pair(64 << 10);
+    peer.adopt(0, &first.mux, true).unwrap();
+    let (mut asking, mut answering) = stream(&theirs, &mut first).await;
+    // Both have dialled; then the connection that stays is lost.
+    let (ours, _other) = pair(64 << 10);
+    peer.adopt(0, &ours.mux, true).unwrap();
+    assert!(first.mux.is_retiring());
+    ours.mux.end("the network", None);
+    let (_anew, third) = pair(64 << 10);
+    peer.adopt(0, &third.mux, true).unwrap();
+    answering.send(data(b"x")).await.unwrap();
+    assert_eq!(asking.recv().await.unwrap(), Some(data(b"x")));
 }
 
 /// A wire that can swallow everything without a word.
