@@ -1,5 +1,6 @@
 //! A client: at any node, it does something, hears what became of it, and holds the cluster to it.
 
+use crate::Plan;
 use crate::model::{AccountState, BoxState, Instance, Known, OwnBox, State};
 use crate::node::Live;
 use crate::ops::{self, Answer, Fact, Place, Question, Work};
@@ -28,6 +29,10 @@ pub(crate) struct Client {
     pub(crate) known: Known,
     pub(crate) rng: Rng,
     made: u64,
+    /// It keeps to messages of the stable accounts, and to one node.
+    steady: bool,
+    /// The account that it asks for something of.
+    about: String,
 }
 
 /// An account that clients neither make nor delete.
@@ -40,27 +45,51 @@ fn name(text: &str) -> Option<AccountName> {
 }
 
 impl Client {
-    pub(crate) fn new(number: u64, seed: u64) -> Client {
+    pub(crate) fn new(number: u64, plan: &Plan) -> Client {
+        let steady = plan.step.is_some();
         let own = |n: u64| (format!("user/v{number}-{n}@a.test"), AccountState::Absent);
         let known = Known { accounts: (0..ACCOUNTS).map(own).collect(), ..Known::default() };
-        Client { number, known, rng: Rng::new(seed, 0x100 + number), made: 0 }
+        let rng = Rng::new(plan.seed, 0x100 + number);
+        Client { number, known, rng, made: 0, steady, about: String::new() }
     }
 
     /// Works until the time is over.
     pub(crate) async fn run(mut self, world: Arc<World>) -> Client {
         while !world.is_over() {
-            let pause = match self.rng.one_in(20) {
-                true => self.rng.micros(0, 1_500_000),
-                false => self.rng.micros(0, 60_000),
-            };
-            sleep(pause).await;
+            match self.steady {
+                true => self.wait_for_a_move(&world).await,
+                false => {
+                    let pause = match self.rng.one_in(20) {
+                        true => self.rng.micros(0, 1_500_000),
+                        false => self.rng.micros(0, 60_000),
+                    };
+                    sleep(pause).await;
+                }
+            }
             self.turn(&world).await;
             world.did();
         }
         self
     }
 
+    /// Short pauses while somebody is to fail at a step of a move; hardly any if that is the node at which it waits.
+    async fn wait_for_a_move(&mut self, world: &World) {
+        let (long, short) = (self.rng.micros(100_000, 900_000), self.rng.micros(0, 1_000));
+        let mut armed = world.steps.armed();
+        let _ = timeout(long, armed.wait_for(|armed| *armed)).await;
+        sleep(if world.steps.is_for_sessions() { short } else { short * 20 }).await;
+    }
+
     async fn turn(&mut self, world: &Arc<World>) {
+        if self.steady {
+            return match self.rng.below(10) {
+                0..4 => self.append(world).await,
+                4..6 => self.keyword(world).await,
+                6 => self.expunge(world).await,
+                7 => self.transfer(world, true).await,
+                _ => self.read(world).await,
+            };
+        }
         match self.rng.below(100) {
             0..22 => self.append(world).await,
             22..32 => self.keyword(world).await,
@@ -84,14 +113,22 @@ impl Client {
         world: &Arc<World>,
         work: impl FnOnce(Arc<Live>) -> F,
     ) -> Option<T> {
-        let node = self.rng.index(world.machines.len());
-        let live = world.machines.get(node)?.live()?;
+        let node = match self.steady {
+            true => world.steps.edge(),
+            false => self.rng.index(world.machines.len()),
+        };
+        let machine = world.machines.get(node)?;
+        let live = machine.live()?;
+        let _asking = world.asking(node, &self.about);
+        let mut stalled = machine.stalled();
+        let _ = stalled.wait_for(|stalled| !stalled).await;
         let (tell, told) = oneshot::channel();
         let asked = work(Arc::clone(&live));
         live.spawn(async move {
             let _ = tell.send(asked.await);
         });
         let answer = timeout(PATIENCE, told).await.ok()?.ok();
+        let _ = stalled.wait_for(|stalled| !stalled).await;
         // What a node says that has lost its power is not heard.
         answer.filter(|_| live.alive.load(std::sync::atomic::Ordering::Relaxed))
     }
@@ -100,8 +137,10 @@ impl Client {
         let question = Question { place: place.clone(), work };
         let text = format!("{} {:?}", question.place, question.work);
         world.trace.say(format_args!("c{} {text}", self.number));
+        self.about.clone_from(&place.account);
         let answer =
             self.at_some(world, |live| async move { ops::from_anywhere(&live, question).await }).await;
+        self.about.clear();
         let answer = answer.unwrap_or_else(|| Answer::Unknown("the node is gone".to_owned()));
         world.trace.say(format_args!("c{} {text}: {}", self.number, shown(&answer)));
         answer
@@ -121,7 +160,9 @@ impl Client {
         match self.rng.pick(&own) {
             Some(own) if at_own => own.clone(),
             _ => {
-                let account = stable(self.rng.index(world.stable));
+                // The account that moves, mostly.
+                let at = self.rng.index(world.stable);
+                let account = stable(if self.steady && self.rng.one_in(2) { 0 } else { at });
                 (Place { account, path: "INBOX".to_owned() }, true)
             }
         }
@@ -317,14 +358,16 @@ impl Client {
     async fn drop_box(&mut self, world: &Arc<World>) {
         let Some(at) = self.own_box() else { return };
         let Some(place) = self.known.boxes.get(at).map(|own| own.place.clone()) else { return };
-        let (state, certain) = match self.ask(world, &place, Work::Drop).await {
-            Answer::Done(_) => (BoxState::Gone, true),
-            Answer::Unknown(_) => (BoxState::Unknown, false),
+        let (state, certain, published) = match self.ask(world, &place, Work::Drop).await {
+            Answer::Done(fact) => (BoxState::Gone, true, !fact.unpublished),
+            Answer::Unknown(_) => (BoxState::Unknown, false, false),
             Answer::NoSuch(what) => return self.no_such(world, &place, &what),
             Answer::No(_) => return,
         };
         if let Some(own) = self.known.boxes.get_mut(at) {
             own.state = state;
+            // What is still to be published may be listed as it was.
+            own.shared = own.shared.filter(|_| published);
         }
         self.known.relocate(&place, None, certain);
     }
@@ -334,14 +377,15 @@ impl Client {
         let Some(place) = self.known.boxes.get(at).map(|own| own.place.clone()) else { return };
         self.made += 1;
         let to = Place { path: format!("c{}-{}", self.number, self.made), ..place.clone() };
-        let certain = match self.ask(world, &place, Work::Rename(to.path.clone())).await {
-            Answer::Done(_) => true,
-            Answer::Unknown(_) => false,
+        let (certain, published) = match self.ask(world, &place, Work::Rename(to.path.clone())).await {
+            Answer::Done(fact) => (true, !fact.unpublished),
+            Answer::Unknown(_) => (false, false),
             Answer::NoSuch(what) => return self.no_such(world, &place, &what),
             Answer::No(_) => return,
         };
         self.known.relocate(&place, Some(&to), certain);
         if let Some(own) = self.known.boxes.get_mut(at) {
+            own.shared = own.shared.filter(|_| published);
             match certain {
                 true => own.place = to,
                 false => own.state = BoxState::Unknown,
@@ -351,7 +395,12 @@ impl Client {
 
     async fn share(&mut self, world: &Arc<World>) {
         let Some(at) = self.own_box() else { return };
-        let Some(place) = self.known.boxes.get(at).map(|own| own.place.clone()) else { return };
+        let Some(own) = self.known.boxes.get(at) else { return };
+        // What was asked of a home that a cut link keeps away may be done later than what is asked now.
+        if own.shared.is_none() {
+            return;
+        }
+        let place = own.place.clone();
         let shared = self.rng.one_in(2);
         let answer = self.ask(world, &place, Work::Share(shared)).await;
         let Some(own) = self.known.boxes.get_mut(at) else { return };

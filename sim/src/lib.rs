@@ -5,7 +5,8 @@
 //! follows from it by the shim that [`process`] puts below; time stands still but when nobody has anything to do. So a
 //! seed that fails fails again, line by line.
 //!
-//! `world` has the cluster and what befalls it, `node` one start of one node, `client` what clients do and what they
+//! `world` has the cluster, `faults` what befalls it by chance, `strike` who fails at one step of a move, which `steps` and
+//! `watch` see; `node` one start of one node, `client` what clients do and what they
 //! hold the cluster to, `model` what they know, `verify` what must be true in the end.
 //!
 //! Invariants of a run:
@@ -15,6 +16,7 @@
 
 mod client;
 mod directory;
+mod faults;
 mod model;
 mod network;
 mod node;
@@ -24,12 +26,17 @@ mod ops;
 mod pipe;
 pub mod process;
 mod rng;
+mod steps;
+mod strike;
 mod trace;
 mod verify;
+mod watch;
 mod world;
 
 pub use rookery_kv::defect::Defect;
+use std::collections::BTreeMap;
 use std::time::Duration;
+pub use steps::{Point, Role};
 
 /// What a run is to be.
 #[derive(Clone, Debug)]
@@ -42,6 +49,8 @@ pub struct Plan {
     pub lasts: Duration,
     /// A defect that is planted.
     pub defect: Option<Defect>,
+    /// Everybody fails at this step of a move, one after another, and nothing else goes wrong.
+    pub step: Option<Point>,
     /// Lines go to standard error as they come.
     pub shown: bool,
 }
@@ -49,7 +58,7 @@ pub struct Plan {
 impl Plan {
     /// The usual run of a seed.
     pub fn new(seed: u64) -> Plan {
-        Plan { seed, clients: 4, lasts: Duration::from_secs(40), defect: None, shown: false }
+        Plan { seed, clients: 4, lasts: Duration::from_secs(40), defect: None, step: None, shown: false }
     }
 }
 
@@ -64,6 +73,12 @@ pub struct Outcome {
     pub did: u64,
     /// How often a node fell.
     pub falls: u64,
+    /// How often an account came to a new home.
+    pub moves: u64,
+    /// How often what went wrong, by kind.
+    pub faults: BTreeMap<String, u64>,
+    /// How often who failed at which step of a move.
+    pub pairs: BTreeMap<String, u64>,
     /// What was wrong; empty: nothing.
     pub wrong: Vec<String>,
 }

@@ -37,6 +37,8 @@ struct State {
     listeners: BTreeMap<NodeId, Listener>,
     /// From which node to which nothing comes through.
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Which nodes stand still: nothing comes from them or gets there.
+    held: BTreeSet<NodeId>,
     /// How many times as long as usual things take.
     slowness: BTreeMap<(NodeId, NodeId), u64>,
     connections: Vec<(NodeId, NodeId, Weak<Mutex<Way>>)>,
@@ -76,6 +78,7 @@ impl Network {
             rng: Rng::new(seed, 2),
             listeners: BTreeMap::new(),
             cut: BTreeSet::new(),
+            held: BTreeSet::new(),
             slowness: BTreeMap::new(),
             connections: Vec::new(),
         })))
@@ -95,6 +98,22 @@ impl Network {
         if both {
             state.cut.insert((b, a));
         }
+    }
+
+    /// Whether nothing is cut or slow.
+    pub(crate) fn is_well(&self) -> bool {
+        let state = self.0.lock();
+        state.cut.is_empty() && state.slowness.is_empty() && state.held.is_empty()
+    }
+
+    /// A node stands still, or goes on.
+    pub(crate) fn hold(&self, node: NodeId, is_held: bool) {
+        let mut state = self.0.lock();
+        match is_held {
+            true => state.held.insert(node),
+            false => state.held.remove(&node),
+        };
+        state.each(|_, _| true, Way::wake);
     }
 
     /// From now on everything takes so many times as long as usual.
@@ -174,7 +193,7 @@ impl Network {
 
 impl State {
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.cut.contains(&(from, to))
+        self.cut.contains(&(from, to)) || self.held.contains(&from) || self.held.contains(&to)
     }
 
     fn delay(&mut self, from: NodeId, to: NodeId) -> Duration {

@@ -4,6 +4,8 @@ use crate::network::{Alive, Dialler};
 use crate::ops::{self, Question};
 use crate::pipe::LinkPipe;
 use crate::rng::Rng;
+use crate::steps::{Durable, Steps};
+use crate::watch::Watched;
 use crate::world::{Machine, World};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -73,6 +75,24 @@ impl Peers for Others {
     }
 }
 
+/// The other nodes as moves of accounts see them, and are seen.
+struct OtherHomes {
+    others: Others,
+    node: NodeId,
+    alive: Alive,
+    steps: Arc<Steps>,
+}
+
+impl Peers for OtherHomes {
+    fn open(&self, node: NodeId, service: PipeService, head: Bytes) -> Reaching<'_> {
+        Box::pin(async move {
+            let pipe = self.others.open(node, service, head).await?;
+            let (steps, alive) = (Arc::clone(&self.steps), Arc::clone(&self.alive));
+            Ok(Box::new(Watched::asking(pipe, steps, alive, (self.node, node))) as Box<dyn Pipe>)
+        })
+    }
+}
+
 /// Places new accounts at any node that the directory knows.
 struct AnyHome {
     others: Others,
@@ -101,6 +121,11 @@ impl Homes for AnyHome {
             let place = self.rng.lock().pick(&places).copied();
             place.ok_or_else(|| RegistrarError::Away("no node that takes new accounts is there".to_owned()))
         })
+    }
+
+    fn takes_here(&self) -> Coming<'_, Result<(), RegistrarError>> {
+        // The simulation brings nothing back.
+        Box::pin(async { Ok(()) })
     }
 
     fn ask(&self, node: NodeId, task: AccountTask) -> Coming<'_, Result<(), RegistrarError>> {
@@ -214,13 +239,17 @@ impl Live {
         let node = store.node();
         let boot = machine.next_boot();
         let committing = store.clone();
+        let mut durable = Durable::new(Arc::clone(&world.steps), store.clone());
+        let mut stalled = machine.stalled();
         let mut rng = Rng::new(world.plan.seed, 0x1000 + boot * 0x100 + index as u64);
         tasks.spawn(async move {
             loop {
                 committing.commit_waits().await;
                 let takes = rng.micros(200, 4_000);
                 sleep(takes).await;
+                let _ = stalled.wait_for(|stalled| !stalled).await;
                 committing.commit_step();
+                durable.look();
             }
         });
         let source = world.model.of_node(index, Arc::clone(alive));
@@ -261,7 +290,12 @@ impl Live {
         let mover = Mover::new(MoverParts {
             store: store.clone(),
             directory: Arc::clone(&shared),
-            peers: Arc::new(others),
+            peers: Arc::new(OtherHomes {
+                others,
+                node,
+                alive: Arc::clone(alive),
+                steps: Arc::clone(&world.steps),
+            }),
             publications: Some(Arc::clone(&publications)),
             transit: Some(transit.clone()),
             times: MoveTimes::default(),
@@ -320,12 +354,16 @@ impl Live {
                 transit.serve(Box::new(LinkPipe::new(incoming.stream)), node, drain).await;
             }
         });
-        let (mover, drain) = (self.mover.clone(), Drain::new());
+        let (mover, drain, here) = (self.mover.clone(), Drain::new(), self.store.node());
+        let (steps, alive) = (Arc::clone(&world.steps), Arc::clone(&self.alive));
         self.links.serve(PipeService::Move.name(), Duties::HOLD, move |incoming| {
             let (mover, drain) = (mover.clone(), drain.guard());
+            let (steps, alive) = (Arc::clone(&steps), Arc::clone(&alive));
             async move {
                 let node = incoming.peer.node;
-                mover.serve(Box::new(LinkPipe::new(incoming.stream)), node, drain).await;
+                let pipe = Box::new(LinkPipe::new(incoming.stream));
+                let pipe = Watched::answering(pipe, steps, alive, (here, node));
+                mover.serve(Box::new(pipe), node, drain).await;
             }
         });
         let registrar = Arc::clone(&self.registrar);

@@ -33,6 +33,9 @@ pub fn run(program: &Path, plan: &Plan) -> Result<Ran> {
     command.env("LD_PRELOAD", SHIM).env(SEED, plan.seed.to_string());
     command.args(["one", "--seed", &plan.seed.to_string(), "--clients", &plan.clients.to_string()]);
     command.args(["--seconds", &plan.lasts.as_secs().to_string()]);
+    if let Some(point) = plan.step {
+        command.args(["--step", point.name()]);
+    }
     if plan.shown {
         command.arg("--trace");
     }
@@ -51,6 +54,9 @@ pub fn run(program: &Path, plan: &Plan) -> Result<Ran> {
             "lines" => outcome.lines = rest.parse()?,
             "did" => outcome.did = rest.parse()?,
             "falls" => outcome.falls = rest.parse()?,
+            "moves" => outcome.moves = rest.parse()?,
+            "fault" => outcome.faults.extend([named(rest)?]),
+            "pair" => outcome.pairs.extend([named(rest)?]),
             "wrong" => outcome.wrong.push(rest.to_owned()),
             "end" => is_whole = true,
             _ => bail!("a run says {line}"),
@@ -62,12 +68,21 @@ pub fn run(program: &Path, plan: &Plan) -> Result<Ran> {
     Ok(Ran { outcome, took: began.elapsed() })
 }
 
+/// A name, and how often.
+fn named(text: &str) -> Result<(String, u64)> {
+    let (name, times) = text.rsplit_once(' ').context("a name without a number")?;
+    Ok((name.to_owned(), times.parse()?))
+}
+
 /// What a run in a process of its own says in the end.
 pub fn told(outcome: &Outcome) -> String {
     let mut text = format!(
-        "hash {}\nlines {}\ndid {}\nfalls {}\n",
-        outcome.hash, outcome.lines, outcome.did, outcome.falls
+        "hash {}\nlines {}\ndid {}\nfalls {}\nmoves {}\n",
+        outcome.hash, outcome.lines, outcome.did, outcome.falls, outcome.moves
     );
+    for (word, all) in [("fault", &outcome.faults), ("pair", &outcome.pairs)] {
+        all.iter().for_each(|(name, times)| text.push_str(&format!("{word} {name} {times}\n")));
+    }
     for wrong in &outcome.wrong {
         text.push_str(&format!("wrong {}\n", wrong.replace('\n', " ")));
     }

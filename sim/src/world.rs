@@ -2,17 +2,20 @@
 
 use crate::client::{Client, stable};
 use crate::directory::{Model, Reach};
+use crate::faults::faults;
 use crate::network::Network;
 use crate::node::Live;
 use crate::ops::{Place, Seen};
 use crate::rng::Rng;
+use crate::steps::{Ends, Role, Steps};
 use crate::trace::Trace;
-use crate::{Outcome, Plan, verify};
+use crate::{Outcome, Plan, strike, verify};
 use parking_lot::Mutex;
 use rookery_directory::Directory;
-use rookery_kv::sim::{Fault, OpKind, SimDisk};
+use rookery_kv::sim::SimDisk;
 use rookery_link::{Ca, Identity, PeerState};
-use rookery_types::{AccountName, Identifier, MailboxPath, NodeId, Rights};
+use rookery_store::AccountState;
+use rookery_types::{AccountId, AccountName, Identifier, MailboxPath, NodeId, Rights};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +25,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// How often it is looked whether a disk has fallen.
 const LOOK: Duration = Duration::from_millis(10);
+/// Longer than any run that ends when it has done what it is for.
+const FOR_LONG: Duration = Duration::from_secs(1 << 20);
 /// How long a cluster may take to come to rest when nothing goes wrong any more.
 const REST_WITHIN: Duration = Duration::from_secs(600);
 
@@ -33,9 +38,11 @@ pub(crate) struct Machine {
     boots: AtomicU64,
     live: Mutex<Option<Arc<Live>>>,
     /// Somebody wants it to fall now.
-    falls: Notify,
+    pub(crate) falls: Notify,
     /// The next fall is a loss of power, in silence, and not the end of a process.
-    power: AtomicBool,
+    pub(crate) power: AtomicBool,
+    /// It stands still: nothing of it is seen by others, and it sees nothing.
+    stalled: watch::Sender<bool>,
     /// Told when it is up or down.
     ups: watch::Sender<bool>,
 }
@@ -50,6 +57,7 @@ impl Machine {
             live: Mutex::default(),
             falls: Notify::new(),
             power: AtomicBool::new(false),
+            stalled: watch::Sender::new(false),
             ups: watch::Sender::new(false),
         }
     }
@@ -65,12 +73,31 @@ impl Machine {
     async fn up(&self) {
         let _ = self.ups.subscribe().wait_for(|up| *up).await;
     }
+
+    /// It falls, and nothing of it is seen any more from this moment on. False: it is not up.
+    pub(crate) fn fail(&self, power: bool) -> bool {
+        let Some(live) = self.live().filter(|live| live.alive.load(Ordering::Relaxed)) else { return false };
+        self.power.store(power, Ordering::Relaxed);
+        live.alive.store(false, Ordering::Relaxed);
+        self.disk.crash_after(0);
+        true
+    }
+
+    pub(crate) fn is_stalled(&self) -> bool {
+        *self.stalled.borrow()
+    }
+
+    pub(crate) fn stalled(&self) -> watch::Receiver<bool> {
+        self.stalled.subscribe()
+    }
 }
 
 /// Everything.
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) trace: Trace,
+    /// Where moves of accounts are.
+    pub(crate) steps: Arc<Steps>,
     pub(crate) network: Network,
     pub(crate) model: Model,
     pub(crate) ca: Ca,
@@ -86,6 +113,11 @@ pub(crate) struct World {
     /// Nothing goes wrong any more.
     quiet: AtomicBool,
     observed: Mutex<Observed>,
+    /// What went wrong, by kind.
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+    /// What clients wait for: at which node, of which account.
+    asked: Mutex<BTreeMap<(usize, String), u64>>,
+    chance: Mutex<Rng>,
 }
 
 /// What was seen of mailboxes, by anybody, at any time.
@@ -103,24 +135,37 @@ impl World {
     pub(crate) fn new(plan: Plan) -> Result<Arc<World>, String> {
         let trace = Trace::new(plan.shown);
         let mut rng = Rng::new(plan.seed, 1);
-        let nodes = 2 + rng.index(3);
+        let (nodes, stable) = match plan.step {
+            Some(_) => (3, 2),
+            None => {
+                let nodes = 2 + rng.index(3);
+                (nodes, nodes + rng.index(nodes))
+            }
+        };
+        let steps = Steps::new();
         let ca = Ca::make("simulated", std::time::SystemTime::now()).map_err(|error| error.to_string())?;
-        Ok(Arc::new(World {
+        let world = Arc::new(World {
             network: Network::new(plan.seed),
-            model: Model::new(plan.seed, trace.clone()),
+            model: Model::new(plan.seed, trace.clone(), Arc::clone(&steps)),
+            steps,
             ca,
             identities: Arc::default(),
             machines: (0..nodes).map(|index| Machine::new(index, plan.seed)).collect(),
-            stable: nodes + rng.index(nodes),
+            stable,
             until: Mutex::new(Instant::now()),
             tokens: AtomicU64::new(0),
             did: AtomicU64::new(0),
             falls: AtomicU64::new(0),
             quiet: AtomicBool::new(true),
             observed: Mutex::default(),
+            counts: Mutex::default(),
+            asked: Mutex::default(),
+            chance: Mutex::new(Rng::new(plan.seed, 6)),
             plan,
             trace,
-        }))
+        });
+        world.steps.attach(&world);
+        Ok(world)
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -133,6 +178,76 @@ impl World {
 
     pub(crate) fn did(&self) {
         self.did.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something has gone wrong.
+    pub(crate) fn count(&self, what: &'static str) {
+        *self.counts.lock().entry(what).or_default() += 1;
+    }
+
+    /// Of whoever fails by aim.
+    pub(crate) fn chance(&self) -> Rng {
+        Rng::new(self.chance.lock().next(), 7)
+    }
+
+    pub(crate) fn live_at(&self, node: NodeId) -> Option<Arc<Live>> {
+        self.machine_at(node)?.live()
+    }
+
+    pub(crate) fn machine_at(&self, node: NodeId) -> Option<&Machine> {
+        self.machines.iter().find(|machine| machine.live().is_some_and(|live| live.store.node() == node))
+    }
+
+    pub(crate) fn node_id(&self, index: usize) -> Option<NodeId> {
+        Some(self.machines.get(index)?.live()?.store.node())
+    }
+
+    /// A client asks for something of an account, at a node, until what this returns is gone.
+    pub(crate) fn asking(self: &Arc<Self>, node: usize, account: &str) -> Asking {
+        let of = (node, account.to_owned());
+        *self.asked.lock().entry(of.clone()).or_default() += 1;
+        Asking { world: Arc::clone(self), of }
+    }
+
+    pub(crate) fn is_asked(&self, node: usize, account: &str) -> bool {
+        self.asked.lock().get(&(node, account.to_owned())).is_some_and(|times| *times > 0)
+    }
+
+    /// A machine stands still for some time. False: it does already.
+    pub(crate) fn stall(self: &Arc<Self>, machine: &Machine, spell: Duration) -> bool {
+        let Some(node) = self.node_id(machine.index).filter(|_| !machine.is_stalled()) else { return false };
+        self.trace.say(format_args!("node {} stands still for {spell:?}", machine.index));
+        machine.stalled.send_replace(true);
+        self.network.hold(node, true);
+        self.model.set_reach(machine.index, Reach::Hanging);
+        let (world, index) = (Arc::clone(self), machine.index);
+        tokio::spawn(async move {
+            sleep(spell).await;
+            world.trace.say(format_args!("node {index} goes on"));
+            world.model.set_reach(index, Reach::Good);
+            world.network.hold(node, false);
+            if let Some(machine) = world.machines.get(index) {
+                machine.stalled.send_replace(false);
+            }
+        });
+        true
+    }
+
+    /// An account has just come to its new home, and nothing was done to it there: both homes must have the same.
+    pub(crate) fn compare(&self, account: AccountId, ends: Ends) {
+        let (Some(source), Some(target)) = (self.live_at(ends.source), self.live_at(ends.target)) else {
+            return;
+        };
+        let state = source.store.account_record(account).ok().flatten().map(|record| record.state);
+        if !matches!(state, Some(AccountState::Released(_))) {
+            return;
+        }
+        let digest =
+            |live: &Live| rookery_store::check::digest(&*live.engine, account).map_err(|e| e.to_string());
+        let (there, here) = (digest(&source), digest(&target));
+        if there != here || there.is_err() {
+            self.trace.wrong(format_args!("account {account} is not what it was: {there:?}, now {here:?}"));
+        }
     }
 
     /// The nodes.
@@ -196,6 +311,20 @@ impl World {
     }
 }
 
+/// A client waits for something.
+pub(crate) struct Asking {
+    world: Arc<World>,
+    of: (usize, String),
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some(times) = self.world.asked.lock().get_mut(&self.of) {
+            *times = times.saturating_sub(1);
+        }
+    }
+}
+
 /// Keeps a machine running: what falls is started again.
 async fn keep(world: Arc<World>, index: usize) {
     let Some(machine) = world.machines.get(index) else { return };
@@ -232,7 +361,10 @@ async fn keep(world: Arc<World>, index: usize) {
         machine.ups.send_replace(true);
         let mut read_only_for = Duration::ZERO;
         let patience = rng.micros(200_000, 3_000_000);
-        while !machine.disk.is_down() && timeout(LOOK, machine.falls.notified()).await.is_err() {
+        while !machine.disk.is_down()
+            && live.alive.load(Ordering::Relaxed)
+            && timeout(LOOK, machine.falls.notified()).await.is_err()
+        {
             if live.store.read_only_because().is_some() {
                 read_only_for += LOOK;
             }
@@ -257,7 +389,15 @@ async fn fall(world: &World, machine: &Machine, live: Option<Arc<Live>>) {
     let power = machine.power.load(Ordering::Relaxed);
     world.falls.fetch_add(1, Ordering::Relaxed);
     world.trace.say(format_args!("node {} falls, power {power}", machine.index));
+    world.count(if power { "node-power" } else { "node-kill" });
     if let Some(live) = &live {
+        let (node, index) = (live.store.node(), machine.index);
+        world.steps.failed(|account, ends| match () {
+            () if world.plan.step.is_some() => None,
+            () if node == ends.source => Some(Role::Source),
+            () if node == ends.target => Some(Role::Target),
+            () => world.is_asked(index, account).then_some(Role::Session),
+        });
         live.alive.store(false, Ordering::Relaxed);
         world.network.lose(live.store.node(), power);
     }
@@ -267,81 +407,6 @@ async fn fall(world: &World, machine: &Machine, live: Option<Arc<Live>>) {
     }
     if let Some(live) = live {
         live.end().await;
-    }
-}
-
-/// What goes wrong, until the time is over.
-async fn faults(world: Arc<World>) {
-    let mut rng = Rng::new(world.plan.seed, 4);
-    while !world.is_over() {
-        let pause = rng.micros(20_000, 1_500_000);
-        sleep(pause).await;
-        let nodes = world.nodes();
-        let Some(machine) = rng.pick(&world.machines) else { return };
-        let power = rng.one_in(2);
-        match rng.below(20) {
-            0..3 => {
-                machine.power.store(power, Ordering::Relaxed);
-                machine.falls.notify_one();
-            }
-            3..8 => {
-                let after = rng.below(25);
-                world.trace.say(format_args!("node {} will fall after {after} operations", machine.index));
-                machine.power.store(power, Ordering::Relaxed);
-                machine.disk.crash_after(after);
-            }
-            8..11 => {
-                let (Some(a), Some(b)) = (rng.pick(&nodes).copied(), rng.pick(&nodes).copied()) else {
-                    continue;
-                };
-                let (times, spell) = (10 + rng.below(400), rng.micros(100_000, 6_000_000));
-                let kind = rng.below(4);
-                world.trace.say(format_args!("the network between two nodes: {kind} for {spell:?}"));
-                match kind {
-                    0 => world.network.part(a, b, true),
-                    1 => world.network.part(a, b, false),
-                    2 => world.network.slow(a, b, times),
-                    _ => world.network.reset(a, b),
-                }
-                let world = Arc::clone(&world);
-                tokio::spawn(async move {
-                    sleep(spell).await;
-                    world.network.heal();
-                });
-            }
-            11..14 => {
-                let reach = if rng.one_in(2) { Reach::Refused } else { Reach::Hanging };
-                let spell = rng.micros(50_000, 8_000_000);
-                let one = (!rng.one_in(3)).then_some(machine.index);
-                world.trace.say(format_args!("the directory is {reach:?} for {one:?}, for {spell:?}"));
-                let of = |index: usize| one.is_none_or(|one| one == index);
-                let all: Vec<usize> = (0..world.machines.len()).filter(|index| of(*index)).collect();
-                all.iter().for_each(|index| world.model.set_reach(*index, reach));
-                let world = Arc::clone(&world);
-                tokio::spawn(async move {
-                    sleep(spell).await;
-                    all.iter().for_each(|index| world.model.set_reach(*index, Reach::Good));
-                });
-            }
-            14..16 => {
-                let kept = rng.index(6);
-                world.trace.say(format_args!("the directory forgets all changes but {kept}"));
-                world.model.source().compact(kept);
-            }
-            16..18 => {
-                let harm = [0, 3, 8, 20][rng.index(4)];
-                world.trace.say(format_args!("of {harm} commits of the directory one comes to harm"));
-                world.model.set_harm(harm);
-            }
-            18 => {
-                let kinds = [OpKind::Commit, OpKind::Sync, OpKind::Write, OpKind::Create];
-                let kind = kinds[rng.index(kinds.len())];
-                let nth = 1 + rng.below(30);
-                world.trace.say(format_args!("node {}: the {nth}th {kind:?} fails", machine.index));
-                machine.disk.fail_nth(kind, nth, Fault::Io);
-            }
-            _ => {}
-        }
     }
 }
 
@@ -369,6 +434,7 @@ async fn set_up(world: &World) -> Result<(), String> {
         let name = AccountName::parse(&stable(n)).map_err(|error| text(&error))?;
         let made = first.registrar.create(&name, None).await;
         let id = made.map_err(|error| text(&error))?;
+        world.steps.name(id, &stable(n));
         for live in world.machines.iter().filter_map(Machine::live) {
             let Ok(account) = live.store.account(id).await else { continue };
             let inbox = account.tree().get(&MailboxPath::inbox()).ok_or("it has no INBOX")?;
@@ -393,11 +459,21 @@ pub(crate) async fn live(plan: Plan) -> Outcome {
     if let Err(why) = set_up(&world).await {
         world.trace.wrong(format_args!("the cluster does not begin: {why}"));
     }
-    *world.until.lock() = Instant::now() + world.plan.lasts;
+    let lasts = if world.plan.step.is_some() { FOR_LONG } else { world.plan.lasts };
+    *world.until.lock() = Instant::now() + lasts;
     world.quiet.store(false, Ordering::Relaxed);
-    let faults = tokio::spawn(faults(Arc::clone(&world)));
+    let failing = Arc::clone(&world);
+    let faults = tokio::spawn(async move {
+        match failing.plan.step {
+            Some(point) => {
+                strike::at_a_step(&failing, point).await;
+                *failing.until.lock() = Instant::now();
+            }
+            None => faults(failing).await,
+        }
+    });
     let clients: Vec<_> = (0..world.plan.clients)
-        .map(|number| tokio::spawn(Client::new(number, world.plan.seed).run(Arc::clone(&world))))
+        .map(|number| tokio::spawn(Client::new(number, &world.plan).run(Arc::clone(&world))))
         .collect();
     let mut ended = Vec::new();
     for client in clients {
@@ -419,7 +495,10 @@ pub(crate) async fn live(plan: Plan) -> Outcome {
     keepers.iter().for_each(|keeper| keeper.abort());
     let (hash, lines, wrong) = world.trace.end();
     let (did, falls) = (world.did.load(Ordering::Relaxed), world.falls.load(Ordering::Relaxed));
-    Outcome { hash, lines, did, falls, wrong }
+    let (moves, pairs) = world.steps.sum();
+    let counts = world.counts.lock().clone().into_iter().chain(world.model.counts());
+    let faults = counts.map(|(kind, times)| (kind.to_owned(), times)).collect();
+    Outcome { hash, lines, did, falls, moves, faults, pairs, wrong }
 }
 
 /// Lets all be well, starts every node once more, and waits until nothing is under way.

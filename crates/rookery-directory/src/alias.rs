@@ -6,10 +6,11 @@
 //!   been deleted since.
 
 use crate::DirectoryError;
+use crate::change::{Change, account, get};
 use crate::encoding::{Damaged, Encoder, open};
 use crate::records::LAYOUT;
 use bytes::Bytes;
-use rookery_types::UserName;
+use rookery_types::{AccountName, UserName};
 use std::fmt;
 
 /// The first octet of an alias's key.
@@ -133,6 +134,46 @@ pub(crate) fn checked(name: &AliasName, mut targets: Vec<UserName>) -> Result<Ve
             Err(DirectoryError::Refused("an alias does not lead to itself"))
         }
         _ => Ok(targets),
+    }
+}
+
+impl Change<'_> {
+    /// Makes an alias, or leads it elsewhere. Name and targets are checked.
+    pub(crate) fn put_alias(
+        &mut self,
+        name: AliasName,
+        targets: Vec<UserName>,
+    ) -> Result<Alias, DirectoryError> {
+        if let AliasName::Address(user) = &name
+            && account(&self.read, &AccountName::User(user.clone()))?.is_some()
+        {
+            return Err(DirectoryError::Exists(format!("the account {user}")));
+        }
+        self.need_domain(name.domain())?;
+        let alias = Alias { name, targets, revision: self.revision };
+        let key = alias_key(&alias.name);
+        let value = encode_alias(&key, &alias);
+        self.put_record(key, value);
+        Ok(alias)
+    }
+
+    pub(crate) fn remove_alias(&mut self, name: &AliasName) -> Result<(), DirectoryError> {
+        let key = alias_key(name);
+        if get(&self.read, &key)?.is_none() {
+            return Err(DirectoryError::NotFound(format!("the alias {name}")));
+        }
+        self.delete(key);
+        Ok(())
+    }
+
+    /// Fails if an alias has the name that an account is to have.
+    pub(crate) fn need_no_alias(&self, name: &AccountName) -> Result<(), DirectoryError> {
+        let Some(user) = name.user() else { return Ok(()) };
+        let alias = AliasName::Address(user.clone());
+        match get(&self.read, &alias_key(&alias))? {
+            Some(_) => Err(DirectoryError::Exists(format!("the alias {alias}"))),
+            None => Ok(()),
+        }
     }
 }
 

@@ -85,9 +85,13 @@ impl Whole<'_> {
                 Some(found) if found == expected => {}
                 Some(_) if tag == records::ACCOUNT => return Err(damaged("its id is another account's")),
                 Some(_) => return Err(damaged("what is derived of it is damaged")),
-                None if tag == records::ACCOUNT => {
-                    return Err(damaged("its id leads nowhere, or its reservation is missing"));
+                // As programs left it that did not note deletions which they had begun.
+                None if derived.first() == Some(&records::RESERVATION) => {
+                    return Err(damaged(
+                        "it is half made or half deleted, and nothing has its home do the rest",
+                    ));
                 }
+                None if tag == records::ACCOUNT => return Err(damaged("its id leads nowhere")),
                 None => return Err(damaged("what is derived of it is missing")),
             }
         }
@@ -110,7 +114,7 @@ impl Whole<'_> {
                 }
             }
             records::LOGGED => {
-                let (revision, _) = crate::embedded::decode_logged(key, value)?;
+                let (revision, _) = crate::change_log::decode_logged(key, value)?;
                 let next = records::number_key(records::LOGGED, revision.saturating_add(1));
                 match self.revision == Some(revision) || self.get(&next)?.is_some() {
                     true => Ok(()),

@@ -9,6 +9,7 @@ use crate::cache::Cache;
 use crate::change::{account, by_id, read_position, unavailable};
 use crate::derive::batch_of;
 use crate::entry::{AccountFilter, Entry, Page};
+use crate::kinds::left_out;
 use crate::published::Writes;
 use crate::records::{self, POSITION_KEY, account_key, domain_prefix, encode_position};
 use crate::source::{Position, Record};
@@ -55,10 +56,15 @@ impl Copy {
         // Also after an error: the change may have happened.
         self.cache.forget(names);
         if let (Ok(()), Some(position)) = (&committed, position) {
-            self.position.send_replace(Some(position));
-            self.revisions.send_replace(position.revision);
+            self.at(position);
         }
         committed
+    }
+
+    /// Tells of a position that is on the disk.
+    pub(crate) fn at(&self, position: Position) {
+        self.position.send_replace(Some(position));
+        self.revisions.send_replace(position.revision);
     }
 
     pub(crate) fn look_up(&self, name: &AccountName) -> Result<Arc<Entry>, DirectoryError> {
@@ -170,13 +176,19 @@ pub(crate) fn scan_primary(
     Ok(())
 }
 
-/// A page of primary records: at most so many, and about so many octets. Then where the next page starts.
+/// A page of primary records: at most so many, and about so many octets. Then where the next page starts. Refused at
+/// the first page if records are missing that this program does not know.
 pub(crate) fn page_of(
     read: &dyn Read,
     start: &[u8],
     limit: usize,
     octets_max: usize,
 ) -> Result<(Vec<Record>, Option<Bytes>), DirectoryError> {
+    if start.is_empty() && left_out(read)?.is_some() {
+        return Err(DirectoryError::Refused(
+            "the directory has records that this program is too old to know; ask at a node with a newer one",
+        ));
+    }
     let (mut page, mut octets, mut next) = (Vec::new(), 0, None);
     scan_primary(read, start, &mut |key, value| {
         if !page.is_empty() && (page.len() >= limit || octets >= octets_max) {

@@ -8,7 +8,7 @@
 use crate::DirectoryError;
 use crate::change::unavailable;
 use crate::encoding::Damaged;
-use crate::entry::AccountState;
+use crate::kinds::KindsRead;
 use crate::published::{Writes, decode_published};
 use crate::records::{self, encode_empty, encode_name, id_key, membership_key, reservation_key};
 use crate::renamed::{Renamed, last_number};
@@ -27,8 +27,8 @@ pub(crate) fn derived(key: &[u8], value: &[u8]) -> Result<Vec<(Vec<u8>, Bytes)>,
     Ok(match key.first() {
         Some(&records::ACCOUNT) => {
             let entry = records::decode_account(key, value)?;
-            let reserved = matches!(entry.state, AccountState::Reserved { .. });
-            let keys = [Some(id_key(entry.id)), reserved.then(|| reservation_key(entry.id))];
+            let keys =
+                [Some(id_key(entry.id)), entry.state.is_unfinished().then(|| reservation_key(entry.id))];
             let named = keys.into_iter().flatten().map(|key| {
                 let value = encode_name(&key, &entry.name);
                 (key, value)
@@ -73,9 +73,14 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// Applies what one revision changed. Keys that are not primary are left out.
+    /// Applies what one revision changed. What this program does not know is left out, and that is written down.
     pub(crate) fn apply(&mut self, writes: &[Write]) -> Result<(), DirectoryError> {
         let (mut gone, mut come, mut renamed) = (Vec::new(), Vec::new(), Vec::new());
+        let unknown = writes.iter().filter(|write| write.value.is_some() && !records::is_known(&write.key));
+        let unknown = unknown.filter_map(|write| write.key.first().copied()).collect();
+        if let Some((key, value)) = KindsRead::leaving_out(|key| self.get(key), unknown)? {
+            self.writes.insert(key, Some(value));
+        }
         for Write { key, value } in writes.iter().filter(|write| records::is_primary(&write.key)) {
             let before = self.get(key)?;
             if before == *value {

@@ -6,33 +6,28 @@
 //! Invariants:
 //! - A change is answered after all that it was decided on is on the disk.
 //! - A decided change goes on when whoever asked has gone.
-//! - The change log holds the last changes without a gap, and never more than [`LOGGED_MAX`] of them.
+//! - A change is in the change log from the batch on that makes it durable.
 
 use crate::change::{Change, read_state, unavailable};
+use crate::change_log::{self, ChangeLog};
 use crate::copy::{Copy, page_of};
 use crate::derive::Applier;
-use crate::encoding::{Damaged, Encoder, open};
+use crate::encoding::Damaged;
 use crate::overlay::{Overlaid, Overlay};
 use crate::published::Writes;
-use crate::records::{
-    LAYOUT, LOGGED, POSITION_KEY, STATE_KEY, decode_state, is_primary, number_key, number_of_key,
-};
+use crate::records::{POSITION_KEY, STATE_KEY, decode_state, is_primary};
 use crate::source::{
     Changes, ConditionalBatch, Event, GET_MAX, Position, RecordPage, Reply, Source, SourceError, Write,
 };
 use crate::{Commit, DirectoryError};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rookery_kv::{Engine, Read, Space, off_thread, prefix_end};
+use rookery_kv::{Engine, Read, Space, off_thread};
 use rookery_types::AccountName;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
-/// Changes that the log holds at most.
-pub const LOGGED_MAX: usize = 8192;
-/// Octets that the log holds at most, but for the last change.
-const LOGGED_OCTETS_MAX: usize = 16 << 20;
 /// Changes under way at most; further ones wait.
 const WAITING_MAX: usize = 4096;
 /// Keys and octets that a batch may have.
@@ -63,9 +58,7 @@ struct Pipeline {
     number: u64,
     /// The last change that was decided.
     position: Position,
-    /// The log's changes with their octets, oldest first.
-    logged: VecDeque<(u64, usize)>,
-    logged_octets: usize,
+    log: ChangeLog,
     /// A task is writing, or about to.
     is_writing: bool,
     stage: Stage,
@@ -104,15 +97,13 @@ impl EmbeddedSource {
         };
         copy.position.send_replace(Some(position));
         copy.revisions.send_replace(position.revision);
-        let logged = logged(&*copy.engine)?;
-        let logged_octets = logged.iter().map(|(_, octets)| octets).sum();
+        let log = ChangeLog::open(&*copy.engine)?;
         let pipeline = Pipeline {
             overlay: Overlay::new(),
             group: Group::default(),
             number: 1,
             position,
-            logged,
-            logged_octets,
+            log,
             is_writing: false,
             stage: Stage::Open,
         };
@@ -181,8 +172,8 @@ impl EmbeddedSource {
         };
         match waiting.await {
             Ok(Ok(())) => answer,
-            Ok(Err(why)) => Err(away(why)),
-            Err(_) => Err(away("the directory has ended".to_owned())),
+            Ok(Err(why)) => Err(DirectoryError::Pending(why)),
+            Err(_) => Err(DirectoryError::Pending("the directory has ended".to_owned())),
         }
     }
 
@@ -201,7 +192,7 @@ impl EmbeddedSource {
             pipeline.group.writes.insert(key, value);
         }
         pipeline.group.names.extend(names);
-        pipeline.log(writes);
+        pipeline.group.writes.extend(pipeline.log.add(pipeline.position.revision, writes));
         Ok(pipeline.position)
     }
 
@@ -272,33 +263,21 @@ impl EmbeddedSource {
 }
 
 impl Pipeline {
-    /// Adds to the log what the newest revision changed, and drops what is too old.
-    fn log(&mut self, writes: &[Write]) {
-        let (key, value) = encode_logged(self.position.revision, writes);
-        self.logged.push_back((self.position.revision, value.len()));
-        self.logged_octets += value.len();
-        self.group.writes.insert(key, Some(value));
-        while self.logged.len() > LOGGED_MAX
-            || self.logged_octets > LOGGED_OCTETS_MAX && self.logged.len() > 1
-        {
-            let Some((revision, octets)) = self.logged.pop_front() else { break };
-            self.logged_octets -= octets;
-            self.group.writes.insert(number_key(LOGGED, revision), None);
-        }
-    }
-
     /// After a failure: what is on the disk counts, and whoever waits is told.
     fn start_again(&mut self, copy: &Copy) -> Vec<oneshot::Sender<Result<(), String>>> {
         self.overlay.clear();
         match crate::change::read_position(&*copy.engine) {
-            Ok(Some(position)) => self.position = position,
+            Ok(Some(position)) => {
+                self.position = position;
+                // Perhaps what failed is there all the same; then followers are to be told.
+                copy.at(position);
+            }
             Ok(None) => self.position = copy.position().unwrap_or(self.position),
             // Nothing can be read, so nothing can be decided either.
             Err(error) => tracing::error!(%error, "the directory cannot be read"),
         }
-        if let Ok(logged) = logged(&*copy.engine) {
-            self.logged_octets = logged.iter().map(|(_, octets)| octets).sum();
-            self.logged = logged;
+        if let Ok(log) = ChangeLog::open(&*copy.engine) {
+            self.log = log;
         }
         std::mem::take(&mut self.group).waiting
     }
@@ -314,56 +293,6 @@ fn old_revision(read: &dyn Read) -> Result<Option<u64>, DirectoryError> {
         // To begin again at 0 would show followers revisions that they have seen with something else.
         None => Err(Damaged::new(POSITION_KEY, "it is missing").into()),
     }
-}
-
-/// The keys of the log.
-pub(crate) fn log_keys(read: &dyn Read) -> Result<Vec<Vec<u8>>, DirectoryError> {
-    Ok(logged(read)?.into_iter().map(|(revision, _)| number_key(LOGGED, revision)).collect())
-}
-
-/// The changes of the log with their octets.
-fn logged(read: &dyn Read) -> Result<VecDeque<(u64, usize)>, DirectoryError> {
-    let mut logged = VecDeque::new();
-    let end = prefix_end(&[LOGGED]);
-    let scanned = read.scan(Space::Directory, &[LOGGED], end.as_deref(), false, &mut |key, value| {
-        logged.extend(number_of_key(LOGGED, key).map(|revision| (revision, value.len())));
-        true
-    });
-    scanned.map_err(unavailable)?;
-    Ok(logged)
-}
-
-fn encode_logged(revision: u64, writes: &[Write]) -> (Vec<u8>, Bytes) {
-    let key = number_key(LOGGED, revision);
-    let mut e = Encoder::new(LAYOUT);
-    e.varint(writes.len() as u64);
-    for Write { key, value } in writes {
-        e.octets(key);
-        match value {
-            Some(value) => e.u8(1).octets(value),
-            None => e.u8(0),
-        };
-    }
-    let value = e.seal(&key);
-    (key, value)
-}
-
-/// A revision and what it changed.
-pub(crate) fn decode_logged(key: &[u8], value: &[u8]) -> Result<(u64, Vec<Write>), Damaged> {
-    let revision = number_of_key(LOGGED, key).ok_or_else(|| Damaged::new(key, "its key is no revision's"))?;
-    open(key, value, LAYOUT, |d| {
-        let mut writes = Vec::new();
-        for _ in 0..d.varint()? {
-            let key = Bytes::copy_from_slice(d.octets()?);
-            let value = match d.u8()? {
-                0 => None,
-                1 => Some(Bytes::copy_from_slice(d.octets()?)),
-                _ => return None,
-            };
-            writes.push(Write { key, value });
-        }
-        Some((revision, writes))
-    })
 }
 
 fn source_error(error: DirectoryError) -> SourceError {
@@ -383,7 +312,9 @@ impl Source for EmbeddedSource {
                 return Err(SourceError::TooLarge);
             }
             if batch.writes.iter().any(|write| !is_primary(&write.key)) {
-                return Err(SourceError::Damaged("only primary records are written".to_owned()));
+                return Err(SourceError::Damaged(
+                    "only primary records that the program knows are written".to_owned(),
+                ));
             }
             let _room = self.0.room.acquire().await.map_err(|error| away(error.to_string()))?;
             let (answer, waiting) = {
@@ -418,12 +349,13 @@ impl Source for EmbeddedSource {
     }
 
     fn head(&self) -> Reply<'_, Position> {
-        // What was acknowledged is durable.
+        // What was acknowledged is durable. It is asked of the engine, whose snapshots are what followers are shown:
+        // they may have seen a change before whoever made it is told, and the head is never behind what was seen.
         Box::pin(async move {
-            match self.0.pipeline.lock().stage {
-                Stage::Retired => Err(SourceError::Unavailable(MOVES.to_owned())),
-                Stage::Open | Stage::Closed => Ok(self.0.copy.position().unwrap_or_default()),
+            if self.0.pipeline.lock().stage == Stage::Retired {
+                return Err(SourceError::Unavailable(MOVES.to_owned()));
             }
+            self.position_in(&*self.0.copy.engine).map_err(source_error)
         })
     }
 
@@ -472,30 +404,7 @@ impl EmbeddedSource {
     /// The next changes after a position; none if it is the newest.
     async fn logged_after(&self, since: Position) -> Result<Vec<Event>, SourceError> {
         let head = self.0.copy.position().unwrap_or_default();
-        let events = self.read(move |read| {
-            let mut events: Vec<Event> = Vec::new();
-            let mut fault = None;
-            let mut next = since.revision.saturating_add(1);
-            let start = number_key(LOGGED, next);
-            let end = prefix_end(&[LOGGED]);
-            let scanned = read.scan(Space::Directory, &start, end.as_deref(), false, &mut |key, value| {
-                match decode_logged(key, value) {
-                    // A gap: what came between is forgotten.
-                    Ok((revision, _)) if revision != next => return false,
-                    Ok((revision, writes)) => {
-                        events.push(Event { position: Position { revision, ..since }, writes });
-                        next = next.saturating_add(1);
-                    }
-                    Err(damaged) => fault = Some(damaged),
-                }
-                fault.is_none() && events.len() < EVENTS_READY
-            });
-            scanned.map_err(unavailable)?;
-            match fault {
-                Some(damaged) => Err(damaged.into()),
-                None => Ok(events),
-            }
-        });
+        let events = self.read(move |read| change_log::after(read, since, EVENTS_READY));
         let events = events.await?;
         match events.is_empty() && since.revision < head.revision {
             true => Err(SourceError::Compacted),
@@ -539,6 +448,7 @@ impl EmbeddedSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoding::Encoder;
     use crate::records::{PUBLISHED_KEY, account_key, domain_key, id_key};
     use crate::{CopiedDirectory, DirectCommit, Directory, Home, published};
     use rookery_kv::Batch;

@@ -42,6 +42,13 @@ pub enum AccountState {
     LoginOnly,
 }
 
+impl AccountState {
+    /// Half made, or half taken apart: nobody sees the account, and the name is reserved until its home has done the rest.
+    pub fn is_unfinished(self) -> bool {
+        matches!(self, AccountState::Reserved { .. } | AccountState::Deleted)
+    }
+}
+
 /// What a login is checked against: a password hash in PHC text form, say. Not shown in debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Verifier(Box<str>);

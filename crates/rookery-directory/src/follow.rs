@@ -8,19 +8,19 @@
 //! - An answer that was lost is not taken for a "no": the same batch is sent again, and applies once at most.
 //! - A request that was given up is not done any more when something else was decided here ([`crate::turn`]).
 
+mod reading;
+
 use crate::DirectoryError;
 use crate::change::Change;
-use crate::copy::{Copy, scan_primary};
+use crate::copy::Copy;
 use crate::derive::Applier;
-use crate::source::{
-    Changes, ConditionalBatch, Event, GET_MAX, Position, Record, Source, SourceError, Write,
-};
+use crate::kinds::KindsRead;
+use crate::source::{Changes, ConditionalBatch, Event, GET_MAX, Position, Source, SourceError, Write};
 use crate::turn::Turns;
 use crate::whole::goes_on;
 use bytes::Bytes;
 use rand::Rng;
 use rookery_types::NodeId;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,8 +28,11 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a change may take; then it is told that its outcome is pending.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
-/// How long the source may take to say how far it is; then it counts as away.
+/// How long the source may take to say how far it is; then it is asked again, or counts as away.
 const HEAD_MAX: Duration = Duration::from_millis(500);
+/// How long a source that was there until now is asked again: as long as etcd may need to choose another leader, and a
+/// node to start again. One that is known to be away is asked once.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// How long the copy may take to get there.
 const ARRIVE_MAX: Duration = Duration::from_secs(2);
 /// After so long the source is asked to tell its followers.
@@ -37,10 +40,6 @@ const NUDGE_AFTER: Duration = Duration::from_millis(50);
 /// Events, and octets of them, that are applied together.
 const EVENTS_MAX: usize = 512;
 const EVENT_OCTETS_MAX: usize = 1 << 20;
-/// Records of a page.
-const PAGE: usize = 1000;
-/// Keys that are remembered as gone until all pages were read; further ones go at once.
-const GONE_MAX: usize = 50_000;
 /// The shortest and the longest pause before the source is tried again.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// A source that is away for less is nothing for an operator to look at: its node is restarted, or a link is made anew.
@@ -171,7 +170,9 @@ impl Follower {
         }
         // Up to here the copy may be ahead of the changes that come.
         let mut ahead = 0;
-        if at.is_none_or(|at| at.term != head.term || moves) {
+        // Records may be missing that the program did not know which was here before.
+        let is_partial = !KindsRead::of(&*self.0.copy.engine)?.is_current();
+        if at.is_none_or(|at| at.term != head.term || moves || is_partial) {
             let before = at.filter(|_| !moves);
             (at, ahead) = self.read_again(before).await.map(|(at, ahead)| (Some(at), ahead))?;
         }
@@ -198,14 +199,6 @@ impl Follower {
                 Ended::Failed(error) => return Err(error),
             }
         }
-    }
-
-    /// The log of a source that was in this engine is of no use any more.
-    async fn forget_log(&self) -> Result<(), DirectoryError> {
-        let log = crate::embedded::log_keys(&*self.0.copy.engine)?;
-        let writes = log.into_iter().map(|key| (key, None)).collect();
-        let written = self.0.copy.write(&[], writes, None).await;
-        written.map_err(|error| DirectoryError::Unavailable(error.to_string()))
     }
 
     async fn apply_all(&self, changes: &mut Changes, mut at: Position, ahead: u64) -> Ended {
@@ -264,95 +257,23 @@ impl Follower {
         written.map(|()| now).map_err(|error| DirectoryError::Unavailable(error.to_string()))
     }
 
-    /// Reads all records, page by page. `before`: what the source must not be behind. Gives the position from which
-    /// changes are to be followed, and the revision up to which the copy may already have them.
-    async fn read_again(&self, before: Option<Position>) -> Result<(Position, u64), DirectoryError> {
-        self.told(Following::Reading);
-        let (mut start, mut first, mut ahead) = (Some(Bytes::new()), None, 0);
-        let mut gone = BTreeSet::new();
-        while let Some(from) = start {
-            let page = timeout(CHANGE_MAX, self.0.source.page(from.clone(), PAGE)).await;
-            let page = page.map_err(|_| away("it does not answer"))?.map_err(source_error)?;
-            let position = *first.get_or_insert(page.position);
-            if let Some(before) = before {
-                check_position(before, page.position)?;
-            }
-            if (page.position.cluster, page.position.term) != (position.cluster, position.term) {
-                return Err(away("it became another one while it was read"));
-            }
-            if page.next.as_ref().is_some_and(|next| *next <= from) {
-                return Err(DirectoryError::Unavailable("the source's pages do not go on".to_owned()));
-            }
-            ahead = page.position.revision.max(ahead);
-            self.apply_page(&from, page.next.as_deref(), page.records, &mut gone).await?;
-            start = page.next;
-        }
-        let position = first.unwrap_or_default();
-        let gone: Vec<Bytes> = gone.into_iter().collect();
-        for keys in gone.chunks(PAGE) {
-            self.forget(keys, None).await?;
-        }
-        self.forget(&[], Some(position)).await?;
-        Ok((position, ahead))
-    }
-
-    /// Puts what a page has. What the copy has in the page's range beyond that is gone: it goes when all that came
-    /// in its place is there, a renamed account's new name, say.
-    async fn apply_page(
-        &self,
-        from: &[u8],
-        next: Option<&[u8]>,
-        records: Vec<Record>,
-        gone: &mut BTreeSet<Bytes>,
-    ) -> Result<(), DirectoryError> {
-        let (names, writes, at_once) = {
-            let there: BTreeSet<&Bytes> = records.iter().map(|record| &record.key).collect();
-            let mut at_once = Vec::new();
-            let snapshot = self.0.copy.engine.snapshot();
-            scan_primary(&*snapshot, from, &mut |key, _| {
-                if next.is_some_and(|next| key >= next) {
-                    return false;
-                }
-                let key = Bytes::copy_from_slice(key);
-                match there.contains(&key) {
-                    true => {}
-                    false if gone.len() < GONE_MAX => drop(gone.insert(key)),
-                    false => at_once.push(key),
-                }
-                true
-            })?;
-            let mut applier = Applier::new(&*snapshot);
-            let puts = records.into_iter().map(|record| Write { key: record.key, value: Some(record.value) });
-            applier.apply(&puts.collect::<Vec<_>>())?;
-            let (names, writes) = applier.into_parts();
-            (names, writes, at_once)
-        };
-        if !writes.is_empty() {
-            let written = self.0.copy.write(&names, writes, None).await;
-            written.map_err(|error| DirectoryError::Unavailable(error.to_string()))?;
-        }
-        self.forget(&at_once, None).await
-    }
-
-    async fn forget(&self, keys: &[Bytes], position: Option<Position>) -> Result<(), DirectoryError> {
-        let (names, writes) = {
-            let mut applier = Applier::new(&*self.0.copy.engine);
-            let deletes = keys.iter().map(|key| Write { key: key.clone(), value: None });
-            applier.apply(&deletes.collect::<Vec<_>>())?;
-            applier.into_parts()
-        };
-        if writes.is_empty() && position.is_none() {
-            return Ok(());
-        }
-        let written = self.0.copy.write(&names, writes, position).await;
-        written.map_err(|error| DirectoryError::Unavailable(error.to_string()))
-    }
-
     /// Says whether the copy was ever whole: before that, what is not found may well exist.
     pub(crate) fn check_whole(&self) -> Result<(), DirectoryError> {
         match self.0.copy.position() {
             Some(_) => Ok(()),
             None => Err(DirectoryError::Unavailable("this node has not yet read the directory".to_owned())),
+        }
+    }
+
+    /// Says whether the copy may be taken for the whole directory, or has to be read again by this program first.
+    pub(crate) fn check_complete(&self) -> Result<(), DirectoryError> {
+        match &*self.0.following.borrow() {
+            Following::Away(_) | Following::WentBack(_) => Ok(()),
+            _ if KindsRead::of(&*self.0.copy.engine)?.is_current() => Ok(()),
+            _ => Err(DirectoryError::Unavailable(
+                "this node is still reading what its program was too old for; try again in a moment"
+                    .to_owned(),
+            )),
         }
     }
 
@@ -381,12 +302,14 @@ impl Follower {
         &self,
         mut asked: mpsc::Receiver<oneshot::Sender<Result<Position, DirectoryError>>>,
     ) {
+        let mut is_away = false;
         while let Some(first) = asked.recv().await {
             let mut all = vec![first];
             while let Ok(more) = asked.try_recv() {
                 all.push(more);
             }
-            let reached = self.reach_head().await;
+            let reached = self.reach_head(if is_away { HEAD_MAX } else { PATIENCE }).await;
+            is_away = reached.is_err();
             for answer in all {
                 // Whoever asked may have gone.
                 let _ = answer.send(reached.clone());
@@ -394,10 +317,29 @@ impl Follower {
         }
     }
 
-    async fn reach_head(&self) -> Result<Position, DirectoryError> {
+    /// Asks the source how far it is, again if it does not answer, and has the copy get there.
+    async fn reach_head(&self, patience: Duration) -> Result<Position, DirectoryError> {
+        let until = Instant::now() + patience;
+        let (mut wait, mut pause) = (HEAD_MAX, PAUSE_MIN);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let error = match self.reach_head_once(wait.min(left.max(HEAD_MAX))).await {
+                Err(error @ DirectoryError::Unavailable(_)) => error,
+                answered => return answered,
+            };
+            if Instant::now() + pause >= until {
+                return Err(error);
+            }
+            sleep(jittered(pause)).await;
+            // It may be there, and slow.
+            (wait, pause) = (wait * 2, (pause * 2).min(PAUSE_MAX / 4));
+        }
+    }
+
+    async fn reach_head_once(&self, wait: Duration) -> Result<Position, DirectoryError> {
         // Before the source is asked: the copy may be further than the answer when that comes.
         let at = self.0.copy.position();
-        let head = timeout(HEAD_MAX, self.0.source.head()).await;
+        let head = timeout(wait, self.0.source.head()).await;
         let head = head.map_err(|_| away("it does not answer"))?.map_err(source_error)?;
         if let Some(at) = at {
             check_position(at, head)?;
@@ -405,6 +347,20 @@ impl Follower {
         self.check_usable()?;
         self.reach(head, Instant::now() + ARRIVE_MAX).await?;
         Ok(head)
+    }
+
+    /// As [`Follower::barrier`], for a change that has something to go on with until then.
+    async fn barrier_until(&self, until: Instant) -> Result<(), DirectoryError> {
+        let reached = async {
+            loop {
+                match self.barrier().await {
+                    Err(DirectoryError::Unavailable(_)) => sleep(jittered(PAUSE_MAX / 4)).await,
+                    reached => return reached.map(drop),
+                }
+            }
+        };
+        let not_reached = |_| Err(away("it does not answer; nothing was changed"));
+        timeout_at(until, reached).await.unwrap_or_else(not_reached)
     }
 
     /// Returns when the copy is at a position.
@@ -475,7 +431,7 @@ impl Follower {
                     return Err(away("others changed the same all the time; nothing was changed"));
                 }
                 Err(DirectoryError::Conflict) => {
-                    self.barrier().await?;
+                    self.barrier_until(until).await?;
                     is_fresh = true;
                     // Those who met are not to meet again.
                     sleep(jittered(pause)).await;
@@ -511,11 +467,13 @@ impl Follower {
                     turns.raised(turn);
                 }
                 Err(DirectoryError::Conflict) if Instant::now() < until => {
-                    self.barrier().await?;
+                    self.barrier_until(until).await?;
                     sleep(jittered(pause)).await;
                     pause = (pause * 2).min(PAUSE_MAX / 4);
                 }
-                Err(DirectoryError::Unavailable(why)) => return Err(not_begun(&why)),
+                Err(DirectoryError::Unavailable(why) | DirectoryError::Pending(why)) => {
+                    return Err(not_begun(&why));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -618,7 +576,7 @@ fn away(why: &str) -> DirectoryError {
 }
 
 fn pending(why: &str) -> DirectoryError {
-    DirectoryError::Unavailable(format!("outcome pending: {why}"))
+    DirectoryError::Pending(why.to_owned())
 }
 
 fn source_error(error: SourceError) -> DirectoryError {

@@ -15,6 +15,7 @@
 mod alias;
 mod cache;
 mod change;
+mod change_log;
 pub mod check;
 mod commit;
 mod copied;
@@ -26,6 +27,7 @@ mod entry;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod follow;
+mod kinds;
 mod memory;
 mod node;
 mod overlay;
@@ -40,9 +42,10 @@ mod turn;
 pub mod whole;
 
 pub use alias::{Alias, AliasName};
+pub use change_log::LOGGED_MAX;
 pub use commit::{Commit, CommitError, DirectCommit};
 pub use copied::{CopiedDirectory, Counts};
-pub use embedded::{EmbeddedSource, LOGGED_MAX};
+pub use embedded::EmbeddedSource;
 pub use encoding::Damaged;
 pub use entry::{AccountFilter, AccountState, Domain, Entry, Group, Home, Moving, Page, Verifier};
 #[cfg(feature = "etcd")]
@@ -71,8 +74,7 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, DirectoryError>> 
 /// Entries in the longest page; more asked for is cut to this.
 pub const PAGE_MAX: usize = 1000;
 
-/// Why the directory did not do what was asked. Nothing was changed, except under
-/// [`DirectoryError::Unavailable`], where a change may or may not have happened.
+/// Why the directory did not do what was asked. Nothing was changed, except under [`DirectoryError::Pending`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DirectoryError {
     /// There is no such account, domain or node.
@@ -96,6 +98,9 @@ pub enum DirectoryError {
     /// The directory cannot be asked now.
     #[error("the directory is not available: {0}")]
     Unavailable(String),
+    /// The change is made, or will be, or never: that cannot be said now.
+    #[error("the directory has not answered ({0}): outcome pending")]
+    Pending(String),
     /// What holds the directory is not what was followed, or has lost changes: nothing can be changed until an
     /// operator decides.
     #[error("the directory takes no changes: {0}")]
@@ -103,6 +108,16 @@ pub enum DirectoryError {
     /// What is stored is not what was written.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+}
+
+impl DirectoryError {
+    /// Whether the same may be done later: it is the directory that cannot be asked, or whose answer is not known.
+    pub fn is_away(&self) -> bool {
+        matches!(
+            self,
+            DirectoryError::Unavailable(_) | DirectoryError::Pending(_) | DirectoryError::WentBack(_)
+        )
+    }
 }
 
 /// A directory as a node has it. Changes are ordered by its source; look-ups see every change acknowledged here.
@@ -125,8 +140,9 @@ pub trait Directory: Send + Sync {
     /// the same entry. The domain must exist.
     fn reserve(&self, name: AccountName, home: Home, intent: u64) -> Answer<'_, Arc<Entry>>;
 
-    /// The accounts still reserved, lowest id first, after the id `after`, at most `limit` and [`PAGE_MAX`]: a node
-    /// resolves its own when it starts, and those that their makers have given up. Nothing else ends a reservation.
+    /// The accounts that are half made or half taken apart ([`AccountState::is_unfinished`]), lowest id first, after the id
+    /// `after`, at most `limit` and [`PAGE_MAX`]: a node finishes its own when it starts, and those that whoever began has
+    /// given up. Time alone ends no reservation.
     fn reservations(&self, after: Option<AccountId>, limit: usize) -> Answer<'_, Vec<Arc<Entry>>>;
 
     /// Puts an account back that was removed, under its old id, active and without a verifier. The name has to be

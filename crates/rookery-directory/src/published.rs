@@ -11,7 +11,7 @@
 //! - A group and `anyone` stand for users of the account's domain.
 
 use crate::DirectoryError;
-use crate::change::{by_id, unavailable};
+use crate::change::{Change, by_id, unavailable};
 use crate::encoding::{Damaged, Encoder, layout_of, open};
 use crate::records::{self, LAYOUT, MAILBOX, OUTBOX, PUBLISHED_KEY, encode_empty, grant_key};
 use crate::repair::Mended;
@@ -249,6 +249,39 @@ pub fn outbox(read: &dyn Read) -> Result<Vec<MailboxId>, DirectoryError> {
         }
     }
     Ok(found)
+}
+
+impl Change<'_> {
+    /// Publishes mailboxes, or takes them back. A mailbox of an account that is gone is not published.
+    pub(crate) fn publish(
+        &mut self,
+        mailboxes: &[(MailboxId, Option<Published>)],
+    ) -> Result<(), DirectoryError> {
+        for (mailbox, published) in mailboxes {
+            let key = published_key(*mailbox);
+            // Read also for what is taken back: a request that comes late, from a node that has died since, does
+            // nothing once the account is at home elsewhere.
+            let entry = match by_id(&self.read, mailbox.account) {
+                Ok(entry) => Some(entry),
+                Err(DirectoryError::NotFound(_)) => None,
+                Err(error) => return Err(error),
+            };
+            let published = published.as_ref().zip(entry).and_then(|(published, entry)| {
+                // Under the name that the account has now: it may have got another since.
+                let Published { path, acl, special_use, .. } = published;
+                Published::of(&entry.name, *mailbox, path, acl, special_use)
+            });
+            match published {
+                Some(published) => {
+                    let (key, value) = published.record();
+                    decode_published(&key, &value)?;
+                    self.put_record(key, value);
+                }
+                None => self.delete(key),
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(crate) fn granted(

@@ -30,6 +30,7 @@
 //! |---|---|---|
 //! | change log | `e` revision, big-endian | keys with what was written to them: of the embedded source |
 //! | position | `t` | how far the copy is: cluster, term, revision |
+//! | kinds read | `k` | the primary kinds that the copy was read with, and those that were left out |
 //! | starts | `b` | how often the node has started |
 //! | outbox | `u` account, mailbox, big-endian | what is to be published of a mailbox of this store |
 //! | published | `w` | that the mailboxes of this node's store are published |
@@ -39,9 +40,10 @@
 //! Every kind is in [`KINDS`], which whatever walks the whole directory goes by.
 
 use crate::alias::{ALIAS, decode_alias};
-use crate::embedded::decode_logged;
+use crate::change_log::decode_logged;
 use crate::encoding::{Damaged, Decoder, Encoder, layout_of, open};
 use crate::entry::{AccountState, Domain, Entry, Group, Home, Moving, Verifier};
+use crate::kinds::decode_kinds_read;
 use crate::node::decode_node;
 use crate::placement::{PLACEMENT, decode_placement};
 use crate::published::{decode_outbox, decode_published};
@@ -69,7 +71,7 @@ pub struct Kind {
 }
 
 /// All kinds, by tag.
-pub const KINDS: [Kind; 21] = [
+pub const KINDS: [Kind; 22] = [
     Kind { tag: ACCOUNT, name: "account", check: |key, value| decode_account(key, value).map(drop) },
     Kind { tag: BOOT, name: "starts", check: |key, value| decode_boot(key, value).map(drop) },
     Kind { tag: RENAMED, name: "renamed", check: |key, value| decode_renamed(key, value).map(drop) },
@@ -89,6 +91,7 @@ pub const KINDS: [Kind; 21] = [
     Kind { tag: OUTBOX, name: "outbox", check: |key, value| decode_outbox(key, value).map(drop) },
     Kind { tag: POSITION, name: "position", check: |key, value| decode_position(key, value).map(drop) },
     Kind { tag: ID, name: "id", check: |key, value| decode_name_of_id(key, value).map(drop) },
+    Kind { tag: KINDS_READ, name: "kinds read", check: |key, value| decode_kinds_read(key, value).map(drop) },
     Kind { tag: ALIAS, name: "alias", check: |key, value| decode_alias(key, value).map(drop) },
     Kind { tag: NODE, name: "node", check: |key, value| decode_node(key, value).map(drop) },
     Kind { tag: QUARANTINE, name: "put aside", check: |_, _| Ok(()) },
@@ -110,12 +113,18 @@ pub(crate) fn is_primary(key: &[u8]) -> bool {
     key.first().is_some_and(|tag| PRIMARY.contains(tag))
 }
 
+/// Whether this program has a kind for the record.
+pub(crate) fn is_known(key: &[u8]) -> bool {
+    key.first().is_some_and(|tag| KINDS.iter().any(|kind| kind.tag == *tag))
+}
+
 pub(crate) const ACCOUNT: u8 = b'a';
 pub(crate) const BOOT: u8 = b'b';
 pub(crate) const RENAMED: u8 = b'c';
 pub(crate) const DOMAIN: u8 = b'd';
 pub(crate) const GROUP: u8 = b'g';
 pub(crate) const ID: u8 = b'i';
+pub(crate) const KINDS_READ: u8 = b'k';
 pub(crate) const MEMBER: u8 = b'm';
 pub(crate) const LOGGED: u8 = b'e';
 pub(crate) const MAILBOX: u8 = b'p';

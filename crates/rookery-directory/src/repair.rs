@@ -160,7 +160,7 @@ impl Repair {
         let mut ids = found.ids.clone();
         let mut reservations = found.reservations.clone();
         for entry in found.accounts.values() {
-            let reserved = matches!(entry.state, AccountState::Reserved { .. });
+            let reserved = entry.state.is_unfinished();
             let wanted = [
                 (records::id_key(entry.id), ids.remove(&entry.id), true),
                 (records::reservation_key(entry.id), reservations.remove(&entry.id), reserved),
@@ -328,7 +328,7 @@ fn take(found: &mut Found, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
             found.position = Some(position);
             found.revision = Some(position.revision);
         }
-        records::LOGGED => drop(found.logged.insert(crate::embedded::decode_logged(key, value)?.0)),
+        records::LOGGED => drop(found.logged.insert(crate::change_log::decode_logged(key, value)?.0)),
         _ => match KINDS.iter().find(|kind| kind.tag == tag) {
             Some(kind) => (kind.check)(key, value)?,
             None => return Err(Damaged::new(key, "no kind of record has this key")),

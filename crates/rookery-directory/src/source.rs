@@ -2,7 +2,8 @@
 //!
 //! Invariants of every source:
 //! - A batch is applied whole or not at all, and only if every condition holds at that moment.
-//! - Each applied batch has a revision above all earlier ones. A batch without effect need not have one.
+//! - An applied batch has a revision above those of all that were applied before it. Those that are applied together
+//!   have one and the same; a batch without effect need not have one.
 //! - [`Source::head`] answers with a revision not below that of any batch that was acknowledged, anywhere, before
 //!   the call.
 //! - [`Source::changes`] gives every change after the revision asked for, once and in order, or says that it cannot.

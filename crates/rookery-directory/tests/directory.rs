@@ -140,6 +140,12 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
     assert!(matches!(directory.remove_node(NodeId(3)).await, Err(DirectoryError::NotFound(_))));
     assert_eq!(directory.barrier().await.unwrap(), revision);
     directory.remove_domain("b.test".to_string()).await.unwrap();
+    // What is half taken apart is looked for by its home, too.
+    let closed = directory.set_state(entry.id, AccountState::Deleted).await.unwrap();
+    assert_eq!(*directory.reservations(None, 10).await.unwrap(), *std::slice::from_ref(&closed));
+    sound(&engine);
+    directory.remove(entry.id).await.unwrap();
+    assert_eq!(directory.reservations(None, 10).await.unwrap(), []);
     sound(&engine);
 }
 
@@ -279,7 +285,7 @@ async fn a_failed_commit_is_unavailable_and_not_believed() {
     let engine = memory();
     let directory = EmbeddedDirectory::open(engine.clone(), Arc::new(Failing)).unwrap();
     let failed = directory.add_domain("a.test".to_string()).await;
-    assert_eq!(failed, Err(DirectoryError::Unavailable("no disk".to_string())));
+    assert_eq!(failed, Err(DirectoryError::Pending("no disk".to_string())));
     assert_eq!((directory.domains(None, 1).await, *directory.subscribe().borrow()), (Ok(vec![]), 0));
 }
 

@@ -4,6 +4,7 @@
 //! site what is wrong with nodes (`command/xfer.rs`).
 
 use rookery_codec::imap::{Code, Condition, Response, Status, Tag};
+use rookery_directory::DirectoryError;
 use rookery_net::IoError;
 use rookery_route::RegistrarError;
 use rookery_store::{CommitError, StoreError};
@@ -121,6 +122,19 @@ impl From<RegistrarError> for Failure {
             RegistrarError::Away(error) => {
                 tracing::error!(%error, "another node failed a command");
                 Answer::no(Code::Unavailable, "Accounts there cannot be changed at the moment").into()
+            }
+            RegistrarError::Pending(error) => {
+                tracing::error!(error, "another node failed a command");
+                let text = "That goes on by itself, or is undone: outcome pending";
+                Answer::no(Code::Unavailable, text).into()
+            }
+            RegistrarError::Busy(_) => {
+                Answer::no(Code::InUse, "An account of that name is being made or deleted; try again later")
+                    .into()
+            }
+            RegistrarError::Directory(DirectoryError::Pending(error)) => {
+                tracing::error!(error, "the directory failed a command");
+                Answer::no(Code::Unavailable, "The directory has not answered: outcome pending").into()
             }
             RegistrarError::Directory(error) => {
                 tracing::error!(%error, "the directory failed a command");

@@ -11,7 +11,9 @@
 //! - No answer is invented: without one, a command that may have changed something ends the session.
 
 mod asked;
+mod opening;
 mod talk;
+mod unwatched;
 
 pub(crate) use talk::answer_of;
 
@@ -19,7 +21,7 @@ use crate::answer::{Answer, Failure};
 use crate::command::notify_there::Groups;
 use crate::services::Services;
 use crate::session::{Enabled, User};
-use crate::value::{GuestValue, HomeValue, NotifyValue, SelectedValue, SessionValue};
+use crate::value::{GuestValue, HomeValue, SelectedValue, SessionValue};
 use crate::wire::Wire;
 use asked::{begins_modseqs, changes};
 use bytes::{Bytes, BytesMut};
@@ -27,23 +29,20 @@ use rookery_codec::imap::client::{Literals, encode};
 use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::passage::Passage;
 use rookery_codec::imap::{Code, Command, Condition, Tag};
-use rookery_net::{Connection, IoError, Stream};
-use rookery_route::{Marked, Opening, PipeService, Reopening, SessionHead, SessionNote};
+use rookery_net::{Connection, IoError};
+use rookery_route::{Marked, SessionNote};
 use rookery_types::{AccountId, Epoch, NodeId};
 use std::collections::BTreeMap;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
+use unwatched::Unwatched;
 
 /// Octets in the longest status line of a guest: COPYUID and MODIFIED may name many messages.
 const STATUS_OCTETS_MAX: usize = 8 << 20;
-/// How long a guest may take to be opened.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one may take to say what it knows.
 const SUSPEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the lost home of the selected mailbox is not asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a guest is kept that is not needed.
 const UNUSED_MAX: Duration = Duration::from_secs(300);
 /// As good as for ever: the link notices when the other node is lost.
@@ -63,6 +62,8 @@ pub(crate) struct Guests {
     moved: Vec<GuestValue>,
     /// The selected mailbox, whose guest is lost: from this another goes on when its home is there again.
     awaited: Option<Box<Awaited>>,
+    /// Homes that are lost and were watched for NOTIFY.
+    unwatched: Unwatched,
 }
 
 /// A session of the user's at another node.
@@ -139,6 +140,7 @@ impl Guests {
     /// What those knew that the client would miss, to go on elsewhere with the session.
     pub(crate) async fn suspend(&mut self, wire: &mut Wire) -> Result<Vec<GuestValue>, Failure> {
         let mut values = std::mem::take(&mut self.moved);
+        values.append(&mut self.unwatched.take());
         let of_mark = |node: NodeId, value| {
             let session = SessionValue::of_selected(value);
             GuestValue { node: node.0, watches: false, session }
@@ -160,11 +162,15 @@ impl Guests {
             match (said, guest.value()) {
                 (Ok(Trouble::Moved), Some(value)) => values.push(value),
                 (Ok(Trouble::Client(error)), _) => return Err(Failure::Gone(error)),
-                _ if is_selected => match guest.mark() {
-                    Some(value) => values.push(of_mark(node, value)),
-                    None => return Err(farewell().into()),
-                },
-                _ => self.overflow = true,
+                _ => {
+                    self.lose_watch(&guest);
+                    values.append(&mut self.unwatched.take());
+                    match guest.mark() {
+                        Some(value) if is_selected => values.push(of_mark(node, value)),
+                        None if is_selected => return Err(farewell().into()),
+                        _ => {}
+                    }
+                }
             }
         }
         Ok(values)
@@ -225,6 +231,7 @@ impl Guests {
             self.open.retain(|node, guest| !guest.watches || Some(*node) == selected);
             self.open.values_mut().for_each(|guest| guest.watches = false);
             self.overflow = false;
+            self.unwatched = Unwatched::default();
         }
         self.notify = groups;
     }
@@ -253,14 +260,14 @@ impl Guests {
         watching.map(|guest| guest.node).collect()
     }
 
-    /// A guest has given up telling what NOTIFY asks for, or is lost.
-    pub(crate) fn overflow(&mut self) {
-        self.overflow = true;
-    }
-
     /// Whether one has, since it was asked last.
     pub(crate) fn take_overflow(&mut self) -> bool {
         std::mem::take(&mut self.overflow)
+    }
+
+    /// The guest at a node, whether it is lost or not.
+    pub(crate) fn take(&mut self, node: NodeId) -> Option<Guest> {
+        self.open.remove(&node)
     }
 
     /// Takes a guest back that is ready for the next command.
@@ -270,11 +277,15 @@ impl Guests {
     }
 
     /// Returns when a guest that may speak without being asked has done so, or is lost: the one with the selected
-    /// mailbox, and those that watch. Closes others that were not needed for long. Safe to cancel.
+    /// mailbox, and those that watch; or when homes that are lost are to be looked for. Closes others that were not needed
+    /// for long. Safe to cancel.
     pub(crate) async fn stirred(&mut self) {
-        if self.have_moved() || self.awaits() {
+        if self.have_moved() {
             // The session goes on elsewhere as soon as it can; until then there is nothing to hear.
             return std::future::pending().await;
+        }
+        if self.awaits() {
+            return self.some_stirred(None).await;
         }
         if self.selected.is_some_and(|node| !self.open.contains_key(&node)) {
             // Lost already.
@@ -296,12 +307,11 @@ impl Guests {
             self.open.retain(|_, guest| stays(guest) || guest.used + UNUSED_MAX > now);
             let idle = self.open.values().filter(|guest| !stays(guest));
             let next = idle.map(|guest| guest.used + UNUSED_MAX).min();
-            let unused = async {
-                match next {
-                    Some(next) => tokio::time::sleep_until(next).await,
-                    None => std::future::pending().await,
-                }
+            let until = async |at: Option<Instant>| match at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
             };
+            let unwatched = self.unwatched.next();
             let speakers = self.open.values_mut().filter(|guest| {
                 let is_selected = Some(guest.node) == selected;
                 Some(guest.node) == also || (guest.watches && !is_selected)
@@ -317,14 +327,15 @@ impl Guests {
             tokio::select! {
                 biased;
                 () = speaks => return,
-                () = unused => {}
+                () = until(unwatched) => return,
+                () = until(next) => {}
             }
         }
     }
 
     /// A guest is lost, but what it was asked is known nevertheless.
     pub(crate) fn let_go(&mut self, guest: &Guest) {
-        self.overflow |= guest.watches;
+        self.lose_watch(guest);
         if self.selected == Some(guest.node)
             && let Some(value) = guest.mark()
         {
@@ -384,60 +395,6 @@ pub(crate) fn own_tag() -> Option<Tag> {
 }
 
 impl User {
-    /// The guest at a node; opens it if there is none. [`Guests::keep`] takes it back.
-    pub(crate) async fn guest(&mut self, wire: &Wire, node: NodeId) -> Result<Guest, Failure> {
-        let known = self.guests.open.remove(&node);
-        if self.guests.selected == Some(node) {
-            return match known {
-                Some(known) => Ok(known),
-                None if self.guests.have_moved() => Err(Failure::Moved),
-                None => self.guest_again(wire, node).await,
-            };
-        }
-        if let Some(mut guest) = known {
-            if guest.is_there().await {
-                return Ok(guest);
-            }
-            if self.has_moved(&guest) && self.guests.have_moved() {
-                return Err(Failure::Moved);
-            }
-            self.guests.overflow |= guest.watches && !self.guests.have_moved();
-        }
-        self.new_guest(wire, node).await
-    }
-
-    /// A guest that goes on with the selected mailbox where one was lost.
-    async fn guest_again(&mut self, wire: &Wire, node: NodeId) -> Result<Guest, Failure> {
-        let Some(awaited) = &mut self.guests.awaited else { return Err(farewell().into()) };
-        if awaited.next > Instant::now() {
-            return Err(not_reached().into());
-        }
-        let value = awaited.value.clone();
-        let mailbox_id = value.objectid();
-        let mut there = SessionValue::new();
-        there.enabled = self.enabled.bits();
-        there.selected = Some(value);
-        there.notify = self.notify.as_ref().map(|_| NotifyValue::nothing());
-        let opened = self.guest_from(wire, node, &there, mailbox_id).await;
-        match opened {
-            Ok(guest) => {
-                self.guests.awaited = None;
-                Ok(guest)
-            }
-            Err(Failure::Moved) => {
-                self.guests.awaited = None;
-                self.guests.moved.push(GuestValue { node: node.0, watches: false, session: there });
-                Err(Failure::Moved)
-            }
-            Err(failure) => {
-                if let Some(awaited) = &mut self.guests.awaited {
-                    awaited.next = Instant::now() + ASK_AGAIN;
-                }
-                Err(failure)
-            }
-        }
-    }
-
     /// What a guest comes to that gave no answer. `changes`: it may have changed something.
     pub(crate) fn lost(&mut self, guest: &Guest, trouble: Trouble, changes: bool) -> Failure {
         match trouble {
@@ -454,85 +411,6 @@ impl User {
             self.guests.moved.push(value);
         }
         true
-    }
-
-    /// One more guest at a node, of which nobody else knows.
-    pub(crate) async fn new_guest(&self, wire: &Wire, node: NodeId) -> Result<Guest, Failure> {
-        let stream = wire.connection.stream();
-        let head = SessionHead::of_guest(&self.name, wire.trace, stream).marked();
-        let opening = self.services.peers.open(node, PipeService::Guest, head.encode());
-        let pipe = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
-            Ok(Ok(pipe)) => pipe,
-            Ok(Err(error)) => {
-                tracing::info!(%error, "the home of a mailbox is not reached");
-                return Err(not_reached().into());
-            }
-            Err(_) => {
-                tracing::info!(%node, "the home of a mailbox takes too long");
-                return Err(not_reached().into());
-            }
-        };
-        Ok(Guest {
-            node,
-            connection: Connection::new(Stream::piped(pipe, stream.peer(), stream.is_tls())),
-            passage: Passage::new(STATUS_OCTETS_MAX),
-            enabled: Enabled::default(),
-            used: Instant::now(),
-            mailbox_id: None,
-            watches: false,
-            overflow: false,
-            heard: 0,
-            marks: Marks::default(),
-            leaves: None,
-        })
-    }
-
-    /// A guest that goes on from a value at a node. Moved: not there, and it is known where.
-    pub(crate) async fn guest_from(
-        &self,
-        wire: &Wire,
-        node: NodeId,
-        value: &SessionValue,
-        mailbox_id: Option<Bytes>,
-    ) -> Result<Guest, Failure> {
-        let stream = wire.connection.stream();
-        let head = SessionHead::of_guest(&self.name, wire.trace, stream).marked();
-        let watches = value.notify.as_ref().is_some_and(|notify| notify.asked.is_some());
-        let (peers, keeper) = (&*self.services.peers, &self.services.keeper);
-        let reopening = Reopening { peers, service: PipeService::Guest, head: &head, keeper };
-        let opening = rookery_route::open_from(reopening, node, value.encode());
-        let pipe = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
-            Ok(Ok((Opening::Resumed, pipe))) => pipe,
-            Ok(Ok((Opening::Elsewhere(node, epoch), _))) => {
-                if let Some(selected) = &value.selected
-                    && let Some(account) = AccountId::new(selected.account)
-                {
-                    self.services.router.hear_of(account, node, epoch);
-                }
-                return Err(Failure::Moved);
-            }
-            Ok(Err(error)) => {
-                tracing::info!(%error, %node, "the home of a mailbox does not go on with it");
-                return Err(not_reached().into());
-            }
-            Err(_) => {
-                tracing::info!(%node, "the home of a mailbox takes too long to go on with it");
-                return Err(not_reached().into());
-            }
-        };
-        Ok(Guest {
-            node,
-            connection: Connection::new(Stream::piped(pipe, stream.peer(), stream.is_tls())),
-            passage: Passage::new(STATUS_OCTETS_MAX),
-            enabled: self.enabled,
-            used: Instant::now(),
-            mailbox_id,
-            watches,
-            overflow: false,
-            heard: 0,
-            marks: Marks::default(),
-            leaves: None,
-        })
     }
 
     /// Has the guest at a node do a command.

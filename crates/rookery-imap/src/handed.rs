@@ -197,13 +197,17 @@ impl Parts {
                 there.selected = Some(selected.clone());
                 placed = Some(Placed::There(Box::new(Abroad { node, name: WireName(name), mailbox_id: id })));
             }
-            match (user.guest_from(wire, node, &there, mailbox_id).await, there.selected) {
-                (Ok(guest), _) => user.guests.keep(guest),
-                (Err(Failure::Refused(_)), Some(selected)) if away => {
-                    user.guests.await_selected(node, selected);
+            match user.guest_from(wire, node, &there, mailbox_id).await {
+                Ok(guest) => user.guests.keep(guest),
+                Err(Failure::Refused(_)) if away => {
+                    if self.groups.is_some() {
+                        user.guests.unwatch(node, self.watched.clone());
+                    }
+                    if let Some(selected) = there.selected {
+                        user.guests.await_selected(node, selected);
+                    }
                 }
-                (Err(Failure::Refused(_)), None) if away => user.guests.overflow(),
-                (Err(failure), _) => return Err(failure),
+                Err(failure) => return Err(failure),
             }
         }
         match &self.selected {
@@ -289,13 +293,14 @@ impl Replay {
         Some(Replay::of_command(pieces.concat().into()))
     }
 
-    /// An APPEND or REPLACE whose messages have come. None: there are none.
+    /// An APPEND or REPLACE whose messages have come. `home`: of the account that has left, if it was here. None: there are
+    /// no messages.
     pub(crate) fn new(
         tag: &Tag,
         replaced: Option<Replaced>,
         mailbox: &WireName,
         messages: Vec<(AppendMessage, Spooled)>,
-        home: watch::Receiver<Whereabouts>,
+        home: Option<watch::Receiver<Whereabouts>>,
     ) -> Option<Box<Replay>> {
         let announced = messages.iter().map(|(message, body)| {
             let utf8 = matches!(message.source, AppendSource::Literal(AppendLiteral { utf8: true, .. }));
@@ -321,7 +326,7 @@ impl Replay {
             pieces.push(Piece::Message(body));
         }
         pieces.push(Piece::Octets(Bytes::from_static(encoder?.end())));
-        Some(Box::new(Replay { pieces, home: Some(home) }))
+        Some(Box::new(Replay { pieces, home }))
     }
 
     /// How many octets it has.

@@ -24,6 +24,8 @@ struct Stamp {
     is_deflated: bool,
     idle: bool,
     notify: bool,
+    /// Of a guest: how far the accounts that it watches were told, and how many of their mailboxes are known.
+    watched: (u64, u64),
     mailbox: Option<MailboxId>,
     read_only: bool,
     /// The view: its modseq, how many messages, how many of them are \Recent, and `$`.
@@ -119,6 +121,7 @@ fn stamp(
         is_deflated,
         idle: idle.is_some(),
         notify: user.notify.is_some(),
+        watched: user.notify.as_ref().filter(|_| user.is_guest).map_or((0, 0), |notify| notify.told()),
         mailbox: selected.map(|selected| selected.mailbox.id()),
         read_only: selected.is_some_and(|selected| selected.read_only),
         view: view.map_or((0, 0, 0, false, 0), |view| {
@@ -158,9 +161,12 @@ fn value(
     let mut value = SessionValue::new();
     value.enabled = user.enabled.bits();
     value.idle = idle.map(|tag| tag.as_str().to_owned());
-    // What happens until the home is back is not told.
-    value.notify = user.notify.as_ref().map(|_| NotifyValue::nothing());
-    value.overflow = user.notify.as_ref().is_some_and(|notify| notify.asks());
+    // What happens until the home is back is not told; but of a home where a guest watches it is.
+    value.notify = user.notify.as_ref().map(|notify| match user.is_guest {
+        true => NotifyValue { asked: None, ..notify.value(user) },
+        false => NotifyValue::nothing(),
+    });
+    value.overflow = !user.is_guest && user.notify.as_ref().is_some_and(|notify| notify.asks());
     if let Some(selected) = selected {
         let (state, messages) = selected.now();
         let id = selected.mailbox.id();

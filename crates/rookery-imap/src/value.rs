@@ -7,12 +7,11 @@
 //! - What is written is read again as the same value; what is not a value is refused, whatever its octets are.
 //! - A value holds no mail and no password: names, numbers and flags.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use rookery_store::{KeywordNumbers, Message};
-use rookery_types::{AccountId, ContentId, InternalDate, MailboxId, ModSeq, SystemFlags, Uid, UidSet};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use rookery_route::parts;
+use rookery_store::Message;
+use rookery_types::{AccountId, MailboxId, UidSet};
+use serde::{Deserialize, Serialize};
 
 /// Octets of the longest value that is read.
 pub(crate) const OCTETS_MAX: usize = 16 << 20;
@@ -33,6 +32,9 @@ pub(crate) struct SessionValue {
     /// So many of the octets that follow are of a command that was printed anew, and may be longer than a client's.
     #[serde(default)]
     pub(crate) replay_octets: u64,
+    /// They are a UID EXPUNGE of the message that a REPLACE takes away, whose new one is there.
+    #[serde(default)]
+    pub(crate) replaces: bool,
     /// What NOTIFY asks for is not told any more, and the client has not heard of that.
     #[serde(default)]
     pub(crate) overflow: bool,
@@ -61,10 +63,10 @@ pub(crate) struct SessionValue {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct DeflateValue {
     /// What was sent last.
-    #[serde(with = "octets")]
+    #[serde(with = "parts::octets")]
     pub(crate) sent: Bytes,
     /// What was received last.
-    #[serde(with = "octets")]
+    #[serde(with = "parts::octets")]
     pub(crate) received: Bytes,
     /// So many of the octets that follow are not compressed.
     pub(crate) plain_octets: u64,
@@ -92,10 +94,10 @@ pub(crate) struct HomeValue {
 pub(crate) struct AbroadValue {
     pub(crate) node: u64,
     /// As the client has named it.
-    #[serde(with = "octets")]
+    #[serde(with = "parts::octets")]
     pub(crate) name: Bytes,
     /// Its MAILBOXID.
-    #[serde(with = "maybe_octets")]
+    #[serde(with = "parts::maybe_octets")]
     pub(crate) mailbox_id: Option<Bytes>,
 }
 
@@ -106,11 +108,11 @@ pub(crate) struct SelectedValue {
     pub(crate) mailbox: u32,
     pub(crate) uid_validity: u32,
     /// As the client would name it now.
-    #[serde(with = "octets")]
+    #[serde(with = "parts::octets")]
     pub(crate) name: Bytes,
     pub(crate) read_only: bool,
     /// `$`.
-    #[serde(with = "set")]
+    #[serde(with = "parts::set")]
     pub(crate) saved: UidSet,
     pub(crate) view: ViewValue,
 }
@@ -119,13 +121,13 @@ pub(crate) struct SelectedValue {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct ViewValue {
     /// The messages that it knows of, the expunged ones among them of which it has not been told.
-    #[serde(with = "set")]
+    #[serde(with = "parts::set")]
     pub(crate) uids: UidSet,
     /// Up to which modseq flags were told.
     pub(crate) modseq: u64,
     /// How many keywords of the mailbox's table.
     pub(crate) keywords: usize,
-    #[serde(with = "set")]
+    #[serde(with = "parts::set")]
     pub(crate) recent: UidSet,
     /// Expunges are held back.
     pub(crate) held_back: bool,
@@ -133,7 +135,7 @@ pub(crate) struct ViewValue {
     #[serde(default)]
     pub(crate) as_of: Option<AsOfValue>,
     /// Those of the messages that are other by now, or gone, as the client knows them; ascending, [`KNOWN_MAX`] at most.
-    #[serde(with = "messages")]
+    #[serde(with = "parts::messages")]
     pub(crate) known: Vec<Message>,
 }
 
@@ -150,7 +152,7 @@ pub(crate) struct AsOfValue {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct NotifyValue {
     /// The NOTIFY that asked, printed; `None`: nothing is told.
-    #[serde(with = "maybe_octets")]
+    #[serde(with = "parts::maybe_octets")]
     pub(crate) asked: Option<Bytes>,
     pub(crate) watched: Vec<WatchedValue>,
     /// Subscriptions that were told and are no more, and that are and were not told.
@@ -167,7 +169,7 @@ pub(crate) struct WatchedValue {
     /// Up to which modseq everything was told.
     pub(crate) modseq: u64,
     /// The numbers of the mailboxes that the client may know of.
-    #[serde(with = "set")]
+    #[serde(with = "parts::set")]
     pub(crate) visible: UidSet,
 }
 
@@ -227,109 +229,14 @@ impl SessionValue {
     }
 }
 
-/// `1:5,7`
-mod set {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(set: &UidSet, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(set)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UidSet, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse(&text).ok_or_else(|| de::Error::custom("no ascending set"))
-    }
-
-    fn parse(text: &str) -> Option<UidSet> {
-        let mut set = UidSet::new();
-        for range in text.split(',').filter(|_| !text.is_empty()) {
-            let (first, last) = range.split_once(':').unwrap_or((range, range));
-            let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
-            // Ascending, so that a hostile one is not sorted in.
-            if first == 0 || first > last || set.last().is_some_and(|known| known >= first) {
-                return None;
-            }
-            set.insert_range(first, last);
-        }
-        Some(set)
-    }
-}
-
-/// base64
-mod octets {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(octets: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(octets))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        STANDARD.decode(text).map(Bytes::from).map_err(de::Error::custom)
-    }
-}
-
-/// base64, or nothing
-mod maybe_octets {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(octets: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
-        octets.as_ref().map(|octets| STANDARD.encode(octets)).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| STANDARD.decode(text).map(Bytes::from)).transpose().map_err(de::Error::custom)
-    }
-}
-
-/// UID, octets, modseq, date and zone, day of saving, flags, keywords, content
-mod messages {
-    use super::*;
-
-    type Row = (u32, u32, u64, i64, i16, u32, u8, Vec<u16>, String);
-
-    pub(super) fn serialize<S: Serializer>(messages: &[Message], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(messages.iter().map(|message| -> Row {
-            let Message { uid, size, modseq, date, saved_unix_seconds, flags, keywords, content } = message;
-            let (seconds, zone) = (date.unix_seconds(), date.zone_minutes());
-            let keywords = keywords.as_slice().to_vec();
-            let content = STANDARD.encode(content.0);
-            let (uid, modseq) = (uid.get(), modseq.get());
-            (uid, *size, modseq, seconds, zone, *saved_unix_seconds, flags.bits(), keywords, content)
-        }))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Message>, D::Error> {
-        let rows = Vec::<Row>::deserialize(deserializer)?;
-        let messages: Option<Vec<Message>> = rows.into_iter().map(read).collect();
-        let messages = messages.ok_or_else(|| de::Error::custom("no message"))?;
-        match messages.is_sorted_by(|a, b| a.uid < b.uid) {
-            true => Ok(messages),
-            false => Err(de::Error::custom("messages in no order")),
-        }
-    }
-
-    fn read((uid, size, modseq, seconds, zone, saved, flags, keywords, content): Row) -> Option<Message> {
-        Some(Message {
-            uid: Uid::new(uid)?,
-            size,
-            modseq: ModSeq::new(modseq)?,
-            date: InternalDate::new(seconds, zone)?,
-            saved_unix_seconds: saved,
-            flags: SystemFlags::from_bits(flags)?,
-            keywords: KeywordNumbers::new(keywords),
-            content: ContentId(STANDARD.decode(content).ok()?.try_into().ok()?),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;
+    use rookery_store::KeywordNumbers;
+    use rookery_types::{ContentId, InternalDate, ModSeq, SystemFlags, Uid};
 
     fn sets() -> impl Strategy<Value = UidSet> {
         vec((1u32.., 0u32..9), 0..9).prop_map(|ranges| {
@@ -395,13 +302,15 @@ mod tests {
 
     prop_compose! {
         fn alone()(
-            (enabled, bad_in_a_row, replay_octets, idle) in any::<(u8, u32, u64, Option<String>)>(),
+            (enabled, bad_in_a_row, replay_octets, replaces, idle) in any::<(u8, u32, u64, bool, Option<String>)>(),
             (selected, notify) in (option::of(selected()), option::of(notify())),
             homes in vec(any::<(u64, u64, u64)>(), 0..3),
         ) -> SessionValue {
             let homes = homes.into_iter().map(|(account, node, epoch)| HomeValue { account, node, epoch });
             let homes = homes.collect();
-            SessionValue { enabled, bad_in_a_row, replay_octets, homes, idle, selected, notify, ..SessionValue::new() }
+            SessionValue {
+                enabled, bad_in_a_row, replay_octets, replaces, homes, idle, selected, notify, ..SessionValue::new()
+            }
         }
     }
 

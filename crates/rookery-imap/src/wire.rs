@@ -44,6 +44,9 @@ pub(crate) struct Wire {
     pub(crate) enabled: Option<Enabled>,
     /// Of a guest: what the APPEND that comes next is.
     pub(crate) operation: Option<Operation>,
+    /// The command that comes next is of a REPLACE: of a guest, one that its session is about; else what is left of one
+    /// whose new message is there already.
+    pub(crate) replaces: bool,
 }
 
 impl Wire {
@@ -62,6 +65,7 @@ impl Wire {
             trace,
             enabled: None,
             operation: None,
+            replaces: false,
         }
     }
 
@@ -112,6 +116,7 @@ impl Wire {
             Some(SessionNote::Suspend) => self.suspended = true,
             Some(SessionNote::Enabled(bits)) => self.enabled = Some(Enabled::from_bits(bits)),
             Some(SessionNote::Operation { id, again }) => self.operation = Some(Operation { id, again }),
+            Some(SessionNote::Replaces) => self.replaces = true,
             _ => {}
         }
         Ok(note.is_some())

@@ -131,6 +131,9 @@ pub enum DeliverError {
     /// The account has left for another node; nothing was stored.
     #[error("the account is at home at another node")]
     Moved,
+    /// It was asked what became of this delivery before it came, and the answer was that it never will be made.
+    #[error("the delivery was broken off on its way, and given up")]
+    GivenUp,
     /// The store failed; the text is for the operator.
     #[error("{0}")]
     Failed(String),

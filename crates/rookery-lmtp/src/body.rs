@@ -96,11 +96,30 @@ pub(crate) enum BodyError {
     /// The account has left for another node.
     #[error("the account is at home at another node")]
     Moved,
+    /// Whoever sent it here has asked what became of it before it came, and was told that it was not stored.
+    #[error("broken off on its way, and given up")]
+    GivenUp,
     /// The home of the recipient.
     #[error("the home is not reached: {0}")]
     Away(String),
     #[error("{0}")]
     Failed(String),
+}
+
+impl BodyError {
+    /// Tells the operator, as loudly as there is something to be done about it.
+    pub(crate) fn tell(&self, id: &str) {
+        match self {
+            BodyError::Failed(reason) => tracing::error!(id, %reason, "a message could not be stored"),
+            BodyError::Away(reason) => tracing::warn!(id, %reason, "a recipient's home is not reached"),
+            // Two nodes lost each other while it was on its way. Nothing is wrong with either.
+            BodyError::GivenUp => tracing::info!(
+                id,
+                "a message was broken off between two nodes and is not stored; the MTA sends it again"
+            ),
+            other => tracing::debug!(id, reason = %other, "a message was not stored"),
+        }
+    }
 }
 
 impl From<DeliverError> for BodyError {
@@ -112,7 +131,51 @@ impl From<DeliverError> for BodyError {
             DeliverError::Gone => BodyError::Gone,
             DeliverError::NoSpace => BodyError::NoSpace,
             DeliverError::Moved => BodyError::Moved,
+            DeliverError::GivenUp => BodyError::GivenUp,
             DeliverError::Failed(reason) => BodyError::Failed(reason),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+    use tracing::{Event, Level, Metadata, Subscriber, span};
+
+    /// Notes how loud each line is.
+    #[derive(Clone, Default)]
+    struct Levels(Arc<Mutex<Vec<Level>>>);
+
+    impl Subscriber for Levels {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, event: &Event<'_>) {
+            self.0.lock().push(*event.metadata().level());
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn what_needs_no_operator_is_no_error_in_the_log() {
+        let levels = Levels::default();
+        tracing::subscriber::with_default(levels.clone(), || {
+            for error in [
+                DeliverError::from(rookery_store::StoreError::GivenUp).into(),
+                BodyError::OverQuota,
+                BodyError::Away("why".to_owned()),
+                DeliverError::from(rookery_store::StoreError::NoContent).into(),
+            ] {
+                error.tell("7.1");
+            }
+        });
+        assert_eq!(*levels.0.lock(), [Level::INFO, Level::DEBUG, Level::WARN, Level::ERROR]);
     }
 }

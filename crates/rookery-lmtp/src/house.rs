@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rookery_route::{Route, RouteError, Router, Target};
-use rookery_store::{Account, NewMessage, Spool, Spooled, Store, StoreError, Whereabouts};
+use rookery_store::{Account, NewMessage, Settled, Spool, Spooled, Store, StoreError, Whereabouts};
 use rookery_types::acl::Asker;
 use rookery_types::{
     AccountId, AccountName, Address, InternalDate, MailboxId, MailboxPath, OperationId, Rights, SystemFlags,
@@ -50,6 +50,7 @@ impl From<StoreError> for DeliverError {
             StoreError::NoAccount | StoreError::NoMailbox => DeliverError::Gone,
             StoreError::NoSpace => DeliverError::NoSpace,
             StoreError::Moved => DeliverError::Moved,
+            StoreError::GivenUp => DeliverError::GivenUp,
             other => {
                 // The whole chain: what stands behind "the engine failed" is what the operator needs.
                 let mut text = other.to_string();
@@ -170,7 +171,7 @@ impl Backing for House {
 
     async fn settle(&self, account: AccountId, operation: OperationId) -> Result<bool, DeliverError> {
         let account = self.store.account(account).await?;
-        Ok(account.settle_operation(operation).await?.is_some())
+        Ok(matches!(account.settle_operation(operation).await?, Settled::Appended(_)))
     }
 }
 

@@ -11,7 +11,8 @@ use rookery_lmtp::{Backing, DeliverError, Delivered, House, LookUpError, Once, P
 use rookery_route::Router;
 use rookery_store::{NewAccount, Store, StoreOptions};
 use rookery_types::{
-    AccountName, Acl, Epoch, Identifier, InternalDate, MailboxPath, NodeId, Rights, Style, UserName,
+    AccountName, Acl, Epoch, Identifier, InternalDate, MailboxPath, NodeId, OperationId, Rights, Style,
+    UserName,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,6 +119,12 @@ async fn a_message_reaches_the_mailbox_it_may_reach() {
         let date = InternalDate::from_unix(1);
         assert_eq!(house.append(id, known.clone(), date, Some(&once), &[]).await, Ok(expected));
     }
+
+    // What was asked about before it came is not stored any more, and that is no failure of the store.
+    let asked = OperationId([7; 16]);
+    assert_eq!(house.settle(entry.id, asked).await, Ok(false));
+    let late = house.append(id, known.clone(), InternalDate::from_unix(1), None, &[asked]).await;
+    assert_eq!(late, Err(DeliverError::GivenUp));
 
     // The detail's mailbox goes away between RCPT and the end of DATA: INBOX gets the message.
     account.delete(id).await.unwrap();

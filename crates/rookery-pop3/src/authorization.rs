@@ -124,7 +124,7 @@ async fn enter(services: &Services, login: Result<Login, AuthError>) -> Outcome 
         Ok(login) => match Maildrop::open(services, login.user).await {
             Ok(Opened::Here(maildrop)) => return Outcome::LoggedIn(maildrop),
             Ok(Opened::Away { user, home }) => return Outcome::Away { user, home },
-            Err(reply) => reply,
+            Err(refusal) => refusal.into_reply(),
         },
         Err(AuthError::Invalid | AuthError::Malformed) => {
             Reply::refused(Code::Auth, "The user or the password is wrong")

@@ -4,6 +4,7 @@
 //! - One command at a time, in order; answers leave before the task waits for the client again.
 //! - Only QUIT enters the UPDATE state. A drain, a silence, a lost connection or a client that is sent away removes
 //!   nothing.
+//! - A session goes on elsewhere between two commands, or with a QUIT that removed nothing.
 //! - The future that waits for a client is small: what a command needs lives in a box of its own, only while the
 //!   command runs.
 
@@ -83,6 +84,8 @@ pub(crate) enum Outcome {
     Away { user: UserName, home: NodeId },
     /// TLS is to begin.
     StartTls,
+    /// It was QUIT, and the account has gone before anything was removed.
+    Moved,
     /// This is the last thing said, and why.
     Close(Reply, &'static str),
     /// An answer broke off in its middle: nothing can be said any more.
@@ -106,16 +109,21 @@ impl Driver {
         self.wire.put(&Reply::ok(format!("{} Rookery POP3 ready", self.services.hostname)));
     }
 
-    /// `login`: the client has logged in at another node.
-    async fn run(mut self, login: Option<Box<SessionHead>>) {
-        match login {
-            None => self.greet(),
-            Some(head) => match Box::pin(self.take_up(*head)).await {
-                Ok(true) => {}
-                // The edge has its client back.
-                Ok(false) => return self.counts.end("refused"),
-                Err(_) => return self.counts.end("lost"),
-            },
+    /// `head`: the client is at another node, and has logged in there, or the session goes on here.
+    async fn run(mut self, head: Option<Box<SessionHead>>) {
+        let begun = match head {
+            None => {
+                self.greet();
+                Ok(true)
+            }
+            Some(head) if head.value_octets.is_some() => Box::pin(self.take_over(*head)).await,
+            Some(head) => Box::pin(self.take_up(*head)).await,
+        };
+        match begun {
+            Ok(true) => {}
+            // The edge has its client back, or asks again.
+            Ok(false) => return self.counts.end("refused"),
+            Err(_) => return self.counts.end("lost"),
         }
         let ended = loop {
             let next = match self.turn().await {
@@ -156,14 +164,19 @@ impl Driver {
 
     /// One thing that came from the client, or the wait for it.
     async fn turn(&mut self) -> Result<Next, IoError> {
+        let kept = self.is_kept();
+        self.wire.suspended |= kept;
         // Also a client that never stops sending has to go.
-        if self.drain.is_draining() || self.wire.leaving {
+        if self.drain.is_draining() && !kept || self.wire.leaving {
             return Ok(self.drained());
         }
         if let State::Transaction(maildrop) = &self.state
             && maildrop.slot().is_ended()
         {
             return Ok(self.closed());
+        }
+        if let Some(whither) = self.leaves() {
+            return Box::pin(self.hand_over(whither, b"")).await;
         }
         match self.wire.decoder.next() {
             Decoded::NeedMore => self.wait().await,
@@ -196,7 +209,7 @@ impl Driver {
         Next::Close("account closed")
     }
 
-    /// Sends what is waiting and waits for the client, or for the server's or the account's end.
+    /// Sends what is waiting and waits for the client, for the server's or the account's end, or for the account to leave.
     async fn wait(&mut self) -> Result<Next, IoError> {
         self.wire.connection.flush().await?;
         let state = &self.state;
@@ -206,10 +219,23 @@ impl Driver {
                 State::Authorization(_) => std::future::pending().await,
             }
         };
+        // Between commands, and nowhere else, can it go on elsewhere.
+        let is_between = self.wire.decoder.is_between();
+        let departed = async {
+            match state {
+                State::Transaction(maildrop) if is_between => maildrop.departed().await,
+                State::Transaction(_) | State::Authorization(_) => std::future::pending().await,
+            }
+        };
+        let suspended = self.wire.suspended;
         tokio::select! {
             biased;
-            () = self.drain.draining() => Ok(self.drained()),
+            () = self.drain.draining(), if !suspended => match self.is_kept() {
+                true => Ok(Next::Go),
+                false => Ok(self.drained()),
+            },
             () = ended => Ok(self.closed()),
+            () = departed => Ok(Next::Go),
             read = self.wire.read() => match read? {
                 true => Ok(Next::Go),
                 false => Ok(Next::Close("closed")),
@@ -226,6 +252,10 @@ impl Driver {
                 return Err(error);
             }
         };
+        if matches!(outcome, Outcome::Moved) {
+            timing.end("moved");
+            return Box::pin(self.quit_elsewhere()).await;
+        }
         self.counts.commands += 1;
         let (result, next) = self.answer(outcome).await?;
         timing.end(result);
@@ -241,7 +271,7 @@ impl Driver {
             }
             (Command::Quit, State::Authorization(_)) => Ok(Outcome::Close(Reply::ok("Bye"), "quit")),
             (Command::Quit, State::Transaction(maildrop)) => {
-                Ok(Outcome::Close(maildrop.update().await, "quit"))
+                Ok(maildrop.update().await.map_or(Outcome::Moved, |reply| Outcome::Close(reply, "quit")))
             }
             (command, State::Authorization(authorization)) => {
                 authorization::obey(wire, services, authorization, command).await
@@ -274,11 +304,9 @@ impl Driver {
             }
             Outcome::Away { user, home } => ("relayed", Next::Away(Box::new((user, home)))),
             Outcome::LoggedIn(maildrop) => {
-                self.logged_in(maildrop.user());
-                self.wire.patience = Patience::Silence(self.services.config.idle_timeout());
                 let (count, octets) = maildrop.count();
                 self.wire.put(&Reply::ok(format!("maildrop has {count} messages ({octets} octets)")));
-                self.state = State::Transaction(maildrop);
+                self.enter(maildrop);
                 ("ok", self.count_bad(false))
             }
             Outcome::StartTls => {
@@ -290,8 +318,17 @@ impl Driver {
                 self.wire.put(&reply);
                 (result_of(&reply), Next::Close(why))
             }
+            // Not before it is said again where the account is.
+            Outcome::Moved => ("moved", Next::Close("moved")),
             Outcome::Broken => ("servererror", Next::Abort),
         })
+    }
+
+    /// The session's TRANSACTION state begins, or goes on here.
+    fn enter(&mut self, maildrop: Box<Maildrop>) {
+        self.logged_in(maildrop.user());
+        self.wire.patience = Patience::Silence(self.services.config.idle_timeout());
+        self.state = State::Transaction(maildrop);
     }
 
     fn logged_in(&mut self, user: &UserName) {

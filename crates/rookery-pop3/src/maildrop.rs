@@ -5,14 +5,25 @@
 //! - A unique-id is UIDVALIDITY and UID, as in IMAP: it is never given to another message.
 //! - Marking changes nothing but this value. [`Maildrop::update`] alone changes the mailbox.
 
+mod handed;
+
 use rookery_auth::{EnterError, SessionSlot};
 use rookery_codec::pop3::{Code, Reply};
 use rookery_route::AccountError;
-use rookery_store::{Mailbox, Message, Messages, StoreError};
+use rookery_store::{Account, Mailbox, Message, Messages, StoreError, Whereabouts};
 use rookery_types::acl::Asker;
-use rookery_types::{AccountName, MailboxPath, NodeId, Rights, UidSet, UidValidity, UserName};
+use rookery_types::{AccountName, Epoch, MailboxPath, NodeId, Rights, UidSet, UidValidity, UserName};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::services::Services;
+
+/// How long an account that is between two nodes is waited for.
+pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it is not looked for again; twice as long each time.
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// A maildrop in the TRANSACTION state.
 pub(crate) struct Maildrop {
@@ -27,6 +38,8 @@ pub(crate) struct Maildrop {
     marked_octets: u64,
     /// Held so that the session counts.
     slot: SessionSlot,
+    /// Where the account is.
+    home: watch::Receiver<Whereabouts>,
 }
 
 /// A message's unique-id (RFC 1939 §7), of 3 to 21 characters.
@@ -44,43 +57,94 @@ pub(crate) enum Opened {
     Away { user: UserName, home: NodeId },
 }
 
+/// Why there is no maildrop, with the answer to the client.
+pub(crate) enum Refusal {
+    /// There may be one in a moment.
+    Later(Reply),
+    /// The account is between two nodes.
+    Moving,
+    /// There is none for this client.
+    Never(Reply),
+}
+
+impl Refusal {
+    /// The answer.
+    pub(crate) fn into_reply(self) -> Reply {
+        match self {
+            Refusal::Later(reply) | Refusal::Never(reply) => reply,
+            Refusal::Moving => not_reached(),
+        }
+    }
+
+    fn of(error: &StoreError) -> Refusal {
+        match error {
+            StoreError::Moved => Refusal::Moving,
+            error => Refusal::Later(failed(error)),
+        }
+    }
+}
+
 impl Maildrop {
-    /// Opens a user's maildrop; `Err` is the answer to the client.
-    pub(crate) async fn open(services: &Services, user: UserName) -> Result<Opened, Reply> {
-        let away = || Reply::refused(Code::SysTemp, "The maildrop cannot be reached at the moment");
-        let account = match services.router.open(&services.store, &AccountName::User(user.clone())).await {
-            Ok(Some(account)) => account,
-            Ok(None) => return Err(away()),
-            Err(AccountError::Elsewhere(home)) => return Ok(Opened::Away { user, home }),
-            Err(error @ AccountError::Unavailable(_)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the directory failed a login");
-                return Err(away());
+    /// Opens the maildrop of a user who has just logged in; one that is between two nodes when it has come to rest.
+    pub(crate) async fn open(services: &Services, user: UserName) -> Result<Opened, Refusal> {
+        let end = Instant::now() + READY_TIMEOUT;
+        let mut pause = PAUSE_FIRST;
+        loop {
+            match Maildrop::open_at_once(services, user.clone()).await {
+                Err(Refusal::Moving) if Instant::now() + pause < end => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                opened => return opened,
             }
-            Err(AccountError::Store(error)) => return Err(failed(&error)),
+        }
+    }
+
+    async fn open_at_once(services: &Services, user: UserName) -> Result<Opened, Refusal> {
+        let account = match account_of(services, &user).await? {
+            Ok(account) => account,
+            Err(home) => return Ok(Opened::Away { user, home }),
         };
-        let slot = services.sessions.enter(account.id(), services.config.sessions_per_account_max);
-        let slot = slot.map_err(|error| match error {
-            EnterError::TooMany => Reply::refused(Code::InUse, "This account has too many sessions"),
-            // While the password was being checked.
-            EnterError::Closed => Reply::refused(Code::SysPerm, "The account is closed at the moment"),
-        })?;
-        let Some(inbox) = account.tree().get(&MailboxPath::inbox()) else { return Err(away()) };
-        let mailbox = account.open(inbox).await.map_err(|error| failed(&error))?;
+        let slot = enter(services, &account, services.config.sessions_per_account_max)?;
+        let inbox = account.tree().get(&MailboxPath::inbox());
+        let inbox = inbox.ok_or_else(|| Refusal::Later(not_reached()))?;
+        let mailbox = account.open(inbox).await.map_err(|error| Refusal::of(&error))?;
         let state = mailbox.now();
         let maildrop = Maildrop {
             user,
             messages: state.messages.clone().unwrap_or_default(),
             uid_validity: state.settings.uid_validity,
             octets: state.summary.octets,
+            home: account.whereabouts(),
             mailbox,
             marked: UidSet::new(),
             marked_count: 0,
             marked_octets: 0,
             slot,
         };
-        match maildrop.may(Rights::READ) {
-            true => Ok(Opened::Here(Box::new(maildrop))),
-            false => Err(Reply::refused(Code::SysPerm, "You may not read the maildrop")),
+        maildrop.opened()
+    }
+
+    fn opened(self) -> Result<Opened, Refusal> {
+        match self.may(Rights::READ) {
+            true => Ok(Opened::Here(Box::new(self))),
+            false => Err(Refusal::Never(Reply::refused(Code::SysPerm, "You may not read the maildrop"))),
+        }
+    }
+
+    /// The node that the account has left for, and since which epoch it is at home there.
+    pub(crate) fn has_left(&self) -> Option<(NodeId, Epoch)> {
+        match *self.home.borrow() {
+            Whereabouts::Here => None,
+            Whereabouts::Left { node, epoch } => Some((node, epoch)),
+        }
+    }
+
+    /// Returns when the account has left for a node that serves it. Safe to cancel.
+    pub(crate) async fn departed(&self) {
+        let mut home = self.home.clone();
+        if home.wait_for(|whereabouts| *whereabouts != Whereabouts::Here).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -157,19 +221,20 @@ impl Maildrop {
     }
 
     /// The UPDATE state (RFC 1939 §6): removes what is marked. A message that another session has removed is no
-    /// error. `+OK` only when all of it is durable.
-    pub(crate) async fn update(&self) -> Reply {
+    /// error. `+OK` only when all of it is durable. None: the account has gone, and nothing was removed here.
+    pub(crate) async fn update(&self) -> Option<Reply> {
         if self.marked.is_empty() {
-            return Reply::ok("Bye");
+            return Some(Reply::ok("Bye"));
         }
         if !self.may(Rights::DELETE_MESSAGES.union(Rights::EXPUNGE)) {
-            return Reply::refused(Code::SysPerm, "You may not remove messages; none was");
+            return Some(Reply::refused(Code::SysPerm, "You may not remove messages; none was"));
         }
         match self.mailbox.remove(&self.marked).await {
-            Ok(_) => Reply::ok("What you deleted is gone; bye"),
+            Ok(_) => Some(Reply::ok("What you deleted is gone; bye")),
+            Err(StoreError::Moved) => None,
             Err(error) => {
                 failed(&error);
-                Reply::refused(Code::SysTemp, "Some deleted messages are not removed")
+                Some(not_removed())
             }
         }
     }
@@ -180,6 +245,42 @@ impl Maildrop {
         let asker = Asker { user: Some(&self.user), groups: &[], owner, administrator: false };
         self.mailbox.now().settings.acl.rights_of(&asker).contains(rights)
     }
+}
+
+/// The account of a user, or the node that it is at home at.
+async fn account_of(services: &Services, user: &UserName) -> Result<Result<Account, NodeId>, Refusal> {
+    match services.router.open(&services.store, &AccountName::User(user.clone())).await {
+        Ok(Some(account)) => Ok(Ok(account)),
+        Ok(None) => Err(Refusal::Later(not_reached())),
+        Err(AccountError::Elsewhere(home)) => Ok(Err(home)),
+        Err(error @ AccountError::Unavailable(_)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the directory failed a login");
+            Err(Refusal::Later(not_reached()))
+        }
+        Err(AccountError::Store(error)) => Err(Refusal::of(&error)),
+    }
+}
+
+/// A place among the account's sessions.
+fn enter(services: &Services, account: &Account, sessions_max: usize) -> Result<SessionSlot, Refusal> {
+    let slot = services.sessions.enter(account.id(), sessions_max);
+    slot.map_err(|error| {
+        Refusal::Never(match error {
+            EnterError::TooMany => Reply::refused(Code::InUse, "This account has too many sessions"),
+            // While the password was being checked.
+            EnterError::Closed => Reply::refused(Code::SysPerm, "The account is closed at the moment"),
+        })
+    })
+}
+
+/// The maildrop is at another node that does not answer, or it is not known where.
+pub(crate) fn not_reached() -> Reply {
+    Reply::refused(Code::SysTemp, "The maildrop cannot be reached at the moment")
+}
+
+/// QUIT could not do all of what DELE has asked for.
+pub(crate) fn not_removed() -> Reply {
+    Reply::refused(Code::SysTemp, "Some deleted messages are not removed")
 }
 
 /// Words for a client about what went wrong in the store, which an operator hears of.

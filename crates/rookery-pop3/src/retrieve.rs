@@ -118,7 +118,8 @@ async fn read_part(reader: &BodyReader, from: u64, octets: usize) -> Result<Byte
     blocking(move || reader.read(from, octets)).await
 }
 
-async fn blocking<T: Send + 'static>(
+/// Reads the disk on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let span = tracing::Span::current();

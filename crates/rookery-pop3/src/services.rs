@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rookery_auth::{Authenticator, CertificateNames, Client, Sessions};
 use rookery_net::{Connection, Networks, ServerTls};
-use rookery_route::{Peers, Router};
+use rookery_route::{Keeper, Peers, Router};
 use rookery_store::Store;
 
 use crate::config::Pop3Config;
@@ -17,6 +17,8 @@ pub struct Services {
     pub router: Router,
     /// The other nodes.
     pub peers: Arc<dyn Peers>,
+    /// Where sessions leave their clients when the server makes room for another program.
+    pub keeper: Keeper,
     /// Who is asking.
     pub authenticator: Arc<Authenticator>,
     /// For STLS and for TLS ports; `None`: there is no certificate.

@@ -2,12 +2,12 @@
 
 use rookery_codec::pop3::{Command, Reply};
 use rookery_net::IoError;
-use rookery_store::{Message, StoreError};
+use rookery_store::Message;
 
 use crate::capability::line;
 use crate::connection::Outcome;
 use crate::maildrop::{Maildrop, failed};
-use crate::retrieve::retrieve;
+use crate::retrieve::{blocking, retrieve};
 use crate::wire::Wire;
 
 /// Does what a client asks that has logged in.
@@ -63,8 +63,7 @@ enum Item {
 async fn listing(wire: &mut Wire, maildrop: &Maildrop, item: Item) -> Result<Outcome, IoError> {
     let messages = maildrop.messages().clone();
     // What cannot be read is found before the list begins: later there is no way to say so.
-    let loaded = tokio::task::spawn_blocking(move || messages.load(&(0..messages.len()))).await;
-    if let Err(error) = loaded.unwrap_or(Err(StoreError::CutOff)) {
+    if let Err(error) = blocking(move || messages.load(&(0..messages.len()))).await {
         return Ok(Outcome::Said(failed(&error)));
     }
     let (count, octets) = maildrop.count();

@@ -20,6 +20,8 @@ pub(crate) struct Wire {
     pub(crate) patience: Patience,
     /// Whether the node that holds the client's socket ends.
     pub(crate) leaving: bool,
+    /// The other half asks for the session's value, to go on from it.
+    pub(crate) suspended: bool,
 }
 
 /// How long the client is waited for.
@@ -33,7 +35,7 @@ pub(crate) enum Patience {
 
 impl Wire {
     pub(crate) fn new(connection: Connection, patience: Patience) -> Wire {
-        Wire { connection, decoder: Decoder::new(), patience, leaving: false }
+        Wire { connection, decoder: Decoder::new(), patience, leaving: false, suspended: false }
     }
 
     /// Adds an answer to the batch.
@@ -61,8 +63,10 @@ impl Wire {
         }
         // Behind a note, if that is what reading has stopped at, it goes on.
         let note = self.connection.pipe().and_then(|pipe| pipe.take_note());
-        if let Some(SessionNote::Leave) = note.clone().and_then(SessionNote::decode) {
-            self.leaving = true;
+        match note.clone().and_then(SessionNote::decode) {
+            Some(SessionNote::Leave) => self.leaving = true,
+            Some(SessionNote::Suspend) => self.suspended = true,
+            _ => {}
         }
         Ok(note.is_some())
     }

@@ -14,7 +14,7 @@ use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_net::{Accepted, ConnId, ConnectionLimits, Drain, Gate, Networks, Peer, ServerTls, Stream};
 use rookery_pop3::{Pop3Config, Services, serve_connection};
-use rookery_route::{NoPeers, Router};
+use rookery_route::{Keeper, NoPeers, Router};
 use rookery_store::{Account, FlagChange, FlagList, NewAccount, NewMessage, Store, StoreOptions};
 use rookery_types::{
     AccountName, Acl, Epoch, Identifier, InternalDate, MailboxPath, Rights, Style, SystemFlags, UidSet,
@@ -73,6 +73,7 @@ impl Site {
             router: Router::new(directory, store.node(), Style::Rookery),
             store,
             peers: Arc::new(NoPeers),
+            keeper: Keeper::default(),
             authenticator: Arc::new(authenticator),
             tls,
             config,

@@ -10,6 +10,7 @@ mod administrators;
 pub mod framed;
 mod keep;
 mod moves;
+pub mod parts;
 mod publications;
 mod registrar;
 mod relay;
@@ -27,7 +28,7 @@ pub use registrar::{AccountTask, Homes, Registrar, RegistrarError};
 pub use relay::{
     BadHead, HEAD_OCTETS_MAX, HandOver, MARK_OCTETS_MAX, Mark, Marked, NoPeers, Opening, PeerError, Peers,
     PipeHead, PipeService, Reaching, Relayed, Reopening, SessionHead, SessionNote, Suspended,
-    VALUE_OCTETS_MAX, Witness, go_on, hand_back, open_from, relay, take_value,
+    VALUE_OCTETS_MAX, Witness, go_on, hand_back, open_from, own_pipe, relay, take_value,
 };
 pub use relocator::{NoRelocator, NotMoved, Relocated, Relocator};
 pub use renames::Renames;

@@ -168,9 +168,20 @@ pub enum MoverError {
     /// It is at home there already.
     #[error("the account is at home at that node already")]
     AlreadyThere,
-    /// There is no such node, or it takes no accounts.
-    #[error("there is no such node, or it takes no accounts")]
+    /// There is no such node.
+    #[error("there is no such node")]
     NoNode,
+    /// The node takes no accounts that it has not got.
+    #[error("the node {name} takes no new accounts: hold is {}", hold.word())]
+    Closed {
+        /// Which.
+        name: Box<str>,
+        /// What it holds.
+        hold: Duty,
+    },
+    /// There is nowhere to go.
+    #[error("no other node takes new accounts")]
+    NoPlace,
     /// It is on its way already.
     #[error("the account is on its way already")]
     OnItsWay,
@@ -395,13 +406,18 @@ impl Mover {
         Ok(())
     }
 
-    /// Moves an account to another node. Once this returns the move is written down, and goes on by itself. An account
-    /// that has just come goes when the directory knows of that.
+    /// Moves an account to another node, if that takes new accounts. Once this returns the move is written down, and goes
+    /// on by itself, whatever the node is told meanwhile. An account that has just come goes when the directory knows of
+    /// that.
     pub async fn begin(&self, account: AccountId, to: NodeId) -> Result<JobId, MoverError> {
         let mut announcing = self.0.announcing.subscribe();
         // If it takes too long, that is said below.
         let announced = announcing.wait_for(|all| !all.contains(&account));
         let _ = tokio::time::timeout(ANNOUNCED_WITHIN, announced).await;
+        // What an operator has just told the other node counts. Without the directory, what is known here does.
+        if let Err(error) = self.0.directory.barrier().await {
+            tracing::debug!(%error, "a move is begun without asking the directory");
+        }
         self.begin_now(account, to).await
     }
 
@@ -409,10 +425,8 @@ impl Mover {
         if to == self.0.here() {
             return Err(MoverError::AlreadyThere);
         }
-        let takes = |hold: Duty| matches!(hold, Duty::On | Duty::Cordon);
-        if !self.0.directory.nodes().await?.iter().any(|node| node.id == to && takes(node.hold)) {
-            return Err(MoverError::NoNode);
-        }
+        let nodes = self.0.directory.nodes().await?;
+        let node = nodes.into_iter().find(|node| node.id == to).ok_or(MoverError::NoNode)?;
         let _turn = self.0.turn.lock().await;
         let record = self.0.store.account_record(account)?.ok_or(MoverError::NotHere)?;
         if self.0.store.job(account)?.is_some() {
@@ -420,6 +434,9 @@ impl Mover {
         }
         if record.state != AccountState::Home {
             return Err(MoverError::NotHere);
+        }
+        if node.hold != Duty::On {
+            return Err(MoverError::Closed { name: node.name, hold: node.hold });
         }
         let job = Job {
             id: JobId(rand::random()),
@@ -520,7 +537,7 @@ impl Mover {
         let mut begun = 0;
         for (account, record) in homes {
             rooms.sort_unstable();
-            let (room, node) = rooms.last_mut().ok_or(MoverError::NoNode)?;
+            let (room, node) = rooms.last_mut().ok_or(MoverError::NoPlace)?;
             // One that has just come is passed over, so that the others do not wait for it.
             match self.begin_now(account, *node).await {
                 Ok(_) => {

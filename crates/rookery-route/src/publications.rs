@@ -298,15 +298,13 @@ impl Shared {
                 self.forget(&ready, store);
                 Ok(())
             }
-            Err(error @ (DirectoryError::Unavailable(_) | DirectoryError::WentBack(_))) => Err(error),
+            Err(error) if error.is_away() => Err(error),
             // Something is wrong with one of them: that one is not to hold up the others.
             Err(_) => {
                 for one in ready {
                     match directory.publish(vec![(one.0, one.2.clone())]).await {
                         Ok(()) => self.forget(&[one], store),
-                        Err(error @ (DirectoryError::Unavailable(_) | DirectoryError::WentBack(_))) => {
-                            return Err(error);
-                        }
+                        Err(error) if error.is_away() => return Err(error),
                         Err(error) => {
                             tracing::error!(%error, account = %one.0.account, "a shared mailbox is not published");
                             self.waiting.lock().refuse(one.0);

@@ -9,6 +9,7 @@
 //! - An account stays in its domain.
 
 use crate::Coming;
+use parking_lot::Mutex;
 use rookery_directory::{AccountState, Directory, DirectoryError, Entry, Home, PAGE_MAX, Verifier};
 use rookery_store::{Account, CommitError, NewAccount, Store, StoreError};
 use rookery_types::{
@@ -50,9 +51,15 @@ pub enum RegistrarError {
     /// No node takes the account, or not the one that was named; why not.
     #[error("{0}")]
     NoPlace(String),
+    /// An account of that name is half made, or half taken apart.
+    #[error("{0} is being made or deleted; try again in a minute")]
+    Busy(AccountName),
     /// Another node, which has or is to have the account, did not do its part.
     #[error("{0}")]
     Away(String),
+    /// Something was begun that goes on by itself, or is undone: that is for the account's home. Why it is not known now.
+    #[error("{0}; it goes on by itself, or is undone: outcome pending")]
+    Pending(String),
 }
 
 /// What the home of an account does when it is made, renamed or taken apart.
@@ -97,6 +104,9 @@ pub trait Homes: Send + Sync + 'static {
         at: Option<&'a str>,
     ) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>>;
 
+    /// Whether an account that comes back, from a backup or from what was deleted, may be at home here; if not, why not.
+    fn takes_here(&self) -> Coming<'_, Result<(), RegistrarError>>;
+
     /// Has another node do something. [`RegistrarError::Away`]: it may have done it.
     fn ask(&self, node: NodeId, task: AccountTask) -> Coming<'_, Result<(), RegistrarError>>;
 }
@@ -123,6 +133,10 @@ impl Homes for OneHome {
         })
     }
 
+    fn takes_here(&self) -> Coming<'_, Result<(), RegistrarError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn ask(&self, node: NodeId, _task: AccountTask) -> Coming<'_, Result<(), RegistrarError>> {
         Box::pin(async move { Err(RegistrarError::Away(format!("node {node} is not linked with"))) })
     }
@@ -137,6 +151,33 @@ pub struct Registrar {
     mailboxes: Vec<(MailboxPath, Vec<SpecialUse>)>,
     /// Held while an account is made for another node, and alone while what is abandoned is given back.
     making: tokio::sync::RwLock<()>,
+    asked: Mutex<Asked>,
+}
+
+/// What other nodes have asked for of accounts that are being made here. A connection that is lost lets a later request
+/// overtake an earlier one, and whoever made the account for nothing gives its name back then.
+#[derive(Default)]
+struct Asked {
+    /// Those that are being made, and how often at once.
+    made: BTreeMap<AccountId, u32>,
+    /// Those that were taken back, and when. None of them is made any more.
+    taken_back: BTreeMap<AccountId, Instant>,
+}
+
+/// An account that is being made, until this is dropped.
+struct BeingMade<'a> {
+    asked: &'a Mutex<Asked>,
+    id: AccountId,
+}
+
+impl Drop for BeingMade<'_> {
+    fn drop(&mut self) {
+        let made = &mut self.asked.lock().made;
+        match made.get_mut(&self.id) {
+            Some(times) if *times > 1 => *times -= 1,
+            _ => drop(made.remove(&self.id)),
+        }
+    }
 }
 
 impl Registrar {
@@ -147,7 +188,8 @@ impl Registrar {
         mailboxes: Vec<(MailboxPath, Vec<SpecialUse>)>,
     ) -> Registrar {
         let homes = Arc::new(OneHome { node: store.node(), store: store.store_id() });
-        Registrar { directory, store, homes, mailboxes, making: tokio::sync::RwLock::default() }
+        let making = tokio::sync::RwLock::default();
+        Registrar { directory, store, homes, mailboxes, making, asked: Mutex::default() }
     }
 
     /// The same, with accounts at other nodes, too.
@@ -174,7 +216,8 @@ impl Registrar {
                 }
             }
             AccountTask::Delete { id } => match self.store.delete_account(id).await {
-                Ok(()) | Err(StoreError::NoAccount) => Ok(()),
+                Ok(()) => Ok(()),
+                Err(StoreError::NoAccount) => self.is_certain(),
                 // With its entry the directory forgets what the account published.
                 Err(StoreError::Commit(CommitError::Unpublished)) => Ok(()),
                 Err(error) => Err(error.into()),
@@ -186,9 +229,18 @@ impl Registrar {
         }
     }
 
+    /// That the store does not have an account is certain unless a write has failed: then the next start tells.
+    fn is_certain(&self) -> Result<(), RegistrarError> {
+        self.store.read_only_because().map_or(Ok(()), |why| Err(RegistrarError::Away(why)))
+    }
+
     /// The same for a node that asks over a link: what is not at home here is not done.
     pub async fn perform_for(&self, task: AccountTask) -> Result<(), RegistrarError> {
         let _making = self.making.read().await;
+        let _being_made = match task {
+            AccountTask::Make { id, .. } => Some(self.being_made(id)),
+            AccountTask::Delete { .. } | AccountTask::Settle { .. } => None,
+        };
         self.directory.barrier().await.map_err(RegistrarError::Directory)?;
         let entry = self.directory.by_id(task.id()).await.map_err(RegistrarError::Directory)?;
         if (entry.home.node, entry.home.store) != (self.store.node(), self.store.store_id()) {
@@ -204,8 +256,32 @@ impl Registrar {
             _ => false,
         };
         match follows {
-            true => self.perform(task).await,
+            true if self.may_overtake(&task, entry.state) => self.perform(task).await,
+            true => Err(RegistrarError::Away("the account is being made, or was taken back".to_owned())),
             false => Err(RegistrarError::Away("the directory says otherwise".to_owned())),
+        }
+    }
+
+    fn being_made(&self, id: AccountId) -> BeingMade<'_> {
+        *self.asked.lock().made.entry(id).or_default() += 1;
+        BeingMade { asked: &self.asked, id }
+    }
+
+    /// Whether nothing else that was asked for of the account is in the way.
+    fn may_overtake(&self, task: &AccountTask, state: AccountState) -> bool {
+        let mut asked = self.asked.lock();
+        match task {
+            AccountTask::Make { id, .. } => !asked.taken_back.contains_key(id),
+            AccountTask::Delete { id } if asked.made.contains_key(id) => false,
+            AccountTask::Delete { id } => {
+                if let AccountState::Reserved { .. } = state {
+                    let now = Instant::now();
+                    asked.taken_back.retain(|_, since| now.duration_since(*since) < ABANDONED);
+                    asked.taken_back.insert(*id, now);
+                }
+                true
+            }
+            AccountTask::Settle { .. } => true,
         }
     }
 
@@ -218,11 +294,17 @@ impl Registrar {
     }
 
     /// The entry of an account that something is to be done with: by an up-to-date copy alone, since in an old one the
-    /// name may be that of another account.
+    /// name may be that of another account. One that is being made may be there a moment later, so nobody is told that
+    /// it does not exist.
     async fn known(&self, name: &AccountName) -> Result<Arc<Entry>, RegistrarError> {
         self.directory.barrier().await.map_err(RegistrarError::Directory)?;
-        let is_made = |entry: &Arc<Entry>| !matches!(entry.state, AccountState::Reserved { .. });
-        self.entry(name).await?.filter(is_made).ok_or_else(|| RegistrarError::NotFound(name.clone()))
+        match self.entry(name).await? {
+            Some(entry) if matches!(entry.state, AccountState::Reserved { .. }) => {
+                Err(RegistrarError::Busy(name.clone()))
+            }
+            Some(entry) => Ok(entry),
+            None => Err(RegistrarError::NotFound(name.clone())),
+        }
     }
 
     /// Makes an account with its first mailboxes, and its domain if that is new. Without a verifier nobody logs in
@@ -297,10 +379,16 @@ impl Registrar {
         let (node, store) = self.homes.place(name, at).await?;
         self.need_domain(name.domain()).await?;
         let home = Home { node, store, epoch: Epoch(1) };
-        self.directory.reserve(name.clone(), home, rand::random()).await.map_err(|error| match error {
-            DirectoryError::Exists(_) => RegistrarError::Exists(name.clone()),
-            error => RegistrarError::Directory(error),
-        })
+        match self.directory.reserve(name.clone(), home, rand::random()).await {
+            Err(DirectoryError::Exists(_)) => {
+                let taken = self.entry(name).await?;
+                Err(match taken.is_some_and(|entry| entry.state.is_unfinished()) {
+                    true => RegistrarError::Busy(name.clone()),
+                    false => RegistrarError::Exists(name.clone()),
+                })
+            }
+            reserved => reserved.map_err(RegistrarError::Directory),
+        }
     }
 
     async fn or_undone(
@@ -308,14 +396,26 @@ impl Registrar {
         entry: &Entry,
         made: Result<(), RegistrarError>,
     ) -> Result<AccountId, RegistrarError> {
-        if made.is_err() {
-            // Best effort: what stays is resolved by its home in a minute, or when that is back. Where the home was not
-            // reached the name stays reserved until then: it may have made the account.
-            if self.at_home(entry.home, AccountTask::Delete { id: entry.id }).await.is_ok() {
-                let _ = self.directory.remove(entry.id).await;
+        let Err(error) = made else { return Ok(entry.id) };
+        // Best effort: what stays is resolved by its home in a minute, or when that is back. Where the home was not
+        // reached the name stays reserved until then: it may have made the account. So does one that is made here and may be
+        // activated by now, while the directory cannot say.
+        let task = AccountTask::Delete { id: entry.id };
+        let undone = match entry.home.node == self.store.node() {
+            true => self.perform_for(task).await,
+            false => self.homes.ask(entry.home.node, task).await,
+        };
+        let removed = match undone {
+            Ok(()) => self.directory.remove(entry.id).await.map_err(RegistrarError::Directory),
+            Err(kept) => Err(kept),
+        };
+        match removed {
+            Ok(()) | Err(RegistrarError::Directory(DirectoryError::NotFound(_))) => Err(error),
+            Err(kept) => {
+                tracing::info!(%error, %kept, account = %entry.name, "an account is left half made");
+                Err(RegistrarError::Pending(error.to_string()))
             }
         }
-        made.map(|()| entry.id)
     }
 
     async fn make(
@@ -344,8 +444,8 @@ impl Registrar {
         Ok(NewAccount { owner: Some(user.clone()), mailboxes, subscriptions })
     }
 
-    /// Deletes an account with its whole tree; the name is free afterwards. Asked again, it finishes what was broken
-    /// off.
+    /// Deletes an account with its whole tree; the name is free afterwards. What is broken off the account's home
+    /// finishes, or this, asked again.
     pub async fn delete(&self, name: &AccountName) -> Result<(), RegistrarError> {
         let entry = self.known(name).await?;
         match entry.state {
@@ -357,14 +457,29 @@ impl Registrar {
         }
         // Of what was lost with its node nothing is left to take apart.
         let removed = self.directory.removed_nodes().await.map_err(RegistrarError::Directory)?;
-        if removed.iter().all(|node| node.id != entry.home.node) {
-            self.at_home(entry.home, AccountTask::Delete { id: entry.id }).await?;
+        let finished = match removed.iter().any(|node| node.id == entry.home.node) {
+            true => Ok(()),
+            false => self.at_home(entry.home, AccountTask::Delete { id: entry.id }).await,
+        };
+        let finished = match finished {
+            Ok(()) => self.directory.remove(entry.id).await.map_err(RegistrarError::Directory),
+            Err(error) => Err(error),
+        };
+        match finished {
+            // Its home has been faster.
+            Ok(()) | Err(RegistrarError::Directory(DirectoryError::NotFound(_))) => Ok(()),
+            Err(error) => Err(RegistrarError::Pending(error.to_string())),
         }
-        self.directory.remove(entry.id).await.map_err(RegistrarError::Directory)
+    }
+
+    /// Whether an account that comes back may be at home here; if not, why not.
+    pub async fn takes_here(&self) -> Result<(), RegistrarError> {
+        self.homes.takes_here().await
     }
 
     /// Brings a deleted account back under a name that is free. It has no password until one is set.
     pub async fn bring_back(&self, id: AccountId, name: &AccountName) -> Result<(), RegistrarError> {
+        self.takes_here().await?;
         if self.entry(name).await?.is_some() {
             return Err(RegistrarError::Exists(name.clone()));
         }
@@ -409,8 +524,8 @@ impl Registrar {
         }
     }
 
-    /// The accounts of this store that are being made: asked at the start, before anybody can make accounts, those that
-    /// were left half made.
+    /// The accounts of this store that are being made or taken apart: asked at the start, before anybody can do that,
+    /// those that were left half done.
     pub async fn own_reservations(&self) -> Result<Vec<Arc<Entry>>, RegistrarError> {
         let (mut own, mut after) = (Vec::new(), None);
         loop {
@@ -422,8 +537,8 @@ impl Registrar {
         }
     }
 
-    /// Ends reservations that nobody is working on any more: an account that the store has becomes active, the others'
-    /// names are given back. May be asked again after it was broken off.
+    /// Ends reservations that nobody is working on any more: an account that the store has becomes active, unless it is
+    /// being deleted; the others' names are given back. May be asked again after it was broken off.
     pub async fn resolve(&self, reservations: &[Arc<Entry>]) -> Result<(), RegistrarError> {
         #[cfg(feature = "sim")]
         if rookery_kv::defect::is_planted(rookery_kv::defect::Defect::LostActivation) {
@@ -441,14 +556,20 @@ impl Registrar {
                 Ok(_) | Err(DirectoryError::NotFound(_)) => continue,
                 Err(error) => return Err(RegistrarError::Directory(error)),
             }
+            if entry.state == AccountState::Deleted {
+                self.perform(AccountTask::Delete { id: entry.id }).await?;
+            }
             let resolved = match self.store.account(entry.id).await {
                 Ok(_) => self.directory.activate(entry.id).await.map(drop),
-                Err(StoreError::NoAccount) => self.directory.remove(entry.id).await,
+                Err(StoreError::NoAccount) => {
+                    self.is_certain()?;
+                    self.directory.remove(entry.id).await
+                }
                 Err(error) => return Err(error.into()),
             };
             match resolved {
                 Ok(()) => {
-                    tracing::info!(account = %entry.name, "resolved an account that was left half made")
+                    tracing::info!(account = %entry.name, state = ?entry.state, "an account was left half done, and is done")
                 }
                 Err(DirectoryError::NotFound(_)) => {}
                 Err(error) => return Err(RegistrarError::Directory(error)),
@@ -465,7 +586,7 @@ impl Registrar {
             match self.resolve(&before).await {
                 Ok(()) => before.clear(),
                 Err(error) => {
-                    tracing::debug!(%error, "accounts that were left half made are not resolved yet")
+                    tracing::debug!(%error, "accounts that were left half done are not resolved yet")
                 }
             }
             sleep(if before.is_empty() { LOOK_EVERY } else { RESOLVE_AGAIN }).await;

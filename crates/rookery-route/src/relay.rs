@@ -15,7 +15,7 @@ mod edge;
 mod home;
 
 pub use edge::{Relayed, Reopening, Suspended, Witness, go_on, open_from, relay};
-pub use home::{HandOver, Opening, hand_back, take_value};
+pub use home::{HandOver, Opening, hand_back, own_pipe, take_value};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rookery_net::{Peer, Pipe, Stream};
@@ -214,6 +214,10 @@ pub enum SessionNote {
         /// Whether it is a question.
         again: bool,
     },
+    /// Of a session to its guest: the command that follows is of a REPLACE whose new message is at another home. A UID
+    /// SEARCH asks for the message that is to go, and is refused unless it may; a UID EXPUNGE takes it away, whatever its
+    /// flags.
+    Replaces,
     /// Of the home, once the edge has done so: what it was sent and has not used, from the start. Several follow one
     /// another.
     Rest(Bytes),
@@ -275,6 +279,7 @@ const UNAUTHENTICATED: u8 = b'U';
 const ENABLED: u8 = b'E';
 const OPERATION: u8 = b'P';
 const OPERATION_AGAIN: u8 = b'Q';
+const REPLACES: u8 = b'X';
 const SUSPEND: u8 = b'S';
 const MOVED: u8 = b'M';
 const VALUE: u8 = b'V';
@@ -299,6 +304,7 @@ impl SessionNote {
             }
             SessionNote::Unauthenticated => octets.put_u8(UNAUTHENTICATED),
             SessionNote::Enabled(switches) => octets.extend_from_slice(&[ENABLED, *switches]),
+            SessionNote::Replaces => octets.put_u8(REPLACES),
             SessionNote::Suspend => octets.put_u8(SUSPEND),
             SessionNote::Moved { node, epoch, octets: value } => {
                 octets.put_u8(MOVED);
@@ -343,6 +349,7 @@ impl SessionNote {
             Some(&REST) => Some(SessionNote::Rest(octets)),
             Some(&UNAUTHENTICATED) => Some(SessionNote::Unauthenticated),
             Some(&ENABLED) => octets.first().map(|switches| SessionNote::Enabled(*switches)),
+            Some(&REPLACES) => Some(SessionNote::Replaces),
             Some(&SUSPEND) => Some(SessionNote::Suspend),
             Some(&MOVED) if octets.len() >= 20 => {
                 let (node, epoch) = (NodeId(octets.get_u64()), Epoch(octets.get_u64()));
@@ -406,7 +413,8 @@ mod tests {
         {
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
-        for note in [SessionNote::Suspend, moved, value, SessionNote::Done, SessionNote::Resumed] {
+        let plain = [SessionNote::Suspend, SessionNote::Replaces, SessionNote::Done, SessionNote::Resumed];
+        for note in plain.into_iter().chain([moved, value]) {
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
         for value in [Marked::Same, Marked::Value(Bytes::from_static(b"{}")), Marked::Nothing] {

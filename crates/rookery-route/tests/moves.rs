@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory};
+use rookery_directory::{DirectCommit, Directory, Duty, EmbeddedDirectory, NodeEdit};
 use rookery_kv::Engine;
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::{Fault, OpKind, SimDisk};
@@ -18,7 +18,7 @@ use rookery_route::{
     PipeService, Reaching, Registrar, Route, Router,
 };
 use rookery_store::check::check;
-use rookery_store::{AccountState, NewMessage, Stage, Store, StoreError, StoreOptions, Whereabouts};
+use rookery_store::{AccountState, FORMAT, NewMessage, Stage, Store, StoreError, StoreOptions, Whereabouts};
 use rookery_types::{
     AccountId, AccountName, Address, InternalDate, MailboxPath, NodeId, Style, SystemFlags, UserName,
 };
@@ -253,7 +253,10 @@ impl World {
                 self.deliver().await;
             }
             self.is_at_one_home();
-            let is_over = self.nodes.iter().all(|node| node.store.jobs().is_ok_and(|jobs| jobs.is_empty()));
+            // What drives a move hears a moment later that it is no more written down.
+            let is_idle = |node: &Node| node.mover.status().is_ok_and(|moves| moves.is_empty());
+            let has_none = |node: &Node| node.store.jobs().is_ok_and(|jobs| jobs.is_empty());
+            let is_over = self.nodes.iter().all(|node| has_none(node) && is_idle(node));
             let is_well = |node: &Node| !node.disk.is_down() && node.store.read_only_because().is_none();
             if is_over && self.nodes.iter().all(is_well) {
                 return;
@@ -367,6 +370,79 @@ async fn accounts_move_whole_whatever_happens() {
 }
 
 /// Everything goes well: what is told of it.
+/// Sends one question to a mover, and hears the kind of the answer and its text.
+async fn answer_to(mover: &Mover, from: NodeId, question: &str) -> (u8, String) {
+    let (mut near, far) = rookery_net::pipe::in_memory(1 << 16);
+    let mover = mover.clone();
+    let serving = tokio::spawn(async move { mover.serve(Box::new(far), from, Drain::new().guard()).await });
+    let length = u32::try_from(question.len()).unwrap().to_be_bytes();
+    near.write_all(&[&length[..], b"J", question.as_bytes()].concat()).await.unwrap();
+    near.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    near.read_to_end(&mut answer).await.unwrap();
+    serving.await.unwrap();
+    (
+        answer.get(4).copied().unwrap_or(0),
+        String::from_utf8_lossy(answer.get(5..).unwrap_or(&[])).into_owned(),
+    )
+}
+
+#[tokio::test]
+async fn an_account_whose_records_a_node_does_not_know_does_not_come() {
+    let mut world = World::new(4, 0).await;
+    world.deliver().await;
+    let [a, b] = [0, 1].map(|at| world.nodes[at].store.node());
+    let of_b = world.nodes[1].mover.clone();
+    // As the directory has it when a move begins.
+    let entry = world.directory.by_id(world.id).await.unwrap();
+    let job = rookery_types::JobId(77);
+    let to = Some(rookery_directory::Moving { node: b, job });
+    world.directory.relocate(world.id, (entry.home, None), (entry.home, to)).await.unwrap();
+    let begin =
+        |more: &str| format!(r#"{{"begin":{{"account":{},"job":77,"epoch":2{more}}}}}"#, world.id.get());
+    let newer = format!(r#","format":{}"#, FORMAT + 1);
+    let (kind, why) = answer_to(&of_b, a, &begin(&newer)).await;
+    assert!(kind == b'E' && why.contains(&format!("formats up to {FORMAT}")), "{why}");
+    assert!(world.nodes[1].store.account_record(world.id).unwrap().is_none(), "something of it is there");
+    // An older node does not say which format it has, a newer one may say more.
+    for more in [String::new(), format!(r#","format":{FORMAT},"more":[1]"#)] {
+        assert_eq!(answer_to(&of_b, a, &begin(&more)).await.0, b'J', "{more}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_takes_no_new_accounts_is_not_moved_to() {
+    let mut world = World::new(3, 0).await;
+    world.deliver().await;
+    let [mover, of_b] = [0, 1].map(|at| world.nodes[at].mover.clone());
+    let [a, b] = [0, 1].map(|at| world.nodes[at].store.node());
+    let told = |node, hold| {
+        let edit = NodeEdit { hold: Some(hold), ..NodeEdit::default() };
+        world.directory.edit_node(node, edit)
+    };
+    for hold in [Duty::Cordon, Duty::Drain, Duty::Off] {
+        told(b, hold).await.unwrap();
+        let refused = mover.begin(world.id, b).await.unwrap_err();
+        assert!(matches!(refused, MoverError::Closed { hold: why, .. } if why == hold), "{refused}");
+        assert!(matches!(mover.drain(Some(b)).await, Err(MoverError::Closed { .. })));
+    }
+    told(b, Duty::On).await.unwrap();
+    // What has begun goes on, and can be waited for.
+    world.between.cut_off.lock().insert(b);
+    let job = mover.begin(world.id, b).await.unwrap();
+    told(b, Duty::Cordon).await.unwrap();
+    let joined = mover.begin_or_join(world.id, b).await.unwrap();
+    assert_eq!(joined, (job, false));
+    world.between.cut_off.lock().clear();
+    let outcome = mover.wait(world.id, job).await.unwrap();
+    assert!(matches!(outcome, MoveOutcome::Moved { .. }), "{outcome:?}");
+    // Nor is it drained to where nobody is to go.
+    for node in [a, world.nodes[2].store.node()] {
+        told(node, Duty::Cordon).await.unwrap();
+    }
+    assert!(matches!(of_b.drain(None).await, Err(MoverError::NoPlace)));
+}
+
 #[tokio::test]
 async fn an_account_moves_and_all_know() {
     let mut world = World::new(1, 0).await;

@@ -1,235 +1,35 @@
 //! Taking messages in: from the wire into a spool, from the spool into mailboxes.
 //!
 //! Invariants:
-//! - A message of up to [`MEMORY_OCTETS_MAX`] waits in memory; a larger one in its own volume, so taking one of
-//!   50 MB takes no more memory than one of half a megabyte.
-//! - ENVELOPE, BODYSTRUCTURE and what else is asked of many messages are found out while the octets come.
 //! - UIDs are given when all octets are there, not when the first comes.
+//! - What must not outlive the messages, nor they it, is done in the same change, and their octets are on the disk
+//!   before that.
+
+mod spool;
+
+pub(crate) use spool::facts_of;
+pub use spool::{Spool, Spooled};
 
 use crate::account::Account;
 use crate::committer::TailEntry;
 use crate::deliveries::{self, Once};
 use crate::error::StoreError;
 use crate::keys;
-use crate::mailbox::{expunge_messages, numbers_for, put_messages};
+use crate::mailbox::{Copied, expunge_messages, numbers_for, put_messages};
 use crate::messages::{KeywordNumbers, Message};
 use crate::operations;
 use crate::quota;
 use crate::readers::Coming;
-use crate::records::{self, Change, ContentRecord, Facts, Held, Summary};
+use crate::records::{self, Change, ContentRecord, Held, Summary};
 use crate::sequencer::Transaction;
-use crate::store::{Store, now_unix};
+use crate::store::now_unix;
 use crate::transit::{self, Arriving, Verdict};
-use crate::volume::{LargeBody, Placed};
-use bytes::Bytes;
+use crate::volume::Placed;
 use rookery_kv::engine::Space;
-use rookery_kv::off_thread;
-use rookery_mime::{Limits, Scanned, Scanner};
 use rookery_types::{
     AccountId, ContentId, InternalDate, Keyword, MailboxId, OperationId, SystemFlags, ThreadId, Uid, UidSet,
     UidValidity,
 };
-use std::ops::Range;
-use std::sync::Arc;
-
-/// Octets of a message that wait in memory.
-const MEMORY_OCTETS_MAX: usize = 512 * 1024;
-/// Messages of more octets are finished on a thread that may block.
-const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
-/// Message-IDs of one message that are looked at for its thread.
-const THREAD_IDS_MAX: usize = 40;
-/// How many of these References may fill: of more, the first and the last ones count, which are the thread's root and
-/// the nearest parents.
-const REFERENCES_MAX: usize = 30;
-
-/// A message on its way in.
-pub struct Spool {
-    store: Store,
-    scanner: Scanner,
-    hasher: blake3::Hasher,
-    memory: Vec<u8>,
-    large: Option<LargeBody>,
-    size: u64,
-    has_nul: bool,
-}
-
-enum Body {
-    Memory(Bytes),
-    Large(LargeBody),
-}
-
-struct Taken {
-    content: ContentId,
-    size: u32,
-    message_id: Option<Box<str>>,
-    facts: Facts,
-    body: Body,
-}
-
-/// A whole message, ready to be appended to any number of mailboxes. Cheap to clone.
-#[derive(Clone)]
-pub struct Spooled(Arc<Taken>);
-
-impl std::fmt::Debug for Spooled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Spooled({}, {} octets)", self.0.content, self.0.size)
-    }
-}
-
-impl Spooled {
-    /// What its octets are.
-    pub fn content(&self) -> ContentId {
-        self.0.content
-    }
-
-    /// How many octets it has.
-    pub fn size(&self) -> u32 {
-        self.0.size
-    }
-
-    /// Some octets of it, fewer at its end; before it has become a message of a mailbox. May read the disk.
-    pub fn read(&self, from: u64, octets: usize) -> Result<Bytes, StoreError> {
-        let end = from.saturating_add(octets as u64);
-        match &self.0.body {
-            Body::Memory(all) => {
-                let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(all.len());
-                Ok(all.slice(at(from)..at(end)))
-            }
-            Body::Large(large) => Ok(large.read(from..end)?.into()),
-        }
-    }
-
-    /// Its Message-ID, if it has one.
-    pub fn message_id(&self) -> Option<&str> {
-        self.0.message_id.as_deref()
-    }
-
-    fn place(&self, store: &Store, account: AccountId) -> Result<Placed, StoreError> {
-        Ok(match &self.0.body {
-            Body::Memory(octets) => store.volumes().append(account, self.0.content, octets)?,
-            Body::Large(large) => large.place(account, self.0.content)?,
-        })
-    }
-}
-
-impl Spool {
-    pub(crate) fn new(store: &Store) -> Spool {
-        Spool {
-            scanner: Scanner::new(Limits::default()),
-            hasher: blake3::Hasher::new_keyed(store.secret()),
-            memory: Vec::new(),
-            large: None,
-            size: 0,
-            has_nul: false,
-            store: store.clone(),
-        }
-    }
-
-    /// Takes the next octets. After an error the spool is of no use any more.
-    pub fn push(&mut self, octets: &[u8]) -> Result<(), StoreError> {
-        let max = self.store.options().message_octets_max.min(u32::MAX.into());
-        self.size = self.size.saturating_add(octets.len() as u64);
-        if self.size > max {
-            return Err(StoreError::TooLarge(max));
-        }
-        self.has_nul = self.has_nul || memchr::memchr(0, octets).is_some();
-        self.scanner.push(octets);
-        self.hasher.update(octets);
-        self.store.count_arriving(octets.len());
-        if self.large.is_none() && self.store.is_full() {
-            return Err(StoreError::NoSpace);
-        }
-        if self.large.is_none() && self.memory.len() + octets.len() > MEMORY_OCTETS_MAX {
-            let mut large = self.store.volumes().begin_large()?;
-            large.push(&std::mem::take(&mut self.memory))?;
-            self.large = Some(large);
-        }
-        match &mut self.large {
-            Some(large) => large.push(octets)?,
-            None => self.memory.extend_from_slice(octets),
-        }
-        Ok(())
-    }
-
-    /// Octets so far.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// The same as [`Spool::finish`], beside the runtime where that may take a while.
-    pub async fn finished(self) -> Result<Spooled, StoreError> {
-        match self.size <= FINISH_INLINE_OCTETS {
-            true => self.finish(),
-            false => off_thread(|| self.finish()).await?,
-        }
-    }
-
-    /// The same as [`Spool::finish_without_nul`], beside the runtime where that may take a while.
-    pub async fn finished_without_nul(self) -> Result<Spooled, StoreError> {
-        match self.size <= FINISH_INLINE_OCTETS {
-            true => self.finish_without_nul(),
-            false => off_thread(|| self.finish_without_nul()).await?,
-        }
-    }
-
-    /// The message is whole. What has NUL becomes one that IMAP and POP3 can carry: parts with NUL are in base64 from
-    /// now on (RFC 3516 §4.4). May read and write the disk.
-    ///
-    /// `Nul` if it stands where no encoding can be put over it.
-    pub fn finish_without_nul(self) -> Result<Spooled, StoreError> {
-        if !self.has_nul {
-            return self.finish();
-        }
-        let Spool { store, scanner, memory, large, .. } = self;
-        let mut made = store.spool();
-        let read = |range: Range<u64>| -> Result<Vec<u8>, StoreError> {
-            if let Some(large) = &large {
-                return Ok(large.read(range)?);
-            }
-            let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(memory.len());
-            Ok(memory.get(at(range.start)..at(range.end)).unwrap_or_default().to_vec())
-        };
-        rookery_mime::without_nul(scanner.finish().structure(), read, |octets| made.push(octets))??;
-        made.finish()
-    }
-
-    /// The message is whole, as it came.
-    pub fn finish(self) -> Result<Spooled, StoreError> {
-        let size = u32::try_from(self.size).map_err(|_| StoreError::TooLarge(u32::MAX.into()))?;
-        let mut content = [0; 16];
-        content.copy_from_slice(&self.hasher.finalize().as_bytes()[..16]);
-        let scanned = self.scanner.finish();
-        let message_id = scanned.facts().message_id.map(String::into_boxed_str);
-        let facts = facts_of(&scanned);
-        let body = match self.large {
-            Some(mut large) => {
-                large.end()?;
-                Body::Large(large)
-            }
-            None => Body::Memory(self.memory.into()),
-        };
-        Ok(Spooled(Arc::new(Taken { content: ContentId(content), size, message_id, facts, body })))
-    }
-}
-
-/// What is kept of a message that has been scanned.
-pub(crate) fn facts_of(scanned: &Scanned) -> Facts {
-    let found = scanned.facts();
-    let (root, parents) = match found.references.split_first() {
-        Some((root, parents)) => (Some(root), parents),
-        None => (None, &[][..]),
-    };
-    let parents = parents.get(parents.len().saturating_sub(REFERENCES_MAX - 1)..).unwrap_or(parents);
-    let message_ids = found.message_id.iter().chain(root).chain(parents).chain(&found.in_reply_to);
-    Facts {
-        envelope: scanned.envelope().into(),
-        body_structure: scanned.bodystructure().into(),
-        body: scanned.body().into(),
-        structure: scanned.structure().encode().into(),
-        sent: found.date,
-        message_ids: message_ids.take(THREAD_IDS_MAX).cloned().collect(),
-    }
-}
 
 /// A message to be put into a mailbox.
 #[derive(Clone, Debug)]
@@ -256,18 +56,30 @@ pub(crate) struct Numbered {
 pub(crate) enum Along<'a> {
     /// Nothing.
     Nothing,
-    /// This message is expunged.
-    InPlaceOf(MailboxId, Uid),
+    /// This message is expunged, and it is remembered what has come of these operations.
+    InPlaceOf(MailboxId, Uid, &'a [OperationId]),
     /// It is remembered that the message was delivered, and what has come of these operations.
     Remembered { once: Option<&'a Once>, operations: &'a [OperationId] },
     /// It is remembered what became of their move.
     Verdict(&'a Arriving<'a>),
+    /// They are copies, of messages with these UIDs, and it is remembered what has come of these operations; unless these
+    /// are all of them, others follow.
+    CopiesOf { from: &'a [Uid], operations: &'a [OperationId], are_all: bool },
+    /// They were messages of a mailbox of another account, with these UIDs, which are about to go there; and it is
+    /// remembered what has come of these operations, with those that came `before`.
+    MovedFrom {
+        source: MailboxId,
+        before: &'a Copied,
+        from: &'a [Uid],
+        operations: &'a [OperationId],
+        are_all: bool,
+    },
 }
 
 impl Along<'_> {
     /// Whether it must not outlive the messages, nor they it.
     fn is_for_good(self) -> bool {
-        matches!(self, Along::InPlaceOf(..) | Along::Verdict(_))
+        matches!(self, Along::InPlaceOf(..) | Along::Verdict(_) | Along::MovedFrom { .. })
     }
 }
 
@@ -294,10 +106,22 @@ impl Account {
         &self,
         to: MailboxId,
         message: NewMessage,
+        old: (MailboxId, Uid),
+    ) -> Result<Option<Appended>, StoreError> {
+        self.replace_as(&[], to, message, old).await
+    }
+
+    /// The same as some operations, as [`Account::append_as`] has them.
+    pub async fn replace_as(
+        &self,
+        operations: &[OperationId],
+        to: MailboxId,
+        message: NewMessage,
         (from, old): (MailboxId, Uid),
     ) -> Result<Option<Appended>, StoreError> {
         self.until_here(from, Some(&UidSet::from_iter([old]))).await?;
-        self.append_along(to, vec![message], Vec::new(), Along::InPlaceOf(from, old)).await
+        let along = Along::InPlaceOf(from, old, operations);
+        self.append_along(to, vec![message], Vec::new(), along).await
     }
 
     /// Puts messages into a mailbox under UIDs that they had before.
@@ -310,7 +134,7 @@ impl Account {
         self.append_along(to, messages, numbers, Along::Nothing).await.map(drop)
     }
 
-    /// What was appended, or what one of the operations came to before. `None`: what is to be replaced is not there, what is to come once has come, or there is a verdict already.
+    /// What was appended, or what one of the operations came to before. `None`: what is to be replaced is not there, what is to come once has come, what is to be copied is, or there is a verdict already.
     pub(crate) async fn append_along(
         &self,
         to: MailboxId,
@@ -345,7 +169,7 @@ impl Account {
                 .transact(|t| {
                     let is_late = match along {
                         Along::Remembered { once, operations } => {
-                            if let Some(appended) = operations::answered(t, self.id(), operations)? {
+                            if let Some(appended) = operations::appended(t, self.id(), operations)? {
                                 return Ok(Some(appended));
                             }
                             match once {
@@ -354,7 +178,23 @@ impl Account {
                             }
                         }
                         Along::Verdict(arriving) => transit::known(t, self.id(), arriving.id)?.is_some(),
-                        Along::Nothing | Along::InPlaceOf(..) => false,
+                        Along::InPlaceOf(_, _, operations) => {
+                            if let Some(appended) = operations::appended(t, self.id(), operations)? {
+                                return Ok(Some(appended));
+                            }
+                            false
+                        }
+                        Along::CopiesOf { operations, .. } => {
+                            operations::copied(t, self.id(), operations)?.is_some()
+                        }
+                        Along::MovedFrom { before, operations, .. } => match before.from.is_empty() {
+                            true => operations::copied(t, self.id(), operations)?.is_some(),
+                            false => {
+                                operations::goes_on(t, self.id(), operations)?;
+                                false
+                            }
+                        },
+                        Along::Nothing => false,
                     };
                     if is_late {
                         return Ok(None);
@@ -369,7 +209,7 @@ impl Account {
                     if is_pending {
                         return Err(StoreError::NoContent);
                     }
-                    if let Along::InPlaceOf(from, old) = along
+                    if let Along::InPlaceOf(from, old, _) = along
                         && !take_out(t, from, old)?
                     {
                         return Ok(None);
@@ -388,7 +228,22 @@ impl Account {
                             let verdict = Verdict::Moved { uid_validity, uids: uids.collect() };
                             transit::remember(t, self.id(), arriving.id, &verdict);
                         }
-                        Along::Nothing | Along::InPlaceOf(..) => {}
+                        Along::InPlaceOf(_, _, operations) => {
+                            operations::remember_appended(t, to, operations, &appended)?;
+                        }
+                        Along::CopiesOf { from, operations, are_all } => {
+                            let Appended { uid_validity, uids } = appended.clone();
+                            let copied = Copied { uid_validity, from: from.to_vec(), to: uids };
+                            operations::remember_copied(t, to, operations, are_all.then_some(&copied))?;
+                        }
+                        Along::MovedFrom { source, before, from, operations, are_all } => {
+                            let mut moved = before.clone();
+                            moved.uid_validity = appended.uid_validity;
+                            moved.from.extend_from_slice(from);
+                            moved.to.extend_from_slice(&appended.uids);
+                            operations::remember_moved(t, (source, to), operations, &moved, are_all)?;
+                        }
+                        Along::Nothing => {}
                     }
                     Ok(Some(appended))
                 })
@@ -520,7 +375,7 @@ fn refer(
         return Ok(());
     }
     let placed = placed.ok_or(StoreError::NoContent)?;
-    let thread = thread_of(t, account.id(), content, &body.0.facts.message_ids)?;
+    let thread = thread_of(t, account.id(), content, &body.facts().message_ids)?;
     let record = ContentRecord {
         locator: placed.locator,
         size: body.size(),
@@ -530,7 +385,7 @@ fn refer(
     };
     t.put_content(content, &record);
     let key = keys::facts(account.id(), content);
-    let value = body.0.facts.encode(&key);
+    let value = body.facts().encode(&key);
     t.put(Space::Content, key.to_vec(), value);
     t.bring(placed, tail(placed.locator));
     Ok(())

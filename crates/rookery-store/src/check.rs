@@ -21,6 +21,7 @@ pub(crate) mod walk;
 
 pub use repair::repair;
 
+use crate::error::StoreError;
 use crate::keys;
 use crate::records::{AccountRecord, AccountState, Settings};
 use crate::store::{FORMAT_WITH_SUMMARIES, Identity, OpenError, last_mark, read_group};
@@ -251,6 +252,26 @@ pub fn homes(engine: &dyn Engine) -> Result<Vec<(AccountId, AccountRecord)>, Che
         homes.extend(record.filter(|record| record.state == AccountState::Home).map(|record| (id, record)));
     }
     Ok(homes)
+}
+
+/// What all records of an account come to that go along when it moves: the same at both homes when it has, until one
+/// of them is changed.
+pub fn digest(engine: &dyn Engine, id: AccountId) -> Result<[u8; 16], StoreError> {
+    let snapshot = engine.snapshot();
+    crate::travel::digest_of_all(&*snapshot, id)
+}
+
+/// The same of each account that this store is or was the home of, with its own record; damaged records are passed over.
+pub fn digests(engine: &dyn Engine) -> Result<Vec<(AccountId, AccountRecord, [u8; 16])>, StoreError> {
+    let mut digests = Vec::new();
+    for id in accounts(engine)? {
+        let key = keys::account_record(id);
+        let value = engine.get(Space::Account, &key)?;
+        if let Some(record) = value.and_then(|value| AccountRecord::decode(&key, &value).ok()) {
+            digests.push((id, record, digest(engine, id)?));
+        }
+    }
+    Ok(digests)
 }
 
 /// The mailboxes of accounts at home here whose ACLs speak of others than the owner, by their records; damaged ones

@@ -54,6 +54,7 @@ pub use error::StoreError;
 pub use mailbox::{Copied, FlagChange, FlagList, KEYWORDS_MAX, Mailbox, Stored};
 pub use messages::{Difference, Iter, KeywordNumbers, Message, Messages};
 pub use noted::Noted;
+pub use operations::Settled;
 pub use publish::{Outbox, Publisher, Seen, SeenChange};
 pub use quota::{QUOTA_ROOTS_MAX, Quota};
 pub use reading::{BodyReader, Whole};

@@ -309,6 +309,11 @@ impl Mailbox {
         Ok(gone)
     }
 
+    /// Waits until none of these messages is in transit to another home, but not for long.
+    pub async fn until_here(&self, uids: &UidSet) -> Result<(), StoreError> {
+        self.account.until_here(self.cell.id, Some(uids)).await
+    }
+
     /// Expunges messages whatever their flags; tells which. A UID without a message is no error.
     pub async fn remove(&self, uids: &UidSet) -> Result<UidSet, StoreError> {
         let mut gone = UidSet::new();

@@ -7,7 +7,7 @@ mod message;
 pub use content::{ContentRecord, Facts, Locator};
 pub(crate) use content::{decode_thread, encode_thread};
 pub use mailbox::{Held, Settings, Summary};
-use message::decode_uids;
+pub(crate) use message::decode_uids;
 pub(crate) use message::{
     checksum_of, decode_chunk, decode_chunk_summary, decode_deleted_mailbox, decode_delta, decode_expunged,
     decode_tombstone, encode_chunk, encode_chunk_summary, encode_deleted_mailbox, encode_delta,

@@ -13,6 +13,7 @@
 //! - What is released stays so, through crashes as well: every change of it is refused with [`StoreError::Moved`], and
 //!   nothing was changed by what is refused so.
 
+mod forget;
 mod frames;
 mod gate;
 mod jobs;
@@ -23,14 +24,15 @@ mod tap;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use forget::forget_moved;
 pub use frames::FRAME_OCTETS_MAX;
 pub(crate) use gate::Gate;
 pub use gate::{CommandGuard, Frozen};
 pub use jobs::{Job, Stage};
 pub(crate) use jobs::{job_of, read_job};
-pub(crate) use ranges::SPACES;
+pub(crate) use ranges::{SPACES, digest_of_all};
 pub use receive::Incoming;
-pub(crate) use receive::{Berths, forget_moved, relocate};
+pub(crate) use receive::{Berths, relocate};
 pub use send::{Exchange, Outgoing, SendError};
 pub(crate) use tap::Taps;
 

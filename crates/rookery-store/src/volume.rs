@@ -3,7 +3,8 @@
 //! Layout of a volume `v%08x.vol`: a file header of [`FILE_HEADER`] octets, then records, each at a multiple of 8:
 //! a record header of [`RECORD_HEADER`] octets and the stored octets. `docs/store-format.md` has every field.
 //!
-//! What arrives is written as it is into one volume, and compaction writes what it keeps, packed, into another.
+//! What arrives is written as it is into one volume, and compaction writes what it keeps, packed, into another: `lanes`
+//! is how. Here is which volumes there are, how they come, are found again and go.
 //!
 //! Invariants:
 //! - A record is never changed once it is referred to; space is won back by writing what lives elsewhere and
@@ -13,6 +14,7 @@
 //! - A volume has in itself all that is needed to read its records.
 
 mod header;
+mod lanes;
 mod large;
 mod packing;
 mod record;
@@ -28,15 +30,15 @@ pub(crate) use packing::{DICTIONARY_RECORD_MAX, FRAME_OCTETS, Packer, train};
 pub(crate) use record::{Record, Wanted};
 
 use crate::records::Locator;
+use lanes::{Lane, PackedLane};
 use parking_lot::Mutex;
-use record::{Buffers, Dictionary, dictionary_id};
+use record::{Buffers, Dictionary};
 use rookery_kv::files::{FileLayer, VolumeFile};
-use rookery_types::{AccountId, ContentId, StoreId};
+use rookery_types::StoreId;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use zstd_safe::CDict;
 
 /// Volumes whose files are kept open.
 const OPEN_MAX: usize = 256;
@@ -118,38 +120,6 @@ pub(crate) struct Placed {
     pub(crate) stored: u32,
 }
 
-struct Current {
-    volume: Arc<Volume>,
-    end: u64,
-}
-
-/// A volume that is being written, or could be again.
-#[derive(Default)]
-struct Lane {
-    current: Option<Current>,
-    /// The last such volume of an earlier run, if it has room left.
-    resumable: Option<u32>,
-}
-
-impl Lane {
-    fn is(&self, number: u32) -> bool {
-        self.resumable == Some(number)
-            || self.current.as_ref().is_some_and(|current| current.volume.number == number)
-    }
-
-    fn forget(&mut self, number: u32) {
-        self.resumable = self.resumable.filter(|resumable| *resumable != number);
-    }
-}
-
-/// The volume that compaction writes, with what packs for it.
-#[derive(Default)]
-struct PackedLane {
-    lane: Lane,
-    /// The dictionary of the current volume.
-    dictionary: Option<(u16, CDict<'static>)>,
-}
-
 /// All volumes of a store.
 pub(crate) struct Volumes {
     files: Arc<dyn FileLayer>,
@@ -188,13 +158,12 @@ impl Volumes {
             unpackers: packing::Unpackers::default(),
         };
         for number in numbers.into_iter().rev().take(RESUME_LOOKS) {
-            let lane = match volumes.purpose(number) {
-                Ok(Some(Purpose::Arrivals)) => &mut volumes.arrivals.get_mut().resumable,
-                Ok(Some(Purpose::Packed)) => &mut volumes.packed.get_mut().lane.resumable,
+            match volumes.purpose(number) {
+                Ok(Some(Purpose::Arrivals)) => volumes.arrivals.get_mut().found(number),
+                Ok(Some(Purpose::Packed)) => volumes.packed.get_mut().lane.found(number),
                 // One that cannot be read is not written either.
-                _ => continue,
-            };
-            lane.get_or_insert(number);
+                _ => {}
+            }
         }
         Ok(volumes)
     }
@@ -213,12 +182,6 @@ impl Volumes {
         let mut numbers: Vec<u32> = self.files.list()?.iter().filter_map(|name| number(name)).collect();
         numbers.sort_unstable();
         Ok(numbers)
-    }
-
-    /// Whether a volume is one of those that records are added to.
-    pub(crate) fn is_current(&self, number: u32) -> bool {
-        let arrives = self.arrivals.lock().is(number);
-        arrives || self.packed.lock().lane.is(number)
     }
 
     /// Whether somebody writes to a volume, or has written a record that no durable change refers to yet.
@@ -323,183 +286,6 @@ impl Volumes {
         Ok(volume)
     }
 
-    /// The last volume of an earlier run, from behind all that a crash may have left in it.
-    fn resume(&self, lane: &mut Lane) -> Result<(), VolumeError> {
-        let Some(number) = lane.resumable.take() else { return Ok(()) };
-        let volume = self.volume(number)?;
-        let len = volume.file.len().map_err(|e| volume.io(e))?;
-        // A crash may have left a header whose octets were not written. What came behind it would be taken for these.
-        let mut is_torn = false;
-        if len < self.roll_octets {
-            self.scan_closely(number, |offset, header| {
-                is_torn |= offset.saturating_add(RECORD_HEADER).saturating_add(header.stored) > len;
-            })?;
-        }
-        if len < self.roll_octets && !is_torn {
-            lane.current = Some(Current { volume, end: aligned(len.max(FILE_HEADER)) });
-        }
-        Ok(())
-    }
-
-    /// Takes room for a record at the end of the current volume, beginning a new one when it is full.
-    fn reserve(&self, octets: u64) -> Result<(Arc<Volume>, u64), VolumeError> {
-        let mut lane = self.arrivals.lock();
-        if lane.current.is_none() {
-            self.resume(&mut lane)?;
-        }
-        if lane.current.as_ref().is_none_or(|current| current.end >= self.roll_octets) {
-            lane.current = Some(Current { volume: self.create(Purpose::Arrivals)?, end: FILE_HEADER });
-        }
-        take_room(lane.current.as_mut(), octets)
-    }
-
-    /// Ends the volume of arrivals, if it has as many octets, so that it can be packed.
-    pub(crate) fn end_arrivals(&self, octets_min: u64) -> Result<(), VolumeError> {
-        let mut lane = self.arrivals.lock();
-        if lane.current.is_none() {
-            self.resume(&mut lane)?;
-        }
-        if lane.current.as_ref().is_some_and(|current| current.end >= octets_min.max(FILE_HEADER + 1)) {
-            lane.current = None;
-        }
-        Ok(())
-    }
-
-    /// Writes a message's octets; they are durable after a [`Volume::sync`].
-    pub(crate) fn append(
-        &self,
-        account: AccountId,
-        content: ContentId,
-        body: &[u8],
-    ) -> Result<Placed, VolumeError> {
-        self.used(body.len() as u64);
-        let header = content_header(account, content, body);
-        let (volume, offset) = self.reserve(RECORD_HEADER + body.len() as u64)?;
-        write(volume, offset, &header, body)
-    }
-
-    /// Writes into a volume that is being written that the engine had made `group` durable.
-    pub(crate) fn mark(&self, group: u64, number: u32) -> Result<(), VolumeError> {
-        let mut content = [0; 16];
-        content[..8].copy_from_slice(&group.to_le_bytes());
-        let header = RecordHeader {
-            kind: RecordKind::Mark,
-            account: 0,
-            content: ContentId(content),
-            coding: Coding::Raw,
-            stored: 0,
-            plain: 0,
-            crc: 0,
-        };
-        let room = |lane: &mut Lane| {
-            let current = lane.current.as_mut().filter(|current| current.volume.number == number);
-            current.map(|current| take_room(Some(current), RECORD_HEADER)).transpose()
-        };
-        let mut here = room(&mut self.arrivals.lock())?;
-        if here.is_none() {
-            here = room(&mut self.packed.lock().lane)?;
-        }
-        match here {
-            Some((volume, offset)) => write(volume, offset, &header, &[]).map(drop),
-            None => Ok(()),
-        }
-    }
-
-    /// Makes sure that there is a volume for what is packed. A new one gets the dictionary that `train` makes.
-    pub(crate) fn begin_packing(&self, train: impl FnOnce() -> Option<Vec<u8>>) -> Result<(), VolumeError> {
-        let mut packed = self.packed.lock();
-        if packed.lane.current.is_none() {
-            self.resume(&mut packed.lane)?;
-            if let Some(current) = &packed.lane.current {
-                let found = current.volume.dictionary()?;
-                packed.dictionary =
-                    found.and_then(|known| Some((known.id, packing::for_packing(&known.octets)?)));
-            }
-        }
-        if packed.lane.current.as_ref().is_some_and(|current| current.end < self.roll_octets) {
-            return Ok(());
-        }
-        let previous = match &packed.lane.current {
-            Some(current) => current.volume.dictionary()?,
-            None => None,
-        };
-        let dictionary = train().or_else(|| previous.map(|known| known.octets.clone()));
-        // It is a small part of what a volume holds.
-        let dictionary = dictionary.filter(|octets| octets.len() as u64 * 16 < self.roll_octets);
-        let volume = self.create(Purpose::Packed)?;
-        let mut end = FILE_HEADER;
-        packed.dictionary = None;
-        if let Some(octets) = dictionary
-            && let Some(pack) = packing::for_packing(&octets)
-        {
-            let crc = crc32c::crc32c(&octets);
-            let header = RecordHeader {
-                kind: RecordKind::Dictionary,
-                account: 0,
-                content: ContentId([0; 16]),
-                coding: Coding::Raw,
-                stored: octets.len() as u64,
-                plain: octets.len() as u64,
-                crc,
-            };
-            // Twice: without it nothing here could be read.
-            for _ in 0..2 {
-                write(volume.clone(), end, &header, &octets)?;
-                end = aligned(end + RECORD_HEADER + octets.len() as u64);
-            }
-            packed.dictionary = Some((dictionary_id(crc), pack));
-        }
-        packed.lane.current = Some(Current { volume, end });
-        Ok(())
-    }
-
-    /// Writes a message's octets for good, packed if that makes them smaller and is wanted. After
-    /// [`Volumes::begin_packing`]; they are durable after a [`Volume::sync`].
-    pub(crate) fn append_packed(
-        &self,
-        account: AccountId,
-        content: ContentId,
-        body: &[u8],
-        packer: Option<&mut Packer>,
-    ) -> Result<Placed, VolumeError> {
-        let mut packed = self.packed.lock();
-        let mut header = content_header(account, content, body);
-        let mut framed = Vec::new();
-        let mut stored = body;
-        match packer {
-            None => {}
-            Some(packer) if body.len() > FRAME_OCTETS => {
-                let mut table = packing::Table::default();
-                for frame in body.chunks(FRAME_OCTETS) {
-                    let octets = packer.pack(frame, None);
-                    let is_packed = octets.is_some();
-                    let octets = octets.unwrap_or(frame);
-                    table.add(octets.len(), frame.len(), is_packed, crc32c::crc32c(octets));
-                    framed.extend_from_slice(octets);
-                }
-                if table.0.iter().any(|frame| frame.is_packed) {
-                    let table = table.encode();
-                    header.coding = Coding::Framed;
-                    header.crc = crc32c::crc32c(&table);
-                    framed.extend_from_slice(&table);
-                    stored = &framed;
-                }
-            }
-            Some(packer) => {
-                let dictionary = packed.dictionary.as_ref();
-                if let Some(octets) = packer.pack(body, dictionary.map(|(_, dictionary)| dictionary)) {
-                    header.coding = dictionary.map_or(Coding::Zstd, |(id, _)| Coding::WithDictionary(*id));
-                    header.crc = crc32c::crc32c(octets);
-                    stored = octets;
-                }
-            }
-        }
-        header.stored = stored.len() as u64;
-        let (volume, offset) = take_room(packed.lane.current.as_mut(), RECORD_HEADER + stored.len() as u64)?;
-        drop(packed);
-        write(volume, offset, &header, stored)
-    }
-
     /// Visits the headers of all records of a volume in order, with where they begin, stepping over garbage.
     /// Does not check bodies.
     pub(crate) fn scan(
@@ -569,40 +355,6 @@ fn remember(open: &mut HashMap<u32, Arc<Volume>>, volume: &Arc<Volume>) {
         open.retain(|_, volume| Arc::strong_count(volume) > 1);
     }
     open.insert(volume.number, volume.clone());
-}
-
-fn content_header(account: AccountId, content: ContentId, body: &[u8]) -> RecordHeader {
-    RecordHeader {
-        kind: RecordKind::Content,
-        account: account.get(),
-        content,
-        coding: Coding::Raw,
-        stored: body.len() as u64,
-        plain: body.len() as u64,
-        crc: crc32c::crc32c(body),
-    }
-}
-
-fn take_room(current: Option<&mut Current>, octets: u64) -> Result<(Arc<Volume>, u64), VolumeError> {
-    // Every caller has put one there.
-    let missing = || VolumeError::Io { volume: 0, source: io::ErrorKind::NotFound.into() };
-    let current = current.ok_or_else(missing)?;
-    let offset = current.end;
-    current.end = aligned(offset.saturating_add(octets));
-    Ok((current.volume.clone(), offset))
-}
-
-fn write(
-    volume: Arc<Volume>,
-    offset: u64,
-    header: &RecordHeader,
-    body: &[u8],
-) -> Result<Placed, VolumeError> {
-    let mut record = Vec::with_capacity(RECORD_HEADER as usize + body.len());
-    record.extend_from_slice(&header.encode());
-    record.extend_from_slice(body);
-    volume.file.write_at(&record, offset).map_err(|e| volume.io(e))?;
-    Ok(placed(volume, offset, record.len() as u64))
 }
 
 fn placed(volume: Arc<Volume>, offset: u64, octets: u64) -> Placed {

@@ -7,6 +7,7 @@ use rookery_directory::Home;
 use rookery_directory::published::{self, Shared};
 use rookery_directory::repair::Stored;
 use rookery_store::AccountRecord;
+use rookery_store::AccountState;
 use rookery_store::Settings;
 use rookery_store::check::{check, homes, repair, shared_mailboxes};
 use rookery_types::{AccountId, AccountName};
@@ -14,15 +15,18 @@ use serde_json::{Value, json};
 
 use crate::cli::Check;
 use crate::config::Config;
+use crate::data::Folder;
 use crate::exit::{Failure, Kind};
 use crate::output::{self, Bar};
-use crate::serve::Folder;
 
 /// Verifies, prints what was found; exit code 7 if that is damage.
 pub(crate) async fn run(config: &Config, options: Check) -> Result<(), Failure> {
     let (rows, end) = match Client::connect(&config.admin_socket()).await {
         Ok(_) if options.repair => {
             return Err(Failure::new(Kind::InUse, "the server runs; stop it to repair"));
+        }
+        Ok(_) if options.digests => {
+            return Err(Failure::new(Kind::InUse, "the server runs; stop it for digests"));
         }
         Ok(mut client) => {
             let mut bar = Bar::new();
@@ -47,6 +51,15 @@ async fn offline(config: &Config, options: Check) -> Result<(), Failure> {
         return Err(Failure::new(Kind::NotFound, text));
     }
     let folder = Folder::open(config).await?;
+    if options.digests {
+        let work = tokio::task::spawn_blocking(move || digests(&*folder.engine));
+        let digests = work.await.map_err(|error| Failure::failed(error.to_string()))??;
+        match options.json.json {
+            true => output::json(&json!(digests)),
+            false => digests.iter().for_each(|digest| output::line(&digest.to_string())),
+        }
+        return Ok(());
+    }
     let domain = config.default_domain.clone();
     let work = tokio::task::spawn_blocking(move || look(&folder, options.repair, &domain));
     let found = work.await.map_err(|error| Failure::failed(error.to_string()))??;
@@ -70,6 +83,45 @@ async fn offline(config: &Config, options: Check) -> Result<(), Failure> {
     if found.left.is_empty() { Ok(()) } else { Err(Failure::new(Kind::Damage, "")) }
 }
 
+/// What the store has of an account.
+#[derive(serde::Serialize)]
+struct Digest {
+    account: u64,
+    user: Option<String>,
+    /// `home`; `left` of one that is at another node now.
+    state: &'static str,
+    /// Its epoch at its home.
+    epoch: u64,
+    digest: String,
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Digest { account, user, state, epoch, digest } = self;
+        let user = user.as_deref().unwrap_or("shared");
+        write!(f, "{digest}  {state} in epoch {epoch}  account {account}, {user}")
+    }
+}
+
+/// Of the accounts that are at home here, or have gone from here.
+fn digests(engine: &dyn rookery_kv::Engine) -> Result<Vec<Digest>, Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::failed(crate::exit::with_causes(error));
+    let all = rookery_store::check::digests(engine).map_err(|error| failed(&error))?;
+    Ok(all
+        .into_iter()
+        .filter_map(|(id, record, digest)| {
+            let (state, epoch) = match record.state {
+                AccountState::Home => ("home", record.epoch),
+                AccountState::Released(to) | AccountState::Moved(to) => ("left", to.epoch),
+                AccountState::Deleted | AccountState::Receiving(_) | AccountState::Ready(_) => return None,
+            };
+            let digest = digest.iter().map(|octet| format!("{octet:02x}")).collect();
+            let user = record.owner.map(|user| user.to_string());
+            Some(Digest { account: id.get(), user, state, epoch: epoch.0, digest })
+        })
+        .collect())
+}
+
 /// What a check, or a repair, came to.
 struct Found {
     /// What was found and what became of it.
@@ -79,7 +131,7 @@ struct Found {
 }
 
 fn look(folder: &Folder, mend: bool, default_domain: &str) -> Result<Found, Failure> {
-    let failed = |error: &dyn std::error::Error| Failure::failed(crate::serve::with_causes(error));
+    let failed = |error: &dyn std::error::Error| Failure::failed(crate::exit::with_causes(error));
     let engine = &*folder.engine;
     let mut found = Found { mended: Vec::new(), left: Vec::new() };
     if mend {
@@ -112,7 +164,7 @@ fn look(folder: &Folder, mend: bool, default_domain: &str) -> Result<Found, Fail
 /// The store's mailboxes that others may see.
 fn shared(engine: &dyn rookery_kv::Engine) -> Result<Vec<Shared>, Failure> {
     let shared = shared_mailboxes(engine);
-    let shared = shared.map_err(|error| Failure::failed(crate::serve::with_causes(&error)))?;
+    let shared = shared.map_err(|error| Failure::failed(crate::exit::with_causes(&error)))?;
     let one = |(mailbox, settings)| {
         let Settings { path, acl, special_use, .. } = settings;
         Shared { mailbox, path, acl, special_use }
@@ -122,7 +174,7 @@ fn shared(engine: &dyn rookery_kv::Engine) -> Result<Vec<Shared>, Failure> {
 
 /// The accounts of the store.
 fn here(engine: &dyn rookery_kv::Engine) -> Result<BTreeSet<AccountId>, Failure> {
-    let homes = homes(engine).map_err(|error| Failure::failed(crate::serve::with_causes(&error)))?;
+    let homes = homes(engine).map_err(|error| Failure::failed(crate::exit::with_causes(&error)))?;
     Ok(homes.into_iter().map(|(id, _)| id).collect())
 }
 

@@ -82,3 +82,22 @@ impl From<CallError> for Failure {
         }
     }
 }
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Something that fits no other kind, and what caused it.
+pub(crate) fn failed(what: impl fmt::Display, error: &dyn std::error::Error) -> Failure {
+    Failure::failed(format!("{what}: {}", with_causes(error)))
+}

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rookery_kv::Engine;
 use rookery_net::{ConnId, Drain, Handover, Held};
-use rookery_route::{Keeper, Kept, Relayed, Reopening};
+use rookery_route::{Keeper, Kept, PipeService, Relayed, Reopening};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -160,18 +160,22 @@ async fn go_on(kept: Kept, successor: Successor, drain: Drain) {
     let reopening = Reopening { peers: &successor, service, head: &head, keeper: &keeper };
     let id = ConnId::carried(head.trace);
     let relayed = rookery_route::go_on(&mut client, session, &drain.guard(), reopening).await;
-    match relayed {
-        Relayed::Ended | Relayed::ClientGone => tracing::info!(%id, "the client has left"),
+    let bye: &[u8] = match relayed {
+        Relayed::Ended | Relayed::ClientGone => {
+            tracing::info!(%id, "the client has left");
+            b""
+        }
         Relayed::Lost(error) | Relayed::NeverBegan(error) => {
             tracing::info!(%id, %error, "a session does not go on");
-            let bye = b"* BYE [UNAVAILABLE] Your mailboxes cannot be reached any more\r\n";
-            // It may be the client that is lost.
-            let _ = client.write_all(bye).await;
+            b"* BYE [UNAVAILABLE] Your mailboxes cannot be reached any more\r\n"
         }
         // Nobody logs in anew here, where no accounts are known.
-        Relayed::Unauthenticated(_) | Relayed::Suspended(_) => {
-            let _ = client.write_all(b"* BYE [UNAVAILABLE] Connect again\r\n").await;
-        }
+        Relayed::Unauthenticated(_) | Relayed::Suspended(_) => b"* BYE [UNAVAILABLE] Connect again\r\n",
+    };
+    // POP3 has no word for it, and may be in the middle of a message.
+    if service != PipeService::Pop3 {
+        // It may be the client that is lost.
+        let _ = client.write_all(bye).await;
     }
     let _ = client.shutdown().await;
 }

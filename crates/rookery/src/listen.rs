@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use rookery_net::{BindError, Held, Inherited, ListenOptions, ListenSpec, Listener, Local};
 
 use crate::config::Config;
+use crate::exit::with_causes;
 use crate::exit::{Failure, Kind};
-use crate::serve::with_causes;
 
 /// Where a running server is reached.
 #[derive(Clone, Debug, Default)]

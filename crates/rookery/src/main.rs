@@ -1,13 +1,16 @@
 //! The program: command line, configuration, wiring, signals.
 
 mod admin;
+mod certificates;
 mod check;
 mod cli;
 mod client;
 mod cluster;
 mod config;
+mod data;
 mod demo;
 mod directory_client;
+mod entrances;
 mod exit;
 mod export;
 mod imap;
@@ -31,6 +34,7 @@ mod restart;
 mod saved;
 mod secret;
 mod serve;
+mod signals;
 mod succession;
 mod top;
 

@@ -6,7 +6,7 @@ use rookery_mta::socketmap::LookUps;
 use rookery_net::{Drain, Gate, Listener, Service};
 use tokio::task::JoinSet;
 
-use crate::serve::Data;
+use crate::data::Data;
 
 /// Serves the listeners until the drain ends.
 pub(crate) fn spawn(

@@ -1,7 +1,7 @@
 //! The running node: what its parts share, and what administrators ask of accounts.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rookery_auth::{
     AccountState as LoginState, Accounts, Authenticator, CatchUp, Credential, LookUp, LookUpError, Sessions,
@@ -95,11 +95,13 @@ impl Accounts for DirectoryAccounts {
 
     fn catch_up(&self) -> CatchUp<'_> {
         Box::pin(async move {
-            let until = Instant::now() + REFUSED_WAITS;
+            let asked = async {
+                while self.directory.barrier().await.is_err() {
+                    tokio::time::sleep(ASKED_AGAIN).await;
+                }
+            };
             // Where it cannot be asked the copy's word counts.
-            while self.directory.barrier().await.is_err() && Instant::now() < until {
-                tokio::time::sleep(ASKED_AGAIN).await;
-            }
+            let _ = tokio::time::timeout(REFUSED_WAITS, asked).await;
         })
     }
 
@@ -159,6 +161,9 @@ impl From<RegistrarError> for NodeError {
             RegistrarError::Store(error) => error.into(),
             RegistrarError::NoPlace(why) => NodeError::Away(why),
             RegistrarError::Away(why) => NodeError::Away(why),
+            error @ (RegistrarError::Pending(_) | RegistrarError::Busy(_)) => {
+                NodeError::Away(error.to_string())
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ pub(crate) fn services(config: &Config, parts: &Parts) -> Result<Services, Failu
         store: parts.node.store.clone(),
         router: parts.router.clone(),
         peers: Arc::clone(&parts.peers),
+        keeper: parts.keeper.clone(),
         authenticator: Arc::clone(&parts.node.authenticator),
         tls: parts.tls.clone(),
         config: config.pop3.clone(),

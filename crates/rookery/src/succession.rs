@@ -112,6 +112,7 @@ pub(crate) async fn serve(listener: UnixListener, heirs: Heirs, drain: Drain) {
     let mut sessions = JoinSet::new();
     loop {
         let accepted = tokio::select! {
+            biased;
             () = drain.draining() => break,
             accepted = listener.accept() => accepted,
             Some(_) = sessions.join_next() => continue,
@@ -155,6 +156,9 @@ impl Heirs {
         let Ok(session) = SessionHead::decode(&head) else {
             return tracing::warn!("a session to be taken over has no head");
         };
+        if drain.is_draining() {
+            return tracing::debug!("a session that comes now is left to the next program");
+        }
         let id = ConnId::carried(session.trace);
         let span = tracing::info_span!("conn", %id, protocol = service.name(), peer = %session.peer());
         let run = async move {
@@ -188,8 +192,13 @@ impl Heirs {
             let note = if self.keeper.is_open() { SessionNote::Suspend } else { SessionNote::Leave };
             note.encode()
         };
-        if let Err(error) = join(&mut near, &mut *far, last).await {
-            tracing::debug!(%error, "a session that was passed on is lost");
+        tokio::select! {
+            joined = join(&mut near, &mut *far, last) => {
+                if let Err(error) = joined {
+                    tracing::debug!(%error, "a session that was passed on is lost");
+                }
+            }
+            () = drain.drain().cut_off() => tracing::debug!("a session that was passed on is cut off"),
         }
     }
 }

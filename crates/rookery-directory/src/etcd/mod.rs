@@ -1,7 +1,7 @@
 //! A directory kept in etcd, so that it survives the loss of any machine.
 //!
 //! Each primary record is one key below a prefix, with the same octets as in the copies. A conditional batch is one
-//! transaction that compares values.
+//! transaction that compares values; those that come at the same time go together.
 //!
 //! Invariants:
 //! - Reads are linearizable.
@@ -9,15 +9,17 @@
 //! - Revisions are etcd's own; the cluster is etcd's, too, so that a new one is not taken for the old.
 
 mod connection;
+mod gather;
 mod messages;
 
-use crate::records::{POSITION_KEY, decode_position, encode_position, is_primary};
+use crate::records::{POSITION_KEY, decode_position, encode_position, is_known, is_primary};
 use crate::source::{
     Changes, ConditionalBatch, Event, GET_MAX, Position, Record, RecordPage, Reply, Source, SourceError,
     Write,
 };
 use bytes::Bytes;
 use connection::{Connections, Failure, failure};
+use gather::{Gathered, KEYS_MAX, OCTETS_MAX, Transaction};
 use messages::{
     Compare, Compared, DeleteRangeRequest, Header, KeyValue, Op, PutRequest, PutResponse, RangeRequest,
     RangeResponse, RequestOp, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
@@ -27,14 +29,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tonic::{Code, Streaming};
 
-/// Keys that a transaction may compare, and may write: etcd's `--max-txn-ops` as it is unless set.
-const BATCH_KEYS_MAX: usize = 128;
-/// Octets of a transaction: below etcd's `--max-request-bytes`, 1.5 MiB unless set.
-const BATCH_OCTETS_MAX: usize = 1 << 20;
 /// Records of a page at most. With the largest records the answer is still taken.
 const PAGE_MAX: usize = 1000;
 /// Events of one follower that are held ready.
 const EVENTS_READY: usize = 256;
+/// What the keys begin with that are no records but the source's own.
+const OWN: &[u8] = b"!";
 /// The key, below the prefix, that is written to make etcd tell of its revision. No record has it.
 const NUDGE: &[u8] = b"!nudge";
 /// The key, below the prefix, with the position of another source whose place was taken.
@@ -75,6 +75,7 @@ struct Inner {
     prefix: Bytes,
     /// Just after every key with the prefix.
     end: Bytes,
+    gathered: Gathered,
 }
 
 impl EtcdSource {
@@ -83,7 +84,8 @@ impl EtcdSource {
         let prefix = Bytes::from(options.prefix.clone().into_bytes());
         // Without a prefix: all keys.
         let end = prefix_end(&prefix).map_or(Bytes::from_static(b"\0"), Bytes::from);
-        Ok(EtcdSource(Arc::new(Inner { connections: Connections::new(options)?, prefix, end })))
+        let connections = Connections::new(options)?;
+        Ok(EtcdSource(Arc::new(Inner { connections, prefix, end, gathered: Gathered::default() })))
     }
 
     /// Lets all who followed another source up to this position go on with this one, which has all that it had. May
@@ -125,6 +127,38 @@ impl EtcdSource {
         self.0.connections.ask("/etcdserverpb.KV/Txn", request).await
     }
 
+    /// Has a transaction done.
+    async fn send(self, transaction: Transaction) -> Result<Position, SourceError> {
+        let Transaction { compared, written, .. } = transaction;
+        let compare = compared.into_iter().map(|(key, value)| {
+            let (target, with) = match value {
+                Some(value) => (Compare::VALUE, Compared::Value(value)),
+                None => (Compare::VERSION, Compared::Version(0)),
+            };
+            Compare { result: 0, target, key: self.key(&key), with: Some(with) }
+        });
+        let writes = written.into_iter().map(|(key, value)| {
+            let key = self.key(&key);
+            op(match value {
+                Some(value) => Op::Put(PutRequest { key, value }),
+                None => Op::Delete(DeleteRangeRequest { key }),
+            })
+        });
+        let request = TxnRequest { compare: compare.collect(), success: writes.collect() };
+        match self.txn(request).await {
+            Ok(answer) if answer.succeeded => position(answer.header.as_ref()),
+            Ok(_) => Err(SourceError::Conflict),
+            Err(Failure::NotSent(why)) => Err(SourceError::Unavailable(why)),
+            // Its limits may be set lower than they are as etcd comes.
+            Err(Failure::Refused(status)) if status.code() == Code::InvalidArgument => {
+                tracing::warn!(why = status.message(), "etcd refuses a change");
+                Err(SourceError::TooLarge)
+            }
+            Err(Failure::Refused(status)) => Err(SourceError::Unavailable(status.message().to_owned())),
+            Err(Failure::Lost(why)) => Err(SourceError::Unknown(why)),
+        }
+    }
+
     async fn position_now(&self) -> Result<Position, SourceError> {
         let answer = self.range(self.key(NUDGE), Bytes::new(), 1).await.map_err(unavailable)?;
         position(answer.header.as_ref())
@@ -150,7 +184,7 @@ impl EtcdSource {
         let mut records = Vec::new();
         for KeyValue { key, value, .. } in answer.kvs {
             let key = self.record_key(&key)?;
-            if is_primary(&key) {
+            if is_record(&key) {
                 records.push(Record { key, value });
             }
         }
@@ -214,7 +248,7 @@ impl EtcdSource {
             if events.last().is_none_or(|event| event.position != *at) {
                 events.push(Event { position: *at, writes: Vec::new() });
             }
-            if let Some(event) = events.last_mut().filter(|_| is_primary(&key)) {
+            if let Some(event) = events.last_mut().filter(|_| is_record(&key)) {
                 event.writes.push(Write { key, value: (told.kind == 0).then_some(kv.value) });
             }
         }
@@ -254,6 +288,11 @@ impl EtcdSource {
     }
 }
 
+/// Whether a key is that of a primary record, perhaps of a kind that only newer programs know.
+fn is_record(key: &[u8]) -> bool {
+    is_primary(key) || !is_known(key) && !key.starts_with(OWN)
+}
+
 fn revision(number: i64) -> Result<u64, SourceError> {
     u64::try_from(number).map_err(|_| SourceError::Damaged("a revision of etcd is negative".to_owned()))
 }
@@ -279,31 +318,17 @@ impl Source for EtcdSource {
     fn commit(&self, batch: ConditionalBatch) -> Reply<'_, Position> {
         Box::pin(async move {
             let keys = batch.conditions.len().max(batch.writes.len());
-            if keys > BATCH_KEYS_MAX || batch.octets() > BATCH_OCTETS_MAX {
+            if keys > KEYS_MAX || batch.octets() > OCTETS_MAX {
                 return Err(SourceError::TooLarge);
             }
-            let compare = batch.conditions.into_iter().map(|condition| {
-                let (target, with) = match condition.value {
-                    Some(value) => (Compare::VALUE, Compared::Value(value)),
-                    None => (Compare::VERSION, Compared::Version(0)),
-                };
-                Compare { result: 0, target, key: self.key(&condition.key), with: Some(with) }
-            });
-            let writes = batch.writes.into_iter().map(|write| {
-                let key = self.key(&write.key);
-                op(match write.value {
-                    Some(value) => Op::Put(PutRequest { key, value }),
-                    None => Op::Delete(DeleteRangeRequest { key }),
-                })
-            });
-            let request = TxnRequest { compare: compare.collect(), success: writes.collect() };
-            match self.txn(request).await {
-                Ok(answer) if answer.succeeded => position(answer.header.as_ref()),
-                Ok(_) => Err(SourceError::Conflict),
-                Err(Failure::NotSent(why)) => Err(SourceError::Unavailable(why)),
-                Err(Failure::Refused(status)) => Err(SourceError::Unavailable(status.message().to_owned())),
-                Err(Failure::Lost(why)) => Err(SourceError::Unknown(why)),
+            let (told, sends) = self.0.gathered.wait(batch);
+            if sends {
+                let source = self.clone();
+                tokio::spawn(async move {
+                    source.0.gathered.send_all(|transaction| source.clone().send(transaction)).await;
+                });
             }
+            told.await.unwrap_or_else(|_| Err(SourceError::Unknown("the node is ending".to_owned())))
         })
     }
 
@@ -367,5 +392,18 @@ impl Source for EtcdSource {
                 self.0.connections.ask("/etcdserverpb.KV/Put", request).await;
             answer.map(drop).map_err(unavailable)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sources_own_keys_are_no_records_of_a_newer_program() {
+        for own in [NUDGE, AFTER] {
+            assert!(own.starts_with(OWN) && !is_record(own));
+        }
+        assert!(is_record(b"d a.test") && is_record(b"?of a newer program"));
     }
 }

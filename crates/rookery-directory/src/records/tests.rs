@@ -73,6 +73,7 @@ fn records(entry: &Entry) -> Vec<(Vec<u8>, Bytes)> {
         (STATE_KEY.to_vec(), encode_state(&state)),
         (POSITION_KEY.to_vec(), encode_position(position)),
         (PUBLISHED_KEY.to_vec(), encode_complete()),
+        crate::kinds::KindsRead::now([b'y', b'z'].into()).record(),
     ];
     records.extend(empty);
     let to = UserName::parse("jim", entry.name.domain()).unwrap();

@@ -33,6 +33,20 @@ fn free_ports(count: usize) -> Vec<u16> {
     held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
+/// In memory, if there is room: who asks a source without a directory before it has to be answered, and a disk that is
+/// busy with other things makes etcd take longer than is waited for.
+fn folder() -> tempfile::TempDir {
+    const MEMORY: &str = "/dev/shm";
+    const KIB_NEEDED: u64 = 2 << 20;
+    let df = Command::new("df").args(["--output=avail", "-k", MEMORY]).stderr(Stdio::null()).output();
+    let free = df.ok().and_then(|df| String::from_utf8(df.stdout).ok());
+    let free = free.and_then(|text| text.lines().last()?.trim().parse::<u64>().ok());
+    match free.is_some_and(|kib| kib >= KIB_NEEDED) {
+        true => tempfile::tempdir_in(MEMORY).unwrap(),
+        false => tempfile::tempdir().unwrap(),
+    }
+}
+
 fn etcdctl(endpoint: &str, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new("etcdctl");
     command.env("ETCDCTL_API", "3").arg("--endpoints").arg(endpoint).args(arguments);
@@ -53,7 +67,7 @@ impl Etcd {
     }
 
     fn try_start(count: usize) -> Option<Etcd> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         let ports = free_ports(2 * count);
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let cluster: Vec<_> = (0..count).map(|n| format!("m{n}={}", url(ports[2 * n + 1]))).collect();

@@ -46,7 +46,7 @@ pub(crate) async fn following(
 pub(crate) fn records(engine: &Arc<dyn Engine>) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut records = BTreeMap::new();
     let mut visit = |key: &[u8], value: &[u8]| {
-        if !matches!(key.first(), Some(b'c' | b'e' | b't' | b'w')) {
+        if !matches!(key.first(), Some(b'c' | b'e' | b'k' | b't' | b'w')) {
             records.insert(key.to_vec(), value.to_vec());
         }
         true

@@ -3,12 +3,14 @@
 // The lint's exception for tests does not reach the helper functions of a test crate.
 #![allow(clippy::unwrap_used)]
 
+mod away;
 mod contract;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod following;
 mod moving;
 mod property;
+mod seen;
 mod turns;
 mod world;
 

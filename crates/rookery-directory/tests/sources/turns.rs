@@ -5,10 +5,10 @@ use crate::world::{engine, node_as};
 use parking_lot::Mutex;
 use rookery_directory::source::{Changes, ConditionalBatch, RecordPage, Reply, Source, SourceError};
 use rookery_directory::{
-    CopiedDirectory, Directory, DirectoryError, Following, MemorySource, Position, Published,
+    CopiedDirectory, Directory, DirectoryError, Following, Home, MemorySource, Position, Published,
 };
 use rookery_kv::{Bytes, Engine};
-use rookery_types::{Acl, Identifier, MailboxId, MailboxPath, NodeId, Rights};
+use rookery_types::{Acl, Epoch, Identifier, MailboxId, MailboxPath, NodeId, Rights};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -96,10 +96,7 @@ async fn what_was_given_up_is_not_done_after_the_next_decision() {
     let (mailbox, published) = plans(&directory).await;
     source.0.keeps.store(usize::MAX, Ordering::SeqCst);
     let shared = directory.publish(vec![(mailbox, Some(published.clone()))]).await;
-    assert!(
-        matches!(&shared, Err(DirectoryError::Unavailable(why)) if why.contains("pending")),
-        "{shared:?}"
-    );
+    assert!(matches!(&shared, Err(DirectoryError::Pending(_))), "{shared:?}");
     // Nothing is decided while it may still come.
     let taken_back = directory.publish(vec![(mailbox, None)]).await;
     let is_refused =
@@ -156,4 +153,30 @@ async fn what_was_asked_before_a_restart_is_not_done_after_the_next_decision() {
     let other = following(&two, Arc::new(source.clone())).await;
     other.barrier().await.unwrap();
     assert_eq!(records(&one), records(&two));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_node_asked_is_not_done_once_the_account_is_at_home_elsewhere() {
+    let (one, two, source) = (engine(), engine(), At::new());
+    let dies = following(&one, Arc::new(source.clone())).await;
+    let (mailbox, published) = plans(&dies).await;
+    dies.publish(vec![(mailbox, Some(published.clone()))]).await.unwrap();
+    let other = node_as(NodeId(u64::MAX), &two, Arc::new(source.clone()));
+    until(&other, |now| *now == Following::Following).await;
+    source.0.keeps.store(1, Ordering::SeqCst);
+    let asked =
+        tokio::time::timeout(std::time::Duration::from_millis(5), dies.publish(vec![(mailbox, None)]));
+    assert!(asked.await.is_err());
+    assert_eq!(source.0.kept.lock().len(), 1);
+    dies.stop_following();
+    drop(dies);
+    source.0.keeps.store(0, Ordering::SeqCst);
+    other.barrier().await.unwrap();
+    let entry = other.by_id(mailbox.account).await.unwrap();
+    let home = Home { node: NodeId(u64::MAX), epoch: Epoch(entry.home.epoch.0 + 1), ..entry.home };
+    other.set_home(entry.id, entry.home, home).await.unwrap();
+    // The same as it was, so nothing of the mailbox's own record changes.
+    other.publish(vec![(mailbox, Some(published))]).await.unwrap();
+    assert_eq!(source.arrive().await, 0);
+    assert!(is_listed(&engine(), &source, mailbox).await);
 }

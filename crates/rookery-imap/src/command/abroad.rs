@@ -1,6 +1,7 @@
 //! Commands while a mailbox of another node is selected: a guest there has it, and does what is about its messages.
 
-use super::{Context, Outcome, elsewhere, of_mailboxes, transfer};
+use super::operation::{self, Operation};
+use super::{Context, Outcome, elsewhere, of_mailboxes, replace, transfer};
 use crate::answer::{Answer, Failure};
 use crate::connection::{departed, ended};
 use crate::guest::{Guest, Heard, Trouble, own_tag, printed};
@@ -13,9 +14,9 @@ use crate::tell;
 use crate::wire::{LINE_OCTETS_MAX, Wire, closed};
 use bytes::Bytes;
 use rookery_codec::imap::server::Decoded;
-use rookery_codec::imap::{Command, Condition, Response, Tag, WireName};
+use rookery_codec::imap::{Code, Command, Condition, Response, Tag, WireName};
 use rookery_net::{DrainGuard, IoError};
-use rookery_types::NodeId;
+use rookery_types::{ModSeq, NodeId};
 use std::time::Duration;
 
 /// Takes the old state and gives the next.
@@ -41,6 +42,9 @@ pub(super) async fn abroad(state: State, command: Command, context: Context<'_>)
             }
             user.guests.set_selected(None);
             return (State::Authenticated(user), outcome);
+        }
+        Command::Expunge { uids: Some(uids) } if std::mem::take(&mut wire.replaces) => {
+            replace::take_away_there(wire, &mut user, abroad.node, uids).await
         }
         Command::Noop
         | Command::Check
@@ -86,7 +90,9 @@ async fn transferred(
         (Err(_), None) => false,
     };
     let outcome = match command {
-        command if !is_here => return user.forward(wire, tag, abroad.node, command).await,
+        command if !is_here => {
+            return transferred_there(wire, user, tag, abroad.node, &mailbox, command).await;
+        }
         Command::Copy { uid, set, .. } => {
             let mut progress = Progress::new(tag);
             let (what, to) = ((set, uid), (home, &mailbox));
@@ -96,6 +102,63 @@ async fn transferred(
         command => return user.forward(wire, tag, abroad.node, command).await,
     };
     with_news(user, wire, outcome).await
+}
+
+/// COPY and MOVE of messages of the selected mailbox to a mailbox of the same home, which does it.
+async fn transferred_there(
+    wire: &mut Wire,
+    user: &mut User,
+    tag: &Tag,
+    node: NodeId,
+    name: &WireName,
+    command: Command,
+) -> Outcome {
+    let moves = matches!(command, Command::Move { .. });
+    let octets = printed(tag, command)?;
+    let operation = Operation::new();
+    let mut guest = user.guest(wire, node).await?;
+    guest.ask_as(operation, user.enabled, octets);
+    match guest.answer(wire, tag).await {
+        Ok(answer) => {
+            user.guests.keep(guest);
+            Ok(answer)
+        }
+        Err(Trouble::Guest) if guest.is_between() => {
+            match operation::lost_answer(wire, user, &Trouble::Guest, name, operation).await {
+                Some(answer) => {
+                    user.guests.let_go(&guest);
+                    match answer.code {
+                        Some(code @ Code::CopyUid { .. }) if moves => {
+                            moved_there(wire, user, node, code, answer.condition == Condition::Ok).await
+                        }
+                        _ => Ok(answer),
+                    }
+                }
+                None => Err(user.lost(&guest, Trouble::Guest, true)),
+            }
+        }
+        Err(trouble) => Err(user.lost(&guest, trouble, true)),
+    }
+}
+
+/// The answer of a MOVE as it was asked for. `whole`: all of them were moved.
+async fn moved_there(wire: &mut Wire, user: &mut User, node: NodeId, code: Code, whole: bool) -> Outcome {
+    wire.put(&Response::ok_code(code, "These moved"));
+    if let Err(Failure::Gone(error)) = user.news(wire).await {
+        return Err(Failure::Gone(error));
+    }
+    if !whole {
+        let text = "The mailbox's server was lost; only these were moved";
+        return Ok(Answer::no(Code::Unavailable, text));
+    }
+    let told = user.guests.of(node).and_then(Guest::mark).and_then(|known| ModSeq::new(known.view.modseq));
+    Ok(match told {
+        Some(modseq) if user.enabled.qresync => {
+            Answer::ok_code(Code::HighestModSeq(modseq), "MOVE completed")
+        }
+        // If what has gone could not be told yet, it will be by whoever goes on.
+        _ => Answer::ok("MOVE completed"),
+    })
 }
 
 /// What a command comes to that did not go to the guest, behind what is new in the selected mailbox.
@@ -128,15 +191,22 @@ pub(super) async fn hear_from(wire: &mut Wire, user: &mut User, node: NodeId) ->
     if !user.guests.is_open(node) && user.guests.selected() != Some(node) {
         return Err(crate::guest::not_reached().into());
     }
-    let mut guest = user.guest(wire, node).await?;
-    let heard = match guest.unasked(wire, &tag).await {
-        // Was it lost, the next reading says so.
-        Ok(None) => match guest.is_lost().await {
-            true => Err(Trouble::Guest),
-            false => Ok(()),
-        },
-        Ok(Some(_)) => Err(Trouble::Guest),
-        Err(trouble) => Err(trouble),
+    // What it has said is passed on, also if it is lost by now.
+    let mut guest = match user.guests.take(node) {
+        Some(guest) => guest,
+        None => user.guest(wire, node).await?,
+    };
+    let heard = loop {
+        match guest.unasked(wire, &tag).await {
+            // What it says next is not waited for, but what has come is passed on.
+            Ok(None) => match guest.has_more().await {
+                Some(true) => {}
+                Some(false) => break Ok(()),
+                None => break Err(Trouble::Guest),
+            },
+            Ok(Some(_)) => break Err(Trouble::Guest),
+            Err(trouble) => break Err(trouble),
+        }
     };
     match heard {
         Ok(()) => {

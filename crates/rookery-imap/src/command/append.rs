@@ -1,5 +1,5 @@
-//! APPEND (RFC 9051 §6.3.12), with several messages at once (RFC 3502) and messages made of parts (RFC 4469),
-//! and REPLACE (RFC 8508).
+//! APPEND (RFC 9051 §6.3.12), with several messages at once (RFC 3502) and messages made of parts (RFC 4469). So REPLACE
+//! begins, too: `replace.rs`.
 //!
 //! Invariants:
 //! - A message is never whole in memory: its octets go to the store's spool as they come.
@@ -13,23 +13,22 @@
 //! between servers.
 
 use super::abroad::with_news;
+use super::catenate::{self, Current};
 use super::operation::{self, Operation};
-use super::{Context, Outcome, catenate, copy, quota, select, send, transfer};
+use super::replace::{self, Old};
+use super::{Context, Outcome, copy, quota, send};
 use crate::answer::{Answer, Failure, no_permission};
-use crate::guest::not_reached;
 use crate::handed::Replay;
 use crate::names::Found;
 use crate::session::{Selected, State, User};
-use crate::tell;
 use crate::wire::{Wire, closed};
 use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, Replaced};
 use rookery_codec::imap::server::{Bad, Decoded};
-use rookery_codec::imap::{Code, MessageSet, Response, Tag, WireName};
-use rookery_store::{Appended, Held, NewMessage, Spool, Spooled, StoreError};
-use rookery_types::{
-    Flag, InternalDate, Keyword, NodeId, OperationId, Rights, SequenceSet, SystemFlags, Uid, UidSet,
-};
+use rookery_codec::imap::{Code, Tag, WireName};
+use rookery_store::{Appended, Held, NewMessage, Spool, Spooled, StoreError, Whereabouts};
+use rookery_types::{Flag, InternalDate, Keyword, NodeId, OperationId, Rights, SystemFlags};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
 
 /// Takes the messages that follow and adds them to a mailbox, all or none. `replaced`: a message of the selected
 /// mailbox goes with the same step.
@@ -45,15 +44,15 @@ pub(crate) async fn append(
     let (user, selected, abroad) = match state {
         State::Authenticated(user) => (user, None, None),
         State::Selected(user, selected) => (user, Some(&mut **selected), None),
-        State::Abroad(user, abroad) => (user, None, Some(abroad.node)),
+        State::Abroad(user, abroad) => (user, None, Some(&**abroad)),
         State::NotAuthenticated | State::Away(_) | State::Logout => {
             wire.decoder.refuse_append();
             return Err(Answer::bad("Log in first").into());
         }
     };
+    let (there, abroad) = (abroad, abroad.map(|abroad| abroad.node));
     let whither = match user.home_of_mailbox(&mailbox).await {
         Ok(home) => Whither::of(replaced, home, abroad, selected.is_some()),
-        Err(Failure::Moved) => return Err(begins_again(wire, tag, replaced, &mailbox, &first)),
         Err(failure) => {
             wire.decoder.refuse_append();
             return Err(failure);
@@ -62,20 +61,22 @@ pub(crate) async fn append(
     match whither {
         Whither::Here => {}
         Whither::There(node) => {
-            let appended = Box::pin(send::append(wire, user, tag, node, replaced, mailbox, first)).await;
+            let current = Current::of(selected.as_deref(), there);
+            let beginning = Beginning { tag, replaced, mailbox: &mailbox, first, current };
+            let appended = Box::pin(send::append(wire, user, node, beginning)).await;
             return match abroad.is_some_and(|selected| selected != node) {
                 true => with_news(user, wire, appended).await,
                 false => appended,
             };
         }
-        Whither::Apart(home) => {
-            wire.decoder.refuse_append();
-            match home {
-                Some(node) => transfer::probe(wire, user, node, &mailbox).await?,
-                None => drop(copy::target(user, &mailbox).await?),
-            }
-            let text = "A message cannot be replaced by one in a mailbox of another server";
-            return Err(Answer::no(Code::Cannot, text).into());
+        Whither::Apart(replaced, to) => {
+            let beginning =
+                Beginning { tag, replaced: Some(replaced), mailbox: &mailbox, first, current: Current::None };
+            let outcome = Box::pin(replace::apart(wire, user, (selected, there), beginning, to)).await;
+            return match there {
+                Some(_) => with_news(user, wire, outcome).await,
+                None => outcome,
+            };
         }
     }
     if let Some(Operation { id, again: true }) = operation {
@@ -83,27 +84,89 @@ pub(crate) async fn append(
         return operation::settle(user, &mailbox, id).await;
     }
     let ids: Vec<OperationId> = operation.iter().map(|operation| operation.id).collect();
-    let appended = Box::pin(append_here((wire, tag), user, selected, replaced, mailbox, first, &ids)).await;
-    match abroad {
+    let beginning = Beginning { tag, replaced, mailbox: &mailbox, first, current: Current::of(None, there) };
+    let appended = Box::pin(append_here(wire, user, selected, beginning, &ids)).await;
+    match there {
         Some(_) => with_news(user, wire, appended).await,
         None => appended,
     }
 }
 
-/// An APPEND that found its account gone before anything of its first message came: it is said anew.
-pub(super) fn begins_again(
-    wire: &mut Wire,
-    tag: &Tag,
-    replaced: Option<Replaced>,
-    mailbox: &WireName,
-    first: &AppendMessage,
-) -> Failure {
-    wire.replay = Replay::of_beginning(tag, replaced, mailbox, first).map(Box::new);
-    if wire.replay.is_some() {
-        return Failure::Moved;
+/// The beginning of an APPEND or REPLACE: of its first message nothing has come yet.
+#[derive(Clone)]
+pub(super) struct Beginning<'a> {
+    pub(super) tag: &'a Tag,
+    pub(super) replaced: Option<Replaced>,
+    pub(super) mailbox: &'a WireName,
+    pub(super) first: AppendMessage,
+    /// What URLs are relative to.
+    pub(super) current: Current<'a>,
+}
+
+/// A message that has come.
+pub(super) type Come = (AppendMessage, Spooled);
+
+impl Beginning<'_> {
+    /// It found its account gone before anything came: it is said anew.
+    pub(super) async fn again(&self, wire: &mut Wire, user: &User) -> Failure {
+        match self.first.source {
+            AppendSource::Literal(_) => {
+                let Beginning { tag, replaced, mailbox, first, .. } = self;
+                wire.replay = Replay::of_beginning(tag, *replaced, mailbox, first).map(Box::new);
+            }
+            // Some of the parts have been read by the decoder already; so what is made of them is said anew.
+            AppendSource::Catenate => match come(wire, user, self.current, self.first.clone()).await {
+                Ok(come) => wire.replay = self.whole(come, None),
+                Err(failure) => return failure,
+            },
+        }
+        if wire.replay.is_some() {
+            return Failure::Moved;
+        }
+        wire.decoder.refuse_append();
+        crate::guest::not_reached().into()
     }
-    wire.decoder.refuse_append();
-    not_reached().into()
+
+    /// The whole command, to be said anew. None: it cannot be.
+    pub(super) fn whole(
+        &self,
+        come: Vec<Come>,
+        home: Option<watch::Receiver<Whereabouts>>,
+    ) -> Option<Box<Replay>> {
+        Replay::new(self.tag, self.replaced, self.mailbox, come, home)
+    }
+}
+
+/// Takes the messages of a command.
+pub(super) async fn come(
+    wire: &mut Wire,
+    user: &User,
+    current: Current<'_>,
+    first: AppendMessage,
+) -> Result<Vec<Come>, Failure> {
+    let mut come = Vec::new();
+    let mut announced = first;
+    loop {
+        if let Err(answer) = acceptable(user, &announced, come.len()) {
+            wire.decoder.refuse_append();
+            return Err(answer.into());
+        }
+        let (body, more) = receive(wire, user, current, announced.source).await?;
+        come.push((announced, body));
+        if !more {
+            return Ok(come);
+        }
+        announced = next_announced(wire).await?;
+    }
+}
+
+/// The message that follows one behind which there is more.
+pub(super) async fn next_announced(wire: &mut Wire) -> Result<AppendMessage, Failure> {
+    match wire.next().await? {
+        Decoded::AppendStart { message, .. } => Ok(message),
+        Decoded::Bad(bad) => Err(answer_to(bad).into()),
+        _ => Err(closed()),
+    }
 }
 
 /// Where messages have to go.
@@ -111,7 +174,7 @@ enum Whither {
     Here,
     There(NodeId),
     /// The message that is to go is of another home than the mailbox, which is at home at this node, or here.
-    Apart(Option<NodeId>),
+    Apart(Replaced, Option<NodeId>),
 }
 
 impl Whither {
@@ -126,7 +189,7 @@ impl Whither {
         match (replaced, home) {
             // What replaces nothing is refused where it is.
             (Some(_), _) if nothing_selected => Whither::Here,
-            (Some(_), home) if home != abroad => Whither::Apart(home),
+            (Some(replaced), home) if home != abroad => Whither::Apart(replaced, home),
             (_, Some(node)) => Whither::There(node),
             (_, None) => Whither::Here,
         }
@@ -135,54 +198,39 @@ impl Whither {
 
 /// The same in an account that is at home here. `operations`: by which another node asks for it.
 async fn append_here(
-    (wire, tag): (&mut Wire, &Tag),
+    wire: &mut Wire,
     user: &mut User,
     selected: Option<&mut Selected>,
-    replaced: Option<Replaced>,
-    mailbox: WireName,
-    first: AppendMessage,
+    beginning: Beginning<'_>,
     operations: &[OperationId],
 ) -> Outcome {
+    let Beginning { replaced, mailbox, ref first, .. } = beginning;
     let prepared = match (replaced, selected.as_deref()) {
         (Some(_), None) => Err(Answer::bad("No mailbox is selected").into()),
-        (Some(replaced), Some(selected)) => going(user, selected, replaced).map(Some),
+        (Some(replaced), Some(selected)) => Old::find(user, selected, replaced).map(Some),
         (None, _) => Ok(None),
     };
     let prepared = match prepared {
-        Ok(old) => prepare(user, &mailbox, &first, old).await.map(|found| (found, old)),
+        Ok(old) => prepare(user, mailbox, first, old).await.map(|found| (found, old)),
         Err(failure) => Err(failure),
+    };
+    let current = match selected.as_deref() {
+        Some(selected) => Current::Here(selected),
+        None => beginning.current,
     };
     let (found, old) = match prepared {
         Ok(prepared) => prepared,
-        Err(Failure::Moved) => return Err(begins_again(wire, tag, replaced, &mailbox, &first)),
+        Err(Failure::Moved) => {
+            return Err(Beginning { current, ..beginning.clone() }.again(wire, user).await);
+        }
         Err(failure) => {
             wire.decoder.refuse_append();
             return Err(failure);
         }
     };
-    let mut messages = Vec::new();
-    let mut come = Vec::new();
-    let mut announced = first;
-    loop {
-        if let Err(answer) = acceptable(user, &announced, messages.len()) {
-            wire.decoder.refuse_append();
-            return Err(answer.into());
-        }
-        let (body, more) = match receive(wire, user, selected.as_deref(), announced.source).await? {
-            Received::Message { body, more } => (body, more),
-            Received::Bad(bad) => return Ok(answer_to(bad)),
-        };
-        come.push((announced.clone(), body.clone()));
-        messages.push(message(body, announced, found.rights));
-        if !more {
-            break;
-        }
-        announced = match wire.next().await? {
-            Decoded::AppendStart { message, .. } => message,
-            Decoded::Bad(bad) => return Ok(answer_to(bad)),
-            _ => return Err(closed()),
-        };
-    }
+    let come = come(wire, user, current, first.clone()).await?;
+    let new = |(announced, body): &Come| message(body.clone(), announced.clone(), found.rights);
+    let mut messages: Vec<NewMessage> = come.iter().map(new).collect();
     // All of it is done here, or none: then the new home of the account is sent it.
     let guarded = match (found.account.guard().await, selected.as_deref()) {
         (Ok(target), Some(selected)) if old.is_some() => {
@@ -193,7 +241,7 @@ async fn append_here(
     };
     let _guards = match guarded {
         Err(StoreError::Moved) => {
-            wire.replay = Replay::new(tag, replaced, &mailbox, come, found.account.whereabouts());
+            wire.replay = beginning.whole(come, Some(found.account.whereabouts()));
             return Err(Failure::Moved);
         }
         guarded => guarded?,
@@ -205,7 +253,7 @@ async fn append_here(
     }
     match (old, selected, messages.pop()) {
         (Some(old), Some(selected), Some(message)) => {
-            replace(wire, user, selected, found, old, message).await
+            replace::within(wire, user, selected, found, old, message, operations).await
         }
         (_, _, last) => {
             messages.extend(last);
@@ -221,69 +269,8 @@ pub(super) fn append_uid(appended: Appended) -> Code {
     Code::AppendUid { uid_validity, uids: uids.into_iter().collect() }
 }
 
-/// The message that a REPLACE takes away.
-#[derive(Clone, Copy)]
-struct Old {
-    uid: Uid,
-    octets: u64,
-}
-
-/// Finds it, and asks whether it may go (RFC 8508 §4.1).
-fn going(user: &User, selected: &Selected, replaced: Replaced) -> Result<Old, Failure> {
-    if user.enabled.uid_only && !replaced.uid {
-        return Err(Answer::no_numbers().into());
-    }
-    let rights = selected.writable(user, &[Rights::DELETE_MESSAGES])?;
-    if !rights.contains(Rights::EXPUNGE) {
-        return Err(no_permission().into());
-    }
-    let gone = || Answer::no(Code::NonExistent, "There is no such message");
-    let set = SequenceSet::new(vec![(replaced.message, replaced.message)]).ok_or_else(gone)?;
-    let uids = selected.resolve_uids(&MessageSet::Set(set), replaced.uid)?;
-    let (_, messages) = selected.now();
-    let uid = uids.first().and_then(Uid::new).ok_or_else(gone)?;
-    let message = messages.message(uid)?.ok_or_else(gone)?;
-    Ok(Old { uid, octets: u64::from(message.size) })
-}
-
-/// The new message comes and the old one goes. Within an account that is one step. APPENDUID comes before the
-/// EXPUNGE, untagged (RFC 8508 §4.3).
-async fn replace(
-    wire: &mut Wire,
-    user: &User,
-    selected: &mut Selected,
-    found: Found,
-    old: Old,
-    message: NewMessage,
-) -> Outcome {
-    // The old one's rights, too, may have gone.
-    let rights = selected.writable(user, &[Rights::DELETE_MESSAGES])?;
-    if !rights.contains(Rights::EXPUNGE) {
-        return Err(no_permission().into());
-    }
-    let Found { account, id, address, .. } = found;
-    let appended = match account.id() == selected.mailbox.account().id() {
-        true => match account.replace(id, message, (selected.mailbox.id(), old.uid)).await? {
-            Some(appended) => appended,
-            None => return Ok(Answer::no(Code::ExpungeIssued, "The message is gone")),
-        },
-        false => {
-            let appended = account.append(id, vec![message]).await?;
-            selected.mailbox.remove(&UidSet::from_iter([old.uid])).await?;
-            appended
-        }
-    };
-    wire.put(&Response::ok_code(append_uid(appended), "Replacement message ready"));
-    quota::warn(wire, user, &account, address.path());
-    tell::checkpoint(wire, user, selected, true).await?;
-    Ok(match user.enabled.qresync {
-        true => Answer::ok_code(select::highest_modseq(selected), "REPLACE completed"),
-        false => Answer::ok("REPLACE completed"),
-    })
-}
-
 /// What can be said before the message comes.
-async fn prepare(
+pub(super) async fn prepare(
     user: &User,
     mailbox: &WireName,
     first: &AppendMessage,
@@ -335,23 +322,13 @@ fn acceptable_octets(user: &User, literal: AppendLiteral, so_far: u64) -> Result
     }
 }
 
-/// What came of one message.
-enum Received {
-    Message {
-        body: Spooled,
-        more: bool,
-    },
-    /// The command cannot be; this is its answer.
-    Bad(Bad),
-}
-
-/// Takes one message, in one piece or of many parts.
-async fn receive(
+/// Takes one message, in one piece or of many parts. Says whether there is more behind it.
+pub(super) async fn receive(
     wire: &mut Wire,
     user: &User,
-    selected: Option<&Selected>,
+    current: Current<'_>,
     source: AppendSource,
-) -> Result<Received, Failure> {
+) -> Result<(Spooled, bool), Failure> {
     if let AppendSource::Literal(_) = source {
         wire.decoder.accept_append();
     }
@@ -377,7 +354,7 @@ async fn receive(
             }
             Decoded::AppendUrl(url) => {
                 let taken = match &mut spool {
-                    Ok(spool) => catenate::take(user, selected, &url, spool).await,
+                    Ok(spool) => catenate::take(wire, user, current, &url, spool).await,
                     Err(_) => return Err(refused(wire, spool)),
                 };
                 if let Err(failure) = taken {
@@ -392,7 +369,7 @@ async fn receive(
                     Ok(spool) => spool.finished_without_nul().await.map_err(Failure::from),
                 };
                 return match body {
-                    Ok(body) => Ok(Received::Message { body, more }),
+                    Ok(body) => Ok((body, more)),
                     Err(failure) => {
                         if more {
                             refuse_rest(wire).await?;
@@ -401,7 +378,7 @@ async fn receive(
                     }
                 };
             }
-            Decoded::Bad(bad) => return Ok(Received::Bad(bad)),
+            Decoded::Bad(bad) => return Err(answer_to(bad).into()),
             _ => return Err(closed()),
         }
     }
@@ -414,7 +391,7 @@ fn refused(wire: &mut Wire, spool: Result<Spool, Failure>) -> Failure {
 }
 
 /// Refuses the messages that follow one that cannot be taken.
-async fn refuse_rest(wire: &mut Wire) -> Result<(), Failure> {
+pub(super) async fn refuse_rest(wire: &mut Wire) -> Result<(), Failure> {
     if let Decoded::AppendStart { .. } = wire.next().await? {
         wire.decoder.refuse_append();
     }

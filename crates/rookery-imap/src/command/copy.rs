@@ -10,7 +10,7 @@ use crate::wire::Wire;
 use rookery_codec::imap::{Code, MessageSet, Response, WireName};
 use rookery_route::MoveError;
 use rookery_store::{Copied, Destination, Refusal, StoreError};
-use rookery_types::{Rights, UidSet};
+use rookery_types::{OperationId, Rights, UidSet};
 
 /// Copies messages to another mailbox.
 pub(crate) async fn copy(
@@ -27,7 +27,11 @@ pub(crate) async fn copy(
     if uids.is_empty() {
         return Ok(Answer::ok("No messages to copy"));
     }
-    let copied = progress.during(wire, selected.mailbox.copy(&uids, &target.account, target.id)).await?;
+    // If a session at another home has it done here.
+    let operations: Vec<OperationId> =
+        wire.operation.take().map(|operation| operation.id).into_iter().collect();
+    let copying = selected.mailbox.copy_as(&operations, &uids, &target.account, target.id);
+    let copied = progress.during(wire, copying).await?;
     quota::warn(wire, user, &target.account, target.address.path());
     Ok(match copy_uid(&copied) {
         Some(code) => Answer::ok_code(code, "COPY completed"),
@@ -45,19 +49,27 @@ pub(crate) async fn r#move(
     uid: bool,
     name: &WireName,
 ) -> Outcome {
+    // If a session at another home has it done here.
+    let operations: Vec<OperationId> =
+        wire.operation.take().map(|operation| operation.id).into_iter().collect();
     let rights = selected.writable(user, &[Rights::DELETE_MESSAGES])?;
     if !rights.contains(Rights::EXPUNGE) {
         return Err(no_permission().into());
     }
     let uids = selected.resolve_uids(set, uid)?;
     if let Some(to) = user.departs_for(name).await? {
+        if !operations.is_empty() {
+            // That session takes it for a mailbox of this home, and would ask here what came of it.
+            return Err(Failure::Moved);
+        }
         return depart(wire, progress, user, selected, &uids, &to).await;
     }
     let target = target(user, name).await?;
     if uids.is_empty() {
         return Ok(Answer::ok("No messages to move"));
     }
-    let moved = progress.during(wire, selected.mailbox.r#move(&uids, &target.account, target.id)).await?;
+    let moving = selected.mailbox.move_as(&operations, &uids, &target.account, target.id);
+    let moved = progress.during(wire, moving).await?;
     let Some(code) = copy_uid(&moved) else {
         return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
     };
@@ -145,7 +157,7 @@ pub(super) async fn target(user: &User, name: &WireName) -> Result<Found, Failur
     })
 }
 
-fn copy_uid(copied: &Copied) -> Option<Code> {
+pub(super) fn copy_uid(copied: &Copied) -> Option<Code> {
     (!copied.from.is_empty()).then(|| Code::CopyUid {
         uid_validity: copied.uid_validity,
         from: copied.from.iter().copied().collect(),

@@ -91,6 +91,16 @@ impl User {
         }
     }
 
+    /// The account that a command is about, or that it takes messages to.
+    pub(crate) fn account_in_command(&self, command: &Command) -> Option<AccountName> {
+        match command {
+            Command::Copy { mailbox, .. } | Command::Move { mailbox, .. } => {
+                self.names.address(mailbox).ok().map(|address| address.account().clone())
+            }
+            command => self.account_of_command(command),
+        }
+    }
+
     /// Where MOVE of messages of a mailbox that is here takes them, if that is another home; also of a guest's, since
     /// that home is not asked by this session.
     pub(crate) async fn departs_for(&self, name: &WireName) -> Result<Option<Destination>, Failure> {

@@ -24,6 +24,7 @@ mod notify;
 pub(crate) mod notify_there;
 pub(crate) mod operation;
 mod quota;
+mod replace;
 mod search;
 pub(crate) mod select;
 mod send;
@@ -249,6 +250,13 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         command => command,
     };
     let wire = context.wire;
+    let replaces = std::mem::take(&mut wire.replaces);
+    if replaces
+        && let Command::Search(search) = &command
+        && let Err(failure) = replace::asked(&user, &selected, &search.key).await
+    {
+        return (State::Selected(user, selected), Err(failure));
+    }
     let knew_modseqs = user.enabled.condstore;
     let mut progress = Progress::new(context.tag);
     let progress = &mut progress;
@@ -260,6 +268,9 @@ async fn selected(state: State, command: Command, context: Context<'_>) -> (Stat
         Command::Unselect => return (State::Authenticated(user), Ok(Answer::ok("UNSELECT completed"))),
         Command::Check => Ok(Answer::ok("CHECK completed")),
         Command::Notify(asked) => notify::notify(wire, &mut user, Some(&mut selected), asked).await,
+        Command::Expunge { uids: Some(uids) } if replaces => {
+            replace::take_away_as_asked(wire, &user, &mut selected, &uids).await
+        }
         Command::Expunge { uids } => expunge::expunge(wire, progress, &user, &mut selected, uids).await,
         // RFC 6855 §3: everything is UTF-8 already.
         Command::Search(search) if user.enabled.utf8 && search.charset.is_some() => {

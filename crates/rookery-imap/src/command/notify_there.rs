@@ -1,8 +1,8 @@
 //! NOTIFY about mailboxes of other homes: guests there are told what the client wants to hear of, and tell it.
 //!
 //! Invariants:
-//! - Either every home that a NOTIFY is about tells what happens, or the client hears NOTIFICATIONOVERFLOW, behind which
-//!   nobody tells anything (RFC 5465 §5.8).
+//! - Either every home that a NOTIFY is about tells what happens, one that is lost once it is back, or the client hears
+//!   NOTIFICATIONOVERFLOW, behind which nobody tells anything (RFC 5465 §5.8).
 //! - What is the user's own (subscriptions, INBOX and the like, annotations of the server) is told by this session alone.
 
 use crate::answer::Failure;
@@ -50,6 +50,7 @@ pub(super) async fn forget(wire: &mut Wire, user: &mut User) -> Result<(), Failu
 
 /// Tells the guest at a node, where a mailbox is about to be selected, what the client wants to hear of it.
 pub(super) async fn introduce(wire: &mut Wire, user: &mut User, node: NodeId) -> Result<(), Failure> {
+    user.refuse_unwatched(wire, node).await?;
     match user.guests.watched() {
         Some(groups) if !user.guests.is_watching(node) => hand_over(wire, user, node, false, &groups).await,
         // NOTIFY NONE holds there as well.
@@ -157,16 +158,18 @@ pub(crate) async fn of_node(
     Ok(found)
 }
 
-/// Passes on what the guests that watch have said. One that is lost ends all of it.
+/// Passes on what the guests that watch have said, and looks for homes of those that are lost.
 pub(crate) async fn hear(wire: &mut Wire, user: &mut User) -> Result<(), Failure> {
     for node in user.guests.watching() {
         match super::abroad::hear_from(wire, user, node).await {
             // What has moved is told of by whoever goes on.
             Ok(()) | Err(Failure::Moved) => {}
-            Err(Failure::Refused(answer)) if answer.condition != Condition::Bye => user.guests.overflow(),
+            // It is lost, and looked for.
+            Err(Failure::Refused(answer)) if answer.condition != Condition::Bye => {}
             Err(failure) => return Err(failure),
         }
     }
+    user.look_for_unwatched(wire).await;
     if user.guests.take_overflow() {
         user.guests.watch(None);
         user.notify = Some(Box::new(crate::notify::Notify::none(user)));

@@ -1,10 +1,13 @@
-//! What came of an APPEND at another home whose answer was lost: the session asks, and the guest there says.
+//! What came of an APPEND, a REPLACE, a COPY or a MOVE at another home whose answer was lost: the session asks, and the guest
+//! there says.
 //!
-//! The question is the APPEND's beginning, with a note before it that names the operation. The guest answers OK with
-//! APPENDUID if it was done. If not, it never will be, and the answer is NO.
+//! The question is an APPEND's beginning, with a note before it that names the operation. The guest answers OK with
+//! APPENDUID or COPYUID if it was done; NO with COPYUID if it was done in part. If not, it never will be, and the answer
+//! is NO.
 
 use super::Outcome;
 use super::append::append_uid;
+use super::copy::copy_uid;
 use crate::answer::{Answer, Failure, no_such_mailbox};
 use crate::guest::{Trouble, answer_of, not_reached, own_tag};
 use crate::session::User;
@@ -14,16 +17,17 @@ use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource};
 use rookery_codec::imap::passage::Passed;
 use rookery_codec::imap::types::LiteralKind;
 use rookery_codec::imap::{Code, Condition, WireName};
+use rookery_store::Settled;
 use rookery_types::{NodeId, OperationId};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long a home that was lost is asked.
-const ASKING: Duration = Duration::from_secs(10);
+pub(super) const ASKING: Duration = Duration::from_secs(10);
 /// From one question to the next.
-const PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
-/// An APPEND that a session has another home do.
+/// What a session has another home do that must not be done twice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Operation {
     pub(crate) id: OperationId,
@@ -43,9 +47,29 @@ pub(super) async fn settle(user: &User, mailbox: &WireName, id: OperationId) -> 
     let address = user.names.address(mailbox)?;
     let account = user.account_of(address.account()).await?.ok_or_else(no_such_mailbox)?;
     Ok(match account.settle_operation(id).await? {
-        Some(appended) => Answer::ok_code(append_uid(appended), "APPEND completed"),
-        None => Answer::no(Code::Cannot, "It was lost before it was done"),
+        Settled::Appended(appended) => Answer::ok_code(append_uid(appended), "APPEND completed"),
+        Settled::Copied(copied) => match copy_uid(&copied) {
+            Some(code) => Answer::ok_code(code, "COPY completed"),
+            None => Answer::server_fault(),
+        },
+        Settled::Moved { moved, source, whole } => {
+            // They are gone where they were, also if the step between was lost.
+            let (is_finished, code) =
+                (user.services.store.finish_move(source, &moved).await?, copy_uid(&moved));
+            match (code, whole) {
+                _ if !is_finished => not_yet(),
+                (Some(code), true) => Answer::ok_code(code, "MOVE completed"),
+                (Some(code), false) => Answer::no(code, "Some were moved before it was broken off"),
+                (None, _) => Answer::server_fault(),
+            }
+        }
+        Settled::Undone => Answer::no(Code::Cannot, "It was lost before it was done"),
+        Settled::Open => not_yet(),
     })
+}
+
+fn not_yet() -> Answer {
+    Answer::no(Code::InUse, "It is not done yet")
 }
 
 /// The answer of a guest that was lost before it was heard, as the mailbox's home says it when it is there again. No
@@ -71,7 +95,7 @@ pub(super) async fn lost_answer(
     };
     let answer = Box::pin(tokio::time::timeout(ASKING, asking)).await.ok();
     let known = answer.is_some();
-    tracing::info!(operation = %operation.id, known, "the answer to an APPEND at another node was lost");
+    tracing::info!(operation = %operation.id, known, "the answer of another node was lost");
     answer
 }
 
@@ -86,7 +110,8 @@ async fn ask(wire: &Wire, user: &User, mailbox: &WireName, id: OperationId) -> O
         },
     };
     match (answer.condition, &answer.code) {
-        (Condition::Ok, Some(Code::AppendUid { .. })) => Some(answer),
+        (Condition::Ok, Some(Code::AppendUid { .. } | Code::CopyUid { .. })) => Some(answer),
+        (Condition::No, Some(Code::CopyUid { .. })) => Some(answer),
         (Condition::No, Some(Code::Cannot)) => Some(not_reached()),
         // The account is gone, and what was put into it.
         (Condition::No, Some(Code::NonExistent)) => Some(answer),

@@ -271,7 +271,7 @@ impl Driver {
             let whither = self.whither().or_else(|| is_guest.then(|| self.here()));
             if let Some(whither) = whither {
                 let Tagged { tag, command } = tagged;
-                let about = self.state.user().and_then(|user| user.account_of_command(&command));
+                let about = self.state.user().and_then(|user| user.account_in_command(&command));
                 let octets = printed(&tag, command)?;
                 timing.end("moved");
                 return self.hand_over(whither, None, Replay::of_command(octets), about).await;
@@ -328,6 +328,7 @@ impl Driver {
         value.idle = idle.map(|tag| tag.as_str().to_owned());
         value.bad_in_a_row = self.bad_in_a_row;
         value.replay_octets = replay.octets();
+        value.replaces = std::mem::take(&mut self.wire.replaces);
         self.wire.flush().await?;
         let mut rest = self.wire.decoder.take_input();
         if self.wire.connection.is_deflated() {
@@ -355,16 +356,12 @@ impl Driver {
             let (node, epoch) = whither;
             return self.keep(head, Suspended { node, epoch, value, rest: rest.into() });
         }
-        let (near, mut far) = rookery_net::pipe::in_memory(OWN_PIPE_OCTETS);
-        tokio::spawn(async move {
-            if let Err(error) = give(&mut far, whither, value, replay, rest).await {
-                tracing::debug!(%error, "a session is not taken from here");
-            }
-        });
+        let giving = |mut far| async move { give(&mut far, whither, value, replay, rest).await };
+        let near = rookery_route::own_pipe(giving);
         let services = self.services.clone();
         let client = self.wire.connection.stream_mut();
         let reopening = reopening(&services, &head);
-        let (near, mut witness) = (Box::new(near), Witness::default());
+        let mut witness = Witness::default();
         let relaying =
             rookery_route::relay(client, BytesMut::new(), near, &self.drain, reopening, &mut witness);
         let relayed = relaying.await;
@@ -410,6 +407,7 @@ impl Driver {
         self.bad_in_a_row = value.bad_in_a_row;
         let idle = value.idle.as_ref().and_then(|tag| Tag::new(tag.as_bytes()));
         let replays = value.replay_octets > 0;
+        self.wire.replaces = value.replaces;
         if let Some(DeflateValue { sent, received, plain_octets }) = value.deflate.take() {
             let carried = Carried { sent, received };
             self.wire.connection.resume_deflate(carried, plain_octets).map_err(IoError::Lost)?;
@@ -461,9 +459,6 @@ fn roomy(services: &Services) -> Limits {
     let command_octets = limits.command_octets.saturating_mul(2);
     Limits { command_octets, ..limits }
 }
-
-/// Octets on their way between the two halves of a session within one node.
-const OWN_PIPE_OCTETS: usize = 64 << 10;
 
 /// The home's side of a session that goes on at another.
 async fn give(

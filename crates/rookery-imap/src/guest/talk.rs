@@ -5,7 +5,7 @@ use crate::answer::Answer;
 use crate::command::operation::Operation;
 use crate::handed::Replay;
 use crate::session::Enabled;
-use crate::value::{GuestValue, SelectedValue, SessionValue};
+use crate::value::{GuestValue, SelectedValue, SessionValue, WatchedValue};
 use crate::wire::Wire;
 use bytes::{Bytes, BytesMut};
 use rookery_codec::imap::passage::Passed;
@@ -29,6 +29,13 @@ impl Guest {
         self.ask(enabled, Bytes::new());
         let Operation { id, again } = operation;
         self.note(&SessionNote::Operation { id, again });
+        self.put(octets);
+    }
+
+    /// The same with a command of a REPLACE whose new message is at another home.
+    pub(crate) fn ask_replacing(&mut self, enabled: Enabled, octets: Bytes) {
+        self.ask(enabled, Bytes::new());
+        self.note(&SessionNote::Replaces);
         self.put(octets);
     }
 
@@ -147,6 +154,8 @@ impl Guest {
     fn untagged(&mut self, wire: &mut Wire, status: &Status, octets: Bytes) -> Result<(), Trouble> {
         if status.condition == Condition::Bye {
             tracing::info!(node = %self.node, said = %status.text, "a mailbox's server ends the session there");
+            // That is not passed on: the client knows what it knew before.
+            self.heard = self.heard.saturating_sub(octets.len() as u64);
             return Err(Trouble::Guest);
         }
         if let Some(Code::MailboxId(id)) = &status.code {
@@ -311,9 +320,20 @@ impl Guest {
         SessionValue::decode(value).ok()?.selected
     }
 
-    /// Whether it is certain that it is lost.
-    pub(crate) async fn is_lost(&mut self) -> bool {
-        !matches!(self.read_for(Duration::ZERO).await, Ok(true) | Err(IoError::Idle))
+    /// How far it has told of the accounts that it watches, if that is certain.
+    pub(super) fn told(&self) -> Option<Vec<WatchedValue>> {
+        let is_certain = self.heard == self.marks.at && self.passage.is_drained();
+        let value = SessionValue::decode(self.marks.value.as_ref().filter(|_| is_certain)?).ok()?;
+        value.notify.filter(|_| !value.overflow).map(|notify| notify.watched)
+    }
+
+    /// Whether more of it has come that was not looked at. None: it is lost.
+    pub(crate) async fn has_more(&mut self) -> Option<bool> {
+        match self.read_for(Duration::ZERO).await {
+            Ok(true) => Some(true),
+            Err(IoError::Idle) => Some(false),
+            Ok(false) | Err(_) => None,
+        }
     }
 
     /// Whether it can be asked: it is not lost, and has not said good-bye.

@@ -58,6 +58,13 @@ impl Notify {
 }
 
 impl Notify {
+    /// A number that is another when other accounts are watched or more of them was told, and one for their mailboxes.
+    pub(crate) fn told(&self) -> (u64, u64) {
+        self.watched.iter().fold((0, 0), |(modseqs, visible), watched| {
+            (modseqs.wrapping_add(watched.modseq), visible.wrapping_add(watched.visible.len()))
+        })
+    }
+
     /// Whether the client has asked for something.
     pub(crate) fn asks(&self) -> bool {
         self.asked.is_some()

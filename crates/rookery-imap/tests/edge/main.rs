@@ -16,7 +16,7 @@ mod content;
 #[path = "../imap/habits.rs"]
 mod habits;
 mod halves;
-#[path = "../imap/harness.rs"]
+#[path = "../imap/harness/mod.rs"]
 mod harness;
 #[path = "../imap/listing.rs"]
 mod listing;

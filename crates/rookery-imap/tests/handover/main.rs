@@ -15,7 +15,7 @@ mod condstore;
 mod content;
 #[path = "../imap/habits.rs"]
 mod habits;
-#[path = "../imap/harness.rs"]
+#[path = "../imap/harness/mod.rs"]
 mod harness;
 #[path = "../imap/listing.rs"]
 mod listing;

@@ -8,8 +8,9 @@ mod acl;
 #[path = "../imap/admin.rs"]
 mod admin;
 mod answers;
+mod apart;
 mod guests;
-#[path = "../imap/harness.rs"]
+#[path = "../imap/harness/mod.rs"]
 #[allow(dead_code, reason = "these transcripts do not need all of it")]
 mod harness;
 #[path = "../imap/listing.rs"]
@@ -27,8 +28,10 @@ mod replacing;
 mod seen;
 #[path = "../imap/sharing.rs"]
 mod sharing;
+mod third;
 #[path = "../imap/unheard.rs"]
 mod unheard;
+mod watching;
 
 /// Ann is at home at one node, everybody else at another, where the clients come in.
 const NODES: harness::Nodes = harness::Nodes::TwoHomes;

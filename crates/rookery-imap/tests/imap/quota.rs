@@ -208,6 +208,14 @@ async fn who_reads_a_shared_mailbox_sees_its_quota() {
         J< 1 NO [NONEXISTENT] <*>
         J> 2 GETQUOTAROOT Shared/team
         J< 2 NO [NONEXISTENT] <*>
+        M> 2 CREATE team/plans
+        M< 2 OK <*>
+        A> 5 GETQUOTAROOT Shared/team/plans
+        A< * QUOTAROOT Shared/team/plans team
+        A< * QUOTA team (STORAGE 1 1)
+        A< 5 OK <*>
+        A> 6 APPEND Shared/team/plans {1025}
+        A< 6 NO [OVERQUOTA] <*>
         "#,
     )
     .await;

@@ -259,3 +259,234 @@ async fn what_is_made_of_parts_has_the_limits_of_a_message() {
         client.command(&format!("b APPEND INBOX CATENATE (URL /INBOX/;UID=1 TEXT {{400+}}\\n{text})")).await;
     assert!(heard[0].starts_with("b OK"), "{heard:?}");
 }
+
+/// Ann's INBOX has two messages; joe may do anything with it and with Sent, and only look at Trash. His own INBOX has one.
+async fn shared(config: ImapConfig) -> Site {
+    let site = Site::with(config).await;
+    site.fill("..").await;
+    let mut ann = site.login("ann").await;
+    for (mailbox, rights) in [("INBOX", "lrswipkxte"), ("Sent", "lrswipkxte"), ("Trash", "lr")] {
+        let heard = ann.command(&format!("1 SETACL {mailbox} joe {rights}")).await;
+        assert!(heard[0].starts_with("1 OK"), "{heard:?}");
+    }
+    site.settled().await;
+    append(&mut site.login("joe").await, "INBOX", "Subject: mine\r\n\r\nJoe's.\r\n").await;
+    site
+}
+
+#[tokio::test]
+async fn mailboxes_of_others_take_what_is_made_of_parts() {
+    let site = shared(ImapConfig::default()).await;
+    site.play(
+        r#"
+        J> 1 SELECT INBOX
+        J< ...
+        J< 1 OK <*>
+        -- Of a message of one's own, of one of the other's, and of one of the selected mailbox.
+        J~ 2 APPEND "Other Users/ann" (\Flagged $one) "01-Feb-2020 03:04:05 +0100" CATENATE (URL /INBOX/;UID=1/;SECTION=HEADER TEXT {7}
+        J< + OK
+        J~ hello\n URL "/Other%20Users/ann/;UID=2/;SECTION=TEXT" URL ;UID=1/;SECTION=TEXT/;PARTIAL=0.3)
+        J< 2 OK [APPENDUID <*> 3] APPEND completed
+        J> 3 SELECT "Other Users/ann"
+        J< ...
+        J< 3 OK <*>
+        J> 4 FETCH 3 (INTERNALDATE BODY.PEEK[])
+        J< * 3 FETCH (INTERNALDATE " 1-Feb-2020 03:04:05 +0100" BODY[] {35}
+        J< Subject: mine
+        J<
+        J< hello
+        J< body 1
+        J< Joe)
+        J< 4 OK <*>
+        J> 5 SEARCH FLAGGED KEYWORD $one
+        J< * SEARCH 3
+        J< 5 OK <*>
+        -- The other's mailbox is the selected one.
+        J> 6 APPEND INBOX CATENATE (URL /;UID=3/;SECTION=HEADER URL ;UID=1/;SECTION=TEXT)
+        J< 6 OK [APPENDUID <*> 2] APPEND completed
+        J> 7 APPEND "Other Users/ann/Sent" CATENATE (URL /;UID=3)
+        J< 7 OK [APPENDUID <*> 1] APPEND completed
+        J> 8 APPEND "Other Users/ann" CATENATE (URL /;UID=2/;SECTION=TEXT URL "/INBOX/;UID=2")
+        J< * 4 EXISTS
+        J< * <*> RECENT
+        J< 8 OK [APPENDUID <*> 4] APPEND completed
+        J> 9 FETCH 4 BODY.PEEK[]
+        J< * 4 FETCH (BODY[] {33}
+        J< body 1
+        J< Subject: mine
+        J<
+        J< body 0
+        J< )
+        J< 9 OK <*>
+        -- With others of both kinds, and in place of another.
+        J> 10 APPEND "Other Users/ann/Sent" {6+}\na: 1\n CATENATE (URL ;UID=3) (\Seen) {6+}\na: 2\n CATENATE (TEXT {1+}\nx)
+        J< 10 OK [APPENDUID <*> 2:5] APPEND completed
+        J> 11 APPEND "Other Users/ann/Sent" CATENATE (TEXT {1+}\nx) {6+}\na: 1\n
+        J< 11 OK [APPENDUID <*> 6:7] APPEND completed
+        J> 12 REPLACE 2 "Other Users/ann/Sent" CATENATE (TEXT {6+}\nnew: 1 URL ;UID=2/;SECTION=TEXT)
+        J< * OK [APPENDUID <*> 8] Replacement message ready
+        J< * 2 EXPUNGE
+        J< 12 OK REPLACE completed
+        J> 13 UID REPLACE 1 "Other Users/ann" CATENATE (URL ;UID=1/;SECTION=TEXT)
+        J< * OK [APPENDUID <*> 5] Replacement message ready
+        J< * 1 EXPUNGE
+        J< * 3 EXISTS
+        J< * <*> RECENT
+        J< 13 OK REPLACE completed
+        J> 14 FETCH 3 BODY.PEEK[]
+        J< * 3 FETCH (BODY[] {8}
+        J< body 0
+        J< )
+        J< 14 OK <*>
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_mailboxes_of_others_do_not_take_is_refused_and_nothing_is_kept() {
+    let site = shared(ImapConfig { message_octets_max: 1000, ..ImapConfig::default() }).await;
+    let large = format!("a: b\\n\\n{}", "x".repeat(592));
+    let mut joe = site.login("joe").await;
+    joe.command("1 SELECT INBOX").await;
+    assert!(
+        joe.command(&format!("2 APPEND INBOX {{600+}}\\n{large}")).await.last().unwrap().starts_with("2 OK")
+    );
+    let (whole, own) = (r#""Other Users/ann""#, "URL ;UID=2");
+    // Refused before anything comes, whatever else is wrong.
+    for (mailbox, code) in [
+        (r#""Other Users/ann/Sent/none""#, "TRYCREATE"),
+        (r#""Other Users/ann/none/none""#, "NONEXISTENT"),
+        (r#""Other Users/ann/Trash""#, "NOPERM"),
+    ] {
+        for rest in ["TEXT {5}", "URL ;UID=77 TEXT {5}", "TEXT {5+}\\nabcde URL ;UID=77)"] {
+            let heard = joe.command(&format!("a APPEND {mailbox} CATENATE ({rest}")).await;
+            assert!(
+                heard.len() == 1 && heard[0].starts_with(&format!("a NO [{code}] ")),
+                "{rest}: {heard:?}"
+            );
+        }
+    }
+    // More often than a session may say what makes no sense. The mailbox stays selected.
+    let mut reader = site.login("joe").await;
+    reader.command(&format!("1 SELECT {whole}")).await;
+    for n in 0..60 {
+        let bad =
+            ["/INBOX/;UID=77", "/Other%20Users/ann/;UID=77", "/Other%20Users/max/;UID=1", "/;UID=77", "x"]
+                [n % 5];
+        let before = ["", "CATENATE (TEXT {1+}\\nx) ", "CATENATE (URL ;UID=1) "];
+        let before = before.get(n).copied().unwrap_or("{1+}\\nx ");
+        let heard = reader
+            .command(&format!("b APPEND {whole} {before}CATENATE (TEXT {{1+}}\\nx URL \"{bad}\")"))
+            .await;
+        let wanted = format!("b NO [BADURL {bad}] ");
+        assert!(heard.len() == 1 && heard[0].starts_with(&wanted), "{before} {bad}: {heard:?}");
+    }
+    for (rest, wanted) in [
+        ("CATENATE (URL ;UID=2 TEXT {401}", "NO [TOOBIG] The message is larger than is taken"),
+        ("CATENATE (URL ;UID=2 URL ;UID=2)", "NO [TOOBIG] The message is larger than is taken"),
+        ("CATENATE (TEXT {1001}", "NO [TOOBIG] Message too large"),
+        ("CATENATE (TEXT {0+}\\n)", "NO [CANNOT] A message cannot be empty"),
+        ("{1+}\\nx CATENATE (TEXT {0+}\\n)", "NO [CANNOT] A message cannot be empty"),
+        ("CATENATE (TEXT {1+}\\nx) {0+}\\n", "NO [CANNOT] A message cannot be empty"),
+        ("CATENATE (TEXT {1+}\\nx) nonsense", "BAD <*>"),
+        ("CATENATE (TEXT {1+}\\n\0)", "NO Message holds NUL"),
+        ("{1+}\\nx CATENATE (TEXT {1+}\\n\0)", "NO Message holds NUL"),
+    ] {
+        let heard = joe.command(&format!("c APPEND {whole} {rest}")).await;
+        let wanted = wanted.strip_suffix("<*>").unwrap_or(wanted);
+        assert!(heard.len() == 1 && heard[0].starts_with(&format!("c {wanted}")), "{rest:?}: {heard:?}");
+    }
+    let mut root = site.login("root").await;
+    let heard = root.command("1 SETQUOTA user/ann (STORAGE 1 MESSAGE 3)").await;
+    assert!(heard.last().unwrap().starts_with("1 OK"), "{heard:?}");
+    for rest in [
+        format!("CATENATE ({own} TEXT {{400+}}\\n{})", "y".repeat(400)),
+        format!("CATENATE ({own}) CATENATE (TEXT {{1+}}\\nx)"),
+    ] {
+        let heard = joe.command(&format!("d APPEND {whole} {rest}")).await;
+        assert!(heard.len() == 1 && heard[0].starts_with("d NO [OVERQUOTA] "), "{rest}: {heard:?}");
+    }
+    assert_eq!(
+        joe.command(&format!("e STATUS {whole} (MESSAGES)")).await[0],
+        format!("* STATUS {whole} (MESSAGES 2)")
+    );
+    let heard = joe.command(&format!("f APPEND {whole} CATENATE (TEXT {{1+}}\\nx)")).await;
+    assert!(heard.last().unwrap().starts_with("f OK [APPENDUID "), "{heard:?}");
+    let heard = joe.command(&format!("g APPEND {whole} CATENATE (TEXT {{1}}")).await;
+    assert!(heard.len() == 1 && heard[0].starts_with("g NO [OVERQUOTA] "), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_message_makes_room_for_one_in_a_mailbox_of_somebody_else() {
+    let site = shared(ImapConfig::default()).await;
+    append(&mut site.login("joe").await, "INBOX", "Subject: two\r\n\r\nJoe's.\r\n").await;
+    site.play(
+        r#"
+        J> 1 SELECT INBOX
+        J< ...
+        J< 1 OK <*>
+        J~ 2 REPLACE 1 "Other Users/ann" (\Flagged $one) "01-Feb-2020 03:04:05 +0100" {6}
+        J< + OK
+        J~ a: b\n
+        J< * OK [APPENDUID <*> 3] Replacement message ready
+        J< * 1 EXPUNGE
+        J< 2 OK REPLACE completed
+        J> 3 REPLACE 2 "Other Users/ann" {1}
+        J< 3 BAD There is no message of that number
+        J> 4 UID REPLACE 1 "Other Users/ann" {1}
+        J< 4 NO [NONEXISTENT] There is no such message
+        J> 5 UID REPLACE 2 "Other Users/ann/Trash" {1}
+        J< 5 NO [NOPERM] <*>
+        J~ 6 UID REPLACE 2 "Other Users/ann/Sent" CATENATE (URL ;UID=2/;SECTION=HEADER TEXT {4}
+        J< + OK
+        J~ text URL "/Other%20Users/ann/;UID=3")
+        J< * OK [APPENDUID <*> 1] Replacement message ready
+        J< * 1 EXPUNGE
+        J< 6 OK REPLACE completed
+        -- The other way round.
+        J> 7 SELECT "Other Users/ann"
+        J< ...
+        J< 7 OK <*>
+        J> 8 FETCH 3 (FLAGS INTERNALDATE BODY.PEEK[])
+        J< * 3 FETCH (FLAGS (\Flagged<*>$one) INTERNALDATE " 1-Feb-2020 03:04:05 +0100" BODY[] {6}
+        J< a: b
+        J< )
+        J< 8 OK <*>
+        J~ 9 REPLACE 3 INBOX CATENATE (URL ;UID=3 TEXT {1}
+        J< + OK
+        J~ x)
+        J< * OK [APPENDUID <*> 3] Replacement message ready
+        J< * 3 EXPUNGE
+        J< 9 OK REPLACE completed
+        J> 10 REPLACE 3 INBOX {1}
+        J< 10 BAD There is no message of that number
+        J> 11 UID REPLACE 3 INBOX {1}
+        J< 11 NO [NONEXISTENT] There is no such message
+        J> 12 REPLACE 1 none {1}
+        J< 12 NO [TRYCREATE] <*>
+        J> 13 UID REPLACE * INBOX (\Seen) {6+}\na: 2\n
+        J< * OK [APPENDUID <*> 4] Replacement message ready
+        J< * 2 EXPUNGE
+        J< 13 OK REPLACE completed
+        J> 14 SELECT INBOX
+        J< ...
+        J< 14 OK <*>
+        J> 15 FETCH 1:2 BODY.PEEK[]
+        J< * 1 FETCH (BODY[] {7}
+        J< a: b
+        J< x)
+        J< * 2 FETCH (BODY[] {6}
+        J< a: 2
+        J< )
+        J< 15 OK <*>
+        J> 16 STATUS "Other Users/ann" (MESSAGES)
+        J< * STATUS "Other Users/ann" (MESSAGES 1)
+        J< 16 OK <*>
+        J> 17 STATUS "Other Users/ann/Sent" (MESSAGES)
+        J< * STATUS "Other Users/ann/Sent" (MESSAGES 1)
+        J< 17 OK <*>
+        "#,
+    )
+    .await;
+}

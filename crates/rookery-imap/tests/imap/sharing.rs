@@ -55,6 +55,30 @@ async fn what_others_share_is_listed() {
 }
 
 #[tokio::test]
+async fn what_is_made_below_a_shared_mailbox_has_its_rights() {
+    let site = Site::new().await;
+    site.add_shared("team", "ann", "lrswipkxte").await;
+    site.play(
+        r#"
+        M> 1 SETACL team joe lr
+        M< 1 OK <*>
+        A> 1 CREATE Shared/team/plans
+        A< 1 OK [MAILBOXID <*>
+        A> 2 APPEND Shared/team/plans {3+}\na\n
+        A< 2 OK <*>
+        J> 1 STATUS Shared/team/plans (MESSAGES)
+        J< * STATUS Shared/team/plans (MESSAGES 1)
+        J< 1 OK <*>
+        J> 2 CREATE Shared/team/more
+        J< 2 NO [NOPERM] <*>
+        A> 3 DELETE Shared/team/plans
+        A< 3 OK <*>
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_shared_at_another_node_is_listed() {
     let site = Site::new().await;
     site.publish_elsewhere("pat", "Plans/2026", &[("joe", "lrs"), ("-joe", "s")]).await;
@@ -125,11 +149,16 @@ async fn a_list_costs_what_it_answers() {
 
 /// The lines of an answer, and the records read for it.
 async fn cost(site: &Site, client: &mut Client, command: &str) -> (Vec<String>, u64) {
-    // Once before, so that what a cache may hold is in it.
-    client.command(command).await;
-    let before = site.reads.load(Ordering::Relaxed);
-    let heard = client.command(command).await;
-    (heard, site.reads.load(Ordering::Relaxed) - before)
+    // Once before, so that what a cache may hold is in it; the cheapest of several, since the store's background reads,
+    // too.
+    let mut heard = client.command(command).await;
+    let mut cheapest = u64::MAX;
+    for _ in 0..8 {
+        let before = site.reads.load(Ordering::Relaxed);
+        heard = client.command(command).await;
+        cheapest = cheapest.min(site.reads.load(Ordering::Relaxed) - before);
+    }
+    (heard, cheapest)
 }
 
 /// Every command that takes a name, with `@` for the name.

@@ -3,7 +3,7 @@
 use crate::harness::{Client, Site};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const MOVES: usize = 50;
 
@@ -33,8 +33,12 @@ async fn append(
         let (one, two) =
             (format!("{first}\r\n\r\n"), format!("{second}\r\n\r\n{}", "x".repeat(number % 3 * 300_000)));
         // Several messages at once, some of them large.
-        let command =
-            format!("APPEND {inbox} (\\Flagged) {{{}+}}\r\n{one} {{{}+}}\r\n{two}", one.len(), two.len());
+        let (one, two) = (format!("{{{}+}}\r\n{one}", one.len()), format!("{{{}+}}\r\n{two}", two.len()));
+        let command = match number % 4 {
+            // Parts that a message is made of cannot be said again as they came.
+            3 => format!("APPEND {inbox} (\\Flagged) CATENATE (TEXT {one}) CATENATE (TEXT {two})"),
+            _ => format!("APPEND {inbox} (\\Flagged) {one} {two}"),
+        };
         let lines = done(&mut client, number, &command).await;
         let uids = lines.last().unwrap().split(['[', ']', ' ']).nth(5).unwrap().to_string();
         let (a, b) = uids.split_once(':').unwrap();
@@ -171,6 +175,62 @@ async fn under_load(who: Who, moving: &[&str]) {
     }
     assert_eq!(there, all);
     assert!(all.len() >= 2 * MOVES / 10, "only {} messages came meanwhile", all.len());
+}
+
+/// Has a message make room for one in a mailbox of the other account, to and fro, until it is told to end; counts how often.
+async fn replace(site: Arc<Site>, ends: Arc<AtomicBool>, times: Arc<AtomicUsize>) {
+    let places = ["Trash", "\"Other Users/ann/Sent\""];
+    let mut client = site.login("joe").await;
+    let uid_of = |line: &str| line.split([' ', ']']).nth(4).unwrap().to_string();
+    let lines = done(&mut client, 0, &format!("APPEND {} {{3+}}\\nabc", places[0])).await;
+    let mut uid = uid_of(lines.last().unwrap());
+    for number in 1.. {
+        if ends.load(Ordering::Relaxed) {
+            return;
+        }
+        let (from, to) = (places[(number + 1) % 2], places[number % 2]);
+        done(&mut client, 2 * number, &format!("SELECT {from}")).await;
+        let what = match number % 3 {
+            0 => "{3+}\\nabc".to_string(),
+            1 => "CATENATE (TEXT {3+}\\nabc TEXT {3+}\\ndef)".to_string(),
+            _ => format!("{{300000+}}\\n{}", "x".repeat(300_000)),
+        };
+        let lines = done(&mut client, 2 * number + 1, &format!("UID REPLACE {uid} {to} {what}")).await;
+        let ready: Vec<&String> = lines.iter().filter(|line| line.starts_with("* OK [APPENDUID ")).collect();
+        let [ready] = ready[..] else { panic!("{lines:?}") };
+        assert!(lines.iter().any(|line| line.ends_with(" EXPUNGE")), "{lines:?}");
+        uid = uid_of(ready);
+        times.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_replaced_between_two_accounts_are_neither_lost_nor_doubled_while_both_move() {
+    let site = Arc::new(Site::new().await);
+    let mut ann = site.login("ann").await;
+    done(&mut ann, 0, "SETACL Sent joe lrswite").await;
+    let ends = Arc::new(AtomicBool::new(false));
+    let times = Arc::new(AtomicUsize::new(0));
+    let replacing: Vec<_> =
+        (0..3).map(|_| tokio::spawn(replace(site.clone(), ends.clone(), times.clone()))).collect();
+    let (mut moves, mut moving) = (0, ["ann", "joe", "ann"].iter().cycle());
+    while moves < MOVES || times.load(Ordering::Relaxed) < MOVES {
+        site.relocate(moving.next().unwrap()).await;
+        moves += 1;
+        assert!(!replacing.iter().any(tokio::task::JoinHandle::is_finished), "something was refused");
+    }
+    ends.store(true, Ordering::Relaxed);
+    for replacing in replacing {
+        replacing.await.unwrap();
+    }
+    let mut client = site.login("joe").await;
+    let mut all = 0;
+    for (number, place) in ["Trash", "\"Other Users/ann/Sent\""].iter().enumerate() {
+        let lines = done(&mut client, number, &format!("STATUS {place} (MESSAGES)")).await;
+        let count = lines[0].split_once("(MESSAGES ").unwrap().1.trim_end_matches(')');
+        all += count.parse::<usize>().unwrap();
+    }
+    assert_eq!(all, 3);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ mod basics;
 mod condstore;
 #[path = "../imap/content.rs"]
 mod content;
-#[path = "../imap/harness.rs"]
+#[path = "../imap/harness/mod.rs"]
 #[allow(dead_code, reason = "these transcripts do not need all of it")]
 mod harness;
 mod load;

@@ -262,6 +262,7 @@ impl<B: Backing> Session<B> {
             BodyError::Gone => Reply::new(451, (4, 2, 1), "The account takes no mail now"),
             BodyError::NoSpace => Reply::new(452, (4, 3, 1), "The server's disk is full"),
             BodyError::Away(_) => Reply::new(451, (4, 4, 1), "The recipient's home is not reached"),
+            BodyError::GivenUp => Reply::new(451, (4, 4, 1), "The way to the recipient's home broke off"),
             BodyError::Failed(_) => Reply::new(451, (4, 3, 0), "The store failed; try again"),
         }
     }
@@ -279,15 +280,7 @@ impl<B: Backing> Session<B> {
             Outcome::Duplicate => self.counts.duplicates += 1,
             Outcome::Failed(error) => {
                 self.counts.failed += 1;
-                match error {
-                    BodyError::Failed(reason) => {
-                        tracing::error!(id, %reason, "a message could not be stored")
-                    }
-                    BodyError::Away(reason) => {
-                        tracing::warn!(id, %reason, "a recipient's home is not reached")
-                    }
-                    other => tracing::debug!(id, reason = %other, "a message was not stored"),
-                }
+                error.tell(id);
             }
         }
     }

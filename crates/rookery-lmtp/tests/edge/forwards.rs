@@ -10,7 +10,8 @@ use rookery_route::{NoPeers, PeerError, Peers, PipeService, Reaching};
 use rookery_types::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::transcripts::{Client, Homes, INBOX, Memory, connect_to, site};
+use crate::backing::{Homes, INBOX, Memory};
+use crate::client::{Client, connect_to, site};
 
 const HOME: NodeId = NodeId(2);
 const OTHER: NodeId = NodeId(3);

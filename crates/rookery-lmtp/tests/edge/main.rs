@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop here
 
+#[path = "../lmtp/backing.rs"]
+mod backing;
+#[path = "../lmtp/client.rs"]
+mod client;
 mod forwards;
 #[path = "../lmtp/transcripts.rs"]
 mod transcripts;

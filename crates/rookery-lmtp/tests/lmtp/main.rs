@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may stop here
 
+mod backing;
+mod client;
 mod transcripts;
 
 /// Whether the MTA is connected to another node than the recipients' home.

@@ -6,7 +6,7 @@ use crate::relay::{PipeHead, PipeService};
 use bytes::Bytes;
 use rookery_directory::{AccountState as EntryState, DirectoryError, Home, Moving};
 use rookery_net::Pipe;
-use rookery_store::{AccountState, Exchange, Job, Stage, StoreError, Travel};
+use rookery_store::{AccountState, Exchange, FORMAT, Job, Stage, StoreError, Travel};
 use rookery_types::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -290,7 +290,8 @@ impl Inner {
         }
         let account = self.store.account(job.account).await?;
         let mut wire = self.open(live, job.peer).await?;
-        let begin = Question::Begin { account: job.account.get(), job: job.id.0, epoch: job.epoch.0 };
+        let (id, epoch) = (job.account.get(), job.epoch.0);
+        let begin = Question::Begin { account: id, job: job.id.0, epoch, format: FORMAT };
         let Reply::Begun { fresh } = wire.talk(&begin).await? else {
             return Err(Trouble("its answer makes no sense".to_owned()));
         };

@@ -4,7 +4,7 @@ use super::wire::{self, FAILED, FRAME, Question, Reply, TALK};
 use super::{Inner, Mover, Trouble};
 use rookery_directory::{DirectoryError, Home};
 use rookery_net::{DrainGuard, Pipe};
-use rookery_store::{AccountState, Incoming, Job, Stage, Travel};
+use rookery_store::{AccountState, FORMAT, Incoming, Job, Stage, Travel};
 use rookery_types::NodeId;
 use std::io;
 use std::sync::Arc;
@@ -56,7 +56,11 @@ impl Inner {
     ) -> Result<Reply, Trouble> {
         let sense = |error: io::Error| Trouble(error.to_string());
         match question {
-            Question::Begin { account, job, epoch } => {
+            // They go from store to store as they are.
+            Question::Begin { format, .. } if format > FORMAT => Err(Trouble(format!(
+                "records of the store's format {format} come, and this program knows formats up to {FORMAT}"
+            ))),
+            Question::Begin { account, job, epoch, format: _ } => {
                 let (id, job, epoch) =
                     (wire::account(account).map_err(sense)?, wire::job(job), wire::epoch(epoch));
                 // Nobody but its home sends an account, and only where the directory has it going.

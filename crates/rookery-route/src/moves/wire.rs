@@ -24,8 +24,14 @@ const READ_OCTETS: usize = 64 << 10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Question {
-    /// Receive an account, or go on. Frames of the stores follow.
-    Begin { account: u64, job: u64, epoch: u64 },
+    /// Receive an account, or go on. Frames of the stores follow, with records of this format of the store.
+    Begin {
+        account: u64,
+        job: u64,
+        epoch: u64,
+        #[serde(default)]
+        format: u32,
+    },
     /// It has been released: take it home.
     Release { account: u64, job: u64, epoch: u64, modseq: u64 },
     /// It is given up.

@@ -3,10 +3,12 @@
 use super::{NOTE_OCTETS, SessionNote, VALUE_OCTETS_MAX};
 use bytes::{Bytes, BytesMut};
 use rookery_net::Pipe;
+use rookery_net::pipe::FramedPipe;
 use rookery_types::{Epoch, NodeId};
+use std::future::Future;
 use std::io;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 /// How long the halves may take to give a client back to the edge.
 pub(super) const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -14,6 +16,8 @@ pub(super) const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 const VALUE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Octets that a client may have sent behind its last command; more is no client's.
 pub(super) const REST_OCTETS_MAX: usize = 1 << 20;
+/// Octets on their way between the two halves of a session within one node.
+const OWN_PIPE_OCTETS: usize = 64 << 10;
 
 /// Gives a client back to the edge, as nobody's. What was said to it is flushed. `rest`: what was read and not used.
 pub async fn hand_back(pipe: &mut dyn Pipe, mut rest: BytesMut) -> io::Result<()> {
@@ -104,6 +108,22 @@ impl<'a> HandOver<'a> {
     }
 }
 
+/// The edge's end of a pipe within this process, for a session that goes on elsewhere while its client is connected here.
+/// `giving` is the home's half, with the other end.
+pub fn own_pipe<F>(giving: impl FnOnce(FramedPipe<DuplexStream>) -> F) -> Box<dyn Pipe>
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let (near, far) = rookery_net::pipe::in_memory(OWN_PIPE_OCTETS);
+    let giving = giving(far);
+    tokio::spawn(async move {
+        if let Err(error) = giving.await {
+            tracing::debug!(%error, "a session is not taken from here");
+        }
+    });
+    Box::new(near)
+}
+
 pub(super) async fn send_value(pipe: &mut dyn Pipe, mut value: Bytes) -> io::Result<()> {
     while !value.is_empty() {
         let piece = value.split_to(value.len().min(NOTE_OCTETS));
@@ -159,13 +179,19 @@ impl Opening {
 
     /// Hears it.
     pub(super) async fn hear(pipe: &mut dyn Pipe) -> io::Result<Opening> {
-        if pipe.read(&mut [0]).await? > 0 {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        match pipe.take_note().and_then(SessionNote::decode) {
-            Some(SessionNote::Resumed) => Ok(Opening::Resumed),
-            Some(SessionNote::Moved { node, epoch, .. }) => Ok(Opening::Elsewhere(node, epoch)),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+        loop {
+            if pipe.read(&mut [0]).await? > 0 {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            match pipe.take_note().map(SessionNote::decode) {
+                Some(Some(SessionNote::Resumed)) => return Ok(Opening::Resumed),
+                Some(Some(SessionNote::Moved { node, epoch, .. })) => {
+                    return Ok(Opening::Elsewhere(node, epoch));
+                }
+                // Of a newer version.
+                Some(None) => {}
+                Some(Some(_)) | None => return Err(io::ErrorKind::InvalidData.into()),
+            }
         }
     }
 }

@@ -148,7 +148,7 @@ pub(crate) fn encode_uids(e: &mut Encoder, uids: &UidSet) {
     }
 }
 
-pub(super) fn decode_uids(d: &mut Decoder<'_>) -> Option<UidSet> {
+pub(crate) fn decode_uids(d: &mut Decoder<'_>) -> Option<UidSet> {
     let mut uids = UidSet::new();
     let mut last = 0u32;
     for _ in 0..d.count()? {

@@ -173,13 +173,16 @@ impl Account {
         loop {
             let mut thawed = pin!(self.cell.gate.thawed());
             thawed.as_mut().enable();
+            let taken = self.cell.gate.take(holder);
+            let guard = taken.then(|| CommandGuard { cell: self.cell.clone(), holder });
+            // Looked at behind that: just before, it may have been released.
             if matches!(self.cell.record.load().state, AccountState::Released(_) | AccountState::Moved(_)) {
                 return Err(StoreError::Moved);
             }
-            if self.cell.gate.take(holder) {
-                return Ok(CommandGuard { cell: self.cell.clone(), holder });
+            match guard {
+                Some(guard) => return Ok(guard),
+                None => thawed.await,
             }
-            thawed.await;
         }
     }
 

@@ -140,6 +140,16 @@ pub(crate) fn digest(
     Ok(digest.end())
 }
 
+/// What all records of an account come to that go along.
+pub(crate) fn digest_of_all(read: &dyn Read, id: AccountId) -> Result<[u8; 16], StoreError> {
+    let (start, end) = (keys::account(id), end_of(id));
+    let mut all = Digest::default();
+    for space in SPACES {
+        all.add(space, &start, Some(&digest(read, space, &start, &end)?));
+    }
+    Ok(all.end())
+}
+
 /// All keys between two that have records which go along.
 pub(crate) fn keys_between(
     read: &dyn Read,

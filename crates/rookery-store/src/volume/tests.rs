@@ -4,8 +4,8 @@
 use super::*;
 use crate::records::ContentRecord;
 use proptest::prelude::*;
-use rookery_kv::sim::SimDisk;
-use rookery_types::ThreadId;
+use rookery_kv::sim::{Fault, OpKind, SimDisk};
+use rookery_types::{AccountId, ContentId, ThreadId};
 
 const CONTENT: ContentId = ContentId([3; 16]);
 
@@ -236,6 +236,27 @@ fn a_volume_reads_its_messages_with_either_copy_of_its_dictionary() {
         flip(first);
         assert_reads(&self::volumes(&disk), &placed, &body, &[(3, 7)]);
         flip(other);
+    }
+}
+
+#[test]
+fn what_a_failed_sync_left_at_the_beginning_is_made_durable_by_who_goes_on() {
+    for (way, seed) in
+        [Way::Arrived, Way::WithDictionary].into_iter().flat_map(|way| (0..12).map(move |n| (way, n)))
+    {
+        let disk = SimDisk::new(seed);
+        let lost = store(&volumes(&disk), way, &mail(1));
+        disk.fail_nth(OpKind::Sync, 1, Fault::Io);
+        assert!(lost.volume.sync(&disk.files()).is_err());
+        disk.process_crash();
+        let again = volumes(&disk);
+        let next = store(&again, way, &mail(2));
+        assert_eq!(next.locator.volume, lost.locator.volume);
+        next.volume.sync(&disk.files()).unwrap();
+        disk.power_loss();
+        let last = volumes(&disk);
+        assert!(last.purpose(next.locator.volume).unwrap().is_some(), "{seed}");
+        assert_reads(&last, &next, &mail(2), &[]);
     }
 }
 

@@ -53,9 +53,10 @@ pub(crate) fn refused(error: &MoverError) -> Failed {
     let code = match error {
         MoverError::NoNode | MoverError::NoMove => "not-found",
         MoverError::AlreadyThere | MoverError::OnItsWay => "exists",
+        MoverError::Closed { .. } => "no-place",
         _ => "failed",
     };
-    Failed::new(code, crate::serve::with_causes(error))
+    Failed::new(code, crate::exit::with_causes(error))
 }
 
 async fn nodes(desk: &Desk) -> Result<Vec<Known>, Failed> {

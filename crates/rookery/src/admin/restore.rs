@@ -4,6 +4,7 @@
 //! - An account that exists is left alone and told, unless its home is a node that was removed from the cluster: then
 //!   what is restored takes its place when all of it is there, and until then the account is away, never empty.
 //! - One whose restoring fails is deleted again, so that it can be restored anew.
+//! - A node that takes no accounts (`hold`) takes none that come back either, whether their homes are lost or not.
 //! - UIDVALIDITY and UIDs are what they were; modseqs go on far beyond.
 
 use std::io::BufRead;
@@ -53,6 +54,7 @@ pub(super) async fn restore(
     args: Args,
     replies: &Replies,
 ) -> Result<Value, Failed> {
+    node.registrar.takes_here().await.map_err(NodeError::from)?;
     let only: Option<UserName> = args.user.as_deref().map(|user| node.user(user)).transpose()?;
     let read = std::fs::read_dir(&args.path).map_err(|error| broken(&args.path, error))?;
     let mut places: Vec<PathBuf> = read.filter_map(|entry| Some(entry.ok()?.path())).collect();

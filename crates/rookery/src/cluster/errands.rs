@@ -61,7 +61,7 @@ impl Cluster {
         let class = if verb.starts_with("export") { Class::Bulk } else { Class::Interactive };
         let opened = self.links.open(node, class, SERVICE, TraceId::random(), bytes::Bytes::new()).await;
         let stream = opened.map_err(|error| {
-            Failed::new("away", format!("{name} is not reached: {}", crate::serve::with_causes(&error)))
+            Failed::new("away", format!("{name} is not reached: {}", crate::exit::with_causes(&error)))
         })?;
         let mut client = Client::over(LinkPipe::new(stream));
         client.ask(verb, args).await.map_err(|error| lost(name, error))?;
@@ -110,6 +110,6 @@ fn may_ask(peer: &PeerFacts, verb: &str) -> Result<(), Failed> {
 pub(crate) fn lost(name: &str, error: CallError) -> Failed {
     match error {
         CallError::Failed(failed) => failed,
-        error => Failed::new("away", format!("{name}: {}", crate::serve::with_causes(&error))),
+        error => Failed::new("away", format!("{name}: {}", crate::exit::with_causes(&error))),
     }
 }

@@ -27,6 +27,41 @@ pub(crate) struct ClusterHomes {
     pub(crate) placed: Placed,
 }
 
+impl From<Why> for RegistrarError {
+    fn from(why: Why) -> RegistrarError {
+        match why {
+            Why::NoPlace(why) => RegistrarError::NoPlace(why),
+            Why::Away(why) => RegistrarError::Away(why),
+        }
+    }
+}
+
+impl ClusterHomes {
+    /// The nodes of the directory, of this one what it knows better.
+    async fn nodes(&self) -> Result<Vec<Node>, RegistrarError> {
+        let here = self.cluster.links.identity().node;
+        let mut nodes = self.directory.nodes().await.map_err(RegistrarError::Directory)?;
+        let own = nodes.iter_mut().find(|node| node.id == here);
+        match own {
+            // It has not told of its store yet.
+            Some(own) => own.store = Some(self.store).filter(|_| self.cluster.holds()),
+            None if self.cluster.holds() => {
+                let name = self.cluster.links.identity().name.as_str().into();
+                nodes.push(Node { name, store: Some(self.store), ..Node::new(here) });
+            }
+            None => {}
+        }
+        Ok(nodes)
+    }
+
+    fn is_there(&self, node: &Node) -> bool {
+        match node.id == self.cluster.links.identity().node {
+            true => self.cluster.fence.why().is_none(),
+            false => self.cluster.links.peer(node.id).borrow().takes_streams(),
+        }
+    }
+}
+
 impl Homes for ClusterHomes {
     /// The node that was named. Else here, if this node holds accounts, takes new ones and is none that the domain's
     /// placement rules out; else at the one of the others that is there, fits, and has the most room.
@@ -36,32 +71,34 @@ impl Homes for ClusterHomes {
         at: Option<&'a str>,
     ) -> Coming<'a, Result<(NodeId, StoreId), RegistrarError>> {
         Box::pin(async move {
-            let here = self.cluster.links.identity().node;
-            let mut nodes = self.directory.nodes().await.map_err(RegistrarError::Directory)?;
+            let nodes = self.nodes().await?;
             let placements = self.directory.placements().await.map_err(RegistrarError::Directory)?;
-            let own = nodes.iter_mut().find(|node| node.id == here);
-            match own {
-                // It has not told of its store yet.
-                Some(own) => own.store = Some(self.store).filter(|_| self.cluster.holds()),
-                None if self.cluster.holds() => {
-                    let name = self.cluster.links.identity().name.as_str().into();
-                    nodes.push(Node { name, store: Some(self.store), ..Node::new(here) });
-                }
-                None => {}
-            }
-            let is_there = |node: &Node| match node.id == here {
-                true => self.cluster.fence.why().is_none(),
-                false => self.cluster.links.peer(node.id).borrow().takes_streams(),
-            };
+            let is_there = |node: &Node| self.is_there(node);
+            let here = self.cluster.links.identity().node;
             let view = View { nodes: &nodes, placements: &placements, here, is_there: &is_there };
             let placed = match at {
                 Some(at) => view.named(at),
                 None => view.choose(name.domain(), &self.placed),
             };
-            placed.map_err(|why| match why {
-                Why::NoPlace(why) => RegistrarError::NoPlace(why),
-                Why::Away(why) => RegistrarError::Away(why),
-            })
+            Ok(placed?)
+        })
+    }
+
+    fn takes_here(&self) -> Coming<'_, Result<(), RegistrarError>> {
+        Box::pin(async move {
+            // What an operator has just said at another node counts. Without the directory, what is known here does.
+            if let Err(error) = self.directory.barrier().await {
+                tracing::debug!(%error, "an account comes back without asking the directory");
+            }
+            if let Some(why) = self.cluster.fence.why() {
+                return Err(RegistrarError::NoPlace(format!("This node holds nothing: {why}")));
+            }
+            let nodes = self.nodes().await?;
+            let is_there = |node: &Node| self.is_there(node);
+            let own = self.cluster.links.identity();
+            let view = View { nodes: &nodes, placements: &[], here: own.node, is_there: &is_there };
+            view.named(&own.name)?;
+            Ok(())
         })
     }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::failed;
 use super::site::{DirectoryAt, Site, make_folder};
 use crate::config::{Config, SourceKind};
+use crate::data::Folder;
 use crate::exit::{Failure, Kind};
 use crate::output;
-use crate::serve::Folder;
 
 /// What the cluster tells a new node.
 #[derive(Debug, Serialize, Deserialize)]

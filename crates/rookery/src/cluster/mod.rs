@@ -49,9 +49,9 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use crate::config::{Config, DirectorySection, SourceKind};
+use crate::exit::with_causes;
 use crate::exit::{Failure, Kind};
 use crate::live::Live;
-use crate::serve::with_causes;
 
 pub(crate) use desk::{accept, nodes, token};
 pub(crate) use duties::remove;

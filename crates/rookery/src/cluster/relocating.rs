@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rookery_admin::socket::{Failed, Reply};
-use rookery_directory::{AccountState, Directory, DirectoryError, Duty, Entry, Node as Known};
+use rookery_directory::{AccountState, Directory, DirectoryError, Entry, Node as Known};
 use rookery_route::{Attended, Coming, MoveOutcome, Mover, MoverError, NotMoved, Relocated, Relocator};
 use rookery_types::{AccountId, AccountName, JobId, NodeId};
 use serde::{Deserialize, Serialize};
@@ -100,11 +100,6 @@ impl Relocator for Relocations {
             let entry = self.entry(account).await?;
             if entry.home.node == to.id {
                 return Ok(Relocated::WasThere);
-            }
-            if to.hold != Duty::On {
-                let hold = to.hold.word();
-                let text = format!("The node {} takes no new accounts: hold is {hold}", to.name);
-                return Err(NotMoved::Refused(text));
             }
             self.carry(&entry, to).await
         })
@@ -299,6 +294,7 @@ fn refused(failed: Failed) -> NotMoved {
     let text = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
     match failed.code.as_str() {
         "exists" => NotMoved::InUse(text),
+        "no-place" => NotMoved::Refused(text),
         _ => NotMoved::Unavailable(text),
     }
 }

@@ -8,7 +8,7 @@ use rookery_link::{Class, Credentials, Duties, Identity, Incoming, Message, NODE
 use rookery_types::NodeId;
 
 use super::Cluster;
-use crate::serve::with_causes;
+use crate::exit::with_causes;
 
 /// The name of the service.
 const SERVICE: &str = "certificate";

@@ -285,6 +285,8 @@ async fn travel_once(
             to.0.take_home(id(), job, modseq).await.unwrap();
             assert_eq!(all(&*to.0.engine_handle()), before, "there is what was here");
             assert_eq!(bodies(to.0), octets);
+            let digest = |store: &Store| crate::check::digest(&*store.engine_handle(), id()).unwrap();
+            assert_eq!(digest(to.0), digest(from.0));
             let found = incoming.handle(Bytes::from_static(&[2, 0])).await;
             assert!(matches!(found, Err(StoreError::Refused(_))), "what comes late is refused");
             break before.keys().filter_map(|(space, key)| kind_of(*space, key)).collect();
@@ -322,10 +324,16 @@ async fn travel_once(
         Some(Whereabouts::Left { node: to.0.node(), epoch: Epoch(epoch) })
     );
     assert!(matches!(from.0.account(id()).await, Err(StoreError::Moved)));
+    let all = |store: &Store| crate::check::digests(&*store.engine_handle()).unwrap();
+    assert_eq!(all(from.0)[0].2, all(to.0)[0].2, "both stores have the same of it");
     for _ in 0..10 {
         change(&account, rng).await;
     }
+    let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
+    account.append(inbox, vec![spooled(to.0, rng)]).await.unwrap();
     is_whole(to.0, to.1, "it goes on");
+    let digest = |store: &Store| crate::check::digest(&*store.engine_handle(), id()).unwrap();
+    assert_ne!(digest(to.0), digest(from.0), "what changes is seen");
     is_whole(from.0, from.1, "moved");
     Moved { kinds }
 }
