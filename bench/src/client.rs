@@ -303,6 +303,15 @@ impl Imap {
         Ok(self.run(command, true).await?.lines)
     }
 
+    /// Sends a command; that it is refused, with NO or BAD and these words, is an answer too. After an error the connection
+    /// is of no more use.
+    pub async fn answered(&mut self, command: &str) -> Result<Result<Brought, String>> {
+        self.tags += 1;
+        let tag = format!("b{} ", self.tags);
+        self.wire.send(format!("{tag}{command}\r\n").as_bytes()).await?;
+        self.judged(&tag, command, true).await
+    }
+
     async fn run(&mut self, command: &str, keep: bool) -> Result<Brought> {
         self.tags += 1;
         let tag = format!("b{} ", self.tags);
@@ -337,6 +346,14 @@ impl Imap {
     }
 
     async fn tagged(&mut self, tag: &str, command: &str, keep: bool) -> Result<Brought> {
+        match self.judged(tag, command, keep).await? {
+            Ok(brought) => Ok(brought),
+            Err(refusal) => bail!("{command:.80} was answered {refusal}"),
+        }
+    }
+
+    /// What a command brought, or the words of its refusal.
+    async fn judged(&mut self, tag: &str, command: &str, keep: bool) -> Result<Result<Brought, String>> {
         let mut brought = Brought::default();
         let mut fresh = true;
         loop {
@@ -345,11 +362,9 @@ impl Imap {
             if fresh && line.starts_with(tag.as_bytes()) {
                 let rest = String::from_utf8_lossy(&line[tag.len()..]).trim_end().to_owned();
                 self.wire.taken = range.end;
-                let Some(text) = rest.strip_prefix("OK ") else {
-                    bail!("{:.80} was answered {rest}", command)
-                };
+                let Some(text) = rest.strip_prefix("OK ") else { return Ok(Err(rest)) };
                 brought.text = text.to_owned();
-                return Ok(brought);
+                return Ok(Ok(brought));
             }
             if fresh {
                 ensure!(line.starts_with(b"* "), "{command:.80} was answered {}", line.escape_ascii());
@@ -393,6 +408,16 @@ impl Imap {
         ensure!(answer.starts_with(b"+"), "IDLE was answered {}", answer.escape_ascii());
         self.wire.taken = line.end;
         self.wire.shrink();
+        Ok(())
+    }
+
+    /// Waits for a line of news during IDLE. That IDLE or the connection ends is an error.
+    pub async fn news(&mut self) -> Result<()> {
+        let line = self.wire.line().await?;
+        let told = &self.wire.buffer[line.clone()];
+        let good = told.starts_with(b"* ") && !told.starts_with(b"* BYE");
+        ensure!(good, "IDLE ended with {}", told.escape_ascii());
+        self.wire.taken = line.end;
         Ok(())
     }
 }

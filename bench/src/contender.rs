@@ -10,7 +10,7 @@ use rookery_tests::{peer, process};
 use tokio::runtime::Runtime;
 
 use crate::client::{Imap, Target};
-use crate::edge::{self, Before, Edge};
+use crate::edge::{self, Before, Edge, Way};
 use crate::load::{self, Bound, Users};
 
 /// A server that takes part.
@@ -87,6 +87,11 @@ impl Contender {
         Ok(&mut self.edge.as_mut().context("there is no edge")?.server)
     }
 
+    /// How an account is moved to the other home, and back.
+    pub(crate) fn ways(&self) -> Result<[Way<'_>; 2]> {
+        self.edge.as_ref().context("there is no edge")?.ways(&self.server)
+    }
+
     /// Who may make accounts, where somebody may over IMAP.
     pub(crate) fn administrator(&self) -> Result<&'static str> {
         match self.program {
@@ -112,7 +117,9 @@ impl Contender {
         if !missing.is_empty() {
             self.server.add_users(&missing)?;
             if let (Some(edge), Program::Cyrus) = (&self.edge, self.program) {
-                missing.iter().try_for_each(|user| peer::cyrus_password(&edge.server, user))?;
+                for server in std::iter::once(&edge.server).chain(&edge.other) {
+                    missing.iter().try_for_each(|user| peer::cyrus_password(server, user))?;
+                }
             }
             if self.program() == Program::Dovecot {
                 // It makes INBOX when it is first needed, and fails if two need it at once.

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rookery_tests::edge as front;
 use rookery_tests::etcd::Etcd;
 use rookery_tests::peer;
@@ -20,6 +20,8 @@ pub(crate) enum Before {
     Edge,
     /// An edge of a cluster whose directory is in etcd. Rookery alone has that.
     EdgeOfEtcd,
+    /// An edge, and another node beside the home, to which accounts can move. Rookery and Cyrus have that.
+    EdgeOfTwo,
 }
 
 /// Members of etcd.
@@ -32,10 +34,15 @@ const IMAP: u16 = 143;
 const LMTP: u16 = 24;
 /// Whom a Cyrus frontend logs in as.
 const CYRUS_PROXY: &str = "murder";
+/// Rookery's two homes.
+const HOME: &str = "be1.example";
+const OTHER: &str = "be2.example";
 
 /// An edge that runs.
 pub(crate) struct Edge {
     pub(crate) server: Server,
+    /// Another home.
+    pub(crate) other: Option<Server>,
     /// It ends behind the nodes.
     _etcd: Option<Etcd>,
 }
@@ -48,33 +55,20 @@ pub(crate) fn start(
     binary: Option<&Path>,
     before: Before,
 ) -> Result<Edge> {
-    let place = place.join("edge");
-    std::fs::create_dir_all(&place)?;
-    let mut edge = Server::of(program, &place)?;
-    match program {
-        Program::Rookery => {
-            for server in [&*home, &edge] {
-                let text = std::fs::read_to_string(server.config())?;
-                std::fs::write(server.config(), format!("admins = [\"{ROOKERY_ADMIN}\"]\n{text}"))?;
-            }
-            if let Some(binary) = binary {
-                edge.use_binary(binary.to_path_buf());
-            }
-            let etcd = match before {
-                Before::EdgeOfEtcd => Some(Etcd::start(home.imap.ip(), MEMBERS)?),
-                Before::Nothing | Before::Edge => None,
-            };
-            let directory = etcd.as_ref().map(|etcd| etcd.config(true)).transpose()?.unwrap_or_default();
-            for (server, name) in [(&*home, "be1.example"), (&edge, "fe1.example")] {
-                server.add_config(&directory)?;
-                server.add_config(&front::cluster_section(name, front::link_place(server.imap)?))?;
-            }
-            home.launch()?;
-            home.add_user(ROOKERY_ADMIN)?;
-            front::join(&mut edge, home, "serve")?;
-            return Ok(Edge { server: edge, _etcd: etcd });
+    let prepared = |name: &str| -> Result<Server> {
+        let place = place.join(name);
+        std::fs::create_dir_all(&place)?;
+        let mut server = Server::of(program, &place)?;
+        if let Some(binary) = binary {
+            server.use_binary(binary.to_path_buf());
         }
-        Program::Cyrus => cyrus(home, &edge)?,
+        Ok(server)
+    };
+    let mut edge = prepared("edge")?;
+    let mut other = (before == Before::EdgeOfTwo).then(|| prepared("other")).transpose()?;
+    match program {
+        Program::Rookery => return rookery(home, edge, other, before),
+        Program::Cyrus => cyrus(home, other.as_mut(), &edge)?,
         Program::Dovecot => {
             home.use_ports(IMAP, LMTP)?;
             // It asks for LMTP at the port where it was asked itself.
@@ -85,23 +79,55 @@ pub(crate) fn start(
     }
     home.launch().context("the home")?;
     edge.launch().context("the edge")?;
-    Ok(Edge { server: edge, _etcd: None })
+    if let Some(other) = &mut other {
+        other.launch().context("the other home")?;
+    }
+    Ok(Edge { server: edge, other, _etcd: None })
 }
 
-/// A frontend with the mupdate master beside it; the home becomes its backend.
-fn cyrus(home: &mut Server, edge: &Server) -> Result<()> {
-    // The load's LMTP is one without a login, which is not what a frontend expects; it has a port of its own.
-    home.use_ports(IMAP, home.lmtp.port())?;
-    let services = home.root().join("services");
-    let text = std::fs::read_to_string(&services)?;
-    let more = filled(edge, home, include_str!("../peers/cyrus-backend-services.conf"));
-    std::fs::write(&services, text.replace("SERVICES {\n", &format!("SERVICES {{\n{more}")))?;
-    let mut config = std::fs::read_to_string(home.config())?;
-    config.push_str(&filled(edge, home, include_str!("../peers/cyrus-backend-murder.conf")));
-    std::fs::write(home.config(), config)?;
-    for server in [&*home, edge] {
-        peer::cyrus_password(server, CYRUS_PROXY)?;
+fn rookery(home: &mut Server, mut edge: Server, mut other: Option<Server>, before: Before) -> Result<Edge> {
+    let etcd = match before {
+        Before::EdgeOfEtcd => Some(Etcd::start(home.imap.ip(), MEMBERS)?),
+        Before::Nothing | Before::Edge | Before::EdgeOfTwo => None,
+    };
+    let directory = etcd.as_ref().map(|etcd| etcd.config(true)).transpose()?.unwrap_or_default();
+    let nodes = [(Some(&*home), HOME), (Some(&edge), "fe1.example"), (other.as_ref(), OTHER)];
+    for (server, name) in nodes.into_iter().filter_map(|(server, name)| Some((server?, name))) {
+        server.put_config_first(&format!("admins = [\"{ROOKERY_ADMIN}\"]\n"))?;
+        server.add_config(&directory)?;
+        server.add_config(&front::cluster_section(name, front::link_place(server.imap)?))?;
     }
+    home.launch()?;
+    home.add_user(ROOKERY_ADMIN)?;
+    front::join(&mut edge, home, "serve")?;
+    if let Some(other) = &mut other {
+        front::join(other, home, "serve,hold")?;
+    }
+    Ok(Edge { server: edge, other, _etcd: etcd })
+}
+
+/// What an account is moved by: where that is asked, the home that has it or the edge, and the name of where it goes.
+pub(crate) struct Way<'a> {
+    pub(crate) asked: &'a Server,
+    pub(crate) to: String,
+}
+
+impl Edge {
+    /// From the home to the other one, and back.
+    pub(crate) fn ways<'a>(&'a self, home: &'a Server) -> Result<[Way<'a>; 2]> {
+        let other = self.other.as_ref().context("there is no other home")?;
+        match home.program() {
+            Program::Rookery => Ok([OTHER, HOME].map(|to| Way { asked: &self.server, to: to.to_owned() })),
+            // A frontend of 3.6 carries XFER out itself, in vain, instead of passing it on.
+            Program::Cyrus => Ok([(home, other), (other, home)]
+                .map(|(from, to)| Way { asked: from, to: to.imap.ip().to_string() })),
+            Program::Dovecot | Program::Nginx => bail!("accounts cannot be moved"),
+        }
+    }
+}
+
+/// A frontend with the mupdate master beside it; the homes become its backends.
+fn cyrus(home: &mut Server, other: Option<&mut Server>, edge: &Server) -> Result<()> {
     let root = edge.root();
     let master = root.join("data-master");
     for folder in ["conf/socket", "conf/proc", "conf/lock", "sieve"] {
@@ -110,10 +136,27 @@ fn cyrus(home: &mut Server, edge: &Server) -> Result<()> {
     write(edge, home, &edge.config(), include_str!("../peers/cyrus-frontend-imapd.conf"))?;
     write(edge, home, &root.join("services"), include_str!("../peers/cyrus-frontend-services.conf"))?;
     write(edge, home, &root.join("master"), include_str!("../peers/cyrus-master-imapd.conf"))?;
-    for server in [&*home, edge] {
-        peer::cyrus_own(server)?;
-    }
-    Ok(())
+    peer::cyrus_password(edge, CYRUS_PROXY)?;
+    peer::cyrus_own(edge)?;
+    cyrus_backend(home, edge)?;
+    other.map_or(Ok(()), |other| cyrus_backend(other, edge))
+}
+
+fn cyrus_backend(home: &mut Server, edge: &Server) -> Result<()> {
+    // The load's LMTP is one without a login, which is not what a frontend expects; it has a port of its own.
+    home.use_ports(IMAP, home.lmtp.port())?;
+    let services = home.root().join("services");
+    let text = std::fs::read_to_string(&services)?;
+    let more = filled(edge, home, include_str!("../peers/cyrus-backend-services.conf"));
+    std::fs::write(&services, text.replace("SERVICES {\n", &format!("SERVICES {{\n{more}")))?;
+    let mut config = std::fs::read_to_string(home.config())?;
+    // A backend that moves an account to another does so as an administrator there.
+    config = config
+        .replace(&format!("\nadmins: {CYRUS_ADMIN}\n"), &format!("\nadmins: {CYRUS_ADMIN} {CYRUS_PROXY}\n"));
+    config.push_str(&filled(edge, home, include_str!("../peers/cyrus-backend-murder.conf")));
+    std::fs::write(home.config(), config)?;
+    peer::cyrus_password(home, CYRUS_PROXY)?;
+    peer::cyrus_own(home)
 }
 
 fn write(edge: &Server, home: &Server, file: &Path, template: &str) -> Result<()> {

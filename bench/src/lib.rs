@@ -17,6 +17,7 @@ pub mod load;
 mod machine;
 mod report;
 mod rows;
+mod steady;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -17,3 +17,10 @@ fn five_losses_of_power_under_load() -> Result<()> {
     ensure!(summary.with_in_flight >= 3 && summary.with_risk >= 2, "{summary:?}");
     Ok(())
 }
+
+#[test]
+fn losses_of_power_while_the_server_ends() -> Result<()> {
+    let summary = soak::powerloss::soak(3, 1_795_713_103, false, |line| eprintln!("{line}"))?;
+    ensure!(summary.at_the_end >= 2 && summary.with_risk >= 2, "{summary:?}");
+    Ok(())
+}

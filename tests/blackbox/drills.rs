@@ -1,11 +1,11 @@
-//! Slices of the drills; `cargo xtask soak pauses`, `move-kills`, `growth` and `drain` go on for as long as one likes.
+//! Slices of the drills; `cargo xtask soak pauses`, `move-kills`, `cross-kills`, `growth` and `drain` go on for as long as one likes.
 //!
 //! On a machine that is busy with other tests a command may take long. That it is not answered with OK, or that a
 //! connection ends, is a failure here as there.
 
 use anyhow::{Result, ensure};
 use rookery_tests::soak::moving::{self, CopyPlan, DrainPlan, PausesPlan};
-use rookery_tests::soak::{growth, move_kills};
+use rookery_tests::soak::{cross_kills, growth, move_kills};
 use std::time::Duration;
 
 /// How long a command may take.
@@ -38,6 +38,7 @@ fn an_account_is_copied_whole_when_it_moves() -> Result<()> {
 #[test]
 fn accounts_that_move_are_whole_whoever_is_killed() -> Result<()> {
     let plan = move_kills::Plan {
+        in_time: 2,
         rounds: 10,
         messages: 40,
         seed: 20_261_126,
@@ -48,6 +49,25 @@ fn accounts_that_move_are_whole_whoever_is_killed() -> Result<()> {
     ensure!(done.kills.iter().all(|kills| *kills > 0), "{done:?}");
     // A slice in which nothing was going on would prove nothing.
     ensure!(done.in_time.iter().sum::<u64>() > 0 && done.answered > 0, "{done:?}");
+    Ok(())
+}
+
+#[test]
+fn messages_and_names_are_where_they_were_told_to_be_whoever_is_killed() -> Result<()> {
+    let plan = cross_kills::Plan {
+        kills: 6,
+        seed: 20_261_126,
+        time_max: Duration::from_secs(30),
+        is_patient: false,
+        binary: None,
+    };
+    let done = cross_kills::soak(&plan, |line| eprintln!("{line}"))?;
+    ensure!(done.kills.iter().all(|kills| *kills > 0), "{done:?}");
+    // A slice in which nothing was going on would prove nothing.
+    let during =
+        |kind: cross_kills::Kind| done.during.iter().map(|counts| counts[kind as usize]).sum::<u64>();
+    ensure!(cross_kills::KINDS.iter().all(|kind| during(*kind) > 0), "{done:?}");
+    ensure!(done.messages > 0, "{done:?}");
     Ok(())
 }
 

@@ -21,6 +21,7 @@ mod mbsync;
 mod murder;
 mod murder_duties;
 mod murder_etcd;
+mod murder_maildrops;
 mod murder_moves;
 mod murder_nodes;
 mod murder_xfer;

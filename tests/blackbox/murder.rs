@@ -5,7 +5,6 @@ use rookery_tests::imap::Imap;
 use rookery_tests::lmtp::Lmtp;
 use rookery_tests::murder::Murder;
 use rookery_tests::server::{PASSWORD, Server};
-use rookery_tests::soak;
 use rookery_tests::{command, process};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader};
@@ -246,14 +245,6 @@ fn a_backend_that_is_gone_is_waited_for_by_its_own_users_alone() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn messages_that_move_between_homes_are_at_one_place_whoever_is_killed() -> Result<()> {
-    let time_max = Duration::from_secs(40);
-    let summary = soak::moves::soak(20, 20_261_126, time_max, |line| eprintln!("{line}"))?;
-    ensure!(summary.rounds >= 5, "{summary:?}");
-    Ok(())
-}
-
 /// Two backends and a frontend; ann, at home at the first, lets joe, at home at the second, do anything with her INBOX
 /// and below Work.
 fn shared_between_homes() -> Result<Murder> {
@@ -408,6 +399,30 @@ fn a_session_has_to_do_with_three_homes() -> Result<()> {
     let fetched = joe.ok("FETCH 2 (FLAGS BODY.PEEK[])")?.fetches()?;
     ensure!(fetched[0].body("BODY[]")? == MESSAGE);
     ensure!(fetched[0].flags()?.iter().any(|flag| flag == "\\Flagged"));
+    // And in place of one: the old one goes where it is.
+    joe.ok(&format!("SELECT {OF_ANN}"))?;
+    for (number, new) in
+        ["{6+}\r\na: b\r\n", "CATENATE (TEXT {4+}\r\na: c URL /INBOX/;UID=1)"].iter().enumerate()
+    {
+        joe.append_ok("INBOX", "()", MESSAGE)?;
+        joe.append_ok("Other Users/ann", "()", MESSAGE)?;
+        let replaced = joe.ok(&format!("REPLACE * {of_eve} (\\Draft) {new}"))?;
+        let lines = replaced.lines();
+        let appended = lines.iter().position(|line| line.starts_with("OK [APPENDUID "));
+        let expunged = lines.iter().position(|line| line == "2 EXPUNGE");
+        ensure!(appended.is_some() && appended < expunged, "{number}: {lines:?}");
+    }
+    let status = joe.ok(&format!("STATUS {OF_ANN} (MESSAGES)"))?.lines();
+    ensure!(status[0].ends_with("(MESSAGES 1)"), "{status:?}");
+    joe.ok(&format!("SELECT {of_eve}"))?;
+    let fetched = joe.ok("FETCH 3:4 (FLAGS BODY.PEEK[])")?.fetches()?;
+    ensure!(
+        fetched[0].body("BODY[]")? == b"a: b\r\n"
+            && fetched[1].body("BODY[]")? == [b"a: c", MESSAGE].concat()
+    );
+    ensure!(fetched[1].flags()?.iter().any(|flag| flag == "\\Draft"));
+    let replaced = joe.ok("REPLACE 3 INBOX {6+}\r\na: d\r\n")?.lines();
+    ensure!(replaced.iter().any(|line| line == "3 EXPUNGE"), "{replaced:?}");
     // An administrator sees and changes all of it, at any node.
     for node in [2, 1, 0] {
         let mut cyrus = murder.node(node)?.login("cyrus")?;

@@ -206,6 +206,32 @@ fn a_node_takes_no_new_accounts_and_holds_none_when_it_is_told_so() -> Result<()
 }
 
 #[test]
+fn no_account_comes_back_to_a_node_that_takes_none() -> Result<()> {
+    let mut murder = Murder::start(&[("n1.example", ""), ("n2.example", "serve,hold")])?;
+    let [one, two] = &murder.nodes[..] else { bail!("two nodes were started") };
+    two.add_user("joe")?;
+    two.login("joe")?.append_ok("INBOX", "()", MESSAGE)?;
+    let saved = two.root().join("saved").display().to_string();
+    done(two, &format!("export {saved}"))?;
+    done(one, "user delete joe --yes")?;
+    // Told at another node, and obeyed at once.
+    for hold in ["cordon", "off"] {
+        done(one, &format!("node hold {hold} --node n2.example"))?;
+        let why = format!("hold is {hold}");
+        refused(two, &format!("restore {saved}"), &why)?;
+        refused(two, "undelete user joe", &why)?;
+        let users = json(one, "user list")?;
+        ensure!(users.as_array().is_some_and(Vec::is_empty), "{users}");
+    }
+    done(one, "node hold on --node n2.example")?;
+    done(two, "undelete user joe")?;
+    done(one, "user delete joe --yes")?;
+    let told = done(two, &format!("restore {saved}"))?;
+    ensure!(told.contains("1 accounts with 1 messages"), "{told}");
+    murder.stop()
+}
+
+#[test]
 fn accounts_are_looked_after_at_any_node() -> Result<()> {
     let mut murder =
         Murder::start(&[("n1.example", ""), ("n2.example", "serve,hold"), ("be3.example", "hold")])?;

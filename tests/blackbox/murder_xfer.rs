@@ -88,7 +88,16 @@ fn cyradm_sends_accounts_to_other_nodes() -> Result<()> {
     let cordoned = one.cli(&["node", "hold", "cordon", "--node", "n2.example"], b"")?;
     ensure!(cordoned.status.success(), "{}", cordoned.text());
     let said = refused(&mut administrator, "XFER user/joe n2.example", "CANNOT")?;
-    ensure!(said.contains("hold is cordon"), "{said}");
+    ensure!(said.contains("takes no new accounts: hold is cordon"), "{said}");
+    // `rookery move` has the same rule, whichever node is asked.
+    for node in [one, two] {
+        let refused = node.cli(&["move", "user", "joe", "--to", "n2.example"], b"")?;
+        let text = refused.text();
+        ensure!(
+            !refused.status.success() && text.contains("takes no new accounts: hold is cordon"),
+            "{text}"
+        );
+    }
     refused(&mut joe, "XFER INBOX n3.example", "NOPERM")?;
     // Administrators go, too, and their sessions with them.
     two.add_user("boss")?;

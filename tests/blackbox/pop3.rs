@@ -31,7 +31,7 @@ fn letters() -> Vec<String> {
 }
 
 /// Messages that are left in INBOX.
-fn left(server: &Server) -> Result<usize> {
+pub(crate) fn left(server: &Server) -> Result<usize> {
     let mut imap = server.login("joe")?;
     let reply = String::from_utf8_lossy(&imap.ok("STATUS INBOX (MESSAGES)")?.untagged.concat()).into_owned();
     let found = (0..10).find(|n| reply.contains(&format!("(MESSAGES {n})")));
@@ -217,28 +217,60 @@ fn getmail_fetches_what_is_new_and_deletes() -> Result<()> {
     server.stop()
 }
 
+/// A client that speaks by itself.
+pub(crate) struct Pop3 {
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Pop3 {
+    /// Joe logs in and says these.
+    pub(crate) fn login(server: &Server, lines: &[&str]) -> Result<Pop3> {
+        let stream = TcpStream::connect(server.pop3)?;
+        stream.set_read_timeout(Some(SILENCE_MAX))?;
+        let mut client = Pop3 { reader: BufReader::new(stream.try_clone()?), stream };
+        client.line()?;
+        let password = format!("PASS {PASSWORD}");
+        for line in [&["USER joe", &password][..], lines].concat() {
+            client.ok(line)?;
+        }
+        Ok(client)
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        ensure!(self.reader.read_line(&mut line)? > 0, "the connection has ended");
+        Ok(line.trim_end().to_owned())
+    }
+
+    pub(crate) fn ok(&mut self, command: &str) -> Result<String> {
+        self.stream.write_all(format!("{command}\r\n").as_bytes())?;
+        let heard = self.line()?;
+        ensure!(heard.starts_with("+OK"), "{command}: {heard}");
+        Ok(heard)
+    }
+
+    /// The lines behind `+OK`.
+    pub(crate) fn lines(&mut self, command: &str) -> Result<Vec<String>> {
+        self.ok(command)?;
+        let mut lines = Vec::new();
+        loop {
+            match self.line()? {
+                line if line == "." => return Ok(lines),
+                line => lines.push(line),
+            }
+        }
+    }
+}
+
 #[test]
 fn what_quit_has_answered_survives_a_crash_and_what_was_cut_does_not_count() -> Result<()> {
     let mut server = server_with_mail()?;
-    let talk = |server: &Server, lines: &[&str]| -> Result<TcpStream> {
-        let stream = TcpStream::connect(server.pop3)?;
-        stream.set_read_timeout(Some(SILENCE_MAX))?;
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let mut heard = String::new();
-        reader.read_line(&mut heard)?;
-        for line in [&["USER joe", &format!("PASS {PASSWORD}")][..], lines].concat() {
-            (&stream).write_all(format!("{line}\r\n").as_bytes())?;
-            heard.clear();
-            reader.read_line(&mut heard)?;
-            ensure!(heard.starts_with("+OK"), "{line}: {heard}");
-        }
-        Ok(stream)
-    };
-    talk(&server, &["DELE 1", "DELE 2", "QUIT"])?;
+    Pop3::login(&server, &["DELE 1", "DELE 2", "QUIT"])?;
     server.kill9()?;
     server.launch()?;
     ensure!(left(&server)? == 1);
-    let open = talk(&server, &["DELE 1"])?;
+    let open = Pop3::login(&server, &["DELE 1"])?;
     server.kill9()?;
     drop(open);
     server.launch()?;

@@ -235,7 +235,8 @@ fn sessions_go_on_when_the_nodes_of_a_murder_restart() -> Result<()> {
     let mut number = 0;
     for node in [1, 0, 1, 0, 0] {
         let output = murder.node(node)?.cli(&["restart"], b"")?;
-        ensure!(output.status.success(), "{}", output.text());
+        let logs = || murder.nodes.iter().map(|node| node.log_tail()).collect::<Vec<_>>().join("\n----\n");
+        ensure!(output.status.success(), "{}\n{}", output.text(), logs());
         number += 1;
         murder.node(1)?.deliver("joe", message(&format!("number {number}"), "more").as_bytes())?;
         let exists = format!("{number} EXISTS");

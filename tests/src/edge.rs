@@ -6,7 +6,7 @@
 
 use crate::server::Server;
 use anyhow::{Result, bail, ensure};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 /// What stands in front.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,10 +36,18 @@ impl Behind {
     }
 }
 
-/// A free place for the links of a node on this address.
+/// A free place for the links of the node whose services are on this address.
 pub fn link_place(address: SocketAddr) -> Result<SocketAddr> {
-    // The port is free again before the server takes it; nobody else is on this address.
-    Ok(TcpListener::bind((address.ip(), 0))?.local_addr()?)
+    // The port is free again before the server takes it, and the ports of its services are free now. So it is on an
+    // address of its own: those of services have this bit clear.
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_loopback() => {
+            let [first, second, third, last] = ip.octets();
+            Ipv4Addr::new(first, second | 0x80, third, last).into()
+        }
+        ip => ip,
+    };
+    Ok(TcpListener::bind((ip, 0))?.local_addr()?)
 }
 
 /// The `[cluster]` section of a node.

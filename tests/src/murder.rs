@@ -47,6 +47,11 @@ impl Murder {
         Murder::empty("", config).by(binary)
     }
 
+    /// The configurations of nodes to come begin with these lines.
+    pub fn under(self, top: &str) -> Murder {
+        Murder { top: top.to_owned(), ..self }
+    }
+
     fn empty(top: &str, config: &str) -> Murder {
         Murder { binary: None, top: top.to_owned(), config: config.to_owned(), nodes: Vec::new() }
     }
@@ -90,6 +95,7 @@ impl Murder {
                 server.wrap(&cable.wrapper());
                 let trusted = format!("trusted = [\"{}\", \"loopback\"]\n", cable.here());
                 server.add_to_section("lmtp", &trusted)?;
+                server.add_to_section("imap", "plaintext_login = true\n")?;
                 // Nothing else is there.
                 link.set_ip(cable.inside());
             }

@@ -1,18 +1,19 @@
-//! The server under test as a process: its folder, configuration and ports; start, kill, stop, command line.
+//! The server under test as a process: its folder, start, kill, stop, log and command line.
 //!
 //! Invariants:
-//! - Every server has a loopback address of its own, so ports picked for one are not taken by another in between.
 //! - A server that is dropped is killed, and if the thread is panicking the end of its log is printed.
 //! - After [`Server::stop`] its log held no line of level WARN or ERROR that was not announced with
 //!   [`Server::allow_log`].
 
+mod config;
+
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,6 +25,7 @@ use crate::edge::{self, Behind, Edge};
 use crate::imap::Imap;
 use crate::lmtp::Lmtp;
 use crate::peer;
+use config::Listens;
 
 /// How long a server may take until it answers, and until it has ended after SIGTERM.
 pub const START_STOP_MAX: Duration = Duration::from_secs(60);
@@ -91,18 +93,6 @@ pub struct Server {
     pub certificate: Certificate,
 }
 
-/// Where a server listens.
-#[derive(Debug, Clone, Copy)]
-struct Listens {
-    imap: SocketAddr,
-    imaps: SocketAddr,
-    pop3: SocketAddr,
-    pop3s: SocketAddr,
-    lmtp: SocketAddr,
-    http: SocketAddr,
-    admins: SocketAddr,
-}
-
 #[derive(Debug)]
 pub(crate) enum Folder {
     Temporary(tempfile::TempDir),
@@ -151,7 +141,8 @@ impl Server {
             Folder::Temporary(dir) => dir.path().to_path_buf(),
             Folder::Given(path) => path.clone(),
         };
-        let [imap, imaps, pop3, pop3s, lmtp, http, admins] = free_addresses()?;
+        let listens = Listens::free()?;
+        let Listens { imap, imaps, pop3, pop3s, lmtp, http, admins } = listens;
         let certificate = certificate::make(&root)?;
         let log_judged = std::fs::metadata(root.join("log")).map_or(0, |meta| meta.len());
         let server = Server {
@@ -163,7 +154,7 @@ impl Server {
             binary: None,
             wrapper: Vec::new(),
             edge: None,
-            listens: Listens { imap, imaps, pop3, pop3s, lmtp, http, admins },
+            listens,
             log_judged,
             imap,
             imaps,
@@ -176,40 +167,6 @@ impl Server {
         };
         server.write_config()?;
         Ok(server)
-    }
-
-    fn write_config(&self) -> Result<()> {
-        match self.program {
-            Program::Dovecot => peer::dovecot_stand_in_config(self),
-            Program::Cyrus => peer::cyrus_config(self),
-            // What it stands before is known to the caller, who writes it.
-            Program::Nginx => Ok(()),
-            Program::Rookery => Ok(std::fs::write(self.config(), self.rookery_config())?),
-        }
-    }
-
-    fn rookery_config(&self) -> String {
-        let (cert, key) = (self.certificate.cert.display(), self.certificate.key.display());
-        format!(
-            "data_dir = \"{data}\"\n\
-             default_domain = \"example.org\"\n\
-             hostname = \"mail.example.org\"\n\
-             [imap]\nlisten = [\"{imap}\"]\nlisten_tls = [\"{imaps}\"]\nadmins_listen = [\"{admins}\"]\n\
-             [pop3]\nlisten = [\"{pop3}\"]\nlisten_tls = [\"{pop3s}\"]\n\
-             [lmtp]\nlisten = [\"{lmtp}\", \"unix:{socket}\"]\n\
-             [http]\nlisten = [\"{http}\"]\n\
-             [tls]\ncert = \"{cert}\"\nkey = \"{key}\"\n\
-             [log]\nformat = \"json\"\nlevel = \"info\"\n",
-            data = self.data().display(),
-            socket = self.root().join("lmtp.sock").display(),
-            imap = self.listens.imap,
-            imaps = self.listens.imaps,
-            pop3 = self.listens.pop3,
-            pop3s = self.listens.pop3s,
-            lmtp = self.listens.lmtp,
-            http = self.listens.http,
-            admins = self.listens.admins,
-        )
     }
 
     /// The folder of everything that belongs to this server.
@@ -233,11 +190,6 @@ impl Server {
         }
     }
 
-    /// The configuration file.
-    pub fn config(&self) -> PathBuf {
-        self.root().join("config")
-    }
-
     /// The log file: standard output and error of all starts.
     pub fn log_path(&self) -> PathBuf {
         self.root().join("log")
@@ -259,77 +211,9 @@ impl Server {
         self.binary = Some(path);
     }
 
-    /// Takes these ports of its address, for programs that find each other by the usual ones, which only root can use.
-    pub fn use_ports(&mut self, imap: u16, lmtp: u16) -> Result<()> {
-        self.imap.set_port(imap);
-        self.lmtp.set_port(lmtp);
-        (self.listens.imap, self.listens.lmtp) = (self.imap, self.lmtp);
-        self.write_config()
-    }
-
-    /// Listens at another address, with the same ports.
-    pub fn listen_at(&mut self, ip: IpAddr) -> Result<()> {
-        let own = [
-            &mut self.imap,
-            &mut self.imaps,
-            &mut self.pop3,
-            &mut self.pop3s,
-            &mut self.lmtp,
-            &mut self.http,
-            &mut self.admins,
-        ];
-        own.into_iter().for_each(|place| place.set_ip(ip));
-        let Server { imap, imaps, pop3, pop3s, lmtp, http, admins, .. } = *self;
-        self.listens = Listens { imap, imaps, pop3, pop3s, lmtp, http, admins };
-        self.write_config()
-    }
-
     /// Starts the server through this program, which must end by `exec` of the arguments that follow its own.
     pub fn wrap(&mut self, program: &[&str]) {
         self.wrapper = program.iter().map(OsString::from).collect();
-    }
-
-    /// Adds lines to the configuration file, for the next start. They follow all sections, so they begin with one.
-    pub fn add_config(&self, text: &str) -> Result<()> {
-        use std::io::Write;
-        ensure!(self.program == Program::Rookery, "the stand-in has its own configuration");
-        if let Some(edge) = self.edge.as_ref().filter(|_| !text.contains("unix:")) {
-            // What concerns clients concerns the node that they connect to.
-            edge.node().add_config(text)?;
-        }
-        let mut file = OpenOptions::new().append(true).open(self.config())?;
-        Ok(file.write_all(text.as_bytes())?)
-    }
-
-    /// Takes a whole configuration of the caller's, of a server with IMAP and LMTP on TCP.
-    pub fn follow_config(&mut self, text: &str) -> Result<()> {
-        let first = |section: &str| -> Result<SocketAddr> {
-            let place = || {
-                let (_, section) = text.split_once(&format!("[{section}]\n"))?;
-                section.split_once("listen = [\"")?.1.split('"').next()
-            };
-            Ok(place().with_context(|| format!("no place for {section}"))?.parse()?)
-        };
-        (self.imap, self.lmtp) = (first("imap")?, first("lmtp")?);
-        (self.listens.imap, self.listens.lmtp) = (self.imap, self.lmtp);
-        Ok(std::fs::write(self.config(), text)?)
-    }
-
-    /// Puts lines before all sections of the configuration file, for the next start.
-    pub fn put_config_first(&self, lines: &str) -> Result<()> {
-        if let Some(edge) = &self.edge {
-            edge.node().put_config_first(lines)?;
-        }
-        let config = std::fs::read_to_string(self.config())?;
-        Ok(std::fs::write(self.config(), format!("{lines}{config}"))?)
-    }
-
-    /// Adds lines to a section of whoever the clients connect to, for the next start.
-    pub fn add_to_section(&self, section: &str, lines: &str) -> Result<()> {
-        let config = self.edge.as_ref().map_or(self.config(), |edge| edge.node().config());
-        let (before, head) = (std::fs::read_to_string(&config)?, format!("[{section}]\n"));
-        ensure!(before.contains(&head), "there is no section {section}");
-        Ok(std::fs::write(config, before.replace(&head, &format!("{head}{lines}")))?)
     }
 
     /// Prepares a server on a new temporary folder, without starting it.
@@ -609,23 +493,16 @@ impl Killer {
         }
         crate::process::signal(self.pid, Signal::KILL)
     }
+
+    /// Sends SIGTERM.
+    pub fn end(self) -> Result<()> {
+        crate::process::signal(self.pid, Signal::TERM)
+    }
 }
 
 fn is_complaint(line: &str) -> bool {
     let json = line.contains("\"level\":\"WARN\"") || line.contains("\"level\":\"ERROR\"");
     json || line.contains(" WARN ") || line.contains(" ERROR ") || line.contains("panicked at")
-}
-
-/// Seven free ports on a loopback address that no other server of this machine's tests has.
-fn free_addresses() -> Result<[SocketAddr; 7]> {
-    static SERVERS: AtomicU32 = AtomicU32::new(1);
-    let number = SERVERS.fetch_add(1, Ordering::Relaxed);
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    let last = u8::try_from(1 + number % 250).unwrap_or(1);
-    let address = IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), low, last));
-    let held = (0..7).map(|_| TcpListener::bind((address, 0))).collect::<Result<Vec<_>, _>>()?;
-    let picked = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
-    picked.try_into().map_err(|_| anyhow::anyhow!("not seven addresses"))
 }
 
 /// The server's binary: `ROOKERY_BIN`, or built once beside the running test program.

@@ -76,21 +76,12 @@ enum Soak {
         /// How long.
         #[arg(long, default_value_t = 30)]
         minutes: u64,
-        /// Goes on after a seed that fails.
+        /// In each run everybody fails at one step of a move.
         #[arg(long)]
-        keep_going: bool,
+        steps: bool,
         /// Builds it optimised: worth it for hours.
         #[arg(long)]
         release: bool,
-    },
-    /// MOVE between two homes, through a frontend, with either home killed at random moments.
-    Moves {
-        /// Kills.
-        #[arg(long, default_value_t = 200)]
-        rounds: u64,
-        /// Repeats the choices of an earlier run; by default the clock decides.
-        #[arg(long)]
-        seed: Option<u64>,
     },
     /// An account that moves to and fro, with clients that send a command every 5 ms: how long they wait.
     Pauses {
@@ -123,11 +114,14 @@ enum Soak {
         binary: Option<PathBuf>,
     },
     /// An account moves, with clients at work in it, and one of the parties is killed at a random moment: its old home,
-    /// its new one, the node that the clients are at, and the leader of etcd, in turn; or the cable of a home is cut.
+    /// its new one, the node that the clients are at, and the leader of etcd, by turns; or the cable of a home is cut.
     /// Needs root, for the cable.
     MoveKills {
-        /// Kills.
-        #[arg(long, default_value_t = 250)]
+        /// Kills of each of them that come before the move is over.
+        #[arg(long, default_value_t = 50)]
+        in_time: u64,
+        /// Kills at the most, those that come too late with them.
+        #[arg(long, default_value_t = 1000)]
         rounds: u64,
         /// Repeats the choices of an earlier run; by default the clock decides.
         #[arg(long)]
@@ -135,6 +129,20 @@ enum Soak {
         /// Messages of each of the ten accounts at first, of 4 KB.
         #[arg(long, default_value_t = 300)]
         messages: u32,
+        /// This program of Rookery's instead of one built now.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
+    /// Messages move and are copied between two homes, in both directions, and accounts and mailboxes are made, by several
+    /// clients at once, and a home, the node that the clients are at, or a member of etcd is killed at a random moment, in
+    /// turn; or the cable of a home is cut. Needs root, for the cable.
+    CrossKills {
+        /// Kills.
+        #[arg(long, default_value_t = 200)]
+        kills: u64,
+        /// Repeats the choices of an earlier run; by default the clock decides.
+        #[arg(long)]
+        seed: Option<u64>,
         /// This program of Rookery's instead of one built now.
         #[arg(long)]
         binary: Option<PathBuf>,
@@ -198,10 +206,7 @@ fn main() -> Result<()> {
             powerloss(runs, seed.unwrap_or_else(clock), lenient_dirs)
         }
         Xtask::Soak(Soak::Store { seeds, first, release }) => store(seeds, first, release),
-        Xtask::Soak(Soak::Sim { seed, minutes, keep_going, release }) => {
-            simulate(seed, minutes, keep_going, release)
-        }
-        Xtask::Soak(Soak::Moves { rounds, seed }) => moves(rounds, seed.unwrap_or_else(clock)),
+        Xtask::Soak(Soak::Sim { seed, minutes, steps, release }) => simulate(seed, minutes, steps, release),
         Xtask::Soak(Soak::Pauses { moves, messages, unified, binary }) => {
             let plan = PausesPlan {
                 moves,
@@ -215,9 +220,15 @@ fn main() -> Result<()> {
         Xtask::Soak(Soak::Copies { accounts, messages, octets, binary }) => {
             copies(CopyPlan { accounts, messages, octets }, &program(binary)?)
         }
-        Xtask::Soak(Soak::MoveKills { rounds, seed, messages, binary }) => {
+        Xtask::Soak(Soak::MoveKills { in_time, rounds, seed, messages, binary }) => {
             let (seed, binary) = (seed.unwrap_or_else(clock), Some(program(binary)?));
-            move_kills(&soak::move_kills::Plan { rounds, messages, seed, time_max: Duration::MAX, binary })
+            let time_max = Duration::MAX;
+            move_kills(&soak::move_kills::Plan { in_time, rounds, messages, seed, time_max, binary })
+        }
+        Xtask::Soak(Soak::CrossKills { kills, seed, binary }) => {
+            let (seed, binary) = (seed.unwrap_or_else(clock), Some(program(binary)?));
+            let time_max = Duration::MAX;
+            cross_kills(&soak::cross_kills::Plan { kills, seed, time_max, is_patient: true, binary })
         }
         Xtask::Soak(Soak::Growth { accounts, messages, people, binary }) => {
             let plan = soak::growth::Plan {
@@ -273,16 +284,6 @@ fn powerloss(runs: u64, seed: u64, lenient_dirs: bool) -> Result<()> {
     Ok(())
 }
 
-fn moves(rounds: u64, seed: u64) -> Result<()> {
-    println!("seed {seed}");
-    let summary = soak::moves::soak(rounds, seed, Duration::MAX, |line| println!("{line}"))?;
-    println!(
-        "{} kills: {} moves answered with OK, {} left open, of which {} were completed; each message at one place",
-        summary.rounds, summary.moved, summary.open, summary.went
-    );
-    Ok(())
-}
-
 fn copies(plan: CopyPlan, binary: &Path) -> Result<()> {
     let done = soak::moving::copies(plan, Some(binary), |line| println!("{line}"))?;
     let seconds = done.took.sum().as_secs_f64();
@@ -321,6 +322,28 @@ fn move_kills(plan: &soak::move_kills::Plan) -> Result<()> {
         "{} accounts moved, {} stayed; {} commands answered, {} messages delivered meanwhile; {} messages are there, \
          each acknowledged one once",
         summary.moved, summary.stayed, summary.answered, summary.delivered, summary.messages
+    );
+    Ok(())
+}
+
+fn cross_kills(plan: &soak::cross_kills::Plan) -> Result<()> {
+    use soak::cross_kills::{KINDS, VICTIMS};
+    println!("seed {}", plan.seed);
+    let summary = soak::cross_kills::soak(plan, |line| println!("{line}"))?;
+    for (number, victim) in VICTIMS.iter().enumerate() {
+        let during = KINDS.map(|kind| format!("{} during {kind:?}", summary.during[number][kind as usize]));
+        println!("{victim:?}: {} times, {}", summary.kills[number], during.join(", "));
+    }
+    for kind in KINDS {
+        let at = kind as usize;
+        let (done, open, refused) = (summary.done[at], summary.open[at], summary.refused[at]);
+        println!("{kind:?}: {done} done, {open} left open, {refused} refused");
+    }
+    let [made, not_made] = summary.resolved;
+    println!(
+        "{} messages were looked for, each at the places that were told; of names left open {made} were made, {not_made} \
+         in the end not; all names the same everywhere",
+        summary.messages
     );
     Ok(())
 }
@@ -371,15 +394,15 @@ fn connects(minutes: u32, a_second: u32, growth_max_percent: f64, binary: Option
 }
 
 /// Runs the store's model test over these seeds and shows what it says last.
-fn simulate(seed: u64, minutes: u64, keep_going: bool, release: bool) -> Result<()> {
+fn simulate(seed: u64, minutes: u64, steps: bool, release: bool) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(rookery_tests::workspace()).args(["run", "--quiet", "--locked", "-p", "sim"]);
     if release {
         cargo.arg("--release");
     }
     cargo.args(["--", "soak", "--first", &seed.to_string(), "--minutes", &minutes.to_string()]);
-    if keep_going {
-        cargo.arg("--keep-going");
+    if steps {
+        cargo.arg("--steps");
     }
     ensure!(cargo.stdin(Stdio::null()).status()?.success(), "a seed fails");
     Ok(())

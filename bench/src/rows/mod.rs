@@ -4,6 +4,7 @@ mod content;
 mod deliveries;
 mod mailboxes;
 mod memory;
+mod moves;
 mod proxies;
 mod search;
 mod sessions;
@@ -95,6 +96,7 @@ pub(crate) fn all() -> Vec<Row> {
     rows.extend(memory::rows());
     rows.extend(start::rows());
     rows.extend(proxies::rows());
+    rows.extend(moves::rows());
     rows
 }
 

@@ -214,19 +214,19 @@ fn filled(contender: &mut Contender, runtime: &Runtime, count: usize) -> Result<
         for number in 0..count {
             let mut client = contender.login(&users.name(number)).await?;
             client.ok(&format!("CREATE {OTHER}")).await?;
-            known(&through, &users.name(number)).await?;
+            known(&through, &users.name(number), OTHER).await?;
         }
         Ok(())
     })
 }
 
-/// Waits until a user's mailboxes are found through an edge.
-async fn known(through: &Target, user: &str) -> Result<()> {
+/// Waits until a user and one of their mailboxes are found through an edge.
+pub(super) async fn known(through: &Target, user: &str, mailbox: &str) -> Result<()> {
     let begun = Instant::now();
     loop {
         let tried = async {
             let mut client = selected(through, user).await?;
-            client.ok(&format!("STATUS {OTHER} (MESSAGES)")).await
+            client.ok(&format!("STATUS {mailbox} (MESSAGES)")).await
         };
         match tried.await {
             Ok(_) => return Ok(()),
@@ -309,7 +309,7 @@ fn bodies(contender: &mut Contender, runtime: &Runtime) -> Result<Values> {
         if contender.first("b1m") {
             load::deliver(&contender.lmtp(), &users, 4, 1 << 20, Bound::count(LARGE as u64)).await?;
             contender.login("b1m").await?.ok(&format!("CREATE {OTHER}")).await?;
-            known(&through, "b1m").await?;
+            known(&through, "b1m", OTHER).await?;
             // Whatever a first reading has to build is there afterwards.
             selected(&straight, "b1m").await?.ok("FETCH 1:* (BODY.PEEK[])").await?;
         }

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::imap::{Fetch, Imap, Reply, Status};
+use crate::imap::{Fetch, Imap, Reply, Status, quote};
 use crate::server::PASSWORD;
 
 /// Where those who file put messages.
@@ -21,8 +21,8 @@ pub const FILED: &str = "Filed";
 pub const COPIES: &str = "Copies";
 /// Where those who write put messages.
 pub const DRAFTS: &str = "Drafts";
-/// All mailboxes that anybody uses.
-const MAILBOXES: [&str; 4] = ["INBOX", DRAFTS, FILED, COPIES];
+/// All mailboxes that those use who use their own.
+const MAILBOXES: &[&str] = &["INBOX", DRAFTS, FILED, COPIES];
 
 /// A mailbox, and the UID there if it was told.
 pub type Place = (&'static str, Option<u32>);
@@ -37,17 +37,34 @@ pub struct Fate {
 }
 
 /// What somebody was told.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub struct Ledger {
+    /// Where messages may be.
+    mailboxes: &'static [&'static str],
     /// By subject.
     messages: BTreeMap<String, Fate>,
     /// The UIDVALIDITY of each mailbox, as it was told.
     validities: BTreeMap<String, String>,
     /// The HIGHESTMODSEQ that was seen last in each.
     modseqs: BTreeMap<String, u64>,
+    /// The UIDNEXT that was seen last in each.
+    nexts: BTreeMap<String, u32>,
+}
+
+impl Default for Ledger {
+    fn default() -> Ledger {
+        Ledger::of(MAILBOXES)
+    }
 }
 
 impl Ledger {
+    /// Nothing was told yet of these mailboxes.
+    pub fn of(mailboxes: &'static [&'static str]) -> Ledger {
+        let (messages, validities) = (BTreeMap::new(), BTreeMap::new());
+        let (modseqs, nexts) = (BTreeMap::new(), BTreeMap::new());
+        Ledger { mailboxes, messages, validities, modseqs, nexts }
+    }
+
     /// A command goes out after which the message is at these places.
     pub fn may_be(&mut self, subject: &str, places: &[Place]) {
         let fate = self.messages.entry(subject.to_owned()).or_default();
@@ -77,16 +94,28 @@ impl Ledger {
         self.messages.extend(other.messages);
         self.validities.extend(other.validities);
         self.modseqs.extend(other.modseqs);
+        self.nexts.extend(other.nexts);
+    }
+
+    /// Its owner has taken away all that was there. What nobody has said to be done, or not to be, may still come: to one
+    /// of the places where it was to go.
+    pub fn was_emptied(&mut self) {
+        self.messages.retain(|_, fate| fate.choices.len() > 1);
+        for fate in self.messages.values_mut() {
+            let places: BTreeSet<&str> = fate.choices.iter().flatten().map(|(mailbox, _)| *mailbox).collect();
+            let one = places.into_iter().map(|mailbox| vec![(mailbox, None)]);
+            fate.choices = std::iter::once(Vec::new()).chain(one).collect();
+        }
     }
 
     /// Looks into the user's mailboxes at a node, as one who has not been there before. Gives the number of messages.
     pub fn verify(&mut self, at: SocketAddr, user: &str) -> Result<u64> {
         let mut client = Imap::login(at, user, PASSWORD)?;
         let mut found: BTreeMap<String, Vec<(&'static str, u32)>> = BTreeMap::new();
-        for mailbox in MAILBOXES {
+        for mailbox in self.mailboxes {
             let Some(messages) = self.look_into(&mut client, mailbox)? else { continue };
             for (subject, uid) in messages {
-                found.entry(subject).or_default().push((mailbox, uid));
+                found.entry(subject).or_default().push((*mailbox, uid));
             }
         }
         client.ok("LOGOUT")?;
@@ -103,7 +132,7 @@ impl Ledger {
 
     /// The subjects and UIDs of a mailbox, if it is there.
     fn look_into(&mut self, client: &mut Imap, mailbox: &str) -> Result<Option<Vec<(String, u32)>>> {
-        let opened = client.command(&format!("EXAMINE {mailbox} (CONDSTORE)"))?;
+        let opened = client.command(&format!("EXAMINE {} (CONDSTORE)", quote(mailbox)))?;
         if opened.status != Status::Ok {
             ensure!(opened.code("NONEXISTENT").is_some(), "EXAMINE {mailbox}: {}", opened.text);
             ensure!(!self.validities.contains_key(mailbox), "{mailbox} is gone");
@@ -117,6 +146,9 @@ impl Ledger {
         ensure!(highest >= *known, "the HIGHESTMODSEQ of {mailbox} was {known} and is {highest}");
         *known = highest;
         let next: u32 = opened.code("UIDNEXT").context("no UIDNEXT")?.parse()?;
+        let known = self.nexts.entry(mailbox.to_owned()).or_default();
+        ensure!(next >= *known, "the UIDNEXT of {mailbox} was {known} and is {next}");
+        *known = next;
         let (mut last, mut messages) = (0, Vec::new());
         for fetch in client.ok("UID FETCH 1:* (MODSEQ BODY.PEEK[HEADER.FIELDS (SUBJECT)])")?.fetches()? {
             let header = String::from_utf8_lossy(fetch.body("BODY[HEADER.FIELDS (SUBJECT)]")?).into_owned();
@@ -206,6 +238,19 @@ mod tests {
         ledger.may_be("a", &[(FILED, None)]);
         assert!(is(&ledger, &[("INBOX", 3)]) && is(&ledger, &[(FILED, 9)]));
         assert!(!is(&ledger, &[("INBOX", 3), (FILED, 9)]) && !is(&ledger, &[]));
+    }
+
+    #[test]
+    fn what_was_left_open_may_come_after_all_was_taken_away() {
+        let mut ledger = Ledger::default();
+        ledger.is("known", &[("INBOX", Some(3))]);
+        ledger.is("open", &[("INBOX", Some(4))]);
+        ledger.may_be("open", &[("INBOX", Some(4)), (COPIES, None)]);
+        ledger.was_emptied();
+        assert!(!ledger.messages.contains_key("known"));
+        let fate = &ledger.messages["open"];
+        let is = |there: &[(&'static str, u32)]| fate.choices.iter().any(|choice| fits(choice, 0, there));
+        assert!(is(&[]) && is(&[(COPIES, 9)]) && !is(&[(COPIES, 9), (COPIES, 10)]));
     }
 
     #[test]

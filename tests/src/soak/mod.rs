@@ -6,17 +6,19 @@
 //!   after the last one sent.
 //! - Times are CLOCK_MONOTONIC, the same that the power-loss shim writes.
 
+pub mod both_stores;
+pub mod cross_kills;
 pub mod crowd;
 pub mod growth;
 pub mod kill9;
 pub mod ledger;
 pub mod load;
 pub mod move_kills;
-pub mod moves;
 pub mod moving;
 mod people;
 mod postman;
 pub mod powerloss;
+mod scene;
 pub mod upgrade;
 pub mod verify;
 

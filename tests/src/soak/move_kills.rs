@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::etcd::Etcd;
-use crate::murder::Murder;
-use crate::namespace::Namespace;
 use crate::random::Random;
+use crate::soak::both_stores;
 use crate::soak::crowd::{Crowd, Habit, Mood, Person};
 use crate::soak::ledger::{self, Ledger};
 use crate::soak::moving::{OCTETS, fill, moves, users};
+use crate::soak::scene::{Blow, Scene};
 
 /// The frontend, and the homes, of which the last is at the end of a cable.
 const NODES: [(&str, &str); 3] = [("fe1.example", ""), ("be1.example", "hold"), ("be2.example", "hold")];
@@ -24,9 +23,6 @@ const USERS: [&str; 10] = ["ann", "joe", "eve", "bob", "kim", "lea", "max", "ned
 const RECOVERY_MAX: Duration = Duration::from_secs(40);
 /// The longest pause between the beginning of a move and the kill, at first; it becomes as long as moves take.
 const PAUSE_US: u64 = 300_000;
-/// The longest that a cable is cut, and that a member of etcd is away.
-const CUT_MAX_US: u64 = 2_500_000;
-const AWAY_MAX_US: u64 = 1_500_000;
 /// So many rounds, then all nodes are checked.
 const CHECK_EVERY: u64 = 10;
 
@@ -52,7 +48,9 @@ pub const VICTIMS: [Victim; 5] =
 /// How much.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Kills, of all victims in turn.
+    /// Enough kills of each victim that came before the move was over.
+    pub in_time: u64,
+    /// Kills at the most, early and late ones.
     pub rounds: u64,
     /// Messages of each account at first.
     pub messages: u32,
@@ -83,10 +81,15 @@ pub struct Summary {
     pub messages: u64,
 }
 
+impl Summary {
+    /// Of [`VICTIMS`], that which was killed in time least often; of these, that which was killed least often.
+    fn next_victim(&self) -> usize {
+        (0..VICTIMS.len()).min_by_key(|number| (self.in_time[*number], self.kills[*number])).unwrap_or(0)
+    }
+}
+
 struct Run {
-    murder: Murder,
-    etcd: Etcd,
-    cable: Namespace,
+    scene: Scene,
     /// What users were told since the beginning.
     ledgers: BTreeMap<String, Ledger>,
     /// Where they are at home.
@@ -103,8 +106,12 @@ pub fn soak(plan: &Plan, mut report: impl FnMut(&str)) -> Result<Summary> {
     report(&format!("{:?}: three nodes, {} messages in each account", began.elapsed(), plan.messages));
     let (all, mut round) = (VICTIMS.len() as u64, 0);
     while round < plan.rounds && (round < all || began.elapsed() < plan.time_max) {
+        let number = run.summary.next_victim();
+        if run.summary.in_time[number] >= plan.in_time {
+            break;
+        }
         let seed = plan.seed.wrapping_add(round);
-        let victim = VICTIMS[usize::try_from(round % all)?];
+        let victim = VICTIMS[number];
         let place = usize::try_from(round / all)? % USERS.len();
         let said = run.one_kill(place, victim, seed);
         let said =
@@ -112,38 +119,22 @@ pub fn soak(plan: &Plan, mut report: impl FnMut(&str)) -> Result<Summary> {
         round += 1;
         report(&format!("{:?}: kill {round}: {victim:?} {said}", began.elapsed()));
         if round % CHECK_EVERY == 0 {
-            run.check()?;
+            run.scene.check()?;
         }
     }
-    run.check()?;
+    run.scene.check()?;
     for (user, ledger) in &mut run.ledgers {
-        run.summary.messages += ledger.verify(run.murder.node(0)?.imap, user)?;
+        run.summary.messages += ledger.verify(run.scene.murder.node(0)?.imap, user)?;
     }
-    run.murder.stop()?;
+    let compared = both_stores::compare(&mut run.scene.murder, &NODES.map(|(name, _)| name), &[1, 2])?;
+    report(&format!("{:?}: {compared} accounts, the same in both stores", began.elapsed()));
     Ok(run.summary)
 }
 
 impl Run {
     fn prepare(plan: &Plan) -> Result<Run> {
-        let cable = Namespace::new()?;
-        let etcd = Etcd::start(cable.here(), 3)?;
-        let mut murder = Murder::of(plan.binary.as_deref(), &etcd.config(true)?);
-        for (number, (name, duties)) in NODES.into_iter().enumerate() {
-            murder.add_at(name, duties, &cable, number == 2)?;
-        }
-        for node in &mut murder.nodes {
-            for line in [
-                "is not reached",
-                "the directory's source is away",
-                "the directory takes no changes",
-                "not published yet",
-                "a link connection is refused",
-                "cannot be compared",
-                "moving an account",
-            ] {
-                node.allow_log(line);
-            }
-        }
+        let scene = Scene::set(plan.binary.as_deref(), NODES, "", &["moving an account"])?;
+        let murder = &scene.murder;
         let mut ledgers = BTreeMap::new();
         murder.node(1)?.add_users(&USERS.map(str::to_owned))?;
         for user in USERS {
@@ -153,15 +144,11 @@ impl Run {
             ledgers.insert(user.to_owned(), ledger);
         }
         let homes = [1; USERS.len()];
-        Ok(Run { murder, etcd, cable, ledgers, homes, pause_us: PAUSE_US, summary: Summary::default() })
-    }
-
-    fn check(&self) -> Result<()> {
-        self.murder.nodes.iter().try_for_each(|node| node.check())
+        Ok(Run { scene, ledgers, homes, pause_us: PAUSE_US, summary: Summary::default() })
     }
 
     fn front(&self) -> Result<SocketAddr> {
-        Ok(self.murder.node(0)?.imap)
+        Ok(self.scene.murder.node(0)?.imap)
     }
 
     fn one_kill(&mut self, place: usize, victim: Victim, seed: u64) -> Result<String> {
@@ -175,19 +162,26 @@ impl Run {
             habit,
             pace: Duration::from_millis(20),
         });
-        let door = self.murder.node(0)?.lmtp;
+        let door = self.scene.murder.node(0)?.lmtp;
         let crowd = Crowd::gather(people.to_vec(), Mood::Patient, Some((door, 30)))?;
-        let leader = self.etcd.leader()?;
-        let log_before = self.murder.node(home)?.log_size()?;
-        let asked = self.murder.node(0)?.cli(&["move", "user", user, "--to", NODES[target].0], b"")?;
+        let blow = match victim {
+            Victim::Source => Blow::Node(home),
+            Victim::Target => Blow::Node(target),
+            Victim::Edge => Blow::Node(0),
+            Victim::Directory => Blow::Member(self.scene.etcd.leader()?),
+            Victim::Cable => Blow::Cable,
+        };
+        let log_before = self.scene.murder.node(home)?.log_size()?;
+        let asked = self.scene.murder.node(0)?.cli(&["move", "user", user, "--to", NODES[target].0], b"")?;
         ensure!(asked.status.success(), "{}", asked.text());
         let pause = Duration::from_micros(random.below(self.pause_us));
         std::thread::sleep(pause);
         let struck = Instant::now();
-        self.strike(victim, home, leader)?;
-        let is_in_time = !self.murder.node(home)?.log_after(log_before)?.contains("an account has moved");
+        self.scene.strike(blow)?;
+        let is_in_time =
+            !self.scene.murder.node(home)?.log_after(log_before)?.contains("an account has moved");
         self.pause_us = self.pause_us * if is_in_time { 106 } else { 85 } / 100;
-        self.mend(victim, home, leader, &mut random)?;
+        self.scene.mend(blow, &mut random)?;
         let now = self.settled(user)?;
         let recovered = struck.elapsed();
         std::thread::sleep(Duration::from_millis(200));
@@ -220,38 +214,15 @@ impl Run {
     fn moves_whole(&self, user: &str, home: usize) -> Result<usize> {
         let (front, target) = (self.front()?, 3 - home);
         let before = ledger::digest(front, user)?;
-        let moved =
-            self.murder.node(0)?.cli(&["move", "user", user, "--to", NODES[target].0, "--wait"], b"")?;
+        let moved = self
+            .scene
+            .murder
+            .node(0)?
+            .cli(&["move", "user", user, "--to", NODES[target].0, "--wait"], b"")?;
         ensure!(moved.status.success(), "{}", moved.text());
         ledger::same(&before, &ledger::digest(front, user)?)?;
         // The next move begins when this one is over at both ends.
         self.settled(user)
-    }
-
-    fn strike(&mut self, victim: Victim, home: usize, leader: usize) -> Result<()> {
-        match victim {
-            Victim::Source => self.murder.node_mut(home)?.kill9(),
-            Victim::Target => self.murder.node_mut(3 - home)?.kill9(),
-            Victim::Edge => self.murder.node_mut(0)?.kill9(),
-            Victim::Directory => self.etcd.kill(leader),
-            Victim::Cable => self.cable.plug(false),
-        }
-    }
-
-    fn mend(&mut self, victim: Victim, home: usize, leader: usize, random: &mut Random) -> Result<()> {
-        match victim {
-            Victim::Source => self.murder.node_mut(home)?.launch(),
-            Victim::Target => self.murder.node_mut(3 - home)?.launch(),
-            Victim::Edge => self.murder.node_mut(0)?.launch(),
-            Victim::Directory => {
-                std::thread::sleep(Duration::from_micros(random.below(AWAY_MAX_US)));
-                self.etcd.launch(leader)
-            }
-            Victim::Cable => {
-                std::thread::sleep(Duration::from_micros(random.below(CUT_MAX_US)));
-                self.cable.plug(true)
-            }
-        }
     }
 
     /// Waits until no move is under way, and tells which node has the account: one, by the directory and by the nodes.
@@ -268,10 +239,10 @@ impl Run {
 
     fn one_home(&self, user: &str) -> Result<Option<usize>> {
         let mut homes = Vec::new();
-        if moves(self.murder.node(0)?)? > 0 {
+        if moves(self.scene.murder.node(0)?)? > 0 {
             return Ok(None);
         }
-        for (place, node) in self.murder.nodes.iter().enumerate() {
+        for (place, node) in self.scene.murder.nodes.iter().enumerate() {
             let status = node.cli(&["directory", "status", "--json"], b"")?;
             let status: serde_json::Value = serde_json::from_str(&status.text())?;
             if status["conflicts"] != 0 {

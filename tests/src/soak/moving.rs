@@ -12,8 +12,9 @@ use crate::murder::Murder;
 use crate::process;
 use crate::random::Random;
 use crate::server::Server;
+use crate::soak::both_stores;
 use crate::soak::crowd::{Account, Crowd, Habit, Mood, Person, Times};
-use crate::soak::upgrade::{self, Installed};
+use crate::soak::upgrade::{self, Installed, Traveller};
 
 /// What one run of moves showed.
 #[derive(Debug, Default)]
@@ -262,8 +263,13 @@ pub fn drain(plan: &DrainPlan, mut report: impl FnMut(&str)) -> Result<Drained> 
         cpu()?.into_iter().zip(cpu_before).map(|(after, before)| after.saturating_sub(before)).collect();
     std::thread::sleep(Duration::from_millis(500));
     let over = Instant::now();
+    // An account that people at work know nothing of goes between the old program and the new.
+    let on = murder.node(0)?.cli(&["node", "hold", "on", "--node", "n2.example"], b"")?;
+    ensure!(on.status.success(), "hold on: {}", on.text());
+    murder.node(0)?.add_user("traveller")?;
     installed.replace(plan.new_binary.as_deref())?;
-    let restarts = upgrade::restart_all(&murder, &crowd, &mut report)?;
+    let traveller = Traveller { user: "traveller", nodes: &nodes.map(|(name, _)| name) };
+    let restarts = upgrade::restart_all(&murder, &crowd, &traveller, &mut report)?;
     let mut account = crowd.disperse();
     account.nobody_failed()?;
     account.was_filled(&users, plan.messages);
@@ -271,7 +277,8 @@ pub fn drain(plan: &DrainPlan, mut report: impl FnMut(&str)) -> Result<Drained> 
     for node in &murder.nodes {
         node.check()?;
     }
-    murder.stop()?;
+    let compared = both_stores::compare(&mut murder, &nodes.map(|(name, _)| name), &[0, 1, 2])?;
+    report(&format!("{compared} accounts, the same in both stores"));
     Ok(Drained { accounts: plan.accounts.into(), took, cpu, over, restarts, account, messages })
 }
 

@@ -18,6 +18,8 @@ use crate::server::Server;
 
 /// Crash points tried on each recorded load.
 const CRASHES_PER_LOAD: u64 = 5;
+/// About as many file calls a server makes when it ends in order.
+const END_RECORDS: usize = 400;
 
 /// What a soak saw.
 #[derive(Debug, Default, Clone, Copy)]
@@ -30,6 +32,8 @@ pub struct Summary {
     pub with_just_acked: u64,
     /// Those at which something unsynced was at stake.
     pub with_risk: u64,
+    /// Those near the end of a load that ended in order.
+    pub at_the_end: u64,
     /// Changes dropped or torn in all.
     pub lost: usize,
 }
@@ -73,14 +77,17 @@ fn one_load(
     std::fs::create_dir_all(live.join("data"))?;
     let before = folder.join("before");
     // Half of the loads record the store's first start as well.
-    let recorded = record_load(&live, &before, folder, random.chance(50), seed)?;
+    let (from_birth, ends) = (random.chance(50), random.chance(50));
+    let recorded = record_load(&live, &before, folder, from_birth, ends, seed)?;
     let history = History::follow(&before, &recorded.records)?;
     history.prove_complete(&live.join("data"))?;
     let first = recorded.records.iter().position(|record| record.time_ns > recorded.load_began_ns);
     let first = first.context("the load changed no file")?;
     for number in 0..crashes {
         let span = recorded.records.len() - first;
-        let at = &recorded.records[first + random.index(span)];
+        // Of the end of those that end in order there is not much, and it is what they are for.
+        let late = if ends && number % 2 == 0 { span - span.min(END_RECORDS) } else { 0 };
+        let at = &recorded.records[first + late + random.index(span - late)];
         let fate = match number % 4 {
             0 => Fate::Dropped,
             3 if random.chance(30) => Fate::Kept,
@@ -94,6 +101,7 @@ fn one_load(
         let moment = check_one(&target, &recorded, at.time_ns)
             .with_context(|| format!("power lost before record {} ({fate:?}, {risk:?})", at.seq))?;
         note(summary, moment, risk);
+        summary.at_the_end += u64::from(late > 0);
         report(&format!(
             "loss {}: record {} of {}, {fate:?}; {} acknowledged, {} in flight, {} within 50 ms; unsynced: {} writes \
              ({} dropped, {} torn), {} names ({} dropped)",
@@ -122,8 +130,16 @@ fn note(summary: &mut Summary, moment: Moment, risk: AtRisk) {
     summary.lost += risk.writes_dropped + risk.writes_torn + risk.names_dropped;
 }
 
-/// A load with every file call recorded, ended by a kill.
-fn record_load(live: &Path, before: &Path, folder: &Path, from_birth: bool, seed: u64) -> Result<Recorded> {
+/// A load with every file call recorded, ended by a kill, or in order: then power may be lost while what is in memory is
+/// written out.
+fn record_load(
+    live: &Path,
+    before: &Path,
+    folder: &Path,
+    from_birth: bool,
+    ends: bool,
+    seed: u64,
+) -> Result<Recorded> {
     let shim = compile_shim(folder)?;
     let trace = folder.join("trace");
     let mut server = Server::on(live)?;
@@ -150,13 +166,16 @@ fn record_load(live: &Path, before: &Path, folder: &Path, from_birth: bool, seed
         let killer = scope.spawn(move || {
             std::thread::sleep(Duration::from_millis(1_000 + Random::new(seed).below(1_500)));
             dead_flag.store(true, Ordering::SeqCst);
-            killer.fire()
+            if ends { killer.end() } else { killer.fire() }
         });
         let load = load::run(&server, &mut workers, seed, &dead);
         killer.join().map_err(|_| anyhow::anyhow!("the killer panicked"))??;
         load
     })?;
-    server.kill9()?;
+    match ends {
+        true => server.stop()?,
+        false => server.kill9()?,
+    }
     let records = trace::read(&trace)?;
     ensure!(!records.is_empty(), "the shim recorded nothing");
     Ok(Recorded { records, workers, uids, load_began_ns })

@@ -45,8 +45,57 @@ impl Installed {
     }
 }
 
-/// Restarts all nodes, one after another, and makes sure that each runs what is installed. How long each took.
-pub fn restart_all(murder: &Murder, crowd: &Crowd, report: &mut dyn FnMut(&str)) -> Result<Vec<Duration>> {
+/// An account that goes from a node that runs one program to one that runs another, and back, under clients at both, while
+/// mail for it comes in at both.
+#[derive(Debug)]
+pub struct Traveller<'a> {
+    /// The user.
+    pub user: &'a str,
+    /// The names of the nodes.
+    pub nodes: &'a [&'a str],
+}
+
+impl Traveller<'_> {
+    fn to_and_fro(&self, murder: &Murder, new: usize, old: usize) -> Result<()> {
+        let mut clients = Vec::new();
+        let mut count = 0;
+        for at in [new, old] {
+            let mut client = murder.node(at)?.login(self.user)?;
+            let told = client.ok("SELECT INBOX")?.lines();
+            let exists = told.iter().find_map(|line| line.strip_suffix(" EXISTS"));
+            count = exists.context("no EXISTS")?.parse::<u32>()?;
+            clients.push((at, client));
+        }
+        // Asked at either, whichever has the account.
+        for (asked, to) in [(new, old), (old, new)] {
+            let name = *self.nodes.get(to).context("a node without a name")?;
+            let words = ["move", "user", self.user, "--to", name, "--wait"];
+            let moved = murder.node(asked)?.cli(&words, b"")?;
+            ensure!(moved.status.success(), "{words:?}: {}", moved.text());
+            for at in [new, old] {
+                count += 1;
+                let text = format!("Subject: {count}\r\n\r\n");
+                murder.node(at)?.deliver(self.user, text.as_bytes())?;
+                for (client_at, client) in &mut clients {
+                    let what = || format!("at {client_at}, home {to}, mail at {at}");
+                    let told = client.ok("NOOP").with_context(what)?.lines();
+                    ensure!(told.contains(&format!("{count} EXISTS")), "{}: {told:?}", what());
+                    client.ok(&format!("STORE {count} +FLAGS (\\Flagged)")).with_context(what)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Restarts all nodes, one after another, and makes sure that each runs what is installed. How long each took. While nodes
+/// with the old program are left, the traveller goes to one of them and back.
+pub fn restart_all(
+    murder: &Murder,
+    crowd: &Crowd,
+    traveller: &Traveller<'_>,
+    report: &mut dyn FnMut(&str),
+) -> Result<Vec<Duration>> {
     let mut took = Vec::new();
     for (number, node) in murder.nodes.iter().enumerate() {
         ensure!(!runs_what_is_installed(node)?, "node {number} runs the new program already");
@@ -60,6 +109,9 @@ pub fn restart_all(murder: &Murder, crowd: &Crowd, report: &mut dyn FnMut(&str))
             std::thread::sleep(Duration::from_millis(20));
         }
         report(&format!("node {number} restarted in {:?}", began.elapsed()));
+        if number + 1 < murder.nodes.len() {
+            traveller.to_and_fro(murder, number, number + 1)?;
+        }
         // People work with the old and the new for a while.
         std::thread::sleep(Duration::from_secs(1));
         crowd.nobody_failed()?;
