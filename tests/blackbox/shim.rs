@@ -187,3 +187,42 @@ os.rename(d + 'old', d + 'new')
     ensure!(torn > 5 && renamed > 5 && stayed > 5, "{torn} torn, {renamed} renamed, {stayed} not");
     Ok(())
 }
+
+#[test]
+fn a_descriptor_given_away_while_another_is_opened_is_followed() -> Result<()> {
+    let begun = |seq, kind, fd, path: &str| Record {
+        seq,
+        time_ns: 0,
+        kind,
+        fd,
+        arg: 0,
+        start: 0,
+        path: path.to_owned(),
+        path2: String::new(),
+        data: b"new".to_vec(),
+    };
+    let ended = |seq, start, arg| Record { start, arg, ..begun(seq, Kind::End, -1, "") };
+    let folder = tempfile::tempdir()?;
+    for name in ["first", "second"] {
+        std::fs::write(folder.path().join(name), "as it was")?;
+    }
+    // The second open gets the number that the first file is about to give away.
+    let records = [
+        begun(1, Kind::Open, -1, "first"),
+        ended(2, 1, 7),
+        begun(3, Kind::Open, -1, "second"),
+        begun(4, Kind::Close, 7, ""),
+        ended(5, 3, 7),
+        begun(6, Kind::Write, 7, ""),
+        ended(7, 6, 3),
+        begun(8, Kind::Sync, 7, ""),
+        ended(9, 8, 0),
+    ];
+    let history = History::follow(folder.path(), &records)?;
+    let target = tempfile::tempdir()?;
+    let policy = Policy { fate: Fate::Dropped, lenient_folders: false };
+    history.rebuild(u64::MAX - 1, policy, &mut Random::new(0), target.path())?;
+    ensure!(std::fs::read(target.path().join("first"))? == b"as it was");
+    ensure!(std::fs::read(target.path().join("second"))? == b"newit was");
+    Ok(())
+}

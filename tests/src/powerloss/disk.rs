@@ -94,6 +94,21 @@ struct NameChange {
     comes: Option<(Inode, String, Inode)>,
 }
 
+/// What the descriptors of the recorded program name.
+#[derive(Debug, Default)]
+struct Descriptors {
+    files: HashMap<i64, Inode>,
+    /// By the `seq` of an open that has begun. Its descriptor is its own only from its end on: the number may be that of
+    /// a file which another thread closes after this call has begun.
+    opening: HashMap<u64, Inode>,
+}
+
+impl Descriptors {
+    fn file(&self, fd: i64) -> Result<Inode> {
+        self.files.get(&fd).copied().context("an unknown descriptor")
+    }
+}
+
 /// A trace digested: every file and folder there ever was, with its changes in order.
 #[derive(Debug)]
 pub struct History<'a> {
@@ -119,7 +134,7 @@ impl<'a> History<'a> {
         history.load(before, ROOT)?;
         let ends: HashMap<u64, (u64, i64)> =
             records.iter().filter(|r| r.kind == Kind::End).map(|r| (r.start, (r.seq, r.arg))).collect();
-        let mut open: HashMap<i64, Inode> = HashMap::new();
+        let mut open = Descriptors::default();
         for (index, record) in records.iter().enumerate() {
             let (returned, result) = ends.get(&record.seq).copied().unwrap_or((NEVER, 0));
             if result >= 0 {
@@ -183,20 +198,25 @@ impl<'a> History<'a> {
         record: &Record,
         returned: u64,
         result: i64,
-        open: &mut HashMap<i64, Inode>,
+        open: &mut Descriptors,
     ) -> Result<()> {
         let begun = record.seq;
         match record.kind {
-            Kind::Open => self.take_open(record, returned, result, open)?,
+            Kind::Open => self.take_open(record, returned, open)?,
             Kind::Close => {
-                open.remove(&record.fd);
+                open.files.remove(&record.fd);
             }
             Kind::Duplicate => {
-                let inode = *open.get(&record.fd).context("an unknown descriptor")?;
-                open.insert(record.arg, inode);
+                let inode = open.file(record.fd)?;
+                open.files.insert(record.arg, inode);
+            }
+            Kind::End => {
+                if let Some(inode) = open.opening.remove(&record.start) {
+                    open.files.insert(record.arg, inode);
+                }
             }
             Kind::Write | Kind::SetLength | Kind::Extend => {
-                let inode = *open.get(&record.fd).context("an unknown descriptor")?;
+                let inode = open.file(record.fd)?;
                 let number = u64::try_from(record.arg)?;
                 let what = match record.kind {
                     // A write cut short by the kill may have reached the file as a whole.
@@ -211,7 +231,7 @@ impl<'a> History<'a> {
                 self.nodes[inode].changes.push(Change { begun, returned, what });
             }
             Kind::Sync if returned != NEVER => {
-                let inode = *open.get(&record.fd).context("an unknown descriptor")?;
+                let inode = open.file(record.fd)?;
                 self.nodes[inode].syncs.push((begun, returned));
             }
             Kind::SyncAll if returned != NEVER => self.sync_alls.push((begun, returned)),
@@ -238,13 +258,7 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    fn take_open(
-        &mut self,
-        record: &Record,
-        returned: u64,
-        result: i64,
-        open: &mut HashMap<i64, Inode>,
-    ) -> Result<()> {
+    fn take_open(&mut self, record: &Record, returned: u64, open: &mut Descriptors) -> Result<()> {
         let known = self.find(&record.path);
         let inode = match known {
             Some(inode) => inode,
@@ -261,9 +275,7 @@ impl<'a> History<'a> {
             let change = Change { begun: record.seq, returned, what: What::SetLength(0) };
             self.nodes[inode].changes.push(change);
         }
-        if returned != NEVER {
-            open.insert(result, inode);
-        }
+        open.opening.insert(record.seq, inode);
         Ok(())
     }
 
