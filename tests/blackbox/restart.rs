@@ -96,21 +96,54 @@ fn a_restart_refuses_no_connection() -> Result<()> {
     Ok(())
 }
 
-/// A client over TLS, which openssl makes of lines.
-struct Tls {
+/// Lines to and from a server, compressed behind COMPRESS.
+const DEFLATE: &str = r#"
+import os, select, socket, sys, zlib
+server = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+lines, asked, pack, unpack = b"", False, None, None
+while True:
+    for ready in select.select([0, server], [], [])[0]:
+        octets = os.read(0, 65536) if ready == 0 else server.recv(65536)
+        if not octets:
+            sys.exit()
+        if ready == 0:
+            *whole, lines = (lines + octets).split(b"\n")
+            for line in whole:
+                asked = asked or b" COMPRESS " in line
+                line += b"\r\n"
+                server.sendall(pack.compress(line) + pack.flush(zlib.Z_SYNC_FLUSH) if pack else line)
+        else:
+            os.write(1, unpack.decompress(octets) if unpack else octets)
+            if asked and not pack and b" OK " in octets:
+                pack, unpack = zlib.compressobj(wbits=-15), zlib.decompressobj(wbits=-15)
+"#;
+
+/// A client whose lines another program encrypts or compresses.
+struct Wrapped {
     child: Child,
     lines: BufReader<ChildStdout>,
     tags: u32,
 }
 
-impl Tls {
-    fn connect(server: &Server) -> Result<Tls> {
+impl Wrapped {
+    fn tls(server: &Server) -> Result<Wrapped> {
         command::require("openssl")?;
         let mut openssl = Command::new("openssl");
         openssl.args(["s_client", "-quiet", "-crlf", "-connect", &server.imaps.to_string()]);
-        let mut child = openssl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        Wrapped::by(openssl)
+    }
+
+    fn deflate(server: &Server) -> Result<Wrapped> {
+        command::require("python3")?;
+        let mut python = Command::new("python3");
+        python.args(["-c", DEFLATE, &server.imap.ip().to_string(), &server.imap.port().to_string()]);
+        Wrapped::by(python)
+    }
+
+    fn by(mut program: Command) -> Result<Wrapped> {
+        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let lines = BufReader::new(child.stdout.take().context("no output")?);
-        let mut client = Tls { child, lines, tags: 0 };
+        let mut client = Wrapped { child, lines, tags: 0 };
         ensure!(client.line()?.starts_with("* OK"), "no greeting");
         Ok(client)
     }
@@ -138,7 +171,7 @@ impl Tls {
     }
 }
 
-impl Drop for Tls {
+impl Drop for Wrapped {
     fn drop(&mut self) {
         // It may have ended with its connection.
         let _ = self.child.kill();
@@ -170,10 +203,14 @@ fn sessions_go_on_through_restarts() -> Result<()> {
     let mut idling = server.login("joe")?;
     idling.ok("SELECT INBOX")?;
     let idle = idling.idle()?;
-    let mut tls = Tls::connect(&server)?;
+    let mut tls = Wrapped::tls(&server)?;
     tls.ok(&format!("LOGIN joe \"{PASSWORD}\""))?;
     tls.ok("SELECT INBOX")?;
-    let mut newcomers: Vec<Tls> = Vec::new();
+    let mut deflated = Wrapped::deflate(&server)?;
+    deflated.ok(&format!("LOGIN joe \"{PASSWORD}\""))?;
+    deflated.ok("COMPRESS DEFLATE")?;
+    deflated.ok("SELECT INBOX")?;
+    let mut newcomers: Vec<Wrapped> = Vec::new();
     for round in 2..5 {
         let output = server.cli(&["restart"], b"")?;
         ensure!(output.status.success(), "{}", output.text());
@@ -185,6 +222,7 @@ fn sessions_go_on_through_restarts() -> Result<()> {
         let told = plain.ok("NOOP")?.lines();
         ensure!(told.contains(&exists), "{told:?}");
         ensure!(tls.ok("NOOP")?.contains(&exists), "over TLS");
+        ensure!(deflated.ok("NOOP")?.contains(&exists), "under compression");
         nothing_selected.append_ok("Drafts", "", message("draft", "of it").as_bytes())?;
         // A sequence number means what it meant.
         let fetched = plain.ok("FETCH 1 (UID FLAGS BODY.PEEK[HEADER.FIELDS (SUBJECT)])")?;
@@ -193,12 +231,23 @@ fn sessions_go_on_through_restarts() -> Result<()> {
         plain.ok("STORE 1 +FLAGS (\\Flagged)")?;
         // The first process, those that keep clients, and the one that serves.
         processes(&server, round)?;
-        for newcomer in &mut newcomers {
+        for (number, newcomer) in newcomers.iter_mut().enumerate() {
             newcomer.ok("NOOP")?;
+            if number == 2 {
+                // It is connected to the process before.
+                newcomer.ok("COMPRESS DEFLATE")?;
+                newcomer.ok("NOOP")?;
+            }
         }
-        let mut newcomer = Tls::connect(&server)?;
+        let mut newcomer = Wrapped::tls(&server)?;
         newcomer.ok(&format!("LOGIN joe \"{PASSWORD}\""))?;
         newcomers.push(newcomer);
+        if round == 3 {
+            // Compressed where its socket has been kept since.
+            let mut late = Wrapped::deflate(&server)?;
+            late.ok(&format!("LOGIN joe \"{PASSWORD}\""))?;
+            newcomers.push(late);
+        }
     }
     idling.done(&idle)?;
     ensure!(tls.ok("FETCH 1 FLAGS")?.contains("\\Flagged"), "a flag is lost");
@@ -206,6 +255,8 @@ fn sessions_go_on_through_restarts() -> Result<()> {
         client.ok("LOGOUT")?;
     }
     tls.ok("LOGOUT")?;
+    ensure!(deflated.ok("FETCH 1:* BODY[]")?.contains("the first"), "a message is lost");
+    deflated.ok("LOGOUT")?;
     for newcomer in &mut newcomers {
         newcomer.ok("LOGOUT")?;
     }

@@ -99,7 +99,7 @@ pub(crate) fn names(services: &Services, state: &State, wire: &Wire) -> Vec<Cow<
             });
             names.extend(names_of_user);
             names.extend(CONTENT.iter().map(|name| Cow::Borrowed(*name)));
-            if services.config.compress && !wire.connection.is_deflated() {
+            if services.config.compress && wire.can_deflate && !wire.connection.is_deflated() {
                 names.push("COMPRESS=DEFLATE".into());
             }
             if services.config.unauthenticate {

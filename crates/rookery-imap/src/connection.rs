@@ -22,11 +22,12 @@ use crate::services::Services;
 use crate::session::State;
 use crate::tell;
 use crate::wire::Wire;
+use bytes::BytesMut;
 use rookery_codec::imap::command::{AppendMessage, Replaced, Tagged};
 use rookery_codec::imap::server::{Bad, Decoded, Limits};
 use rookery_codec::imap::{Code, Command, Condition, Response, Status, Tag, WireName};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
-use rookery_route::SessionHead;
+use rookery_route::{SessionHead, SessionNote};
 use rookery_store::{Noted, StoreError};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -310,9 +311,6 @@ impl Driver {
             return Ok(Next::StartTls);
         }
         match &command {
-            Command::Compress { .. } if self.state.is_bereft() => {
-                return self.refused_bereft(tag, timing).await;
-            }
             Command::Compress { mechanism } => return self.compress(tag, timing, mechanism).await,
             Command::Unauthenticate => return self.unauthenticate(tag, timing).await,
             _ => {}
@@ -343,6 +341,7 @@ impl Driver {
         let answer = match &self.state {
             State::NotAuthenticated | State::Away(_) | State::Logout => Answer::bad("Log in first"),
             _ if !self.services.config.compress => Answer::bad("Compression is turned off"),
+            _ if !self.wire.can_deflate => Answer::bad("The node that you are connected to cannot compress"),
             _ if mechanism != "DEFLATE" => Answer::bad("DEFLATE is the only compression there is"),
             _ if self.wire.connection.is_deflated() => {
                 Answer::no(Code::CompressionActive, "DEFLATE is active already")
@@ -353,7 +352,11 @@ impl Driver {
         let next = self.answered(tag, timing, true, Ok(answer)).await?;
         if begins {
             self.wire.flush().await?;
-            let arrived = self.wire.decoder.take_input();
+            let mut arrived = BytesMut::new();
+            match self.wire.connection.pipe() {
+                Some(_) => self.wire.connection.flush_with(SessionNote::Compressed.encode()).await?,
+                None => arrived = self.wire.decoder.take_input(),
+            }
             self.wire.connection.start_deflate(arrived);
         }
         Ok(next)
@@ -373,20 +376,26 @@ impl Driver {
             return Ok(refusal);
         }
         let next = self.answered(tag, timing, true, Ok(Answer::ok("UNAUTHENTICATE completed"))).await?;
-        let mut rest = self.wire.decoder.take_input();
+        let rest = self.wire.decoder.take_input();
+        if self.wire.connection.pipe().is_some() {
+            return self.hand_back(rest).await;
+        }
+        Ok(self.begin_plainly(rest).await?.unwrap_or(next))
+    }
+
+    /// The client that is nobody's again goes on without compression. `rest`: what it has sent already, under
+    /// compression if that was on. What to do instead if there is any of that.
+    pub(super) async fn begin_plainly(&mut self, mut rest: BytesMut) -> Result<Option<Next>, Failure> {
         if self.wire.connection.is_deflated() {
             let behind = self.wire.connection.end_deflate().await?;
             if !rest.is_empty() {
                 self.wire.put(&bye(None, "Compression ended behind UNAUTHENTICATE"));
-                return Ok(Next::Close);
+                return Ok(Some(Next::Close));
             }
             rest = behind;
         }
-        if self.wire.connection.pipe().is_some() {
-            return self.hand_back(rest).await;
-        }
         self.wire.decoder.push(&rest);
-        Ok(next)
+        Ok(None)
     }
 
     /// Makes the connection one that nobody has logged in on; what to do instead if there are too many of those.

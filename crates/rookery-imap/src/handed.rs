@@ -12,7 +12,7 @@ use crate::names::directory_failed;
 use crate::notify::Notify;
 use crate::session::{Abroad, Enabled, Selected, State, User};
 use crate::value::{
-    AbroadValue, GuestValue, HomeValue, NotifyValue, SelectedValue, SessionValue, WatchedValue,
+    AbroadValue, DeflateValue, GuestValue, HomeValue, NotifyValue, SelectedValue, SessionValue, WatchedValue,
 };
 use crate::view::View;
 use crate::wire::Wire;
@@ -47,6 +47,7 @@ impl State {
             State::NotAuthenticated | State::Away(_) | State::Logout => return Err(cannot_go_on().into()),
         };
         value.enabled = user.enabled.bits();
+        value.deflate = wire.connection.is_deflated().then_some(DeflateValue::AtEdge);
         value.guests = user.guests.suspend(wire).await?;
         if let Some(selected) = selected {
             value.selected = Some(selected.value(user).await?);

@@ -51,3 +51,4 @@ pub use connection::{Entrance, serve_connection, serve_guest, serve_pipe};
 pub use search::HeaderTexts;
 pub use services::Services;
 pub use sorting::SortTables;
+pub use witness::Witness;

@@ -21,7 +21,6 @@ use rookery_types::MailboxId;
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Stamp {
     enabled: u8,
-    is_deflated: bool,
     idle: bool,
     notify: bool,
     /// Of a guest: how far the accounts that it watches were told, and how many of their mailboxes are known.
@@ -79,14 +78,9 @@ pub(crate) async fn flush(
 ) -> Result<(), Failure> {
     let Some(mut marks) = wire.marks.take() else { return Ok(wire.flush().await?) };
     let used = marks.read.saturating_sub(wire.decoder.unused() as u64);
-    let is_deflated = wire.connection.is_deflated();
-    // How many octets they are on the wire is not known under compression, and does not matter.
-    let said = if is_deflated { 0 } else { wire.connection.unsent_octets() };
-    let stamp = stamp(user, selected, abroad, idle, is_deflated);
-    let note = marks.next(used, said, stamp, || match is_deflated {
-        true => Marked::Nothing,
-        false => marked(user, selected, abroad, idle),
-    });
+    let said = wire.connection.unsent_octets();
+    let stamp = stamp(user, selected, abroad, idle);
+    let note = marks.next(used, said, stamp, || marked(user, selected, abroad, idle));
     wire.marks = Some(marks);
     match note {
         Some(note) => Ok(wire.connection.flush_with(note).await?),
@@ -112,13 +106,11 @@ fn stamp(
     selected: Option<&Selected>,
     abroad: Option<(&Abroad, Option<&Guest>)>,
     idle: Option<&Tag>,
-    is_deflated: bool,
 ) -> Stamp {
     let view = selected.map(|selected| &selected.view);
     let saved = selected.map(|selected| &selected.saved);
     Stamp {
         enabled: user.enabled.bits(),
-        is_deflated,
         idle: idle.is_some(),
         notify: user.notify.is_some(),
         watched: user.notify.as_ref().filter(|_| user.is_guest).map_or((0, 0), |notify| notify.told()),

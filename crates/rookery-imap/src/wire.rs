@@ -34,6 +34,8 @@ pub(crate) struct Wire {
     pub(crate) leaving: bool,
     /// The other half asks for the session's value, to go on from it.
     pub(crate) suspended: bool,
+    /// Whether compression can begin where the client's socket is.
+    pub(crate) can_deflate: bool,
     /// The marks that the other half wants.
     pub(crate) marks: Option<Box<Marks>>,
     /// An APPEND that found its account gone.
@@ -60,6 +62,7 @@ impl Wire {
             administrators: false,
             leaving: false,
             suspended: false,
+            can_deflate: true,
             marks: None,
             replay: None,
             trace,

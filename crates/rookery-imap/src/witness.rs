@@ -18,6 +18,8 @@ use std::collections::VecDeque;
 const HEAD_OCTETS: usize = 96;
 /// Octets of a line's end that are kept, for the announcement of a literal.
 const TAIL_OCTETS: usize = 24;
+/// Behind these octets are compressed, or are not any more (RFC 4978, RFC 8437 §4.1).
+const HOLDING: [&[u8]; 2] = [b"COMPRESS", b"UNAUTHENTICATE"];
 /// Commands that may be under way.
 const COMMANDS_MAX: usize = 1000;
 
@@ -32,7 +34,7 @@ enum Place {
 }
 
 /// Reads commands as far as is needed to know where they end.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Commands {
     place: Place,
     head: Vec<u8>,
@@ -48,6 +50,8 @@ struct Ended {
     /// How many of the octets belong to it.
     octets: usize,
     tag: Vec<u8>,
+    /// It may change what octets mean: those behind it are held back until it is answered.
+    holds: bool,
 }
 
 impl Commands {
@@ -81,26 +85,36 @@ impl Commands {
                     self.waits = waits;
                     self.tail.clear();
                 }
-                None => return Some(Ended { octets: at, tag: self.end() }),
+                None => {
+                    let (tag, holds) = self.end();
+                    return Some(Ended { octets: at, tag, holds });
+                }
             }
         }
         None
     }
 
-    /// The command under way has ended, or is over; its tag.
-    fn end(&mut self) -> Vec<u8> {
+    /// The command whose literal the client was to send was answered without that.
+    fn forget(&mut self) {
+        *self = Commands { idling: self.idling.take(), ..Commands::default() };
+    }
+
+    /// The command under way has ended, or is over; its tag, and whether it holds back what comes behind it.
+    fn end(&mut self) -> (Vec<u8>, bool) {
         let mut words = self.head.split(|octet| octet.is_ascii_whitespace());
         let tag = words.next().unwrap_or_default().to_vec();
-        let idles = words.next().is_some_and(|verb| verb.eq_ignore_ascii_case(b"IDLE"));
+        let verb = words.next().unwrap_or_default();
+        let idles = verb.eq_ignore_ascii_case(b"IDLE");
+        let holds = HOLDING.iter().any(|holding| verb.eq_ignore_ascii_case(holding));
         (self.place, self.waits) = (Place::Between, false);
         self.head = Vec::new();
         self.tail = Vec::new();
         match self.idling.take() {
             // That was DONE.
-            Some(tag) => tag,
+            Some(tag) => (tag, false),
             None => {
                 self.idling = idles.then(|| tag.clone());
-                tag
+                (tag, holds)
             }
         }
     }
@@ -122,12 +136,14 @@ fn announced(line: &[u8]) -> Option<(u64, bool)> {
 
 /// The edge's knowledge of a session.
 #[derive(Default)]
-pub(crate) struct Witness {
+pub struct Witness {
     commands: Commands,
     /// Octets that the home was sent.
     sent: u64,
     /// Commands that were sent whole and not answered: where each ends, and its tag.
     under_way: VecDeque<(u64, Vec<u8>)>,
+    /// Where the command ends that holds back what comes behind it.
+    held: Option<u64>,
     /// From what the session goes on.
     value: Option<Bytes>,
     /// Octets that the home has said.
@@ -161,7 +177,7 @@ impl BrokenOff {
     pub(crate) fn skip(&mut self, octets: &mut BytesMut) -> Option<Option<Tag>> {
         if self.0.waits {
             // The client has not begun to send the literal, and is not asked for it.
-            return Some(Tag::new(&self.0.end()));
+            return Some(Tag::new(&self.0.end().0));
         }
         match self.0.take(octets) {
             Some(ended) => {
@@ -170,7 +186,7 @@ impl BrokenOff {
             }
             None => {
                 octets.clear();
-                self.0.waits.then(|| Tag::new(&self.0.end()))
+                self.0.waits.then(|| Tag::new(&self.0.end().0))
             }
         }
     }
@@ -199,6 +215,25 @@ impl Witness {
 }
 
 impl Onlooker for Witness {
+    fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    fn admits(&self, octets: &[u8]) -> usize {
+        if self.holds() {
+            return 0;
+        }
+        let (mut commands, mut at) = (self.commands.clone(), 0);
+        while let Some(rest) = octets.get(at..).filter(|rest| !rest.is_empty() && !self.overflown) {
+            let Some(ended) = commands.take(rest) else { break };
+            at += ended.octets;
+            if ended.holds {
+                return at;
+            }
+        }
+        octets.len()
+    }
+
     fn inward(&mut self, mut octets: &[u8]) {
         while !octets.is_empty() && !self.overflown {
             let Some(ended) = self.commands.take(octets) else {
@@ -206,6 +241,7 @@ impl Onlooker for Witness {
                 return;
             };
             self.sent += ended.octets as u64;
+            self.held = ended.holds.then_some(self.sent);
             self.overflown = self.under_way.len() >= COMMANDS_MAX;
             self.under_way.push_back((self.sent, ended.tag));
             octets = octets.get(ended.octets..).unwrap_or_default();
@@ -251,6 +287,10 @@ impl Witness {
         let Some((at, mark)) = self.next.take_if(|(at, _)| *at <= self.said) else { return };
         while self.under_way.front().is_some_and(|(end, _)| *end <= mark.used) {
             self.under_way.pop_front();
+        }
+        self.held.take_if(|end| *end <= mark.used);
+        if mark.used >= self.sent && self.commands.waits {
+            self.commands.forget();
         }
         if self.under_way.is_empty() {
             // It may have held many.
@@ -300,6 +340,35 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_compressed_waits_until_that_is_known() {
+        let sent = "a1 append x {25+}\r\nx compress deflate\r\n12345\r\na2 Compress DEFLATE\r\na3 NOOP\r\n";
+        let before = sent.find("a3").unwrap();
+        for piece in 1..sent.len() {
+            let mut witness = Witness::default();
+            let mut passed = 0;
+            for octets in sent.as_bytes().chunks(piece) {
+                let admitted = witness.admits(octets);
+                assert!(
+                    admitted == octets.len() || passed + admitted == before || witness.holds(),
+                    "{piece}"
+                );
+                witness.inward(&octets[..admitted]);
+                passed += admitted;
+            }
+            assert_eq!(passed, before);
+            assert!(witness.holds() && witness.admits(b"a3 NOOP\r\n") == 0);
+            let used = |used: usize| Mark { used: used as u64, behind: 4, value: Marked::Same };
+            witness.marked(used(before - 1));
+            witness.outward(b"1234");
+            assert!(witness.holds(), "something before it was answered");
+            witness.marked(used(before));
+            assert!(witness.holds(), "the answer is not there yet");
+            witness.outward(b"1234");
+            assert!(!witness.holds() && witness.admits(b"a3 UNAUTHENTICATE\r\nb") == 19);
+        }
+    }
+
+    #[test]
     fn a_literal_on_its_way_is_passed_over() {
         let mut witness = Witness::default();
         marked(&mut witness, 0);
@@ -322,6 +391,19 @@ mod tests {
         witness.inward(b"a1 APPEND x {10}\r\n");
         let mut bereft = lost(witness, "").unwrap();
         assert_eq!(bereft.broken_off.unwrap().skip(&mut bereft.rest).unwrap().unwrap().as_str(), "a1");
+    }
+
+    #[test]
+    fn a_literal_that_is_refused_does_not_come() {
+        let mut witness = Witness::default();
+        witness.inward(b"a1 APPEND x {10}\r\n");
+        witness.marked(Mark { used: 18, behind: 7, value: Marked::Value(SessionValue::new().encode()) });
+        witness.outward(b"a1 NO\r\n");
+        assert_eq!(witness.admits(b"a2 COMPRESS DEFLATE\r\na3"), 21);
+        witness.inward(b"a2 STORE 1 +FLAGS x\r\n");
+        let bereft = lost(witness, "").unwrap();
+        assert_eq!(tags(&bereft), ["a2"]);
+        assert!(bereft.broken_off.is_none());
     }
 
     #[test]

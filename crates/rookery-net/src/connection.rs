@@ -7,8 +7,6 @@
 //! - Waiting for octets costs no buffer: while nothing is there to read, an empty input buffer and an empty
 //!   output buffer own no memory.
 //! - Nothing is sent before `flush`: a batch of responses is one write.
-//! - Under compression ([`Connection::start_deflate`]) octets are packed when they are flushed, a bounded number
-//!   ahead of what the client takes.
 //!
 //! Cost of an idle connection with a small session, task and timer included, after its first exchange, as
 //! `examples/idle_memory.rs` measures it (x86-64 Linux): 2.6 KiB plain, 10 KiB under TLS. What the session's
@@ -27,7 +25,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::deflate::{Carried, Deflate};
 use crate::networks::Networks;
 use crate::peer::Peer;
 use crate::pipe::Pipe;
@@ -41,10 +38,6 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const COPY_BELOW: usize = 4 * 1024;
 /// Octets taken from the stream at once. Lives on the stack, and only while a read is polled.
 const READ_OCTETS: usize = 16 * 1024;
-/// Read at once of octets that come before compressed ones.
-const PLAIN_OCTETS: usize = 1 << 10;
-/// Octets that are packed ahead of what the client takes.
-const PACKED_AHEAD: usize = 32 * 1024;
 /// Queue entries given to one vectored write.
 const SLICES: usize = 16;
 
@@ -75,10 +68,6 @@ pub struct Connection {
     /// Whether octets were written since the stream was last flushed.
     unflushed: bool,
     write_timeout: Duration,
-    /// The compression layer, between what is batched here and the stream.
-    deflate: Option<Box<Deflate>>,
-    /// Octets that come before the compressed ones.
-    plain_octets: u64,
 }
 
 impl Connection {
@@ -91,8 +80,6 @@ impl Connection {
             queued_octets: 0,
             unflushed: false,
             write_timeout: WRITE_TIMEOUT,
-            deflate: None,
-            plain_octets: 0,
         }
     }
 
@@ -131,42 +118,23 @@ impl Connection {
         self.stream.is_tls()
     }
 
-    /// Whether octets are compressed.
+    /// Whether the client's octets are compressed.
     pub fn is_deflated(&self) -> bool {
-        self.deflate.is_some()
+        self.stream.is_deflated()
     }
 
     /// Compresses all that is sent from here on, and expects it of the client (RFC 4978). `arrived`: what was
     /// read behind the command that asked for it. Whatever is not flushed yet will be compressed too.
     pub fn start_deflate(&mut self, arrived: BytesMut) {
-        if self.deflate.is_none() {
-            self.deflate = Some(Deflate::new(arrived));
-        }
+        self.stream.start_deflate(arrived);
     }
 
     /// Sends what is waiting, ends the compression layer, and gives what was read behind the client's end of
     /// it, which is not compressed any more (RFC 8437 §4.1).
     pub async fn end_deflate(&mut self) -> Result<BytesMut, IoError> {
-        self.flush_deflated(true).await?;
-        Ok(self.deflate.take().map(|layer| layer.into_rest()).unwrap_or_default())
-    }
-
-    /// Whether the connection can go on elsewhere as it is: not in the middle of something compressed.
-    pub fn can_be_carried(&self) -> bool {
-        self.plain_octets == 0 && self.deflate.as_ref().is_none_or(|layer| layer.can_be_carried())
-    }
-
-    /// Takes the compression layer off, for the connection to go on elsewhere: what it is, and what was read and is still
-    /// compressed. All output has to be flushed.
-    pub fn carry_deflate(&mut self) -> Option<(Carried, BytesMut)> {
-        self.deflate.take_if(|layer| layer.can_be_carried()).map(|layer| layer.carry())
-    }
-
-    /// Puts a layer on that was taken off elsewhere. `plain_octets`: so many come first that are not compressed.
-    pub fn resume_deflate(&mut self, carried: Carried, plain_octets: u64) -> io::Result<()> {
-        self.deflate = Some(Deflate::carried(carried)?);
-        self.plain_octets = plain_octets;
-        Ok(())
+        self.flush().await?;
+        let ended = timeout(self.write_timeout, self.stream.end_deflate()).await;
+        Ok(ended.map_err(|_| IoError::Stalled)??)
     }
 
     /// Whether nobody between can read along: TLS, or a peer on this machine or in a network that is trusted.
@@ -198,8 +166,7 @@ impl Connection {
 
     /// Octets waiting to be sent.
     pub fn unsent_octets(&self) -> usize {
-        let packed = self.deflate.as_ref().map_or(0, |layer| layer.packed.len());
-        self.queued_octets + self.batch.len() + packed
+        self.queued_octets + self.batch.len()
     }
 
     /// Whether the session must flush before it makes more output (at [`HIGH_WATER`]).
@@ -209,12 +176,9 @@ impl Connection {
 
     /// Sends everything that is waiting, in as few writes as the stream takes. Safe to cancel: what was not
     /// sent stays. Fails with `Stalled` when the client takes nothing at all for the write timeout (under TLS
-    /// also when it takes longer over the last 64 KiB, which rustls buffers); a slow client that keeps
-    /// reading is not cut.
+    /// also when it takes longer over the last 64 KiB, which rustls buffers, and under compression over what the
+    /// last 32 KiB were packed of); a slow client that keeps reading is not cut.
     pub async fn flush(&mut self) -> Result<(), IoError> {
-        if self.deflate.is_some() {
-            return self.flush_deflated(false).await;
-        }
         while self.unsent_octets() > 0 {
             let sent =
                 timeout(self.write_timeout, self.write_some()).await.map_err(|_| IoError::Stalled)??;
@@ -240,53 +204,6 @@ impl Connection {
         if self.unflushed {
             timeout(self.write_timeout, self.stream.flush()).await.map_err(|_| IoError::Stalled)??;
             self.unflushed = false;
-        }
-        Ok(())
-    }
-
-    /// The same under compression. `last`: the compressed stream ends with it.
-    async fn flush_deflated(&mut self, last: bool) -> Result<(), IoError> {
-        let mut finished = !last;
-        loop {
-            self.pack_some()?;
-            let Some(layer) = &mut self.deflate else { break };
-            if layer.packed.is_empty() && !finished {
-                layer.finish()?;
-                finished = true;
-            }
-            if layer.packed.is_empty() {
-                break;
-            }
-            let Connection { stream, write_timeout, .. } = self;
-            let write = poll_fn(|cx| Pin::new(&mut *stream).poll_write(cx, &layer.packed));
-            match timeout(*write_timeout, write).await.map_err(|_| IoError::Stalled)?? {
-                0 => return Err(IoError::Lost(io::ErrorKind::WriteZero.into())),
-                sent => layer.packed.advance(sent.min(layer.packed.len())),
-            }
-            self.unflushed = true;
-        }
-        self.flush_stream().await
-    }
-
-    /// Packs of what is waiting as much as may be ahead of the client, and the flush behind the last of it.
-    fn pack_some(&mut self) -> io::Result<()> {
-        let Some(layer) = &mut self.deflate else { return Ok(()) };
-        while layer.packed.len() < PACKED_AHEAD {
-            if let Some(first) = self.queue.front_mut() {
-                let chunk = first.split_to(first.len().min(PACKED_AHEAD));
-                self.queued_octets -= chunk.len();
-                if first.is_empty() {
-                    self.queue.pop_front();
-                }
-                layer.pack(&chunk)?;
-            } else if !self.batch.is_empty() {
-                let chunk = self.batch.split_to(self.batch.len().min(PACKED_AHEAD));
-                layer.pack(&chunk)?;
-            } else if layer.is_unflushed() {
-                layer.flush()?;
-            } else {
-                break;
-            }
         }
         Ok(())
     }
@@ -336,13 +253,6 @@ impl Connection {
     }
 
     async fn read(&mut self, input: &mut BytesMut) -> io::Result<usize> {
-        if self.plain_octets > 0 {
-            // In a box, since the wait is to stay small.
-            return Box::pin(self.read_plain(input)).await;
-        }
-        if self.deflate.is_some() {
-            return self.read_deflated(input).await;
-        }
         let Connection { stream, queue, batch, .. } = self;
         poll_fn(|cx| {
             let polled = if input.capacity() - input.len() > READ_OCTETS {
@@ -362,50 +272,6 @@ impl Connection {
         .await
     }
 
-    /// The same of what comes before the compressed octets.
-    async fn read_plain(&mut self, input: &mut BytesMut) -> io::Result<usize> {
-        let Connection { stream, plain_octets, .. } = self;
-        let mut room = [0; PLAIN_OCTETS];
-        let most = usize::try_from(*plain_octets).unwrap_or(usize::MAX).min(room.len());
-        let read = stream.read(room.get_mut(..most).unwrap_or_default()).await?;
-        *plain_octets -= read as u64;
-        input.extend_from_slice(room.get(..read).unwrap_or_default());
-        Ok(read)
-    }
-
-    /// The same under compression: a bounded piece of what was sent.
-    async fn read_deflated(&mut self, input: &mut BytesMut) -> io::Result<usize> {
-        let Connection { stream, queue, batch, deflate: Some(layer), .. } = self else { return Ok(0) };
-        if layer.has_more() {
-            // Few octets can become many: others get their turn between the pieces.
-            tokio::task::yield_now().await;
-        }
-        poll_fn(|cx| {
-            loop {
-                match layer.unpack(input) {
-                    Ok(0) if layer.has_ended() => return Poll::Ready(Ok(0)),
-                    Ok(0) => {}
-                    unpacked => return Poll::Ready(unpacked),
-                }
-                match poll_into(stream, &mut layer.arrived, cx) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(0)),
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => {
-                        give_back(input);
-                        give_back(batch);
-                        layer.give_back();
-                        if queue.is_empty() && queue.capacity() > 0 {
-                            *queue = VecDeque::new();
-                        }
-                        return Poll::Pending;
-                    }
-                }
-            }
-        })
-        .await
-    }
-
     /// Starts TLS after a STARTTLS command was answered (and the answer flushed). `input` is the session's
     /// read buffer; it must be empty, see [`Stream::start_tls`]. Output that was not flushed is refused too.
     pub async fn start_tls(
@@ -416,10 +282,6 @@ impl Connection {
         if self.unsent_octets() > 0 {
             return Err(StartTlsError::Handshake(io::Error::other("responses were not yet sent")));
         }
-        if self.is_deflated() {
-            // Octets are compressed first and encrypted then (RFC 4978 §3); under the layer there is no way in.
-            return Err(StartTlsError::Handshake(io::Error::other("the stream is compressed")));
-        }
         let stream = self.stream.start_tls(acceptor, input).await?;
         Ok(Connection { stream, ..self })
     }
@@ -427,10 +289,7 @@ impl Connection {
     /// Sends what is waiting and closes the sending side (with close_notify under TLS). Errors matter to
     /// nobody any more, except that the last octets may not have arrived.
     pub async fn close(mut self) -> Result<(), IoError> {
-        match self.deflate {
-            Some(_) => self.flush_deflated(true).await?,
-            None => self.flush().await?,
-        }
+        self.flush().await?;
         timeout(self.write_timeout, self.stream.shutdown()).await.map_err(|_| IoError::Stalled)??;
         Ok(())
     }
@@ -442,8 +301,8 @@ impl Connection {
 }
 
 /// Reads once through a buffer on the stack, so that a stream with nothing to give costs no allocation.
-fn poll_into(
-    stream: &mut Stream,
+pub(crate) fn poll_into<S: AsyncRead + Unpin + ?Sized>(
+    stream: &mut S,
     input: &mut BytesMut,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<io::Result<usize>> {

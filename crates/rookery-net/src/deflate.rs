@@ -4,17 +4,21 @@
 //! Invariants:
 //! - What a few octets blow up to comes out in pieces of at most [`UNPACKED_OCTETS`]; who takes them bounds
 //!   what is kept.
+//! - What is packed ahead of what the stream takes is bounded ([`PACKED_AHEAD`]).
 //! - A packer's tables (some 300 KiB) exist only while octets are under way. An idle layer keeps the last
 //!   octets sent, which a new packer may refer to, and the state of the unpacker.
 //! - Octets behind the end of the client's compressed stream, or behind a flush of it, are never taken for a
-//!   part of it: see [`Deflate::into_rest`].
-//! - Behind a flush of either side a layer is no more than what was last sent and received, and goes on anywhere with
-//!   that: see [`Deflate::carry`].
+//!   part of it, if nobody reads on: see [`Deflate::into_rest`].
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::connection::{give_back, poll_into};
 
 /// What [`Deflate::given`] is before anything was given: no end of a flush.
 const NOTHING_GIVEN: [u8; 4] = [1; 4];
@@ -24,8 +28,8 @@ const UNPACKED_OCTETS: usize = 16 << 10;
 const PACKED_OCTETS: usize = 8 << 10;
 /// Octets already sent that a new packer may refer to.
 const HISTORY_OCTETS: usize = 4 << 10;
-/// Octets already received that the client may refer to (RFC 1951 §2).
-const WINDOW_OCTETS: usize = 32 << 10;
+/// Octets that are packed ahead of what the stream takes.
+const PACKED_AHEAD: usize = 32 << 10;
 /// Speed before size: the higher levels cost a multiple of the time for a few per cent.
 const LEVEL: u32 = 3;
 /// What a sync flush ends with (RFC 1951 §3.2.4: an empty stored block). Behind it octets are whole.
@@ -33,32 +37,25 @@ const FLUSH_MARK: [u8; 4] = [0, 0, 0xff, 0xff];
 /// The two ways to write an empty last block, behind a flush.
 const LAST_BLOCKS: [&[u8]; 2] = [&[3, 0], &[1, 0, 0, 0xff, 0xff]];
 
-/// What a compressed connection needs to go on elsewhere.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Carried {
-    /// The last octets sent, unpacked.
-    pub sent: Bytes,
-    /// The last octets received, unpacked.
-    pub received: Bytes,
-}
-
 /// Both directions of one compressed connection.
 pub(crate) struct Deflate {
     packer: Option<Compress>,
     history: Vec<u8>,
     /// To be written to the stream.
-    pub(crate) packed: BytesMut,
+    packed: BytesMut,
     /// Octets were packed that no flush has followed yet.
     unflushed: bool,
+    /// The stream to the client is over.
+    finished: bool,
     unpacker: Decompress,
-    /// What was unpacked last.
-    window: Vec<u8>,
     /// Read from the stream, not yet unpacked.
-    pub(crate) arrived: BytesMut,
+    arrived: BytesMut,
     /// The last octets that the unpacker was given.
     given: [u8; 4],
     /// The last piece filled its room: there may be more without further input.
     full: bool,
+    /// Others have had their turn since the last piece.
+    has_yielded: bool,
     /// The client has ended its compressed stream.
     ended: bool,
 }
@@ -71,57 +68,105 @@ impl Deflate {
             history: Vec::new(),
             packed: BytesMut::new(),
             unflushed: false,
+            finished: false,
             unpacker: Decompress::new(false),
-            window: Vec::new(),
             arrived,
             given: NOTHING_GIVEN,
             full: false,
+            has_yielded: false,
             ended: false,
         })
     }
 
-    /// Goes on with a connection that was compressed elsewhere. Fails on what cannot be that.
-    pub(crate) fn carried(Carried { sent, received }: Carried) -> io::Result<Box<Deflate>> {
-        if sent.len() > HISTORY_OCTETS || received.len() > WINDOW_OCTETS {
-            return Err(io::ErrorKind::InvalidData.into());
+    /// Reads: a bounded piece of what was sent. Nothing: the client has ended its stream, compressed or not.
+    pub(crate) fn poll_read<S: AsyncRead + Unpin + ?Sized>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.full && !std::mem::replace(&mut self.has_yielded, true) {
+            // Few octets can become many: others get their turn between the pieces.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
-        let mut layer = Deflate::new(BytesMut::new());
-        if !received.is_empty() {
-            layer.unpacker.set_dictionary(&received).map_err(io::Error::other)?;
-            layer.given = FLUSH_MARK;
+        self.has_yielded = false;
+        loop {
+            if self.unpack(buf)? > 0 || self.ended || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            match poll_into(stream, &mut self.arrived, cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.give_back();
+                    return Poll::Pending;
+                }
+            }
         }
-        (layer.history, layer.window) = (sent.into(), received.into());
-        Ok(layer)
     }
 
-    /// Whether both sides are behind a flush, so that it can go on elsewhere.
-    pub(crate) fn can_be_carried(&self) -> bool {
-        let is_between = self.given == NOTHING_GIVEN || self.given == FLUSH_MARK;
-        is_between && self.packed.is_empty() && !self.unflushed && !self.full && !self.ended
+    /// Takes octets to be packed and written.
+    pub(crate) fn poll_write<S: AsyncWrite + Unpin + ?Sized>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        while self.packed.len() >= PACKED_AHEAD {
+            ready!(self.poll_send(stream, cx))?;
+        }
+        let octets = octets.get(..PACKED_AHEAD).unwrap_or(octets);
+        if !octets.is_empty() {
+            self.pack(octets)?;
+        }
+        Poll::Ready(Ok(octets.len()))
     }
 
-    /// What it needs to go on elsewhere, and the octets that have arrived.
-    pub(crate) fn carry(self) -> (Carried, BytesMut) {
-        (Carried { sent: self.history.into(), received: self.window.into() }, self.arrived)
+    /// Writes all that was packed, so that the client can read it.
+    pub(crate) fn poll_flush<S: AsyncWrite + Unpin + ?Sized>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            self.flush()?;
+        }
+        while !self.packed.is_empty() {
+            ready!(self.poll_send(stream, cx))?;
+        }
+        Pin::new(stream).poll_flush(cx)
     }
 
-    /// Whether a flush has to follow before the client can read all that was packed.
-    pub(crate) fn is_unflushed(&self) -> bool {
-        self.unflushed
+    /// The same, and ends the compressed stream to the client. Nothing may be written any more.
+    pub(crate) fn poll_finish<S: AsyncWrite + Unpin + ?Sized>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.finished {
+            self.finish()?;
+        }
+        self.poll_flush(stream, cx)
     }
 
-    /// Whether more may come out of what is there already.
-    pub(crate) fn has_more(&self) -> bool {
-        self.full
-    }
-
-    /// Whether the client has ended its compressed stream.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended
+    fn poll_send<S: AsyncWrite + Unpin + ?Sized>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(stream).poll_write(cx, &self.packed))? {
+            0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            sent => {
+                self.packed.advance(sent.min(self.packed.len()));
+                Poll::Ready(Ok(()))
+            }
+        }
     }
 
     /// Packs octets; they can be read at the other end after a flush.
-    pub(crate) fn pack(&mut self, octets: &[u8]) -> io::Result<()> {
+    fn pack(&mut self, octets: &[u8]) -> io::Result<()> {
         self.unflushed = true;
         self.run(octets, FlushCompress::None)?;
         self.remember(octets);
@@ -129,16 +174,16 @@ impl Deflate {
     }
 
     /// Ends what was packed so that all of it can be read.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         self.run(&[], FlushCompress::Sync)?;
         self.unflushed = false;
         Ok(())
     }
 
     /// Ends the compressed stream to the client. Nothing may be packed any more.
-    pub(crate) fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self) -> io::Result<()> {
         self.run(&[], FlushCompress::Finish)?;
-        self.unflushed = false;
+        (self.unflushed, self.finished) = (false, true);
         self.packer = None;
         Ok(())
     }
@@ -171,20 +216,23 @@ impl Deflate {
     }
 
     fn remember(&mut self, octets: &[u8]) {
-        keep_last(&mut self.history, octets, HISTORY_OCTETS);
+        let octets = octets.get(octets.len().saturating_sub(HISTORY_OCTETS)..).unwrap_or_default();
+        let over = (self.history.len() + octets.len()).saturating_sub(HISTORY_OCTETS);
+        self.history.drain(..over.min(self.history.len()));
+        self.history.extend_from_slice(octets);
     }
 
-    /// Unpacks a piece of what has arrived and appends it; says how many octets it has, 0 if more has to
-    /// arrive first. Fails on what is no DEFLATE.
-    pub(crate) fn unpack(&mut self, input: &mut BytesMut) -> io::Result<usize> {
-        let mut room = [0; UNPACKED_OCTETS];
+    /// Unpacks a piece of what has arrived; says how many octets it has, 0 if more has to arrive first. Fails on what is no
+    /// DEFLATE.
+    fn unpack(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
         while !self.ended && (self.full || !self.arrived.is_empty()) {
             let end = self.next_flush();
             let octets = self.arrived.get(..end).unwrap_or_default();
+            let room = buf.initialize_unfilled_to(buf.remaining().min(UNPACKED_OCTETS));
             let (read, written) = (self.unpacker.total_in(), self.unpacker.total_out());
             let status = self
                 .unpacker
-                .decompress(octets, &mut room, FlushDecompress::None)
+                .decompress(octets, room, FlushDecompress::None)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             let read = usize::try_from(self.unpacker.total_in() - read).unwrap_or(usize::MAX);
             let written = usize::try_from(self.unpacker.total_out() - written).unwrap_or(usize::MAX);
@@ -195,9 +243,7 @@ impl Deflate {
             self.full = written == room.len();
             self.ended = status == Status::StreamEnd;
             if written > 0 {
-                let unpacked = room.get(..written).unwrap_or_default();
-                input.extend_from_slice(unpacked);
-                keep_last(&mut self.window, unpacked, WINDOW_OCTETS);
+                buf.advance(written);
                 return Ok(written);
             }
             if read == 0 {
@@ -221,12 +267,12 @@ impl Deflate {
     }
 
     /// Lets go of what an idle connection does not need.
-    pub(crate) fn give_back(&mut self) {
+    fn give_back(&mut self) {
         if !self.unflushed {
             self.packer = None;
         }
-        super::connection::give_back(&mut self.packed);
-        super::connection::give_back(&mut self.arrived);
+        give_back(&mut self.packed);
+        give_back(&mut self.arrived);
     }
 
     /// The layer is over: what was read and stands behind the client's last flush or end. Between the two an
@@ -240,22 +286,25 @@ impl Deflate {
     }
 }
 
-/// Adds octets, and keeps the last of all.
-fn keep_last(kept: &mut Vec<u8>, octets: &[u8], max: usize) {
-    let octets = octets.get(octets.len().saturating_sub(max)..).unwrap_or_default();
-    let over = (kept.len() + octets.len()).saturating_sub(max);
-    kept.drain(..over.min(kept.len()));
-    kept.extend_from_slice(octets);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn piece(layer: &mut Deflate) -> Vec<u8> {
+        let mut room = vec![0; 64 << 10];
+        let mut buf = ReadBuf::new(&mut room);
+        assert_eq!(layer.unpack(&mut buf).unwrap(), buf.filled().len());
+        buf.filled().to_vec()
+    }
+
     fn all(layer: &mut Deflate) -> Vec<u8> {
-        let mut out = BytesMut::new();
-        while layer.unpack(&mut out).unwrap() > 0 {}
-        out.to_vec()
+        let mut out = Vec::new();
+        loop {
+            match piece(layer) {
+                piece if piece.is_empty() => return out,
+                piece => out.extend(piece),
+            }
+        }
     }
 
     /// Octets packed in batches, with the packer given back between them.
@@ -275,51 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_goes_on_elsewhere() {
-        let mut client = (Compress::new(Compression::new(9), false), Decompress::new(false));
-        let mut layer = Deflate::new(BytesMut::new());
-        let said = "a1 UID FETCH 1:* (FLAGS BODY.PEEK[HEADER.FIELDS (SUBJECT)])\r\n";
-        let mut sizes = Vec::new();
-        for round in 0..5 {
-            assert!(layer.can_be_carried());
-            let (carried, arrived) = layer.carry();
-            assert!(arrived.is_empty());
-            layer = Deflate::carried(carried).unwrap();
-            // What the client sends refers to what it sent before.
-            let mut packed = [0; 1000];
-            let before = client.0.total_out();
-            client.0.compress(said.as_bytes(), &mut packed, FlushCompress::Sync).unwrap();
-            let octets = usize::try_from(client.0.total_out() - before).unwrap();
-            sizes.push(octets);
-            layer.arrived.extend_from_slice(&packed[..octets - 2]);
-            let mut heard = all(&mut layer);
-            assert!(!layer.can_be_carried(), "in the middle of a flush");
-            layer.arrived.extend_from_slice(&packed[octets - 2..octets]);
-            heard.extend(all(&mut layer));
-            assert_eq!(heard, said.as_bytes(), "round {round}");
-            // And so does what it is sent.
-            layer.pack(&said.repeat(2).into_bytes()).unwrap();
-            assert!(!layer.can_be_carried(), "not flushed");
-            layer.flush().unwrap();
-            let mut out = [0; 1000];
-            let before = client.1.total_out();
-            client.1.decompress(&layer.packed.split(), &mut out, FlushDecompress::Sync).unwrap();
-            let octets = usize::try_from(client.1.total_out() - before).unwrap();
-            assert_eq!(&out[..octets], said.repeat(2).as_bytes());
-        }
-        assert!(sizes[0] > 2 * sizes[4], "{sizes:?}");
-        let too_much = Carried { sent: Bytes::from(vec![0; HISTORY_OCTETS + 1]), received: Bytes::new() };
-        assert!(Deflate::carried(too_much).is_err());
-    }
-
-    #[test]
     fn what_packers_make_one_after_the_other_is_one_stream() {
         let text = b"* 1 FETCH (UID 1 FLAGS (\\Seen) MODSEQ (12345))\r\n".repeat(200);
         let packed = batches(&[b"* OK hello\r\n", &text, &text, b"", b"a OK done\r\n", &text], true);
         assert!(packed.len() < 2000, "{}", packed.len());
         let mut layer = Deflate::new(packed);
         assert_eq!(all(&mut layer), [b"* OK hello\r\n", &text[..], &text, b"a OK done\r\n", &text].concat());
-        assert!(layer.has_ended());
+        assert!(layer.ended);
     }
 
     #[test]
@@ -348,12 +359,10 @@ mod tests {
         let mut layer = Deflate::new(bomb);
         let (mut whole, mut pieces) = (0, 0);
         loop {
-            let mut out = BytesMut::new();
-            match layer.unpack(&mut out).unwrap() {
+            match piece(&mut layer).len() {
                 0 => break,
-                n => whole += n,
+                octets => whole += octets,
             }
-            assert!(out.len() <= UNPACKED_OCTETS);
             pieces += 1;
         }
         assert_eq!((whole, pieces), (8 << 20, 512));
@@ -367,10 +376,8 @@ mod tests {
                 octets.extend_from_slice(b"2 NOOP\r\n");
                 let late = octets.split_off(octets.len() - cut);
                 let mut layer = Deflate::new(octets);
-                let mut out = BytesMut::new();
-                layer.unpack(&mut out).unwrap();
+                assert_eq!(piece(&mut layer), b"1 UNAUTHENTICATE\r\n");
                 layer.arrived.extend_from_slice(&late);
-                assert_eq!(&out[..], b"1 UNAUTHENTICATE\r\n");
                 assert_eq!(&layer.into_rest()[..], b"2 NOOP\r\n", "{finish} {cut}");
             }
         }
@@ -379,7 +386,7 @@ mod tests {
     #[test]
     fn what_is_no_deflate_is_refused() {
         let mut layer = Deflate::new(BytesMut::from(&b"a NOOP\r\n\r\n\r\n"[..]));
-        let error = layer.unpack(&mut BytesMut::new()).unwrap_err();
+        let error = layer.unpack(&mut ReadBuf::new(&mut [0; 100])).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 

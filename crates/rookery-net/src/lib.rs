@@ -27,7 +27,6 @@ pub mod stream;
 pub mod tls;
 
 pub use connection::{Connection, IoError};
-pub use deflate::Carried;
 pub use door::Door;
 pub use drain::{Drain, DrainGuard};
 pub use gate::{ConnectionLimits, Gate, Permit, Source};

@@ -12,14 +12,13 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-use crate::connection::give_back;
+use crate::connection::{give_back, poll_into};
 use crate::stream::Stream;
 
 /// A stream to the other half of a session.
@@ -31,9 +30,6 @@ pub trait Pipe: AsyncRead + AsyncWrite + Unpin + Send + Sync {
     fn put_note(&mut self, note: Bytes);
 }
 
-/// Octets taken from a stream at once. Lives on the stack, and only while a read is polled.
-const READ_OCTETS: usize = 16 * 1024;
-
 /// Why a relay has stopped.
 #[derive(Debug)]
 pub enum Stopped {
@@ -44,6 +40,8 @@ pub enum Stopped {
     /// A note of the far half. What the client sent was passed on, and what the far half said before the note was
     /// sent.
     Note(Bytes),
+    /// What the client sends under compression cannot be unpacked.
+    Garbled(io::Error),
     /// The far half is lost.
     Lost(io::Error),
 }
@@ -62,6 +60,16 @@ impl Before for Option<Bytes> {
 
 /// Sees what a relay passes on.
 pub trait Onlooker: Send {
+    /// Whether what the client sends next is to stay unread for now.
+    fn holds(&self) -> bool {
+        false
+    }
+
+    /// How many of these octets of the client may go to the far half now.
+    fn admits(&self, octets: &[u8]) -> usize {
+        octets.len()
+    }
+
     /// Octets of the client went to the far half.
     fn inward(&mut self, octets: &[u8]);
 
@@ -173,10 +181,14 @@ impl Relay {
     ) -> Poll<Stopped> {
         loop {
             while !self.inward.is_empty() {
-                match ready!(Pin::new(&mut *far).poll_write(cx, &self.inward)) {
+                let admitted = self.inward.get(..onlooker.admits(&self.inward)).unwrap_or(&self.inward);
+                if admitted.is_empty() {
+                    return self.poll_flush_inward(far, cx);
+                }
+                match ready!(Pin::new(&mut *far).poll_write(cx, admitted)) {
                     Ok(0) => return Poll::Ready(Stopped::Lost(io::ErrorKind::WriteZero.into())),
                     Ok(written) => {
-                        onlooker.inward(self.inward.get(..written).unwrap_or(&self.inward));
+                        onlooker.inward(admitted.get(..written).unwrap_or(admitted));
                         self.inward.advance(written.min(self.inward.len()));
                     }
                     Err(error) => return Poll::Ready(Stopped::Lost(error)),
@@ -186,6 +198,9 @@ impl Relay {
             give_back(&mut self.inward);
             if self.client_ended {
                 return Poll::Ready(Stopped::Client);
+            }
+            if onlooker.holds() {
+                return self.poll_flush_inward(far, cx);
             }
             let arrived = match self.before.front_mut() {
                 Some(before) => match before.poll_octets(cx) {
@@ -206,19 +221,27 @@ impl Relay {
                 None => poll_into(client, &mut self.inward, cx),
             };
             match arrived {
+                Poll::Ready(Err(error))
+                    if error.kind() == io::ErrorKind::InvalidData && client.is_deflated() =>
+                {
+                    return Poll::Ready(Stopped::Garbled(error));
+                }
                 Poll::Ready(Ok(0) | Err(_)) => self.client_ended = true,
                 Poll::Ready(Ok(octets)) => self.octets_in += octets as u64,
-                Poll::Pending => {
-                    if self.unflushed.0 {
-                        match ready!(Pin::new(&mut *far).poll_flush(cx)) {
-                            Ok(()) => self.unflushed.0 = false,
-                            Err(error) => return Poll::Ready(Stopped::Lost(error)),
-                        }
-                    }
-                    return Poll::Pending;
-                }
+                Poll::Pending => return self.poll_flush_inward(far, cx),
             }
         }
+    }
+
+    /// Sends what was passed on. It never ends the run unless the far half is lost.
+    fn poll_flush_inward(&mut self, far: &mut dyn Pipe, cx: &mut Context<'_>) -> Poll<Stopped> {
+        if self.unflushed.0 {
+            match ready!(Pin::new(&mut *far).poll_flush(cx)) {
+                Ok(()) => self.unflushed.0 = false,
+                Err(error) => return Poll::Ready(Stopped::Lost(error)),
+            }
+        }
+        Poll::Pending
     }
 
     fn poll_outward(
@@ -261,19 +284,6 @@ impl Relay {
             return stopped.map_or(Poll::Pending, Poll::Ready);
         }
     }
-}
-
-/// Reads once through a buffer on the stack, so that a stream with nothing to give costs no allocation.
-fn poll_into<S: AsyncRead + Unpin + ?Sized>(
-    stream: &mut S,
-    input: &mut BytesMut,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    let mut scratch = [const { MaybeUninit::<u8>::uninit() }; READ_OCTETS];
-    let mut read = ReadBuf::uninit(&mut scratch);
-    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
-    input.extend_from_slice(read.filled());
-    Poll::Ready(Ok(read.filled().len()))
 }
 
 /// What is on its way from one pipe to another.

@@ -1,15 +1,17 @@
-//! One client's stream of octets: TCP, a Unix socket or memory, each plain or under TLS.
+//! One client's stream of octets: TCP, a Unix socket or memory, each plain or under TLS, and compressed or not.
 //!
 //! Invariants:
 //! - TCP streams have TCP_NODELAY and keepalive set before anyone sees them.
 //! - A stream becomes TLS only while nothing that was read before the handshake is waiting to be used.
+//! - Compression is where the socket is. Octets are compressed first and encrypted then (RFC 4978 §3).
 //!
 //! Cost: a plain stream is a few words. Under TLS an idle one is some 8 KiB of rustls state in a box (measured
 //! by `examples/idle_memory.rs`), plus up to one record (16 KiB) each way while octets are under way.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -18,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use crate::deflate::Deflate;
 use crate::peer::{Local, Peer};
 use crate::pipe::Pipe;
 use crate::proof::{self, ClientNames};
@@ -34,6 +37,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// in a [`Connection`](crate::Connection).
 pub struct Stream {
     layer: Layer,
+    deflate: Option<Box<Deflate>>,
     peer: Peer,
     local: Local,
 }
@@ -46,6 +50,8 @@ enum Layer {
         pipe: Box<dyn Pipe>,
         /// Whether octets are encrypted between the client and that node.
         tls: bool,
+        /// Whether they are compressed there.
+        deflated: bool,
     },
 }
 
@@ -102,7 +108,8 @@ impl Stream {
             tracing::debug!(%error, "TCP keepalive could not be set");
         }
         let local = tcp.local_addr().map_or(Local::Memory, Local::Ip);
-        Stream { layer: Layer::Plain(Transport::Tcp(tcp)), peer: Peer::from_addr(peer), local }
+        let layer = Layer::Plain(Transport::Tcp(tcp));
+        Stream { layer, deflate: None, peer: Peer::from_addr(peer), local }
     }
 
     /// Takes an accepted or connected Unix stream.
@@ -111,6 +118,7 @@ impl Stream {
         let path = unix.local_addr().ok().and_then(|addr| addr.as_pathname().map(|path| path.to_path_buf()));
         Stream {
             layer: Layer::Plain(Transport::Unix(unix)),
+            deflate: None,
             peer: Peer::Unix { uid },
             local: Local::Unix(path.unwrap_or_default()),
         }
@@ -118,7 +126,8 @@ impl Stream {
 
     /// The stream of a client whose socket another node holds. `tls`: whether it speaks to that node under TLS.
     pub fn piped(pipe: Box<dyn Pipe>, peer: Peer, tls: bool) -> Stream {
-        Stream { layer: Layer::Piped { pipe, tls }, peer, local: Local::Memory }
+        let layer = Layer::Piped { pipe, tls, deflated: false };
+        Stream { layer, deflate: None, peer, local: Local::Memory }
     }
 
     /// A stream that has ended.
@@ -202,6 +211,9 @@ impl Stream {
         if !buffered.is_empty() {
             return Err(StartTlsError::PlaintextBehind { octets: buffered.len() });
         }
+        if self.deflate.is_some() {
+            return Err(StartTlsError::Handshake(io::Error::other("the stream is compressed")));
+        }
         let transport = match self.layer {
             Layer::Plain(transport) => transport,
             Layer::Tls(_) | Layer::Piped { .. } => return Err(StartTlsError::AlreadyTls),
@@ -210,7 +222,7 @@ impl Stream {
             .await
             .map_err(|_| StartTlsError::Timeout)?
             .map_err(StartTlsError::Handshake)?;
-        Ok(Stream { layer: Layer::Tls(Box::new(tls)), peer: self.peer, local: self.local })
+        Ok(Stream { layer: Layer::Tls(Box::new(tls)), ..self })
     }
 
     /// The same stream under TLS from its first octet, as on a TLS port.
@@ -222,8 +234,36 @@ impl Stream {
         self.start_tls(&tls.acceptor(), BytesMut::new()).await
     }
 
-    fn inner(&mut self) -> &mut dyn Octets {
+    /// Whether the client's octets are compressed.
+    pub fn is_deflated(&self) -> bool {
+        self.deflate.is_some() || matches!(self.layer, Layer::Piped { deflated: true, .. })
+    }
+
+    /// Compresses all that is written from here on, and expects it of the client (RFC 4978), or knows that the node
+    /// with the client's socket does so. `arrived`: what was read behind the command that asked for it.
+    pub fn start_deflate(&mut self, arrived: BytesMut) {
         match &mut self.layer {
+            Layer::Piped { deflated, .. } => *deflated = true,
+            Layer::Plain(_) | Layer::Tls(_) if self.deflate.is_none() => {
+                self.deflate = Some(Deflate::new(arrived));
+            }
+            Layer::Plain(_) | Layer::Tls(_) => {}
+        }
+    }
+
+    /// Ends the compressed stream to the client, and gives what was read behind the client's last flush or end of its
+    /// own, which is not compressed any more (RFC 8437 §4.1).
+    pub async fn end_deflate(&mut self) -> io::Result<BytesMut> {
+        let Stream { layer, deflate, .. } = self;
+        let Some(deflated) = deflate else { return Ok(BytesMut::new()) };
+        poll_fn(|cx| deflated.poll_finish(layer.inner(), cx)).await?;
+        Ok(deflate.take().map(|deflate| deflate.into_rest()).unwrap_or_default())
+    }
+}
+
+impl Layer {
+    fn inner(&mut self) -> &mut dyn Octets {
+        match self {
             Layer::Plain(transport) => transport.inner(),
             Layer::Tls(tls) => &mut **tls,
             Layer::Piped { pipe, .. } => pipe,
@@ -248,7 +288,8 @@ impl Transport {
 /// A stream between two tasks, for tests and for what runs inside one process.
 impl From<DuplexStream> for Stream {
     fn from(memory: DuplexStream) -> Stream {
-        Stream { layer: Layer::Plain(Transport::Memory(memory)), peer: Peer::Memory, local: Local::Memory }
+        let layer = Layer::Plain(Transport::Memory(memory));
+        Stream { layer, deflate: None, peer: Peer::Memory, local: Local::Memory }
     }
 }
 
@@ -258,45 +299,89 @@ impl std::fmt::Debug for Stream {
     }
 }
 
-macro_rules! delegate {
-    ($type:ty) => {
-        impl AsyncRead for $type {
-            fn poll_read(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buf: &mut ReadBuf<'_>,
-            ) -> Poll<io::Result<()>> {
-                Pin::new(self.get_mut().inner()).poll_read(cx, buf)
-            }
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Stream { layer, deflate, .. } = self.get_mut();
+        match deflate {
+            None => Pin::new(layer.inner()).poll_read(cx, buf),
+            Some(deflate) => deflate.poll_read(layer.inner(), cx, buf),
         }
-
-        impl AsyncWrite for $type {
-            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-                Pin::new(self.get_mut().inner()).poll_write(cx, buf)
-            }
-
-            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(self.get_mut().inner()).poll_flush(cx)
-            }
-
-            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(self.get_mut().inner()).poll_shutdown(cx)
-            }
-
-            fn poll_write_vectored(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                bufs: &[io::IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(self.get_mut().inner()).poll_write_vectored(cx, bufs)
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                true
-            }
-        }
-    };
+    }
 }
 
-delegate!(Stream);
-delegate!(Transport);
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let Stream { layer, deflate, .. } = self.get_mut();
+        match deflate {
+            None => Pin::new(layer.inner()).poll_write(cx, buf),
+            Some(deflate) => deflate.poll_write(layer.inner(), cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Stream { layer, deflate, .. } = self.get_mut();
+        match deflate {
+            None => Pin::new(layer.inner()).poll_flush(cx),
+            Some(deflate) => deflate.poll_flush(layer.inner(), cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Stream { layer, deflate, .. } = self.get_mut();
+        if let Some(deflate) = deflate {
+            ready!(deflate.poll_finish(layer.inner(), cx))?;
+        }
+        Pin::new(layer.inner()).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Stream { layer, deflate, .. } = self.get_mut();
+        match deflate {
+            None => Pin::new(layer.inner()).poll_write_vectored(cx, bufs),
+            Some(deflate) => {
+                let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+                deflate.poll_write(layer.inner(), cx, first)
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().inner()).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self.get_mut().inner()).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().inner()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.get_mut().inner()).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.get_mut().inner()).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}

@@ -508,7 +508,7 @@ async fn a_client_is_kept_while_another_program_takes_the_place_of_its_node() {
             let Kept { client: mut stream, service, head, session } = kept;
             let (keeper, drain) = (Keeper::default(), Drain::new());
             let reopening = Reopening { peers: &*links, service, head: &head, keeper: &keeper };
-            rookery_route::go_on(&mut stream, session, &drain.guard(), reopening).await
+            rookery_route::go_on(&mut stream, session, &drain.guard(), reopening, &mut ()).await
         });
         let stream = client.stream;
         let mut client = Client { stream, session: tokio::spawn(async {}) };

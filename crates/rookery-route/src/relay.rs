@@ -10,6 +10,7 @@
 //!   user, as pipes like any, and open none themselves.
 //! - When the user's account has moved, the home gives the session to the edge as a value, and with it whatever of the
 //!   client's octets it has not used; the edge opens a pipe to the new home and goes on there. Values are opaque here.
+//! - Compression is the edge's, as TLS is: between the halves octets are plain.
 
 mod edge;
 mod home;
@@ -140,6 +141,9 @@ pub struct SessionHead {
     /// The edge wants marks ([`SessionNote::Mark`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub marks: bool,
+    /// The edge compresses for the home, if that says so ([`SessionNote::Compressed`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deflates: bool,
     /// The session goes on from a value of so many octets, which follows in notes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_octets: Option<usize>,
@@ -159,7 +163,7 @@ impl SessionHead {
         };
         let (tag, verb) = (tag.to_owned(), verb.to_owned());
         let (user, tls) = (user.to_string(), stream.is_tls());
-        SessionHead { user, trace, peer, tls, tag, verb, marks: false, value_octets: None }
+        SessionHead { user, trace, peer, tls, tag, verb, marks: false, deflates: false, value_octets: None }
     }
 
     /// The head of a guest of the session whose client is at the end of a stream.
@@ -170,6 +174,11 @@ impl SessionHead {
     /// The same of an edge that wants marks.
     pub fn marked(self) -> SessionHead {
         SessionHead { marks: true, ..self }
+    }
+
+    /// The same of an edge that compresses for the home.
+    pub fn deflating(self) -> SessionHead {
+        SessionHead { deflates: true, ..self }
     }
 
     /// Writes it.
@@ -243,6 +252,9 @@ pub enum SessionNote {
     Done,
     /// Of the home: a session goes on here from the value that was sent.
     Resumed,
+    /// Of the home, behind the OK of COMPRESS: octets between the edge and the client are compressed from here on, both
+    /// ways (RFC 4978).
+    Compressed,
     /// Of the home, before it says the last that there is to say: what the edge goes on from if it then loses the home.
     Mark(Mark),
 }
@@ -285,6 +297,7 @@ const MOVED: u8 = b'M';
 const VALUE: u8 = b'V';
 const DONE: u8 = b'D';
 const RESUMED: u8 = b'C';
+const COMPRESSED: u8 = b'Z';
 const MARK: u8 = b'K';
 const MARK_VALUE: u8 = b'k';
 const MARK_NOTHING: u8 = b'n';
@@ -318,6 +331,7 @@ impl SessionNote {
             }
             SessionNote::Done => octets.put_u8(DONE),
             SessionNote::Resumed => octets.put_u8(RESUMED),
+            SessionNote::Compressed => octets.put_u8(COMPRESSED),
             SessionNote::Mark(Mark { used, behind, value }) => {
                 octets.put_u8(match value {
                     Marked::Same => MARK,
@@ -358,6 +372,7 @@ impl SessionNote {
             Some(&VALUE) => Some(SessionNote::Value(octets)),
             Some(&DONE) => Some(SessionNote::Done),
             Some(&RESUMED) => Some(SessionNote::Resumed),
+            Some(&COMPRESSED) => Some(SessionNote::Compressed),
             Some(kind @ (&MARK | &MARK_VALUE | &MARK_NOTHING)) if octets.len() >= 12 => {
                 let (used, behind) = (octets.get_u64(), octets.get_u32());
                 let value = match *kind {
@@ -414,7 +429,7 @@ mod tests {
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
         let plain = [SessionNote::Suspend, SessionNote::Replaces, SessionNote::Done, SessionNote::Resumed];
-        for note in plain.into_iter().chain([moved, value]) {
+        for note in plain.into_iter().chain([SessionNote::Compressed, moved, value]) {
             assert_eq!(SessionNote::decode(note.encode()), Some(note));
         }
         for value in [Marked::Same, Marked::Value(Bytes::from_static(b"{}")), Marked::Nothing] {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rookery_kv::Engine;
 use rookery_net::{ConnId, Drain, Handover, Held};
-use rookery_route::{Keeper, Kept, PipeService, Relayed, Reopening};
+use rookery_route::{Keeper, Kept, PipeService, Relayed, Reopening, Witness};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -159,7 +159,12 @@ async fn go_on(kept: Kept, successor: Successor, drain: Drain) {
     let keeper = Keeper::default();
     let reopening = Reopening { peers: &successor, service, head: &head, keeper: &keeper };
     let id = ConnId::carried(head.trace);
-    let relayed = rookery_route::go_on(&mut client, session, &drain.guard(), reopening).await;
+    let mut witness: Box<dyn Witness> = match service {
+        PipeService::Imap => Box::new(rookery_imap::Witness::default()),
+        _ => Box::new(()),
+    };
+    let drain = drain.guard();
+    let relayed = rookery_route::go_on(&mut client, session, &drain, reopening, &mut *witness).await;
     let bye: &[u8] = match relayed {
         Relayed::Ended | Relayed::ClientGone => {
             tracing::info!(%id, "the client has left");
@@ -168,6 +173,10 @@ async fn go_on(kept: Kept, successor: Successor, drain: Drain) {
         Relayed::Lost(error) | Relayed::NeverBegan(error) => {
             tracing::info!(%id, %error, "a session does not go on");
             b"* BYE [UNAVAILABLE] Your mailboxes cannot be reached any more\r\n"
+        }
+        Relayed::Garbled(error) => {
+            tracing::info!(%id, %error, "the client does not compress as was agreed");
+            b"* BYE What you send is not compressed as was agreed\r\n"
         }
         // Nobody logs in anew here, where no accounts are known.
         Relayed::Unauthenticated(_) | Relayed::Suspended(_) => b"* BYE [UNAVAILABLE] Connect again\r\n",

@@ -391,8 +391,7 @@ async fn idling(
             return Ok(Some(super::idle::ending()));
         }
         let kept = drain.is_draining() && user.services.keeper.is_open();
-        let carries = wire.connection.can_be_carried();
-        if carries && (wire.suspended || kept || user.goes_on_elsewhere()) {
+        if wire.suspended || kept || user.goes_on_elsewhere() {
             // Whoever goes on asks again.
             guest.put(Bytes::from_static(b"DONE\r\n"));
             guest.answer(wire, tag).await?;
@@ -417,13 +416,13 @@ async fn idling(
                 Woken::Guest
             }
             () = change => Woken::Changed,
-            () = departed(home.as_mut().filter(|_| carries)) => Woken::Changed,
+            () = departed(home.as_mut()) => Woken::Changed,
             read = wire.read(silence_max) => Woken::Client(read?),
         };
         match woken {
             Woken::Guest | Woken::Changed | Woken::Client(true) => {}
             Woken::Client(false) => return Err(closed().into()),
-            Woken::Ending if drain.is_draining() && carries && user.services.keeper.is_open() => {}
+            Woken::Ending if drain.is_draining() && user.services.keeper.is_open() => {}
             Woken::Ending => return Ok(Some(super::idle::ending())),
         }
     }

@@ -63,18 +63,16 @@ pub(crate) async fn idle(
         if drain.is_draining() && !services.keeper.is_open() {
             return Ok(ending());
         }
-        let carries = wire.connection.can_be_carried();
         let left = selected.as_deref().is_some_and(Selected::has_left) || user.goes_on_elsewhere();
-        let leaves = wire.suspended || drain.is_draining() || left;
-        if carries && leaves {
+        if wire.suspended || drain.is_draining() || left {
             return Err(Failure::Moved);
         }
         let (still_here, silence_max) = (config.still_here(), config.idle_timeout());
-        let others = selected.as_deref().filter(|selected| carries && !user.owns(selected.mailbox.account()));
+        let others = selected.as_deref().filter(|selected| !user.owns(selected.mailbox.account()));
         let others = others.map(|selected| selected.home.clone());
         let User { slot, notify, guests, home, .. } = &mut *user;
         // Beside it, since what waits is to be small.
-        let mut left = Box::pin(one_departed(home.as_mut().filter(|_| carries), others));
+        let mut left = Box::pin(one_departed(home.as_mut(), others));
         let end = async {
             tokio::select! {
                 biased;
@@ -104,7 +102,7 @@ pub(crate) async fn idle(
                 return Err(Failure::Gone(IoError::Idle));
             }
             Woken::Still => wire.put(&Response::untagged(Condition::Ok, "Still here")),
-            Woken::Ending if drain.is_draining() && carries => {}
+            Woken::Ending if drain.is_draining() => {}
             Woken::Ending => return Ok(ending()),
         }
     }

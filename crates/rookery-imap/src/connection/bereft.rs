@@ -5,7 +5,7 @@
 //! is told what has changed meanwhile.
 
 use super::{Driver, Next, limits};
-use crate::answer::{Answer, Failure};
+use crate::answer::Failure;
 use crate::command::authenticate;
 use crate::guest::perhaps_done;
 use crate::session::State;
@@ -13,7 +13,6 @@ use crate::witness::{Bereft, Witness};
 use bytes::BytesMut;
 use rookery_codec::imap::server::Decoder;
 use rookery_codec::imap::{Code, Response, Tag};
-use rookery_net::Timing;
 use rookery_route::{Opening, SessionHead};
 use rookery_types::{AccountName, Epoch, NodeId, UserName};
 use std::time::Duration;
@@ -78,7 +77,7 @@ impl Driver {
         self.wire.flush().await?;
         let Some(name) = self.state.user().map(|user| user.name.clone()) else { return Ok(Next::Close) };
         let head = SessionHead::new(&name, self.wire.trace, self.wire.connection.stream(), "", "");
-        let head = head.marked();
+        let head = head.marked().deflating();
         let services = self.services.clone();
         let reopening = super::halves::reopening(&services, &head);
         let encoded = value.encode();
@@ -108,11 +107,5 @@ impl Driver {
         if let Ok((account, _)) = self.services.router.locate(&name).await {
             self.services.router.hear_of(account, node, epoch);
         }
-    }
-
-    /// What is refused while the home is lost, although it names no mailbox.
-    pub(super) async fn refused_bereft(&mut self, tag: Tag, timing: Timing) -> Result<Next, Failure> {
-        let answer: Answer = crate::guest::not_reached();
-        self.answered(tag, timing, true, Err(answer.into())).await
     }
 }

@@ -5,7 +5,7 @@ use crate::answer::{Answer, Failure};
 use crate::command::authenticate::{self, Entered};
 use crate::command::{self, Context, select};
 use crate::guest::printed;
-use crate::handed::{PAUSE_FIRST, PAUSE_MAX, READY_TIMEOUT, Replay, cannot_go_on};
+use crate::handed::{PAUSE_FIRST, PAUSE_MAX, READY_TIMEOUT, Replay};
 use crate::measure;
 use crate::services::Services;
 use crate::session::State;
@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use rookery_codec::imap::command::Tagged;
 use rookery_codec::imap::server::{Decoder, Limits};
 use rookery_codec::imap::{Code, Response, Tag, WireName};
-use rookery_net::{Carried, ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
+use rookery_net::{ConnId, Connection, ConnectionEnd, DrainGuard, IoError, Pipe, Stream, Timing};
 use rookery_route::{HandOver, Kept, Opening, PipeService, Relayed, Reopening, SessionHead, Suspended};
 use rookery_store::StoreError;
 use rookery_types::{AccountId, AccountName, Epoch, NodeId};
@@ -54,6 +54,7 @@ fn piped(
     let silence_max = services.config.idle_timeout();
     let mut wire = Wire::new(Connection::new(stream), limits(&services, true), silence_max, head.trace);
     wire.marks = head.marks.then(Default::default);
+    wire.can_deflate = head.deflates;
     let driver = Driver {
         wire,
         state: State::NotAuthenticated,
@@ -154,7 +155,7 @@ impl Driver {
         let trace = self.wire.trace;
         let head =
             SessionHead::new(&away.user, trace, self.wire.connection.stream(), tag.as_str(), away.verb);
-        let head = head.marked();
+        let head = head.marked().deflating();
         let mut witness = Witness::default();
         let pipe = match self.services.peers.open(away.home, PipeService::Imap, head.encode()).await {
             Ok(pipe) => pipe,
@@ -215,9 +216,9 @@ impl Driver {
                 if let Some(refusal) = self.nobodys_again() {
                     return Ok(refusal);
                 }
-                self.wire.decoder.push(&rest);
-                Ok(Next::Go)
+                Ok(self.begin_plainly(rest).await?.unwrap_or(Next::Go))
             }
+            Relayed::Garbled(error) => Err(IoError::Garbled(error).into()),
             Relayed::Suspended(session) => self.keep(head, session),
         }
     }
@@ -256,8 +257,7 @@ impl Driver {
 
     /// The same, if it can go on elsewhere as it stands.
     pub(super) fn leaves(&mut self) -> Option<(NodeId, Epoch)> {
-        let can = self.wire.decoder.is_between() && self.wire.connection.can_be_carried();
-        self.whither().filter(|_| can)
+        self.whither().filter(|_| self.wire.decoder.is_between())
     }
 
     /// A command that found an account gone: nothing of it was done. It is done again here, where it may lead elsewhere
@@ -330,16 +330,7 @@ impl Driver {
         value.replay_octets = replay.octets();
         value.replaces = std::mem::take(&mut self.wire.replaces);
         self.wire.flush().await?;
-        let mut rest = self.wire.decoder.take_input();
-        if self.wire.connection.is_deflated() {
-            let Some((Carried { sent, received }, arrived)) = self.wire.connection.carry_deflate() else {
-                return Ok(self.farewell(cannot_go_on()));
-            };
-            let plain_octets = replay.octets() + rest.len() as u64;
-            rest.extend_from_slice(&arrived);
-            value.deflate = Some(DeflateValue { sent, received, plain_octets });
-        }
-        let (value, rest) = (value.encode(), rest.freeze());
+        let (value, rest) = (value.encode(), self.wire.decoder.take_input().freeze());
         let Some(user) = self.state.user().map(|user| user.name.clone()) else { return Ok(Next::Close) };
         // Nothing of it stays here, its place among the account's sessions included.
         self.state = State::NotAuthenticated;
@@ -351,7 +342,7 @@ impl Driver {
             return Ok(Next::Left);
         }
         let head = SessionHead::new(&user, self.wire.trace, self.wire.connection.stream(), "", "");
-        let head = head.marked();
+        let head = head.marked().deflating();
         if self.services.keeper.is_open() && self.drain.is_draining() && replay.is_empty() {
             let (node, epoch) = whither;
             return self.keep(head, Suspended { node, epoch, value, rest: rest.into() });
@@ -385,7 +376,7 @@ impl Driver {
         let lost = || IoError::Lost(std::io::ErrorKind::NotConnected.into());
         let pipe = self.wire.connection.pipe().ok_or_else(lost)?;
         let value = rookery_route::take_value(pipe, head.value_octets.unwrap_or_default()).await;
-        let mut value = SessionValue::decode(&value.map_err(IoError::Lost)?).map_err(|error| {
+        let value = SessionValue::decode(&value.map_err(IoError::Lost)?).map_err(|error| {
             tracing::error!(%error, "a session is handed over that makes no sense");
             not_reached()
         })?;
@@ -408,9 +399,8 @@ impl Driver {
         let idle = value.idle.as_ref().and_then(|tag| Tag::new(tag.as_bytes()));
         let replays = value.replay_octets > 0;
         self.wire.replaces = value.replaces;
-        if let Some(DeflateValue { sent, received, plain_octets }) = value.deflate.take() {
-            let carried = Carried { sent, received };
-            self.wire.connection.resume_deflate(carried, plain_octets).map_err(IoError::Lost)?;
+        if let Some(DeflateValue::AtEdge) = value.deflate {
+            self.wire.connection.start_deflate(BytesMut::new());
         }
         let account = value.selected.as_ref().and_then(|selected| AccountId::new(selected.account));
         self.state = match State::resumed(user, value, &self.wire).await {

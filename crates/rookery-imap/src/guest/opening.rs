@@ -13,7 +13,7 @@ use crate::value::{GuestValue, NotifyValue, SessionValue};
 use crate::wire::Wire;
 use bytes::Bytes;
 use rookery_codec::imap::passage::Passage;
-use rookery_net::{Connection, Stream};
+use rookery_net::{Connection, Pipe, Stream};
 use rookery_route::{Opening, PipeService, Reopening, SessionHead};
 use rookery_types::{AccountId, NodeId};
 use std::time::Duration;
@@ -84,8 +84,7 @@ impl User {
 
     /// One more guest at a node, of which nobody else knows.
     pub(crate) async fn new_guest(&self, wire: &Wire, node: NodeId) -> Result<Guest, Failure> {
-        let stream = wire.connection.stream();
-        let head = SessionHead::of_guest(&self.name, wire.trace, stream).marked();
+        let head = SessionHead::of_guest(&self.name, wire.trace, wire.connection.stream()).marked();
         let opening = self.services.peers.open(node, PipeService::Guest, head.encode());
         let pipe = match tokio::time::timeout(OPEN_TIMEOUT, opening).await {
             Ok(Ok(pipe)) => pipe,
@@ -98,19 +97,7 @@ impl User {
                 return Err(not_reached().into());
             }
         };
-        Ok(Guest {
-            node,
-            connection: Connection::new(Stream::piped(pipe, stream.peer(), stream.is_tls())),
-            passage: Passage::new(STATUS_OCTETS_MAX),
-            enabled: Enabled::default(),
-            used: Instant::now(),
-            mailbox_id: None,
-            watches: false,
-            overflow: false,
-            heard: 0,
-            marks: Marks::default(),
-            leaves: None,
-        })
+        Ok(Guest::at(node, pipe, wire))
     }
 
     /// A guest that goes on from a value at a node. Moved: not there, and it is known where.
@@ -121,8 +108,7 @@ impl User {
         value: &SessionValue,
         mailbox_id: Option<Bytes>,
     ) -> Result<Guest, Failure> {
-        let stream = wire.connection.stream();
-        let head = SessionHead::of_guest(&self.name, wire.trace, stream).marked();
+        let head = SessionHead::of_guest(&self.name, wire.trace, wire.connection.stream()).marked();
         let watches = value.notify.as_ref().is_some_and(|notify| notify.asked.is_some());
         let (peers, keeper) = (&*self.services.peers, &self.services.keeper);
         let reopening = Reopening { peers, service: PipeService::Guest, head: &head, keeper };
@@ -146,18 +132,26 @@ impl User {
                 return Err(not_reached().into());
             }
         };
-        Ok(Guest {
+        Ok(Guest { enabled: self.enabled, mailbox_id, watches, ..Guest::at(node, pipe, wire) })
+    }
+}
+
+impl Guest {
+    /// A guest that has just begun, of the session with the client at this wire.
+    fn at(node: NodeId, pipe: Box<dyn Pipe>, wire: &Wire) -> Guest {
+        let stream = wire.connection.stream();
+        Guest {
             node,
             connection: Connection::new(Stream::piped(pipe, stream.peer(), stream.is_tls())),
             passage: Passage::new(STATUS_OCTETS_MAX),
-            enabled: self.enabled,
+            enabled: Enabled::default(),
             used: Instant::now(),
-            mailbox_id,
-            watches,
+            mailbox_id: None,
+            watches: false,
             overflow: false,
             heard: 0,
             marks: Marks::default(),
             leaves: None,
-        })
+        }
     }
 }

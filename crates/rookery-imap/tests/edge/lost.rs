@@ -20,6 +20,22 @@ async fn done(client: &mut Client, number: u32, command: &str) -> Vec<String> {
     lines
 }
 
+/// Somebody who has logged in, compressed or not.
+async fn entered(site: &Site, compressed: bool) -> Client {
+    let mut client = site.login("ann").await;
+    if compressed {
+        done(&mut client, 0, "COMPRESS DEFLATE").await;
+        client.deflate();
+    }
+    client
+}
+
+/// Sends a part of a command, or several.
+async fn part(client: &mut Client, octets: &[u8]) {
+    let octets = client.packed(octets);
+    client.send_octets(&octets).await;
+}
+
 /// Until it is done; all that was said meanwhile.
 async fn recovered(client: &mut Client, command: &str) -> Vec<String> {
     let began = Instant::now();
@@ -57,7 +73,6 @@ async fn without_its_home_a_session_goes_on_with_what_is_elsewhere() {
         "GETQUOTAROOT INBOX",
         "SETACL INBOX joe lr",
         "NOTIFY SET (personal (MessageNew MessageExpunge))",
-        "COMPRESS DEFLATE",
     ] {
         refused(&mut client, 3, command).await;
     }
@@ -66,10 +81,17 @@ async fn without_its_home_a_session_goes_on_with_what_is_elsewhere() {
     let answer = other.command("1 LOGIN ann secret").await;
     assert!(answer.last().unwrap().starts_with("1 NO [UNAVAILABLE]"), "{answer:?}");
     done(&mut client, 4, "NAMESPACE").await;
+    // That is between the client and the edge.
+    done(&mut client, 5, "COMPRESS DEFLATE").await;
+    client.deflate();
     site.links.add(site.services.clone());
     recovered(&mut client, "SELECT INBOX").await;
     recovered(&mut client, "LIST \"\" *").await;
     done(&mut client, 5, "LIST \"\" *").await;
+    assert_eq!(
+        client.command("5 COMPRESS DEFLATE").await,
+        ["5 NO [COMPRESSIONACTIVE] DEFLATE is active already"]
+    );
     // And once more.
     site.links.lose(site.services.store.node());
     refused(&mut client, 6, "FETCH 1:* FLAGS").await;
@@ -81,10 +103,16 @@ async fn without_its_home_a_session_goes_on_with_what_is_elsewhere() {
 
 #[tokio::test]
 async fn what_has_changed_meanwhile_is_told_when_the_home_is_back() {
+    for compressed in [false, true] {
+        changed_meanwhile(compressed).await;
+    }
+}
+
+async fn changed_meanwhile(compressed: bool) {
     let site = Site::new().await;
     site.fill("s....").await;
-    let mut client = site.login("ann").await;
-    let mut other = site.login("ann").await;
+    let mut client = entered(&site, compressed).await;
+    let mut other = entered(&site, compressed).await;
     done(&mut client, 1, "SELECT INBOX").await;
     done(&mut client, 2, "STORE 2 +FLAGS.SILENT (\\Deleted)").await;
     done(&mut client, 3, "EXPUNGE").await;
@@ -119,32 +147,38 @@ async fn what_has_changed_meanwhile_is_told_when_the_home_is_back() {
 
 #[tokio::test]
 async fn a_command_under_way_is_answered_as_far_as_it_is_known() {
+    for compressed in [false, true] {
+        under_way(compressed).await;
+    }
+}
+
+async fn under_way(compressed: bool) {
     let site = Site::new().await;
     site.fill("...").await;
-    let mut client = site.login("ann").await;
-    let mut sending = site.login("ann").await;
-    let mut idling = site.login("ann").await;
+    let mut client = entered(&site, compressed).await;
+    let mut sending = entered(&site, compressed).await;
+    let mut idling = entered(&site, compressed).await;
     done(&mut client, 1, "SELECT INBOX").await;
     idling.send("1 IDLE").await;
     assert_eq!(idling.line().await, "+ idling");
     sending.send("1 APPEND INBOX {10}").await;
     assert_eq!(sending.line().await, "+ OK");
-    sending.send_octets(b"123").await;
+    part(&mut sending, b"123").await;
     // A change that waits for the account.
     let account = site.account("ann").await;
     let frozen = account.freeze(Duration::from_secs(5)).await.unwrap().unwrap();
-    client.send_octets(b"2 STORE 1 +FLAGS (\\Seen)\r\n3 SELECT Sent\r\n4 NO").await;
+    part(&mut client, b"2 STORE 1 +FLAGS (\\Seen)\r\n3 SELECT Sent\r\n4 NO").await;
     tokio::time::timeout(Duration::from_millis(300), client.next_line()).await.unwrap_err();
     site.links.lose(site.services.store.node());
     let unknown = "NO [UNAVAILABLE] The server of that mailbox is lost; whether this was done is not known";
     assert_eq!(client.line().await, format!("2 {unknown}"));
     assert_eq!(client.line().await, format!("3 {unknown}"));
-    client.send_octets(b"OP\r\n").await;
+    part(&mut client, b"OP\r\n").await;
     assert!(client.line().await.starts_with("4 NO [UNAVAILABLE]"));
-    sending.send_octets(b"4567890\r\n2 NOOP\r\n").await;
+    part(&mut sending, b"4567890\r\n2 NOOP\r\n").await;
     assert_eq!(sending.line().await, format!("1 {unknown}"));
     assert_eq!(sending.line().await, "2 OK NOOP completed");
-    idling.send_octets(b"DONE\r\n2 NOOP\r\n").await;
+    part(&mut idling, b"DONE\r\n2 NOOP\r\n").await;
     assert_eq!(idling.line().await, "1 OK IDLE completed");
     assert_eq!(idling.line().await, "2 OK NOOP completed");
     drop(frozen);

@@ -226,7 +226,7 @@ impl Driver {
                 Next::Close("home lost")
             }
             // A session that has begun is not given back.
-            Relayed::Unauthenticated(_) => Next::Close("out of step"),
+            Relayed::Unauthenticated(_) | Relayed::Garbled(_) => Next::Close("out of step"),
         }
     }
 

@@ -37,6 +37,8 @@ pub enum Relayed {
     NeverBegan(io::Error),
     /// The client is nobody's again and may log in anew; it has sent this much already.
     Unauthenticated(BytesMut),
+    /// What the client sends is not compressed as was agreed.
+    Garbled(io::Error),
     /// The edge ends and its clients are kept: the session waits as a value.
     Suspended(Suspended),
 }
@@ -107,10 +109,11 @@ pub async fn go_on(
     suspended: Suspended,
     drain: &DrainGuard,
     reopening: Reopening<'_>,
+    witness: &mut dyn Witness,
 ) -> Relayed {
     let Suspended { node, epoch, value, rest } = suspended;
     match reopen(reopening, (node, epoch), value).await {
-        Ok(pipe) => run(client, Relay::new(rest), pipe, drain, reopening, &mut ()).await,
+        Ok(pipe) => run(client, Relay::new(rest), pipe, drain, reopening, witness).await,
         Err(error) => Relayed::Lost(error),
     }
 }
@@ -152,8 +155,16 @@ async fn run(
                     witness.marked(mark);
                     continue;
                 }
+                Some(SessionNote::Compressed) => match relay.take_unsent(REST_OCTETS_MAX).await {
+                    Ok(behind) => {
+                        client.start_deflate(behind);
+                        continue;
+                    }
+                    Err(error) => Halted::Lost(error),
+                },
                 note => Halted::Note(note),
             },
+            Stopped::Garbled(error) => Halted::Garbled(error),
             Stopped::Lost(error) => {
                 // What it has still said was said.
                 let last = last_words(client, &mut relay, &mut *pipe, &mut *witness);
@@ -173,6 +184,7 @@ async fn run(
         return match stopped {
             Halted::Client => Relayed::ClientGone,
             Halted::Ended => Relayed::Ended,
+            Halted::Garbled(error) => Relayed::Garbled(error),
             Halted::Lost(error) if relay.octets_in == 0 && relay.octets_out == 0 => {
                 Relayed::NeverBegan(error)
             }
@@ -227,6 +239,7 @@ async fn run(
 enum Halted {
     Client,
     Ended,
+    Garbled(io::Error),
     Note(Option<SessionNote>),
     Lost(io::Error),
 }
@@ -234,8 +247,13 @@ enum Halted {
 /// Passes on what a home that is lost has still said.
 async fn last_words(client: &mut Stream, relay: &mut Relay, pipe: &mut dyn Pipe, witness: &mut dyn Witness) {
     while let Stopped::Note(note) = relay.run_outward(client, pipe, &mut *witness).await {
-        if let Some(SessionNote::Mark(mark)) = SessionNote::decode(note) {
-            witness.marked(mark);
+        match SessionNote::decode(note) {
+            Some(SessionNote::Mark(mark)) => witness.marked(mark),
+            Some(SessionNote::Compressed) => match relay.take_unsent(REST_OCTETS_MAX).await {
+                Ok(behind) => client.start_deflate(behind),
+                Err(_) => return,
+            },
+            Some(_) | None => {}
         }
     }
 }
