@@ -133,7 +133,7 @@ enum Soak {
         #[arg(long)]
         binary: Option<PathBuf>,
     },
-    /// Messages move and are copied between two homes, in both directions, and accounts and mailboxes are made, by several
+    /// Messages move, are copied and replaced between two homes, in both directions, and accounts and mailboxes are made, by several
     /// clients at once, and a home, the node that the clients are at, or a member of etcd is killed at a random moment, in
     /// turn; or the cable of a home is cut. Needs root, for the cable.
     CrossKills {

@@ -1,4 +1,4 @@
-//! MOVE and COPY between two homes, in both directions, and CREATE of accounts and mailboxes, by several clients at once,
+//! MOVE, COPY and REPLACE between two homes, in both directions, and CREATE of accounts and mailboxes, by several clients at once,
 //! while a home, the frontend or a member of etcd is killed at a random moment, or a cable is cut. The directory is in
 //! etcd.
 
@@ -171,6 +171,7 @@ impl Run {
             Victim::Cable => Blow::Cable,
         };
         let pause = Duration::from_micros(random.below(PAUSE_US));
+        let kind = usize::try_from(kill)? % KINDS.len();
         let (board, doors) = (Board::default(), self.doors());
         let name = |who: &str| format!("k{kill}{who}");
         let mut filers: Vec<Filer> =
@@ -183,7 +184,7 @@ impl Run {
             threads.spawn(move || above.administers(doors[0]));
             threads.spawn(move || at_home.administers(doors[1]));
             threads.spawn(move || user.uses(doors[0]));
-            let struck = happens(scene, &board, blow, pause, &mut random);
+            let struck = happens(scene, &board, blow, (pause, kind), &mut random);
             board.end();
             struck
         })?;
@@ -313,18 +314,28 @@ impl Run {
     }
 }
 
-/// Something happens while all are at work, and is mended. Gives what was under way, and when all went on.
+/// Something happens while all are at work, behind a pause, when a command of a kind is under way, and is mended. Gives what
+/// was under way, and when all went on.
 fn happens(
     scene: &mut Scene,
     board: &Board,
     blow: Blow,
-    pause: Duration,
+    (pause, kind): (Duration, usize),
     random: &mut Random,
 ) -> Result<(Counts, Duration)> {
     // Everybody has begun.
     wait(board, "nobody begins", |told| told.iter().all(|count| *count > 0))?;
     std::thread::sleep(pause);
-    let (struck, during) = (Instant::now(), board.under_way());
+    let deadline = Instant::now() + RECOVERY_MAX;
+    let during = loop {
+        let under_way = board.under_way();
+        if under_way[kind] > 0 {
+            break under_way;
+        }
+        ensure!(Instant::now() < deadline, "there is no {:?}", KINDS[kind]);
+        std::thread::sleep(Duration::from_micros(100));
+    };
+    let struck = Instant::now();
     scene.strike(blow)?;
     scene.mend(blow, random)?;
     let [before, _, _] = board.told();

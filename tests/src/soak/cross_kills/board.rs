@@ -20,12 +20,14 @@ pub enum Kind {
     Move,
     /// They are copied to one, or within the other home.
     Copy,
+    /// A message takes the place of one at the other home.
+    Replace,
     /// An account or a mailbox is made.
     Create,
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 3] = [Kind::Move, Kind::Copy, Kind::Create];
+pub const KINDS: [Kind; 4] = [Kind::Move, Kind::Copy, Kind::Replace, Kind::Create];
 
 /// So many of each kind.
 pub type Counts = [u64; KINDS.len()];

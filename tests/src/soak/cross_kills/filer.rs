@@ -65,7 +65,8 @@ impl<'a> Filer<'a> {
         board.work(&name, || Imap::login(at, USER, PASSWORD), |client| self.files(client));
     }
 
-    /// New messages come to one home, are copied there or to the other, move to that, and back.
+    /// New messages come to one home, are copied there or to the other, move to that, and back; one is replaced by one at
+    /// the other home.
     fn files(&mut self, client: &mut Imap) -> Result<bool> {
         let side = self.random.index(2);
         let [here, there] = [&DESKS[side], &DESKS[1 - side]];
@@ -83,7 +84,9 @@ impl<'a> Filer<'a> {
         let was_moved = self.moves(client, &mut letters, here.inbox, there.filed)?;
         Ok(was_moved
             && select(client, there.filed)?
-            && self.moves(client, &mut letters, there.filed, here.filed)?)
+            && self.moves(client, &mut letters, there.filed, here.filed)?
+            && select(client, here.filed)?
+            && self.replaces(client, &letters, here.filed, there.filed)?)
     }
 
     fn brings(&mut self, client: &mut Imap, to: &'static str) -> Result<Option<Letter>> {
@@ -95,9 +98,7 @@ impl<'a> Filer<'a> {
         self.ledger.may_be(&subject, &[(to, None)]);
         match Told::of(client.append(to, "", text.as_bytes())) {
             Told::Done(reply) => {
-                let code =
-                    reply.code("APPENDUID").with_context(|| Fault(format!("no APPENDUID: {reply:?}")))?;
-                let uid = code.split_once(' ').context("APPENDUID of one number")?.1.parse()?;
+                let uid = appended(&reply)?;
                 self.ledger.is(&subject, &[(to, Some(uid))]);
                 Ok(Some(Letter { subject, uid, copy: None }))
             }
@@ -106,6 +107,42 @@ impl<'a> Filer<'a> {
                 Ok(None)
             }
             Told::Open => Ok(None),
+        }
+    }
+
+    /// Replaces one of the letters by one with the same subject in another mailbox.
+    fn replaces(
+        &mut self,
+        client: &mut Imap,
+        letters: &[Letter],
+        from: &'static str,
+        to: &'static str,
+    ) -> Result<bool> {
+        let letter = &letters[self.random.index(letters.len())];
+        let (subject, old) = (&letter.subject, (from, Some(letter.uid)));
+        let text = format!("From: {USER}@example.org\r\nSubject: {subject}\r\n\r\nThe last version.\r\n");
+        let both = |new: Place| letter.at(old).into_iter().chain([new]).collect::<Vec<_>>();
+        self.ledger.may_be(subject, &both((to, None)));
+        self.ledger.may_be(subject, &letter.at((to, None)));
+        let command = format!("UID REPLACE {} {} {{{}+}}\r\n{text}", letter.uid, quote(to), text.len());
+        match self.board.ask(Kind::Replace, client, &command) {
+            Told::Done(reply) => {
+                let uid = appended(&reply)?;
+                self.ledger.is(subject, &letter.at((to, Some(uid))));
+                Ok(true)
+            }
+            Told::Refused(reply) => {
+                if reply.text.contains("is still there, too") {
+                    self.ledger.is(subject, &both((to, None)));
+                } else if reply.text.contains("may still be there, too") {
+                    self.ledger.is(subject, &letter.at((to, None)));
+                    self.ledger.may_be(subject, &both((to, None)));
+                } else {
+                    self.ledger.is(subject, &letter.at(old));
+                }
+                Ok(false)
+            }
+            Told::Open => Ok(false),
         }
     }
 
@@ -182,6 +219,12 @@ fn select(client: &mut Imap, mailbox: &str) -> Result<bool> {
 
 fn set(letters: &[Letter]) -> String {
     letters.iter().map(|letter| letter.uid.to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// The new UID of APPENDUID.
+fn appended(reply: &Reply) -> Result<u32> {
+    let code = reply.code("APPENDUID").with_context(|| Fault(format!("no APPENDUID: {reply:?}")))?;
+    Ok(code.split_once(' ').context("APPENDUID of one number")?.1.parse()?)
 }
 
 /// The new UIDs of COPYUID, in the order of the old ones, which ascend.
