@@ -200,7 +200,12 @@ impl Witness {
             return None;
         }
         let mut value = SessionValue::decode(&value).ok()?;
-        let tags: Option<Vec<Tag>> = self.under_way.iter().map(|(_, tag)| Tag::new(tag)).collect();
+        // In an IDLE that began at another home DONE was taken for a command.
+        let answers = |tag: &Vec<u8>| match &value.idle {
+            Some(idle) if tag.eq_ignore_ascii_case(b"DONE") => Tag::new(idle.as_bytes()),
+            _ => Tag::new(tag),
+        };
+        let tags: Option<Vec<Tag>> = self.under_way.iter().map(|(_, tag)| answers(tag)).collect();
         let tags = tags?;
         if let Some(idle) = &value.idle
             && tags.iter().any(|tag| tag.as_str() == idle)
@@ -415,6 +420,14 @@ mod tests {
         witness.marked(Mark { used: 8, behind: 10, value: Marked::Value(idle.encode()) });
         witness.outward(b"+ idling\r\n");
         witness.inward(b"DONE\r\na2 NOOP\r\n");
+        let bereft = lost(witness, "").unwrap();
+        assert_eq!((tags(&bereft), bereft.value.idle.clone()), (vec!["i", "a2"], None));
+        // Where it has come from another home as it was.
+        let mut witness = Witness::default();
+        witness.inward(b"i IDLE\r\n");
+        witness.turned();
+        witness.marked(Mark { used: 0, behind: 0, value: Marked::Value(idle.encode()) });
+        witness.inward(b"done\r\na2 NOOP\r\n");
         let bereft = lost(witness, "").unwrap();
         assert_eq!((tags(&bereft), bereft.value.idle.clone()), (vec!["i", "a2"], None));
     }
