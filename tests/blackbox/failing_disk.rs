@@ -1,5 +1,5 @@
-//! Disks that fail under load: one that fills up while messages come, one without room for compaction, and one that
-//! turns read-only.
+//! Disks that fail under load: one that fills up while messages come, one without room for compaction, and ones that
+//! turn read-only.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -208,16 +208,42 @@ fn on_breakable_disk(image: &Path) -> Result<Server> {
     command::ok("mkfs.ext4", &["-q", "-F", &image.display().to_string()], b"")?;
     let mount = format!("mount -o loop {image:?} {:?} && exec \"$@\"", server.data());
     server.wrap(&["unshare", "--mount", "sh", "-c", &mount, "sh"]);
+    for text in ["ead-only", "background work failed", "store", "engine", "volume"] {
+        server.allow_log(text);
+    }
     Ok(server)
+}
+
+/// Returns when the file system in a file is mounted no more: its processes have ended.
+fn unmounted(image: &Path) -> Result<()> {
+    let image = image.display().to_string();
+    until("the end of the old mount", || Ok(command::ok("losetup", &["-j", &image], b"")?.stdout.is_empty()))
+}
+
+/// Joe gets mail until his disk turns read-only, which it does when he has more than `messages`: as a file system does
+/// that finds itself damaged, so that files that are open for writing cannot be written any more. What was acknowledged,
+/// and the answers that were no acknowledgement.
+fn break_under_load(server: &Server, messages: u32, round: &str) -> Result<(Stored, Vec<String>)> {
+    let (appended, broken) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| append_until_refused(server, 20_000, round));
+        let broken = until("load", || {
+            let status = server.login("joe")?.ok("STATUS INBOX (MESSAGES)")?.lines().concat();
+            let digits: String = status.chars().filter(char::is_ascii_digit).collect();
+            Ok(digits.parse::<u32>()? > messages)
+        });
+        let broken =
+            broken.and_then(|()| shell(server, &format!("mount -o remount,abort {:?}", server.data())));
+        (load.join().unwrap_or_else(|_| bail!("the load panicked")), broken)
+    });
+    broken?;
+    appended
 }
 
 #[test]
 fn a_disk_that_turns_read_only_under_load() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let mut server = on_breakable_disk(&folder.path().join("image"))?;
-    for text in ["ead-only", "background work failed", "store", "engine", "volume"] {
-        server.allow_log(text);
-    }
+    let image = folder.path().join("image");
+    let mut server = on_breakable_disk(&image)?;
     server.launch()?;
     add_joe(&server)?;
     // Hers are not in memory when the disk fails.
@@ -227,13 +253,7 @@ fn a_disk_that_turns_read_only_under_load() -> Result<()> {
     of_ann.append_ok("INBOX", "", &unlike("ann", 20_000))?;
     of_ann.ok("LOGOUT")?;
     server.stop()?;
-    let image = folder.path().join("image").display().to_string();
-    let unmounted = || {
-        until("the end of the old mount", || {
-            Ok(command::ok("losetup", &["-j", &image], b"")?.stdout.is_empty())
-        })
-    };
-    unmounted()?;
+    unmounted(&image)?;
     server.launch()?;
     let mut before = Stored::new();
     let mut imap = server.login("joe")?;
@@ -242,20 +262,7 @@ fn a_disk_that_turns_read_only_under_load() -> Result<()> {
         before.insert(imap.append_ok("INBOX", "", &message)?.1, message);
     }
     imap.ok("SELECT INBOX")?;
-    // As a file system does that finds itself damaged: files that are open for writing cannot be written any more.
-    let (appended, broken) = std::thread::scope(|scope| {
-        let load = scope.spawn(|| append_until_refused(&server, 20_000, "during"));
-        let broken = until("load", || {
-            let status = server.login("joe")?.ok("STATUS INBOX (MESSAGES)")?.lines().concat();
-            let digits: String = status.chars().filter(char::is_ascii_digit).collect();
-            Ok(digits.parse::<u32>()? > 40)
-        });
-        let broken =
-            broken.and_then(|()| shell(&server, &format!("mount -o remount,abort {:?}", server.data())));
-        (load.join().unwrap_or_else(|_| bail!("the load panicked")), broken)
-    });
-    broken?;
-    let (during, answers) = appended?;
+    let (during, answers) = break_under_load(&server, 40, "during")?;
     ensure!(answers.iter().all(|answer| answer.starts_with('[')), "{answers:?}");
     // Whoever has the mailbox open reads on, and mailboxes that nobody had open are read; changes are refused.
     for (uid, message) in &before {
@@ -278,7 +285,7 @@ fn a_disk_that_turns_read_only_under_load() -> Result<()> {
     imap.ok("LOGOUT")?;
     // The disk is mounted anew, as after a repair. Nothing that was acknowledged is lost, and all goes on.
     server.kill9()?;
-    unmounted()?;
+    unmounted(&image)?;
     server.launch()?;
     let mut imap = server.login("joe")?;
     verify(&mut imap, &before)?;

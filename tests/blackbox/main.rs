@@ -40,6 +40,7 @@ mod shim;
 mod swaks;
 mod tls;
 mod torture;
+mod untrue_syncs;
 
 /// A small message with this subject and body, lines ended by CRLF.
 fn message(subject: &str, body: &str) -> String {

@@ -153,7 +153,11 @@ static void track(int fd, int flags) {
 static int open_at(int dirfd, const char *path, int flags, mode_t mode) {
     char p[PATH_MAX];
     if (!ours(dirfd, path, p)) return syscall(SYS_openat, dirfd, path, flags, mode);
-    if ((flags & O_TMPFILE) == O_TMPFILE) { errno = EOPNOTSUPP; return -1; }
+    if ((flags & O_TMPFILE) == O_TMPFILE) {
+        // A file that never gets a name is gone after a loss of power.
+        if (flags & O_EXCL) return syscall(SYS_openat, dirfd, path, flags, mode);
+        errno = EOPNOTSUPP; return -1;
+    }
     if (flags & (O_SYNC | O_DSYNC)) unsupported("O_SYNC");
     pthread_mutex_lock(&names_lock);
     uint64_t s = begin(OPEN, -1, flags, p, NULL);
@@ -248,9 +252,10 @@ int truncate(const char *path, off_t length) {
     return syscall(SYS_truncate, path, length); }
 int truncate64(const char *path, off64_t length) { return truncate(path, length); }
 static int reserve(int fd, int mode, off64_t at, off64_t length) {
-    if (!tracked(fd)) return syscall(SYS_fallocate, fd, mode, at, length);
-    if (mode != 0 && mode != 1) { errno = EOPNOTSUPP; return -1; }
-    uint64_t s = begin(EXTEND, fd, mode ? 0 : at + length, NULL, NULL);
+    // With its size kept, nothing that can be read changes.
+    if (!tracked(fd) || mode == FALLOC_FL_KEEP_SIZE) return syscall(SYS_fallocate, fd, mode, at, length);
+    if (mode != 0) { errno = EOPNOTSUPP; return -1; }
+    uint64_t s = begin(EXTEND, fd, at + length, NULL, NULL);
     int got = syscall(SYS_fallocate, fd, mode, at, length);
     end(s, got); return got;
 }

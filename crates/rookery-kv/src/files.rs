@@ -4,13 +4,16 @@
 //! - A name is one to [`NAME_OCTETS_MAX`] of `a-z 0-9 . _ -` and does not begin with a dot, so no name leaves the
 //!   folder, whatever it was made from.
 //! - What [`VolumeFile::sync`] returned `Ok` for survives a loss of power, *if* the file's name does: names need
-//!   [`FileLayer::sync_directory`]. Neither implies the other.
+//!   [`FileLayer::sync_directory`]. Neither implies the other. The real layer believes no sync that its file system
+//!   does not confirm (`stable`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::stable::Witness;
 
 /// The longest name of a volume file, in octets.
 pub const NAME_OCTETS_MAX: usize = 200;
@@ -75,6 +78,7 @@ pub struct RealFiles {
     path: PathBuf,
     /// Held open, so that syncs go to this folder even if its path is renamed.
     folder: File,
+    witness: Arc<Witness>,
 }
 
 impl RealFiles {
@@ -84,12 +88,17 @@ impl RealFiles {
         let path = dir.as_ref().to_path_buf();
         create_folder(&path)?;
         let folder = File::open(&path)?;
-        Ok(RealFiles { path, folder })
+        let witness = Arc::new(Witness::at(&path)?);
+        Ok(RealFiles { path, folder, witness })
     }
 
     fn path_of(&self, name: &str) -> io::Result<PathBuf> {
         check_name(name)?;
         Ok(self.path.join(name))
+    }
+
+    fn opened(&self, file: File) -> Arc<dyn VolumeFile> {
+        Arc::new(RealFile { file, witness: Arc::clone(&self.witness) })
     }
 }
 
@@ -110,12 +119,11 @@ impl FileLayer for RealFiles {
     fn create(&self, name: &str) -> io::Result<Arc<dyn VolumeFile>> {
         let path = self.path_of(name)?;
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(self.opened(file))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn VolumeFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path_of(name)?)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(self.opened(OpenOptions::new().read(true).write(true).open(self.path_of(name)?)?))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -142,7 +150,8 @@ impl FileLayer for RealFiles {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        self.folder.sync_all()
+        self.folder.sync_all()?;
+        self.witness.confirm()
     }
 
     fn free_octets(&self) -> io::Result<u64> {
@@ -151,11 +160,14 @@ impl FileLayer for RealFiles {
     }
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    witness: Arc<Witness>,
+}
 
 impl VolumeFile for RealFile {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(buf, offset)
+        self.file.write_all_at(buf, offset)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -164,7 +176,7 @@ impl VolumeFile for RealFile {
             && !rest.is_empty()
         {
             let at = offset.checked_add(filled as u64).ok_or(io::ErrorKind::InvalidInput)?;
-            match FileExt::read_at(&self.0, rest, at) {
+            match FileExt::read_at(&self.file, rest, at) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -175,14 +187,15 @@ impl VolumeFile for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()?;
+        self.witness.confirm()
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, n: u64) -> io::Result<()> {
-        self.0.set_len(n)
+        self.file.set_len(n)
     }
 }

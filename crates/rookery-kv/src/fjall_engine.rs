@@ -4,7 +4,7 @@
 //! - A folder that has the engine's final name holds a complete engine: it is made under another name, synced file
 //!   by file, and renamed. fjall alone cannot be reopened if it dies between its first file and its version marker,
 //!   and does not sync the folder that names its keyspaces.
-//! - One commit is one fjall batch across keyspaces, with one `fdatasync`.
+//! - One commit is one fjall batch across keyspaces, with one `fdatasync`, which the file system confirms (`stable`).
 //! - A batch names each key once: fjall gives all changes of a batch the same sequence number, so the order of two
 //!   on one key would be lost.
 //! - fjall's snapshots are taken only while no batch is being applied; readers get clones of the last one. Taken at
@@ -60,6 +60,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::engine::{Batch, Bytes, Engine, EngineError, Op, Read, Space, check_sizes};
 use crate::files::create_folder;
+use crate::stable::Witness;
 
 /// Format version that fjall 3 writes into its `version` file, after the letters FJL.
 const FJALL_FORMAT: u8 = 3;
@@ -123,6 +124,7 @@ pub struct FjallEngine {
     commits: Mutex<Commits>,
     path: PathBuf,
     unflushed_octets_max: u64,
+    witness: Witness,
 }
 
 /// What commits leave.
@@ -166,6 +168,7 @@ impl FjallEngine {
             commits: Mutex::new(Commits { ended: false, unflushed }),
             path: path.to_owned(),
             unflushed_octets_max: options.unflushed_octets_max,
+            witness: Witness::at(path)?,
         })
     }
 
@@ -307,9 +310,10 @@ impl Engine for FjallEngine {
                 Op::Delete { space, key } => changes.remove(keyspace(&self.spaces, space)?, key),
             }
         }
-        if let Err(error) = changes.commit() {
+        let committed = changes.commit().map_err(translate);
+        if let Err(error) = committed.and_then(|()| Ok(self.witness.confirm()?)) {
             commits.ended = true;
-            return Err(translate(error));
+            return Err(error);
         }
         *self.current.write() = self.database.snapshot();
         commits.unflushed = commits.unflushed.saturating_add(octets);

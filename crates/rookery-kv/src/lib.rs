@@ -19,6 +19,7 @@ mod off_thread;
 #[cfg(feature = "redb")]
 pub mod redb_engine;
 pub mod sim;
+mod stable;
 
 pub use engine::{Batch, Bytes, Engine, EngineError, Op, Read, Space, prefix_end};
 pub use files::{FileLayer, RealFiles, VolumeFile};
