@@ -100,7 +100,7 @@ pub async fn relay(
     reopening: Reopening<'_>,
     witness: &mut dyn Witness,
 ) -> Relayed {
-    run(client, Relay::new(arrived), pipe, drain, reopening, witness).await
+    Edge::new(client, Relay::new(arrived), pipe, reopening, witness).run(drain).await
 }
 
 /// Goes on with a session that was suspended, as its edge.
@@ -113,148 +113,169 @@ pub async fn go_on(
 ) -> Relayed {
     let Suspended { node, epoch, value, rest } = suspended;
     match reopen(reopening, (node, epoch), value).await {
-        Ok(pipe) => run(client, Relay::new(rest), pipe, drain, reopening, witness).await,
+        Ok(pipe) => Edge::new(client, Relay::new(rest), pipe, reopening, witness).run(drain).await,
         Err(error) => Relayed::Lost(error),
     }
 }
 
-async fn run(
-    client: &mut Stream,
-    mut relay: Relay,
-    mut pipe: Box<dyn Pipe>,
-    drain: &DrainGuard,
-    reopening: Reopening<'_>,
-    witness: &mut dyn Witness,
-) -> Relayed {
-    let mut told = false;
-    let mut patience = pin!(None);
-    // Since when the session has been sent from home to home without having begun.
-    let mut astray = None;
-    loop {
-        let stopped = tokio::select! {
-            biased;
-            () = drain.draining(), if !told => {
-                told = true;
-                pipe.put_note(leave(reopening.keeper).encode());
-                patience.set(Some(tokio::time::sleep(LEAVE_TIMEOUT)));
-                // The note leaves with what the relay flushes next.
-                relay.touch();
-                continue;
-            }
-            () = async {
-                match patience.as_mut().as_pin_mut() {
-                    Some(patience) => patience.await,
-                    None => std::future::pending().await,
-                }
-            } => Stopped::Lost(io::ErrorKind::TimedOut.into()),
-            stopped = relay.run(client, &mut *pipe, &mut *witness) => stopped,
-        };
-        let stopped = match stopped {
-            Stopped::Note(note) => match SessionNote::decode(note) {
-                Some(SessionNote::Mark(mark)) => {
-                    witness.marked(mark);
+/// A session at its edge, while it goes on.
+struct Edge<'a> {
+    client: &'a mut Stream,
+    relay: Relay,
+    /// To the home of now.
+    pipe: Box<dyn Pipe>,
+    reopening: Reopening<'a>,
+    witness: &'a mut dyn Witness,
+    /// The home was told that this node drains.
+    told: bool,
+    /// Since when the session has been sent from home to home without having begun.
+    astray: Option<Instant>,
+}
+
+impl<'a> Edge<'a> {
+    fn new(
+        client: &'a mut Stream,
+        relay: Relay,
+        pipe: Box<dyn Pipe>,
+        reopening: Reopening<'a>,
+        witness: &'a mut dyn Witness,
+    ) -> Edge<'a> {
+        Edge { client, relay, pipe, reopening, witness, told: false, astray: None }
+    }
+
+    async fn run(mut self, drain: &DrainGuard) -> Relayed {
+        let mut patience = pin!(None);
+        loop {
+            let stopped = tokio::select! {
+                biased;
+                () = drain.draining(), if !self.told => {
+                    self.told = true;
+                    patience.set(Some(tokio::time::sleep(LEAVE_TIMEOUT)));
+                    self.say_leave();
                     continue;
                 }
-                Some(SessionNote::Compressed) => match relay.take_unsent(REST_OCTETS_MAX).await {
-                    Ok(behind) => {
-                        client.start_deflate(behind);
+                () = async {
+                    match patience.as_mut().as_pin_mut() {
+                        Some(patience) => patience.await,
+                        None => std::future::pending().await,
+                    }
+                } => Stopped::Lost(io::ErrorKind::TimedOut.into()),
+                stopped = self.relay.run(self.client, &mut *self.pipe, &mut *self.witness) => stopped,
+            };
+            let ended = match stopped {
+                Stopped::Note(note) => match self.heard(SessionNote::decode(note)).await {
+                    Ok(on) => {
+                        self = on;
                         continue;
                     }
-                    Err(error) => Halted::Lost(error),
+                    Err(ended) => return ended,
                 },
-                note => Halted::Note(note),
-            },
-            Stopped::Garbled(error) => Halted::Garbled(error),
-            Stopped::Lost(error) => {
-                // What it has still said was said.
-                let last = last_words(client, &mut relay, &mut *pipe, &mut *witness);
-                let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, last).await;
-                witness.lost(relay.left_over());
-                Halted::Lost(error)
+                Stopped::Lost(error) => self.lost(error).await,
+                Stopped::Garbled(error) => Relayed::Garbled(error),
+                Stopped::Client => Relayed::ClientGone,
+                Stopped::Ended => Relayed::Ended,
+            };
+            let (octets_in, octets_out) = (self.relay.octets_in, self.relay.octets_out);
+            tracing::debug!(octets_in, octets_out, ?ended, "relay ended");
+            return ended;
+        }
+    }
+
+    /// Does what the home says. An error: so the session has ended.
+    async fn heard(mut self, note: Option<SessionNote>) -> Result<Edge<'a>, Relayed> {
+        match note {
+            Some(SessionNote::Mark(mark)) => self.witness.marked(mark),
+            Some(SessionNote::Compressed) => {
+                self.deflate().await.map_err(|error| broken(&self.relay, error))?;
             }
-            Stopped::Client => Halted::Client,
-            Stopped::Ended => Halted::Ended,
-        };
-        tracing::debug!(
-            octets_in = relay.octets_in,
-            octets_out = relay.octets_out,
-            ?stopped,
-            "relay stopped"
-        );
-        return match stopped {
-            Halted::Client => Relayed::ClientGone,
-            Halted::Ended => Relayed::Ended,
-            Halted::Garbled(error) => Relayed::Garbled(error),
-            Halted::Lost(error) if relay.octets_in == 0 && relay.octets_out == 0 => {
-                Relayed::NeverBegan(error)
+            Some(SessionNote::Release) => {
+                return Err(taken_back(&mut *self.pipe, &mut self.relay)
+                    .await
+                    .map_or_else(Relayed::Lost, Relayed::Unauthenticated));
             }
-            Halted::Lost(error) => Relayed::Lost(error),
-            Halted::Note(note) => match note {
-                Some(SessionNote::Release) => match taken_back(&mut *pipe, &mut relay).await {
-                    Ok(rest) => Relayed::Unauthenticated(rest),
-                    Err(error) => Relayed::Lost(error),
-                },
-                Some(SessionNote::Moved { node, epoch, octets }) if told && reopening.keeper.is_open() => {
-                    match Box::pin(suspended(pipe, octets, &mut relay)).await {
-                        Ok((value, rest)) => Relayed::Suspended(Suspended { node, epoch, value, rest }),
-                        Err(error) => Relayed::Lost(error),
+            Some(SessionNote::Moved { node, epoch, octets }) => {
+                tracing::debug!(%node, octets, "the session moves");
+                if self.told && self.reopening.keeper.is_open() {
+                    let suspended = Box::pin(suspended(self.pipe, octets, &mut self.relay)).await;
+                    return Err(suspended.map_or_else(Relayed::Lost, |(value, rest)| {
+                        Relayed::Suspended(Suspended { node, epoch, value, rest })
+                    }));
+                }
+                return Box::pin(self.follow((node, epoch), octets)).await;
+            }
+            // Of a newer version; it does not concern the client.
+            Some(_) | None => {}
+        }
+        Ok(self)
+    }
+
+    /// What the client sends from here on, and is sent, is compressed.
+    async fn deflate(&mut self) -> io::Result<()> {
+        let behind = self.relay.take_unsent(REST_OCTETS_MAX).await?;
+        self.client.start_deflate(behind);
+        Ok(())
+    }
+
+    /// Goes on with the session at the node that its home names.
+    async fn follow(mut self, whither: (NodeId, Epoch), octets: u32) -> Result<Edge<'a>, Relayed> {
+        if octets == 0 {
+            let since = *self.astray.get_or_insert_with(Instant::now);
+            if since.elapsed() > REOPEN_TIMEOUT {
+                return Err(Relayed::Lost(io::ErrorKind::TimedOut.into()));
+            }
+            if !since.elapsed().is_zero() {
+                tokio::time::sleep(AGAIN_FIRST * 5).await;
+            }
+        }
+        match moved(self.pipe, octets, whither, self.reopening, &mut self.relay).await {
+            Ok(pipe) => self.pipe = pipe,
+            Err(error) => return Err(broken(&self.relay, error)),
+        }
+        self.witness.turned();
+        if self.told {
+            self.say_leave();
+        }
+        Ok(self)
+    }
+
+    /// Tells the home that this node drains.
+    fn say_leave(&mut self) {
+        let keeps = self.reopening.keeper.is_open();
+        self.pipe.put_note(if keeps { SessionNote::Suspend } else { SessionNote::Leave }.encode());
+        // The note leaves with what the relay flushes next.
+        self.relay.touch();
+    }
+
+    /// The home, or the way to it, is lost. What it has still said was said.
+    async fn lost(&mut self, error: io::Error) -> Relayed {
+        let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, self.last_words()).await;
+        self.witness.lost(self.relay.left_over());
+        broken(&self.relay, error)
+    }
+
+    /// Passes on what a home that is lost has still said.
+    async fn last_words(&mut self) {
+        while let Stopped::Note(note) =
+            self.relay.run_outward(self.client, &mut *self.pipe, &mut *self.witness).await
+        {
+            match SessionNote::decode(note) {
+                Some(SessionNote::Mark(mark)) => self.witness.marked(mark),
+                Some(SessionNote::Compressed) => {
+                    if self.deflate().await.is_err() {
+                        return;
                     }
                 }
-                Some(SessionNote::Moved { node, epoch, octets }) => {
-                    if octets == 0 {
-                        let since = *astray.get_or_insert_with(Instant::now);
-                        if since.elapsed() > REOPEN_TIMEOUT {
-                            return Relayed::Lost(io::ErrorKind::TimedOut.into());
-                        }
-                        if !since.elapsed().is_zero() {
-                            tokio::time::sleep(AGAIN_FIRST * 5).await;
-                        }
-                    }
-                    let moved = Box::pin(moved(pipe, octets, (node, epoch), reopening, &mut relay)).await;
-                    match moved {
-                        Ok(opened) => {
-                            pipe = opened;
-                            witness.turned();
-                            if told {
-                                pipe.put_note(leave(reopening.keeper).encode());
-                                relay.touch();
-                            }
-                            continue;
-                        }
-                        Err(error) if relay.octets_in == 0 && relay.octets_out == 0 => {
-                            Relayed::NeverBegan(error)
-                        }
-                        Err(error) => Relayed::Lost(error),
-                    }
-                }
-                // Of a newer version; it does not concern the client.
-                Some(_) | None => continue,
-            },
-        };
+                Some(_) | None => {}
+            }
+        }
     }
 }
 
-/// Why a relay has stopped for good, or for a while.
-#[derive(Debug)]
-enum Halted {
-    Client,
-    Ended,
-    Garbled(io::Error),
-    Note(Option<SessionNote>),
-    Lost(io::Error),
-}
-
-/// Passes on what a home that is lost has still said.
-async fn last_words(client: &mut Stream, relay: &mut Relay, pipe: &mut dyn Pipe, witness: &mut dyn Witness) {
-    while let Stopped::Note(note) = relay.run_outward(client, pipe, &mut *witness).await {
-        match SessionNote::decode(note) {
-            Some(SessionNote::Mark(mark)) => witness.marked(mark),
-            Some(SessionNote::Compressed) => match relay.take_unsent(REST_OCTETS_MAX).await {
-                Ok(behind) => client.start_deflate(behind),
-                Err(_) => return,
-            },
-            Some(_) | None => {}
-        }
+/// How a session has ended whose home is lost.
+fn broken(relay: &Relay, error: io::Error) -> Relayed {
+    match relay.octets_in == 0 && relay.octets_out == 0 {
+        true => Relayed::NeverBegan(error),
+        false => Relayed::Lost(error),
     }
 }
 
@@ -280,11 +301,6 @@ async fn taken_back(pipe: &mut dyn Pipe, relay: &mut Relay) -> io::Result<BytesM
         Ok(rest)
     };
     tokio::time::timeout(HAND_BACK_TIMEOUT, all).await.map_err(|_| io::ErrorKind::TimedOut)?
-}
-
-/// What a home is told when the edge ends.
-fn leave(keeper: &Keeper) -> SessionNote {
-    if keeper.is_open() { SessionNote::Suspend } else { SessionNote::Leave }
 }
 
 /// Takes a session back from its home, with all that the client has sent and nobody has used.
