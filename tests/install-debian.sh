@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what the tests need from Debian, by name. Does nothing, quickly, when it is all there.
 set -euo pipefail
-packages=(curl cyrus-admin etcd-client etcd-server fetchmail gcc getmail6 gsasl iproute2 isync libc6-dev libsasl2-modules neomutt openssl postfix python3 strace swaks tar util-linux xz-utils bsdutils findutils)
+packages=(curl cyrus-admin e2fsprogs etcd-client etcd-server fetchmail gcc getmail6 gsasl iproute2 isync libc6-dev libsasl2-modules mount neomutt openssl postfix python3 strace swaks tar util-linux xz-utils bsdutils findutils)
 missing=()
 for package in "${packages[@]}"; do
   state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
