@@ -1,6 +1,9 @@
 //! LIST of an administrator: every account that a pattern can reach, one after another, wherever it is at home.
 //!
-//! Invariant: what is in memory at once is one account and one page of the directory.
+//! Invariants:
+//! - What is in memory at once is one account and one page of the directory.
+//! - What was made, renamed or deleted anywhere before the command is listed so, unless the directory is away; then it is
+//!   what this node knows.
 
 use super::list::{Gathered, add_parents, tell};
 use super::list_there;
@@ -24,6 +27,9 @@ pub(super) async fn list_all(
     list: &List,
     patterns: &[Pattern],
 ) -> Result<(), Failure> {
+    if let Err(error) = user.services.directory.barrier().await {
+        tracing::debug!(%error, "accounts are listed as this node knows them");
+    }
     let mut told_above = BTreeSet::new();
     let prefixes: Vec<String> = patterns.iter().map(Pattern::literal_prefix).collect();
     let shared = Starts::of_shared(&prefixes);

@@ -1,6 +1,7 @@
 //! What only mailboxes of other homes have: their home is lost, or the user's session needs it in odd ways.
 
 use crate::harness::Site;
+use rookery_types::AccountName;
 
 /// Ann's INBOX has three messages; joe may do anything with it, and with Sent.
 async fn shared_inbox() -> Site {
@@ -519,6 +520,41 @@ async fn a_list_is_whole_or_none() {
         R> 2 LIST "" user/joe
         R< * LIST (\HasChildren) "/" user/joe
         R< 2 OK <*>
+        "#,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_another_home_has_made_or_renamed_is_listed_at_once() {
+    let site = Site::new().await;
+    site.play(
+        r#"
+        -- Ann's home does both, and this node hears of it later.
+        R> 1 RENAME user/ann user/anna
+        R< 1 OK <*>
+        R> 2 LIST "" "user/ann%"
+        R< * LIST (\HasChildren) "/" user/anna
+        R< 2 OK <*>
+        R> 3 LIST "" user/ann/*
+        R< 3 OK <*>
+        R> 4 RENAME user/anna user/ann
+        R< 4 OK <*>
+        R> 5 LIST "" "user/ann%"
+        R< * LIST (\HasChildren) "/" user/ann
+        R< 5 OK <*>
+        "#,
+    )
+    .await;
+    let added = site.services.directory.add_domain("b.test".to_owned()).await;
+    added.unwrap();
+    let made = site.services.registrar.create(&AccountName::parse("user/eve@b.test").unwrap(), None).await;
+    made.unwrap();
+    site.play(
+        r#"
+        R> 1 LIST "" "user/e%"
+        R< * LIST (\HasNoChildren) "/" user/eve@b.test
+        R< 1 OK <*>
         "#,
     )
     .await;

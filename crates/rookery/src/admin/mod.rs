@@ -80,6 +80,10 @@ pub(crate) async fn answer_here(
 ) -> Result<Value, Failed> {
     let Request { verb, args, .. } = request;
     let node = &desk.node;
+    if matches!(verb.as_str(), "user.list" | "alias.list" | "domain.list" | "group.list") {
+        // What other nodes have done is listed, too. If the directory is away, what is known here has to do.
+        let _ = node.directory.barrier().await;
+    }
     match verb.as_str() {
         "status" => status(node, &desk.transit).await,
         "reload" => {
