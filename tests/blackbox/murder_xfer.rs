@@ -178,16 +178,20 @@ fn a_long_move_is_waited_for_through_the_loss_of_nodes() -> Result<()> {
         Ok(())
     };
     operator(&["move", "pause", "joe"])?;
-    let status = murder.node(2)?.cli(&["move", "status"], b"")?.text();
     let shown = |line: &str| {
         ["user/joe@example.org", "n2.example", "n3.example", "paused", "an operator paused it", "MiB"]
             .iter()
             .all(|word| line.contains(word))
     };
-    ensure!(
-        status.lines().filter(|line| shown(line)).count() == 1 && status.lines().count() == 2,
-        "{status}"
-    );
+    // Also once what was being sent is broken off.
+    for _ in 0..20 {
+        let status = murder.node(2)?.cli(&["move", "status"], b"")?.text();
+        ensure!(
+            status.lines().filter(|line| shown(line)).count() == 1 && status.lines().count() == 2,
+            "{status}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let reply = administrator.answer(&tag)?;
     ensure!(reply.status == Status::No && reply.text.starts_with("[INUSE]"), "{reply:?}");
     refused(&mut administrator, "XFER user/joe n1.example", "INUSE")?;

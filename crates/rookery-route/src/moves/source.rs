@@ -184,6 +184,7 @@ impl Inner {
         let mut permit = None;
         let (mut pause, mut still) = (self.times.pause_min, self.times.still_max);
         loop {
+            let job = live.job();
             match self.step(live, &mut permit, &mut still).await {
                 Ok(Step::Ended(outcome)) => return outcome,
                 Ok(Step::Again) => {
@@ -195,9 +196,11 @@ impl Inner {
                     self.finish(live, travel, is_active, pause).await;
                     return MoveOutcome::Moved { pause };
                 }
+                // That was broken off for what an operator wants now: it is no trouble.
+                Err(_) if live.job() != job => continue,
                 Err(Trouble(why)) => {
                     if live.is_kept(&why) {
-                        tracing::info!(account = %live.job().account, why, "the move of an account waits");
+                        tracing::info!(account = %job.account, why, "the move of an account waits");
                     }
                 }
             }

@@ -225,7 +225,8 @@ pub(super) async fn here(desk: &Desk, replies: &Replies) -> Result<Value, Failed
             _ => (&here, &peer),
         };
         let record = desk.node.store.account_record(one.account).map_err(|error| super::failed(&error))?;
-        let why = one.trouble.as_ref().map(|(why, _)| why.as_str()).or_else(|| waits_for(&one));
+        let trouble = one.trouble.as_ref().filter(|_| !one.paused);
+        let why = trouble.map(|(why, _)| why.as_str()).or_else(|| waits_for(&one));
         let row = json!({
             "node": here,
             "account": account,
