@@ -16,7 +16,7 @@ use rookery_tests::command;
 /// Names the folder to the child, in which `image` holds a file system and `disk` is where it is mounted.
 const CHILD: &str = "ROOKERY_TESTS_UNTRUE_SYNCS_FOLDER";
 
-/// Times that the file system breaks. Where syncs are believed as they are, every third or so shows it.
+/// Times that the file system breaks. Where syncs are believed as they are, every few show it.
 const ROUNDS: u64 = 20;
 
 /// Volumes that are written to at the same time, in every second round. Commits alone are untrue more often.

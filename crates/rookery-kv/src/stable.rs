@@ -2,7 +2,7 @@
 //!
 //! ext4 that finds itself damaged gives its journal up and turns read-only. A sync that waits for the journal at that
 //! moment may return success for what never came onto the disk: the transaction that it waited for is gone, and that
-//! counts as its end. With Linux 6.18 that was seen in a third of all tries, four threads writing and syncing each a
+//! counts as its end. With Linux 6.18 that was seen in about a fifth of all tries, four threads writing and syncing each a
 //! file when the file system was told of an error (`tests/blackbox/untrue_syncs.rs`). What begins a transaction later
 //! fails, since the journal is given up before anybody stops waiting for it. So a sync is followed by a call that needs
 //! one and changes nothing: room is asked for an octet that has it. That takes about a microsecond.
