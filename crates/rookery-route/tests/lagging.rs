@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
-use bytes::Bytes;
-use rookery_directory::source::{Changes, ConditionalBatch, RecordPage, Reply, Source};
-use rookery_directory::{CopiedDirectory, DirectCommit, Directory, MemorySource, Position};
+mod late;
+
+use late::Late;
+use rookery_directory::source::Source;
+use rookery_directory::{CopiedDirectory, DirectCommit, Directory, MemorySource};
 use rookery_kv::Engine;
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
@@ -14,43 +16,8 @@ use rookery_types::{AccountName, NodeId, Style};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A source whose changes come late.
-struct Late(MemorySource);
-
-impl Source for Late {
-    fn commit(&self, batch: ConditionalBatch) -> Reply<'_, Position> {
-        self.0.commit(batch)
-    }
-
-    fn head(&self) -> Reply<'_, Position> {
-        self.0.head()
-    }
-
-    fn get(&self, keys: Vec<Bytes>) -> Reply<'_, (Position, Vec<Option<Bytes>>)> {
-        self.0.get(keys)
-    }
-
-    fn page(&self, start: Bytes, limit: usize) -> Reply<'_, RecordPage> {
-        self.0.page(start, limit)
-    }
-
-    fn changes(&self, since: Position) -> Reply<'_, Changes> {
-        Box::pin(async move {
-            let mut changes = self.0.changes(since).await?;
-            let (to, late) = tokio::sync::mpsc::channel(1);
-            tokio::spawn(async move {
-                loop {
-                    let next = changes.next().await;
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    if to.send(next).await.is_err() {
-                        return;
-                    }
-                }
-            });
-            Ok(Changes::new(late))
-        })
-    }
-}
+/// How late changes come.
+const LATE: Duration = Duration::from_millis(100);
 
 fn engine(seed: u64) -> Arc<dyn Engine> {
     Arc::new(MemoryEngine::new(SimDisk::new(seed)))
@@ -79,7 +46,7 @@ async fn an_account_that_is_made_is_found_wherever_its_reservation_has_come() {
     let options = StoreOptions { background: None, ..StoreOptions::default() };
     let store = Store::open(options, store, Arc::new(disk.files())).unwrap();
     let near = copy(Arc::new(source.clone()), one).await;
-    let far = copy(Arc::new(Late(source)), engine(3)).await;
+    let far = copy(Arc::new(Late { source, by: LATE }), engine(3)).await;
     let here = store.node();
     let registrar = Registrar::new(near, store.clone(), vec![]);
     let elsewhere = Registrar::new(far.clone(), store.clone(), vec![]);

@@ -1,8 +1,11 @@
 //! Two nodes in memory, and an account that moves between them step by step: for the tests of protocols, whose sessions
 //! have to go along.
 
-use rookery_directory::source::{Changes, ConditionalBatch, RecordPage, Reply, Source};
-use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, EmbeddedSource, Home, Position};
+#[path = "../late/mod.rs"]
+mod late;
+
+use late::Late;
+use rookery_directory::{DirectCommit, Directory, EmbeddedDirectory, Home};
 use rookery_kv::memory::MemoryEngine;
 use rookery_kv::sim::SimDisk;
 use rookery_kv::{Bytes, Engine};
@@ -26,7 +29,7 @@ pub(crate) async fn another_node(
     let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(disk.clone()));
     let options = StoreOptions { background: None, ..StoreOptions::default() };
     let store = Store::open(options, engine.clone(), Arc::new(disk.files())).unwrap();
-    let source = Arc::new(Late(directory.embedded().unwrap()));
+    let source = Arc::new(Late { source: directory.embedded().unwrap(), by: LATE });
     let commit = Arc::new(DirectCommit(engine.clone()));
     let copy = EmbeddedDirectory::follow(engine.clone(), commit, source, store.node()).unwrap();
     let mut revisions = copy.subscribe();
@@ -40,44 +43,6 @@ pub(crate) async fn another_node(
 
 /// How late changes reach the other nodes.
 const LATE: Duration = Duration::from_millis(10);
-
-/// A directory whose changes reach the other nodes late: what they answer must not follow from what they have not heard.
-struct Late(EmbeddedSource);
-
-impl Source for Late {
-    fn commit(&self, batch: ConditionalBatch) -> Reply<'_, Position> {
-        self.0.commit(batch)
-    }
-
-    fn head(&self) -> Reply<'_, Position> {
-        self.0.head()
-    }
-
-    fn get(&self, keys: Vec<Bytes>) -> Reply<'_, (Position, Vec<Option<Bytes>>)> {
-        self.0.get(keys)
-    }
-
-    fn page(&self, start: Bytes, limit: usize) -> Reply<'_, RecordPage> {
-        self.0.page(start, limit)
-    }
-
-    fn changes(&self, since: Position) -> Reply<'_, Changes> {
-        Box::pin(async move {
-            let mut changes = self.0.changes(since).await?;
-            let (to, late) = tokio::sync::mpsc::channel(1);
-            tokio::spawn(async move {
-                loop {
-                    let next = changes.next().await;
-                    tokio::time::sleep(LATE).await;
-                    if to.send(next).await.is_err() {
-                        return;
-                    }
-                }
-            });
-            Ok(Changes::new(late))
-        })
-    }
-}
 
 /// What carries an account from one store to the other.
 struct Carrying(Incoming);
