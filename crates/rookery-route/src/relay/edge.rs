@@ -163,14 +163,21 @@ impl<'a> Edge<'a> {
                 stopped = self.relay.run(self.client, &mut *self.pipe, &mut *self.witness) => stopped,
             };
             let ended = match stopped {
-                Stopped::Note(note) => match self.heard(SessionNote::decode(note)).await {
-                    Ok(on) => {
-                        self = on;
+                Stopped::Note(note) => match SessionNote::decode(note) {
+                    Some(SessionNote::Mark(mark)) => {
+                        self.witness.marked(mark);
                         continue;
                     }
-                    Err(ended) => return ended,
+                    // Boxed, as what is below: what is rare is not to be room of every session.
+                    note => match Box::pin(self.heard(note)).await {
+                        Ok(on) => {
+                            self = on;
+                            continue;
+                        }
+                        Err(ended) => return ended,
+                    },
                 },
-                Stopped::Lost(error) => self.lost(error).await,
+                Stopped::Lost(error) => Box::pin(self.lost(error)).await,
                 Stopped::Garbled(error) => Relayed::Garbled(error),
                 Stopped::Client => Relayed::ClientGone,
                 Stopped::Ended => Relayed::Ended,
@@ -181,10 +188,9 @@ impl<'a> Edge<'a> {
         }
     }
 
-    /// Does what the home says. An error: so the session has ended.
+    /// Does what the home says besides marks. An error: so the session has ended.
     async fn heard(mut self, note: Option<SessionNote>) -> Result<Edge<'a>, Relayed> {
         match note {
-            Some(SessionNote::Mark(mark)) => self.witness.marked(mark),
             Some(SessionNote::Compressed) => {
                 self.deflate().await.map_err(|error| broken(&self.relay, error))?;
             }
@@ -196,12 +202,12 @@ impl<'a> Edge<'a> {
             Some(SessionNote::Moved { node, epoch, octets }) => {
                 tracing::debug!(%node, octets, "the session moves");
                 if self.told && self.reopening.keeper.is_open() {
-                    let suspended = Box::pin(suspended(self.pipe, octets, &mut self.relay)).await;
+                    let suspended = suspended(self.pipe, octets, &mut self.relay).await;
                     return Err(suspended.map_or_else(Relayed::Lost, |(value, rest)| {
                         Relayed::Suspended(Suspended { node, epoch, value, rest })
                     }));
                 }
-                return Box::pin(self.follow((node, epoch), octets)).await;
+                return self.follow((node, epoch), octets).await;
             }
             // Of a newer version; it does not concern the client.
             Some(_) | None => {}
