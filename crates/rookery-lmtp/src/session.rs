@@ -107,13 +107,12 @@ pub async fn serve_connection<B: Backing>(accepted: Accepted, services: Arc<Serv
     session.greet();
     let end = loop {
         match session.run().await {
-            Ok(End::StartTls) => match Box::pin(session.start_tls()).await {
-                Ok(secured) => session = secured,
-                Err(error) => {
+            Ok(End::StartTls) => {
+                if let Err(error) = Box::pin(session.start_tls()).await {
                     tracing::info!(end = %error, "lmtp connection ended");
                     return;
                 }
-            },
+            }
             ended => break ended,
         }
     };
@@ -128,7 +127,7 @@ pub async fn serve_connection<B: Backing>(accepted: Accepted, services: Arc<Serv
             End::Lost(error)
         }
     };
-    let Session { connection, counts, permit, drain, .. } = session;
+    let Session { mut connection, counts, permit, drain, .. } = session;
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await;
     let Counts { messages, delivered, duplicates, failed, rejected, octets } = counts;
     tracing::info!(
@@ -397,25 +396,20 @@ impl<B: Backing> Session<B> {
     }
 
     /// Nothing said before it counts any more (RFC 3207 §4.2).
-    async fn start_tls(mut self) -> Result<Session<B>, StartTlsError> {
+    async fn start_tls(&mut self) -> Result<(), StartTlsError> {
         let tls = self.services.site.tls.as_ref().ok_or(StartTlsError::NoCertificate)?;
         let acceptor = tls.acceptor();
         let input = self.decoder.take_input();
-        let connection = self.connection.start_tls(&acceptor, input).await.inspect_err(|error| {
+        self.connection.start_tls(&acceptor, input).await.inspect_err(|error| {
             if matches!(error, StartTlsError::PlaintextBehind { .. }) {
                 tracing::warn!(%error, "commands were sent in the clear behind STARTTLS");
             }
         })?;
-        let may_deliver = self.services.trusted.contains(connection.peer());
-        Ok(Session {
-            connection,
-            may_deliver,
-            authenticated: false,
-            decoder: Decoder::new(),
-            client: None,
-            transaction: None,
-            ..self
-        })
+        self.may_deliver = self.services.trusted.contains(self.connection.peer());
+        self.authenticated = false;
+        self.decoder = Decoder::new();
+        (self.client, self.transaction) = (None, None);
+        Ok(())
     }
 
     fn mail(&mut self, mail: Mail) -> Reply {

@@ -33,9 +33,8 @@ async fn session(accepted: Accepted, tls: Option<Arc<ServerTls>>) {
     if let Some(tls) = tls {
         // In a box, so that the handshake's future is not part of the session's for ever.
         let acceptor = tls.acceptor();
-        match Box::pin(connection.start_tls(&acceptor, BytesMut::new())).await {
-            Ok(started) => connection = started,
-            Err(_) => return,
+        if Box::pin(connection.start_tls(&acceptor, BytesMut::new())).await.is_err() {
+            return;
         }
     }
     let mut input = BytesMut::new();

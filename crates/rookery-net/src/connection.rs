@@ -273,22 +273,19 @@ impl Connection {
     }
 
     /// Starts TLS after a STARTTLS command was answered (and the answer flushed). `input` is the session's
-    /// read buffer; it must be empty, see [`Stream::start_tls`]. Output that was not flushed is refused too.
-    pub async fn start_tls(
-        self,
-        acceptor: &TlsAcceptor,
-        input: BytesMut,
-    ) -> Result<Connection, StartTlsError> {
+    /// read buffer; it must be empty, see [`Stream::start_tls`]. Output that was not flushed is refused too. Behind an
+    /// error of the handshake the connection has ended.
+    pub async fn start_tls(&mut self, acceptor: &TlsAcceptor, input: BytesMut) -> Result<(), StartTlsError> {
         if self.unsent_octets() > 0 {
             return Err(StartTlsError::Handshake(io::Error::other("responses were not yet sent")));
         }
-        let stream = self.stream.start_tls(acceptor, input).await?;
-        Ok(Connection { stream, ..self })
+        self.stream = self.take_stream().start_tls(acceptor, input).await?;
+        Ok(())
     }
 
     /// Sends what is waiting and closes the sending side (with close_notify under TLS). Errors matter to
     /// nobody any more, except that the last octets may not have arrived.
-    pub async fn close(mut self) -> Result<(), IoError> {
+    pub async fn close(&mut self) -> Result<(), IoError> {
         self.flush().await?;
         timeout(self.write_timeout, self.stream.shutdown()).await.map_err(|_| IoError::Stalled)??;
         Ok(())

@@ -8,10 +8,13 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use pin_project_lite::pin_project;
 use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
@@ -232,13 +235,7 @@ where
         let span = tracing::info_span!(parent: None, "conn", %id, protocol, %peer);
         let open = OpenCount::new(protocol);
         let session = (self.handler)(Accepted { stream, id, permit, drain: door.guard() });
-        self.connections.spawn(
-            async move {
-                let _open = open;
-                session.await;
-            }
-            .instrument(span),
-        );
+        self.connections.spawn(Counted { session, _open: open }.instrument(span));
     }
 
     /// Says why not, and closes.
@@ -295,6 +292,24 @@ impl Trouble {
     }
 }
 
+pin_project! {
+    /// A session that is counted as long as it lasts. A block that awaits it would hold it twice: as it was given, and as
+    /// it runs.
+    struct Counted<F> {
+        #[pin]
+        session: F,
+        _open: OpenCount,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Counted<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().session.poll(cx)
+    }
+}
+
 /// One open connection in the metrics.
 struct OpenCount {
     protocol: &'static str,
@@ -316,6 +331,13 @@ impl Drop for OpenCount {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn to_count_a_session_costs_no_second_one() {
+        let session = std::future::ready([0u8; 4096]);
+        let octets = std::mem::size_of_val(&Counted { session, _open: OpenCount::new("test") });
+        assert!(octets < 4096 + 64, "{octets}");
+    }
 
     #[test]
     fn ids_are_short_and_differ() {

@@ -155,10 +155,9 @@ async fn what_is_injected_behind_starttls_is_refused() {
     far.write_all(b"a2 LOGIN mallory x\r\n").await.unwrap();
     let connector = connector(dir.path(), &[&rustls::version::TLS13]);
     let acceptor = server.acceptor();
-    let (served, shaken) = tokio::join!(
-        Connection::new(Stream::from(near)).start_tls(&acceptor, BytesMut::new()),
-        shake(&connector, far)
-    );
+    let mut connection = Connection::new(Stream::from(near));
+    let (served, shaken) =
+        tokio::join!(connection.start_tls(&acceptor, BytesMut::new()), shake(&connector, far));
     assert!(matches!(served, Err(StartTlsError::Handshake(_))));
     assert!(shaken.is_err());
 }

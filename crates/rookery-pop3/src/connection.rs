@@ -14,7 +14,7 @@ pub use halves::serve_pipe;
 
 use std::sync::Arc;
 
-use rookery_codec::pop3::server::Decoded;
+use rookery_codec::pop3::server::{Decoded, Decoder};
 use rookery_codec::pop3::{Code, Command, Reply};
 use rookery_net::{Accepted, Connection, ConnectionEnd, DrainGuard, IoError, Permit, StartTlsError, Timing};
 use rookery_route::SessionHead;
@@ -41,7 +41,7 @@ pub async fn serve_connection(accepted: Accepted, services: Arc<Services>, tls: 
         }
     }
     let patience = Patience::Until(Instant::now() + services.config.login_timeout());
-    let driver = Driver {
+    let mut driver = Driver {
         wire: Wire::new(Connection::new(stream), patience),
         state: State::Authorization(Authorization::default()),
         services,
@@ -110,7 +110,7 @@ impl Driver {
     }
 
     /// `head`: the client is at another node, and has logged in there, or the session goes on here.
-    async fn run(mut self, head: Option<Box<SessionHead>>) {
+    async fn run(&mut self, head: Option<Box<SessionHead>>) {
         let begun = match head {
             None => {
                 self.greet();
@@ -138,10 +138,11 @@ impl Driver {
                     self.counts.end("broken");
                     return;
                 }
-                Ok(Next::StartTls) => match Box::pin(self.start_tls()).await {
-                    Some(driver) => self = driver,
-                    None => return,
-                },
+                Ok(Next::StartTls) => {
+                    if !Box::pin(self.start_tls()).await {
+                        return;
+                    }
+                }
                 Err(error) => break Err(error),
             }
         };
@@ -347,23 +348,19 @@ impl Driver {
         Next::Close("bad commands")
     }
 
-    async fn start_tls(mut self) -> Option<Driver> {
-        let acceptor = self.services.tls.as_ref()?.acceptor();
+    /// The handshake; false: there is no session any more. Nothing said in the clear counts behind it (RFC 2595 §4).
+    async fn start_tls(&mut self) -> bool {
+        let Some(acceptor) = self.services.tls.as_ref().map(|tls| tls.acceptor()) else { return false };
         let input = self.wire.decoder.take_input();
-        match self.wire.connection.start_tls(&acceptor, input).await {
-            // Nothing said in the clear counts any more (RFC 2595 §4).
-            Ok(connection) => Some(Driver {
-                wire: Wire::new(connection, self.wire.patience),
-                state: State::Authorization(Authorization::default()),
-                ..self
-            }),
-            Err(error) => {
-                if matches!(error, StartTlsError::PlaintextBehind { .. }) {
-                    tracing::warn!(%error, "commands were sent in the clear behind STLS");
-                }
-                self.counts.end("tls");
-                None
+        if let Err(error) = self.wire.connection.start_tls(&acceptor, input).await {
+            if matches!(error, StartTlsError::PlaintextBehind { .. }) {
+                tracing::warn!(%error, "commands were sent in the clear behind STLS");
             }
+            self.counts.end("tls");
+            return false;
         }
+        self.wire.decoder = Decoder::new();
+        self.state = State::Authorization(Authorization::default());
+        true
     }
 }

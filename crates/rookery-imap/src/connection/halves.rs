@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 /// Runs the session of a user who has logged in at another node, which holds the client's socket.
 pub async fn serve_pipe(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Services>, drain: DrainGuard) {
-    let (driver, head) = piped(pipe, head, services, drain);
+    let (mut driver, head) = piped(pipe, head, services, drain);
     let begin = match head.value_octets {
         None => Begin::LoggedIn(head),
         Some(_) => Begin::Resumed(head),
@@ -36,7 +36,7 @@ pub async fn serve_pipe(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Se
 
 /// Runs a guest of a session at another node, which may act for the user.
 pub async fn serve_guest(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Services>, drain: DrainGuard) {
-    let (driver, head) = piped(pipe, head, services, drain);
+    let (mut driver, head) = piped(pipe, head, services, drain);
     let begin = match head.value_octets {
         None => Begin::Guest(head),
         Some(_) => Begin::ResumedGuest(head),
@@ -181,7 +181,8 @@ impl Driver {
                 let timing = Timing::start(&measure::NAMES, away.verb, tag.as_str());
                 self.answered(tag, timing, true, Err(not_reached().into())).await
             }
-            relayed => self.left(relayed, head, witness).await,
+            // In a box, since the relay that lasts is to be small.
+            relayed => Box::pin(self.left(relayed, head, witness)).await,
         }
     }
 
@@ -356,7 +357,7 @@ impl Driver {
         let relaying =
             rookery_route::relay(client, BytesMut::new(), near, &self.drain, reopening, &mut witness);
         let relayed = relaying.await;
-        self.left(relayed, head, witness).await
+        Box::pin(self.left(relayed, head, witness)).await
     }
 
     /// The other node that an account is at home at.

@@ -23,7 +23,7 @@ use crate::wire::{Patience, Wire};
 pub async fn serve_pipe(pipe: Box<dyn Pipe>, head: SessionHead, services: Arc<Services>, drain: DrainGuard) {
     let stream = Stream::piped(pipe, head.peer(), head.tls);
     let patience = Patience::Silence(services.config.idle_timeout());
-    let driver = Driver {
+    let mut driver = Driver {
         wire: Wire::new(Connection::new(stream), patience),
         state: State::Authorization(Authorization::default()),
         permit: None,

@@ -139,11 +139,12 @@ impl<'a> Edge<'a> {
         pipe: Box<dyn Pipe>,
         reopening: Reopening<'a>,
         witness: &'a mut dyn Witness,
-    ) -> Edge<'a> {
-        Edge { client, relay, pipe, reopening, witness, told: false, astray: None }
+    ) -> Box<Edge<'a>> {
+        // In a box, since a value that is handed on lies in memory again at each hand.
+        Box::new(Edge { client, relay, pipe, reopening, witness, told: false, astray: None })
     }
 
-    async fn run(mut self, drain: &DrainGuard) -> Relayed {
+    async fn run(mut self: Box<Self>, drain: &DrainGuard) -> Relayed {
         let mut patience = pin!(None);
         loop {
             let stopped = tokio::select! {
@@ -189,7 +190,7 @@ impl<'a> Edge<'a> {
     }
 
     /// Does what the home says besides marks. An error: so the session has ended.
-    async fn heard(mut self, note: Option<SessionNote>) -> Result<Edge<'a>, Relayed> {
+    async fn heard(mut self: Box<Self>, note: Option<SessionNote>) -> Result<Box<Edge<'a>>, Relayed> {
         match note {
             Some(SessionNote::Compressed) => {
                 self.deflate().await.map_err(|error| broken(&self.relay, error))?;
@@ -223,7 +224,11 @@ impl<'a> Edge<'a> {
     }
 
     /// Goes on with the session at the node that its home names.
-    async fn follow(mut self, whither: (NodeId, Epoch), octets: u32) -> Result<Edge<'a>, Relayed> {
+    async fn follow(
+        mut self: Box<Self>,
+        whither: (NodeId, Epoch),
+        octets: u32,
+    ) -> Result<Box<Edge<'a>>, Relayed> {
         if octets == 0 {
             let since = *self.astray.get_or_insert_with(Instant::now);
             if since.elapsed() > REOPEN_TIMEOUT {
