@@ -214,6 +214,38 @@ fn messages_too_large_and_literals_cut_short_leave_nothing() -> Result<()> {
 }
 
 #[test]
+fn many_messages_in_one_append_take_no_more_memory_than_a_few() -> Result<()> {
+    const MESSAGES: usize = 150;
+    const OCTETS: usize = 500_000;
+    const MEMORY_MAX: u64 = 64 << 20;
+    let mut server = server_with_joe()?;
+    let pid = server.pid()?;
+    let mut client = Raw::login(server.imap)?;
+    process::reset_peak(pid)?;
+    let before = process::peak(pid)?;
+    client.send(b"a APPEND INBOX")?;
+    let mut body = vec![b'x'; OCTETS];
+    for number in 0..MESSAGES {
+        client.send(format!(" {{{OCTETS}+}}\r\n").as_bytes())?;
+        // No two are the same.
+        let subject = format!("Subject: message {number:04}\r\n\r\n");
+        body[..subject.len()].copy_from_slice(subject.as_bytes());
+        client.send(&body)?;
+    }
+    client.send(b"\r\n")?;
+    let heard = client.until(b"\r\n")?;
+    let growth = process::peak(pid)?.saturating_sub(before);
+    eprintln!("{MESSAGES} messages of {OCTETS} octets: memory grew by {} KiB", growth >> 10);
+    ensure!(heard.starts_with(b"a OK [APPENDUID "), "{}", heard.escape_ascii());
+    ensure!(growth < MEMORY_MAX, "memory grew by {growth} octets");
+    let mut honest = server.login("joe")?;
+    let status = honest.ok("STATUS INBOX (MESSAGES SIZE)")?.lines().join(" ");
+    ensure!(status.contains(&format!("MESSAGES {MESSAGES} SIZE {})", MESSAGES * OCTETS)), "{status}");
+    server.check()?;
+    server.stop()
+}
+
+#[test]
 fn no_name_becomes_a_path() -> Result<()> {
     let mut server = server_with_joe()?;
     let before = names_below(server.root())?;

@@ -7,8 +7,8 @@
 
 mod spool;
 
-pub(crate) use spool::facts_of;
 pub use spool::{Spool, Spooled};
+pub(crate) use spool::{Waiting, facts_of};
 
 use crate::account::Account;
 use crate::committer::TailEntry;
@@ -93,6 +93,11 @@ pub struct Appended {
 }
 
 impl Account {
+    /// Begins to take a message for this account.
+    pub fn spool(&self) -> Spool {
+        Spool::new(&self.store, Some(self.id()))
+    }
+
     /// Puts messages into a mailbox, all or none of them. When it returns they are on stable storage.
     pub async fn append(&self, to: MailboxId, messages: Vec<NewMessage>) -> Result<Appended, StoreError> {
         let appended = self.append_along(to, messages, Vec::new(), Along::Nothing).await?;

@@ -9,7 +9,7 @@ pub(crate) use opening::{
 };
 
 use crate::account::Account;
-use crate::append::Spool;
+use crate::append::{Spool, Waiting};
 use crate::background::Rounds;
 use crate::committer::{CommitError, Committer, Pending};
 use crate::compaction::{Pace, When};
@@ -128,6 +128,7 @@ struct Inner {
     full: AtomicBool,
     /// Octets that have come in since the start.
     arrived: AtomicU64,
+    waiting: Waiting,
     /// Accounts that come from other homes, and those that have gone: what is done to them.
     berths: Berths,
 }
@@ -269,9 +270,20 @@ impl Store {
         }
     }
 
-    /// Begins to take a message.
+    /// Begins to take a message. Where the account is known for which it comes, [`Account::spool`] bounds what waits in
+    /// memory.
     pub fn spool(&self) -> Spool {
-        Spool::new(self)
+        Spool::new(self, None)
+    }
+
+    /// Octets of what is known of messages that wait to be appended, in all commands of the server: their envelopes and
+    /// structures. Those are in memory, so whoever takes many messages at once looks at this.
+    pub fn octets_known_waiting(&self) -> u64 {
+        self.waiting().octets_known()
+    }
+
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.0.waiting
     }
 
     /// Makes an account with its first mailboxes, in one step. `AlreadyExists` if the id has one.

@@ -37,6 +37,7 @@ use rookery_kv::files::{FileLayer, VolumeFile};
 use rookery_types::StoreId;
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -118,6 +119,18 @@ pub(crate) struct Placed {
     pub(crate) locator: Locator,
     /// Octets with the header.
     pub(crate) stored: u32,
+}
+
+impl Placed {
+    /// Octets of a message that was written as it is.
+    pub(crate) fn read(&self, range: Range<u64>) -> Result<Vec<u8>, VolumeError> {
+        let octets = range.end.saturating_sub(range.start);
+        let mut read = vec![0; usize::try_from(octets).unwrap_or(usize::MAX)];
+        if !self.volume.read_exact(&mut read, self.locator.offset + RECORD_HEADER + range.start)? {
+            return Err(self.volume.io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(read)
+    }
 }
 
 /// All volumes of a store.

@@ -2,7 +2,8 @@
 //! begins, too: `replace.rs`.
 //!
 //! Invariants:
-//! - A message is never whole in memory: its octets go to the store's spool as they come.
+//! - A message is never whole in memory: its octets go to the store's spool as they come. Of many that come with one
+//!   command, what waits in memory is bounded.
 //! - What can be refused is refused before the client sends the message.
 //! - A message's octets are kept as they came, 8-bit octets in headers included. But parts with NUL, which only a literal8
 //!   brings, are in base64 from then on: BODY[..] could not be sent else, and BODYSTRUCTURE must say how it is sent
@@ -25,7 +26,7 @@ use crate::wire::{Wire, closed};
 use rookery_codec::imap::command::{AppendLiteral, AppendMessage, AppendSource, Replaced};
 use rookery_codec::imap::server::{Bad, Decoded};
 use rookery_codec::imap::{Code, Tag, WireName};
-use rookery_store::{Appended, Held, NewMessage, Spool, Spooled, StoreError, Whereabouts};
+use rookery_store::{Account, Appended, Held, NewMessage, Spool, Spooled, Store, StoreError, Whereabouts};
 use rookery_types::{Flag, InternalDate, Keyword, NodeId, OperationId, Rights, SystemFlags};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -115,7 +116,7 @@ impl Beginning<'_> {
                 wire.replay = Replay::of_beginning(tag, *replaced, mailbox, first).map(Box::new);
             }
             // Some of the parts have been read by the decoder already; so what is made of them is said anew.
-            AppendSource::Catenate => match come(wire, user, self.current, self.first.clone()).await {
+            AppendSource::Catenate => match come(wire, user, self.current, None, self.first.clone()).await {
                 Ok(come) => wire.replay = self.whole(come, None),
                 Err(failure) => return failure,
             },
@@ -137,21 +138,56 @@ impl Beginning<'_> {
     }
 }
 
-/// Takes the messages of a command.
+/// Octets of what is known of the messages of one command, which wait in memory: some 1.5 KiB of an ordinary one.
+const KNOWN_OCTETS_MAX: u64 = 32 << 20;
+/// The same of all commands, beyond which none takes a second message.
+const KNOWN_IN_ALL_MAX: u64 = 128 << 20;
+
+/// What is known of the messages of one command, as octets in memory.
+#[derive(Default)]
+pub(super) struct Known {
+    octets: u64,
+    messages: u64,
+}
+
+impl Known {
+    /// One more message has come. Err: there is no room for what is known of more.
+    pub(super) fn add(&mut self, message: &Spooled, store: &Store) -> Result<(), Answer> {
+        self.octets = self.octets.saturating_add(message.octets_known());
+        self.messages += 1;
+        let is_full = self.octets > KNOWN_OCTETS_MAX || store.octets_known_waiting() > KNOWN_IN_ALL_MAX;
+        // Nobody is kept from adding one.
+        match is_full && self.messages > 1 {
+            true => Err(too_many()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Takes the messages of a command. `owner`: the account that they are for, if that is here.
 pub(super) async fn come(
     wire: &mut Wire,
     user: &User,
     current: Current<'_>,
+    owner: Option<&Account>,
     first: AppendMessage,
 ) -> Result<Vec<Come>, Failure> {
     let mut come = Vec::new();
+    let mut known = Known::default();
     let mut announced = first;
     loop {
         if let Err(answer) = acceptable(user, &announced, come.len()) {
             wire.decoder.refuse_append();
             return Err(answer.into());
         }
-        let (body, more) = receive(wire, user, current, announced.source).await?;
+        let spool = owner.map_or_else(|| user.services.store.spool(), Account::spool);
+        let (body, more) = receive(wire, user, current, spool, announced.source).await?;
+        if let Err(answer) = known.add(&body, &user.services.store) {
+            if more {
+                refuse_rest(wire).await?;
+            }
+            return Err(answer.into());
+        }
         come.push((announced, body));
         if !more {
             return Ok(come);
@@ -228,7 +264,7 @@ async fn append_here(
             return Err(failure);
         }
     };
-    let come = come(wire, user, current, first.clone()).await?;
+    let come = come(wire, user, current, Some(&found.account), first.clone()).await?;
     let new = |(announced, body): &Come| message(body.clone(), announced.clone(), found.rights);
     let mut messages: Vec<NewMessage> = come.iter().map(new).collect();
     // All of it is done here, or none: then the new home of the account is sent it.
@@ -294,6 +330,10 @@ pub(super) fn too_big() -> Answer {
     Answer::no(Code::TooBig, "The message is larger than is taken")
 }
 
+pub(super) fn too_many() -> Answer {
+    Answer::no(Code::Limit, "Those are more messages than can be taken at once; send fewer")
+}
+
 fn acceptable(user: &User, message: &AppendMessage, so_far: usize) -> Result<(), Answer> {
     // A session at another home has counted, or copies.
     if !user.is_guest && so_far >= user.services.config.append_messages_max {
@@ -322,18 +362,19 @@ fn acceptable_octets(user: &User, literal: AppendLiteral, so_far: u64) -> Result
     }
 }
 
-/// Takes one message, in one piece or of many parts. Says whether there is more behind it.
+/// Takes one message into a spool, in one piece or of many parts. Says whether there is more behind it.
 pub(super) async fn receive(
     wire: &mut Wire,
     user: &User,
     current: Current<'_>,
+    spool: Spool,
     source: AppendSource,
 ) -> Result<(Spooled, bool), Failure> {
     if let AppendSource::Literal(_) = source {
         wire.decoder.accept_append();
     }
     // An error when something has gone wrong: the rest of the literal is read and dropped, to stay in step.
-    let mut spool: Result<Spool, Failure> = Ok(user.services.store.spool());
+    let mut spool: Result<Spool, Failure> = Ok(spool);
     loop {
         match wire.next().await? {
             Decoded::AppendData(octets) => {

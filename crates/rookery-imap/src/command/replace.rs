@@ -251,7 +251,8 @@ async fn put(
     // Numbers may change while the client sends.
     let message_of = Replaced { uid: true, message: SetEnd::Number(uid.get()) };
     let beginning = Beginning { replaced: Some(message_of), ..beginning };
-    let mut all = come(wire, user, current, beginning.first.clone()).await?;
+    let owner = found.as_ref().map(|found| &found.account);
+    let mut all = come(wire, user, current, owner, beginning.first.clone()).await?;
     // Rights may have gone meanwhile, and accounts too; then all of it is done at the new home.
     let guard = match from {
         (Some(selected), _) => match selected.mailbox.account().guard().await {

@@ -166,7 +166,7 @@ async fn conclude(
                 let mut all: Vec<Come> = whole.into_iter().collect();
                 if more {
                     let next = next_announced(wire).await?;
-                    all.extend(come(wire, user, beginning.current, next).await?);
+                    all.extend(come(wire, user, beginning.current, None, next).await?);
                 }
                 wire.replay = beginning.whole(all, None);
             } else if more {
@@ -405,7 +405,8 @@ impl Passing<'_> {
             wire.decoder.refuse_append();
             return Ok(Err(Sent::Answered(answer)));
         }
-        let made = receive(wire, self.user, self.beginning.current, message.source).await;
+        let spool = self.user.services.store.spool();
+        let made = receive(wire, self.user, self.beginning.current, spool, message.source).await;
         let (body, more) = match made {
             Ok(made) => made,
             Err(Failure::Refused(answer)) => return Ok(Err(self.refused(guest, message, *answer))),

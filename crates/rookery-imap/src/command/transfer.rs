@@ -3,8 +3,8 @@
 //!
 //! Invariants:
 //! - All messages arrive or none: the target's home takes them in one step.
-//! - No message is whole in memory here; at the home that takes them, small ones are until all have come. So that this
-//!   stays small, what one COPY takes has a bound.
+//! - No message is whole in memory here; at the home that takes them, what waits in memory until all have come is
+//!   bounded. What is found out about them waits there, so one COPY takes so many.
 //! - Messages of another home are read by a guest of its own, which nothing else uses: the client's view of the
 //!   selected mailbox stays as it was told.
 //!
@@ -29,14 +29,12 @@ use rookery_codec::imap::command::{
 };
 use rookery_codec::imap::types::LiteralKind;
 use rookery_codec::imap::{Code, Command, Condition, MessageSet, Response, WireName};
-use rookery_store::{Message, NewMessage, Spool};
+use rookery_store::{Message, NewMessage};
 use rookery_types::{NodeId, Uid, UidSet, UidValidity};
 use source::{Carried, Here, Source, There};
 
 /// Messages that one COPY takes.
-const MESSAGES_MAX: usize = 10_000;
-/// Octets that it takes, if they are of more than one message.
-const OCTETS_MAX: u64 = 64 << 20;
+const MESSAGES_MAX: usize = 50_000;
 
 /// Why nothing was copied.
 enum Broken {
@@ -207,20 +205,13 @@ async fn carry(
 
 /// Counts what one COPY takes.
 #[derive(Default)]
-struct Bound {
-    messages: usize,
-    octets: u64,
-}
+struct Bound(usize);
 
 impl Bound {
-    fn add(&mut self, message: &Carried) -> Result<(), Answer> {
-        self.messages += 1;
-        self.octets = self.octets.saturating_add(message.octets);
-        match self.messages > MESSAGES_MAX || (self.messages > 1 && self.octets > OCTETS_MAX) {
-            true => {
-                let text = "That is more than can be copied to another server at once; copy fewer messages";
-                Err(Answer::no(Code::Limit, text))
-            }
+    fn add(&mut self) -> Result<(), Answer> {
+        self.0 += 1;
+        match self.0 > MESSAGES_MAX {
+            true => Err(append::too_many()),
             false => Ok(()),
         }
     }
@@ -234,16 +225,17 @@ async fn take(
     source: &mut Source,
     found: Found,
 ) -> Result<Answer, Broken> {
-    let mut bound = Bound::default();
+    let (mut bound, mut known) = (Bound::default(), append::Known::default());
     let mut from = UidSet::new();
     let mut messages: Vec<NewMessage> = Vec::new();
     while let Some(message) = source.next().await? {
-        bound.add(&message)?;
-        let mut spool: Spool = user.services.store.spool();
+        bound.add()?;
+        let mut spool = found.account.spool();
         while let Some(octets) = source.octets().await? {
             spool.push(&octets)?;
         }
         let body = spool.finished_without_nul().await?;
+        known.add(&body, &user.services.store)?;
         from.insert_uid(message.uid);
         let announced = announced(&message);
         messages.push(append::message(body, announced, found.rights));
@@ -287,7 +279,7 @@ async fn hand_over(
     let mut from = UidSet::new();
     let mut taker: Option<(Guest, AppendEncoder)> = None;
     while let Some(message) = source.next().await? {
-        bound.add(&message)?;
+        bound.add()?;
         let mut announced = announced(&message);
         let (guest, _) = match &mut taker {
             Some(open) => {
@@ -321,7 +313,7 @@ async fn hand_over(
             guest.flush_if_full().await.map_err(early)?;
         }
         from.insert_uid(message.uid);
-        progress.note(wire, bound.messages, source.whole()).await?;
+        progress.note(wire, bound.0, source.whole()).await?;
     }
     let Some((mut guest, encoder)) = taker else {
         return Ok(Answer::no(Code::ExpungeIssued, "The messages are gone"));
@@ -348,26 +340,4 @@ async fn hand_over(
         }
         _ => answer,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rookery_types::InternalDate;
-
-    #[test]
-    fn one_message_may_be_of_any_size_and_many_may_not() {
-        let message = |octets| Carried {
-            uid: Uid::new(1).unwrap(),
-            octets,
-            flags: vec![],
-            date: InternalDate::new(0, 0).unwrap(),
-        };
-        let mut bound = Bound::default();
-        assert!(bound.add(&message(OCTETS_MAX + 1)).is_ok());
-        assert_eq!(bound.add(&message(1)).unwrap_err().code, Some(Code::Limit));
-        let mut bound = Bound { messages: MESSAGES_MAX - 1, octets: 0 };
-        assert!(bound.add(&message(1)).is_ok());
-        assert_eq!(bound.add(&message(1)).unwrap_err().code, Some(Code::Limit));
-    }
 }

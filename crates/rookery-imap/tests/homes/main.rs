@@ -15,6 +15,7 @@ mod guests;
 mod harness;
 #[path = "../imap/listing.rs"]
 mod listing;
+mod many;
 #[path = "../imap/metadata.rs"]
 mod metadata;
 mod moving;

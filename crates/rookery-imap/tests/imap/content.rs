@@ -237,3 +237,24 @@ async fn appends_have_limits() {
     assert_eq!(heard, ["h NO [LIMIT] Too many messages in one APPEND"]);
     assert_eq!(client.command("i STATUS INBOX (MESSAGES)").await[0], "* STATUS INBOX (MESSAGES 2)");
 }
+
+#[tokio::test]
+async fn what_is_known_of_many_messages_has_its_limit() {
+    let site = Site::new().await;
+    let mut client = site.login("ann").await;
+    let part = "--b\r\nContent-Type: text/plain; name=\"a part of many\"\r\n\r\nx\r\n";
+    let mut body = "Content-Type: multipart/mixed; boundary=b\r\n\r\n".to_owned() + &part.repeat(9_000);
+    body += "--b--\r\n";
+    // One of them is taken whatever is known of it; of 60 that is far more than may wait in memory.
+    let mut octets = b"a APPEND INBOX".to_vec();
+    for _ in 0..60 {
+        octets.extend_from_slice(format!(" {{{}+}}\r\n{body}", body.len()).as_bytes());
+    }
+    client.send_octets(&octets).await;
+    client.send_octets(b"\r\n").await;
+    let heard = client.until("a ").await;
+    assert_eq!(heard, ["a NO [LIMIT] Those are more messages than can be taken at once; send fewer"]);
+    client.send_octets(format!("b APPEND INBOX {{{}+}}\r\n{body}\r\n", body.len()).as_bytes()).await;
+    assert!(client.until("b ").await[0].starts_with("b OK"));
+    assert_eq!(client.command("c STATUS INBOX (MESSAGES)").await[0], "* STATUS INBOX (MESSAGES 1)");
+}

@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A message of up to [`MEMORY_OCTETS_MAX`] waits in memory; a larger one in its own volume, so taking one of
 //!   50 MB takes no more memory than one of half a megabyte.
+//! - When whole messages of [`WAITING_OCTETS_MAX`] wait in memory, in all commands of the server, further ones for an
+//!   account that is known wait in its volume, where nothing refers to them until they are appended.
 //! - ENVELOPE, BODYSTRUCTURE and what else is asked of many messages are found out while the octets come.
 
 use crate::error::StoreError;
@@ -15,9 +17,12 @@ use rookery_mime::{Limits, Scanned, Scanner};
 use rookery_types::{AccountId, ContentId};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Octets of a message that wait in memory.
 const MEMORY_OCTETS_MAX: usize = 512 * 1024;
+/// Octets of whole messages that wait in memory.
+const WAITING_OCTETS_MAX: u64 = 16 << 20;
 /// Messages of more octets are finished on a thread that may block.
 const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 /// Message-IDs of one message that are looked at for its thread.
@@ -29,6 +34,8 @@ const REFERENCES_MAX: usize = 30;
 /// A message on its way in.
 pub struct Spool {
     store: Store,
+    /// The account that it is for, if that is known.
+    owner: Option<AccountId>,
     scanner: Scanner,
     hasher: blake3::Hasher,
     memory: Vec<u8>,
@@ -38,8 +45,43 @@ pub struct Spool {
 }
 
 enum Body {
-    Memory(Bytes),
+    /// With how much room that takes.
+    Memory(Bytes, #[allow(dead_code, reason = "it counts until it is dropped")] Counted),
+    /// A record of this account that nothing refers to yet.
+    Stowed(AccountId, Placed),
     Large(LargeBody),
+}
+
+/// What waits in memory to be appended, in all commands of the server.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    /// Octets of whole messages.
+    messages: Arc<AtomicU64>,
+    /// Octets of what is known of messages.
+    known: Arc<AtomicU64>,
+}
+
+impl Waiting {
+    /// Octets of what is known of messages, wherever their own octets are.
+    pub(crate) fn octets_known(&self) -> u64 {
+        self.known.load(Ordering::Relaxed)
+    }
+}
+
+/// Octets that are counted until this is dropped.
+struct Counted(u64, Arc<AtomicU64>);
+
+impl Counted {
+    fn new(octets: usize, count: &Arc<AtomicU64>) -> Counted {
+        count.fetch_add(octets as u64, Ordering::Relaxed);
+        Counted(octets as u64, count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.1.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 struct Taken {
@@ -47,6 +89,7 @@ struct Taken {
     size: u32,
     message_id: Option<Box<str>>,
     facts: Facts,
+    known: Counted,
     body: Body,
 }
 
@@ -75,12 +118,21 @@ impl Spooled {
     pub fn read(&self, from: u64, octets: usize) -> Result<Bytes, StoreError> {
         let end = from.saturating_add(octets as u64);
         match &self.0.body {
-            Body::Memory(all) => {
+            Body::Memory(all, _) => {
                 let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(all.len());
                 Ok(all.slice(at(from)..at(end)))
             }
+            Body::Stowed(_, placed) => {
+                let size = u64::from(self.0.size);
+                Ok(placed.read(from.min(size)..end.min(size))?.into())
+            }
             Body::Large(large) => Ok(large.read(from..end)?.into()),
         }
+    }
+
+    /// Octets of what was found out about it, which stay in memory until it is appended.
+    pub fn octets_known(&self) -> u64 {
+        self.0.known.0
     }
 
     /// What is kept of it.
@@ -96,15 +148,21 @@ impl Spooled {
     /// Puts its octets into a volume of the account's.
     pub(super) fn place(&self, store: &Store, account: AccountId) -> Result<Placed, StoreError> {
         Ok(match &self.0.body {
-            Body::Memory(octets) => store.volumes().append(account, self.0.content, octets)?,
+            Body::Memory(octets, _) => store.volumes().append(account, self.0.content, octets)?,
+            Body::Stowed(owner, placed) if *owner == account => placed.clone(),
+            Body::Stowed(_, placed) => {
+                let octets = placed.read(0..self.0.size.into())?;
+                store.volumes().append(account, self.0.content, &octets)?
+            }
             Body::Large(large) => large.place(account, self.0.content)?,
         })
     }
 }
 
 impl Spool {
-    pub(crate) fn new(store: &Store) -> Spool {
+    pub(crate) fn new(store: &Store, owner: Option<AccountId>) -> Spool {
         Spool {
+            owner,
             scanner: Scanner::new(Limits::default()),
             hasher: blake3::Hasher::new_keyed(store.secret()),
             memory: Vec::new(),
@@ -170,8 +228,8 @@ impl Spool {
         if !self.has_nul {
             return self.finish();
         }
-        let Spool { store, scanner, memory, large, .. } = self;
-        let mut made = store.spool();
+        let Spool { store, owner, scanner, memory, large, .. } = self;
+        let mut made = Spool::new(&store, owner);
         let read = |range: Range<u64>| -> Result<Vec<u8>, StoreError> {
             if let Some(large) = &large {
                 return Ok(large.read(range)?);
@@ -188,17 +246,28 @@ impl Spool {
         let size = u32::try_from(self.size).map_err(|_| StoreError::TooLarge(u32::MAX.into()))?;
         let mut content = [0; 16];
         content.copy_from_slice(&self.hasher.finalize().as_bytes()[..16]);
+        let content = ContentId(content);
         let scanned = self.scanner.finish();
         let message_id = scanned.facts().message_id.map(String::into_boxed_str);
         let facts = facts_of(&scanned);
+        let waiting = self.store.waiting();
         let body = match self.large {
             Some(mut large) => {
                 large.end()?;
                 Body::Large(large)
             }
-            None => Body::Memory(self.memory.into()),
+            None => match self.owner {
+                Some(owner) if waiting.messages.load(Ordering::Relaxed) >= WAITING_OCTETS_MAX => {
+                    Body::Stowed(owner, self.store.volumes().append(owner, content, &self.memory)?)
+                }
+                _ => {
+                    let room = Counted::new(self.memory.capacity(), &waiting.messages);
+                    Body::Memory(self.memory.into(), room)
+                }
+            },
         };
-        Ok(Spooled(Arc::new(Taken { content: ContentId(content), size, message_id, facts, body })))
+        let known = Counted::new(facts.octets(), &waiting.known);
+        Ok(Spooled(Arc::new(Taken { content, size, message_id, facts, known, body })))
     }
 }
 

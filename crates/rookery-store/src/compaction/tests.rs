@@ -446,3 +446,62 @@ async fn a_large_message_in_one_piece_is_checked_at_its_end() {
     drop(mailbox);
     store.close().await;
 }
+
+#[tokio::test]
+async fn what_waits_in_a_volume_is_there_when_it_is_appended() {
+    let disk = SimDisk::new(77);
+    let store = open(&disk);
+    for n in [1, 2] {
+        let mailboxes = vec![(MailboxPath::inbox(), Vec::new())];
+        store.create_account(id(n), NewAccount { mailboxes, ..NewAccount::default() }).await.unwrap();
+    }
+    let account = store.account(id(1)).await.unwrap();
+    let come = |n: usize| {
+        let body: Vec<u8> = text(n).into_iter().cycle().take(500_000).collect();
+        let mut spool = account.spool();
+        spool.push(&body).unwrap();
+        (body, spool.finish().unwrap())
+    };
+    let compacted = async || {
+        store.volumes().end_arrivals(1).unwrap();
+        compact(&store, When::Now).await.unwrap();
+    };
+    let waiting: Vec<_> = (0..50).map(come).collect();
+    let stowed = octets(&disk);
+    assert!((7 << 20..9 << 20).contains(&stowed), "16 MiB are in memory, {stowed} octets in volumes");
+    compacted().await;
+    assert_eq!(octets(&disk), stowed, "somebody needs them");
+    for (body, spooled) in &waiting {
+        assert!(*body == spooled.read(0, body.len() + 1).unwrap());
+        assert!(body[499_990..] == spooled.read(499_990, 100).unwrap() && spooled.octets_known() > 100);
+    }
+    let new = |spooled: &crate::append::Spooled| NewMessage {
+        body: spooled.clone(),
+        flags: SystemFlags::NONE,
+        keywords: Vec::new(),
+        date: InternalDate::from_unix(1),
+    };
+    let inbox = account.tree().get(&MailboxPath::inbox()).unwrap();
+    account.append(inbox, waiting.iter().map(|(_, spooled)| new(spooled)).collect()).await.unwrap();
+    assert!(octets(&disk) < 26 << 20, "nothing was written twice");
+    // For others they are copied.
+    let other = store.account(id(2)).await.unwrap();
+    let inbox = other.tree().get(&MailboxPath::inbox()).unwrap();
+    other.append(inbox, waiting[48..].iter().map(|(_, spooled)| new(spooled)).collect()).await.unwrap();
+    let mut all: Vec<Vec<u8>> = waiting.iter().map(|(body, _)| body.clone()).collect();
+    all.extend_from_within(48..);
+    all.sort();
+    drop(waiting);
+    compacted().await;
+    assert!(observed(&store).await == all);
+    // What is given up goes.
+    let before = octets(&disk);
+    drop((100..150).map(come).collect::<Vec<_>>());
+    assert!(octets(&disk) > before + (7 << 20));
+    compacted().await;
+    assert!(octets(&disk) <= before);
+    assert_eq!(findings(&store, &disk), []);
+    store.close().await;
+    disk.power_loss();
+    assert!(observed(&open(&disk)).await == all);
+}

@@ -69,6 +69,13 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Octets that they take in memory, about.
+    pub(crate) fn octets(&self) -> usize {
+        let Facts { envelope, body_structure, body, structure, message_ids, .. } = self;
+        let ids: usize = message_ids.iter().map(|id| size_of::<String>() + id.len()).sum();
+        size_of::<Facts>() + envelope.len() + body_structure.len() + body.len() + structure.len() + ids
+    }
+
     pub(crate) fn encode(&self, key: &[u8]) -> Bytes {
         let mut e = Encoder::new(1);
         e.octets(&self.envelope).octets(&self.body_structure).octets(&self.body).octets(&self.structure);

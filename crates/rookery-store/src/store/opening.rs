@@ -1,6 +1,7 @@
 //! Opening a store: what it says of itself, whether it is whole, and what a crash has left to be done.
 
 use super::{Inner, Store, StoreOptions, random};
+use crate::append::Waiting;
 use crate::committer::{Committer, TailEntry, decode_tail};
 use crate::encoding::{Damaged, Encoder, open, seal};
 use crate::error::StoreError;
@@ -154,6 +155,7 @@ impl Store {
             compacting: tokio::sync::Mutex::default(),
             full: AtomicBool::new(false),
             arrived: AtomicU64::new(0),
+            waiting: Waiting::default(),
             berths: Berths::default(),
         }));
         store.look_at_the_disk();
