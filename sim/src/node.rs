@@ -231,6 +231,8 @@ impl Live {
             // Small, so that they fill and are compacted.
             volume_octets: 32 << 10,
             pack_octets_min: 4 << 10,
+            // Messages wait in memory, or in volumes.
+            waiting_octets_max: if world.plan.seed.is_multiple_of(2) { 0 } else { 16 << 20 },
             by_steps: true,
             ..StoreOptions::default()
         };

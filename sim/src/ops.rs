@@ -216,7 +216,7 @@ async fn done(live: &Live, question: Question) -> Result<Answer, Answer> {
     }
     let id = id.ok_or_else(|| Answer::NoSuch(place.to_string()))?;
     match work {
-        Work::Append(token, keywords) => append(live, &account, id, token, &keywords).await,
+        Work::Append(token, keywords) => append(&account, id, token, &keywords).await,
         Work::Drop => account.delete(id).await.map(|()| Answer::done()).map_err(Answer::from),
         Work::Rename(to) => {
             let to = MailboxPath::new(&to).map_err(|error| Answer::No(error.to_string()))?;
@@ -241,14 +241,8 @@ fn gone() -> Answer {
     Answer::NoSuch("the mailbox is gone".to_owned())
 }
 
-async fn append(
-    live: &Live,
-    account: &Account,
-    to: MailboxId,
-    token: u64,
-    keywords: &[String],
-) -> Result<Answer, Answer> {
-    let mut spool = live.store.spool();
+async fn append(account: &Account, to: MailboxId, token: u64, keywords: &[String]) -> Result<Answer, Answer> {
+    let mut spool = account.spool();
     spool.push(&octets(token))?;
     let keywords = keywords.iter().filter_map(|word| Keyword::new(word)).collect();
     let (flags, date) = (SystemFlags::NONE, InternalDate::from_unix(77));

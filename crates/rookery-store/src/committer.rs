@@ -88,6 +88,8 @@ pub(crate) struct Pending {
     /// The volumes its bodies are in.
     pub(crate) volumes: Vec<Arc<Volume>>,
     pub(crate) tail: Vec<TailEntry>,
+    /// The first of its bodies that had waited for it.
+    pub(crate) back: Option<Locator>,
     /// By how much the octets in use of a volume change.
     pub(crate) live: Vec<(u32, i64)>,
     /// Makes the change visible.
@@ -417,6 +419,7 @@ impl Worker {
         let mut batch = Batch::new();
         let mut volumes: Vec<Arc<Volume>> = Vec::new();
         let mut tail = Vec::new();
+        let mut back: Option<Locator> = None;
         let mut live: BTreeMap<u32, i64> = BTreeMap::new();
         for (number, pending) in (0..).zip(group.iter_mut()) {
             batch.append(std::mem::take(&mut pending.batch));
@@ -425,6 +428,7 @@ impl Worker {
                     volumes.push(volume);
                 }
             }
+            back = back.into_iter().chain(pending.back).min();
             tail.extend(pending.tail.drain(..).map(|entry| TailEntry { batch: number, ..entry }));
             for (volume, octets) in pending.live.drain(..) {
                 *live.entry(volume).or_default() += octets;
@@ -436,6 +440,12 @@ impl Worker {
         if !volumes.is_empty() {
             for volume in &volumes {
                 self.volumes.mark(self.group, volume.number).map_err(|e| describe(&e))?;
+            }
+        }
+        if let Some(back) = back {
+            let volume = self.volumes.mark_back(self.group, back).map_err(|e| describe(&e))?;
+            if !volumes.iter().any(|known| known.number == volume.number) {
+                volumes.push(volume);
             }
         }
         let gone = || "the volume sync thread is gone".to_string();

@@ -50,6 +50,8 @@ pub struct StoreOptions {
     pub volume_octets: u64,
     /// The largest message taken.
     pub message_octets_max: u64,
+    /// Octets of whole messages that wait in memory to be appended, in all commands; further ones wait in volumes.
+    pub waiting_octets_max: u64,
     /// Octets of messages that stay in memory: half for those that were read from chunks, half for what is known of
     /// closed mailboxes.
     pub hot_octets_max: usize,
@@ -80,6 +82,7 @@ impl Default for StoreOptions {
             retention: Duration::from_secs(7 * 86_400),
             volume_octets: 128 << 20,
             message_octets_max: 64 << 20,
+            waiting_octets_max: 16 << 20,
             hot_octets_max: 64 << 20,
             background: Some(Duration::from_secs(1)),
             log_entries: 100_000,

@@ -22,7 +22,7 @@ mod record;
 mod tests;
 
 pub(crate) use header::{
-    Coding, FILE_HEADER, Purpose, RECORD_HEADER, RecordHeader, RecordKind, decode_file_header,
+    Coding, FILE_HEADER, Mark, Purpose, RECORD_HEADER, RecordHeader, RecordKind, decode_file_header,
     encode_file_header, name, number,
 };
 pub(crate) use large::LargeBody;
@@ -119,9 +119,16 @@ pub(crate) struct Placed {
     pub(crate) locator: Locator,
     /// Octets with the header.
     pub(crate) stored: u32,
+    /// It was written before its change began, and others may have been made durable since.
+    pub(crate) waited: bool,
 }
 
 impl Placed {
+    /// The same record, which has waited for its change.
+    pub(crate) fn after_a_while(&self) -> Placed {
+        Placed { waited: true, ..self.clone() }
+    }
+
     /// Octets of a message that was written as it is.
     pub(crate) fn read(&self, range: Range<u64>) -> Result<Vec<u8>, VolumeError> {
         let octets = range.end.saturating_sub(range.start);
@@ -372,7 +379,7 @@ fn remember(open: &mut HashMap<u32, Arc<Volume>>, volume: &Arc<Volume>) {
 
 fn placed(volume: Arc<Volume>, offset: u64, octets: u64) -> Placed {
     let locator = Locator { volume: volume.number, offset };
-    Placed { volume, locator, stored: u32::try_from(octets).unwrap_or(u32::MAX) }
+    Placed { volume, locator, stored: u32::try_from(octets).unwrap_or(u32::MAX), waited: false }
 }
 
 /// Reads octets as a packed message and as the table of one.

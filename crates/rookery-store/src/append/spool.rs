@@ -3,8 +3,9 @@
 //! Invariants:
 //! - A message of up to [`MEMORY_OCTETS_MAX`] waits in memory; a larger one in its own volume, so taking one of
 //!   50 MB takes no more memory than one of half a megabyte.
-//! - When whole messages of [`WAITING_OCTETS_MAX`] wait in memory, in all commands of the server, further ones for an
-//!   account that is known wait in its volume, where nothing refers to them until they are appended.
+//! - When many whole messages wait in memory ([`StoreOptions::waiting_octets_max`](crate::StoreOptions)), in all commands
+//!   of the server, further ones for an account that is known wait in its volume, where nothing refers to them until they
+//!   are appended.
 //! - ENVELOPE, BODYSTRUCTURE and what else is asked of many messages are found out while the octets come.
 
 use crate::error::StoreError;
@@ -21,8 +22,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Octets of a message that wait in memory.
 const MEMORY_OCTETS_MAX: usize = 512 * 1024;
-/// Octets of whole messages that wait in memory.
-const WAITING_OCTETS_MAX: u64 = 16 << 20;
 /// Messages of more octets are finished on a thread that may block.
 const FINISH_INLINE_OCTETS: u64 = 256 * 1024;
 /// Message-IDs of one message that are looked at for its thread.
@@ -149,12 +148,18 @@ impl Spooled {
     pub(super) fn place(&self, store: &Store, account: AccountId) -> Result<Placed, StoreError> {
         Ok(match &self.0.body {
             Body::Memory(octets, _) => store.volumes().append(account, self.0.content, octets)?,
-            Body::Stowed(owner, placed) if *owner == account => placed.clone(),
+            Body::Stowed(owner, placed) if *owner == account => placed.after_a_while(),
             Body::Stowed(_, placed) => {
                 let octets = placed.read(0..self.0.size.into())?;
                 store.volumes().append(account, self.0.content, &octets)?
             }
-            Body::Large(large) => large.place(account, self.0.content)?,
+            Body::Large(large) => {
+                let placed = large.place(account, self.0.content)?;
+                match store.volumes().arrives_behind(placed.volume.number) {
+                    true => placed.after_a_while(),
+                    false => placed,
+                }
+            }
         })
     }
 }
@@ -250,14 +255,14 @@ impl Spool {
         let scanned = self.scanner.finish();
         let message_id = scanned.facts().message_id.map(String::into_boxed_str);
         let facts = facts_of(&scanned);
-        let waiting = self.store.waiting();
+        let (waiting, waiting_max) = (self.store.waiting(), self.store.options().waiting_octets_max);
         let body = match self.large {
             Some(mut large) => {
                 large.end()?;
                 Body::Large(large)
             }
             None => match self.owner {
-                Some(owner) if waiting.messages.load(Ordering::Relaxed) >= WAITING_OCTETS_MAX => {
+                Some(owner) if waiting.messages.load(Ordering::Relaxed) >= waiting_max => {
                     Body::Stowed(owner, self.store.volumes().append(owner, content, &self.memory)?)
                 }
                 _ => {

@@ -3,7 +3,7 @@
 use super::CheckError;
 use crate::append::facts_of;
 use crate::records::{Facts, Locator};
-use crate::volume::{Purpose, RECORD_HEADER, RecordHeader, RecordKind, VolumeError, Volumes};
+use crate::volume::{Mark, Purpose, RECORD_HEADER, RecordHeader, RecordKind, VolumeError, Volumes};
 use rookery_kv::files::FileLayer;
 use rookery_mime::{Limits, Scanner};
 use rookery_types::{AccountId, ContentId, StoreId};
@@ -124,6 +124,7 @@ impl Index {
     /// them.
     pub(super) fn since(&mut self, group: u64) -> Result<BTreeMap<AccountId, Vec<Stored>>, CheckError> {
         let mut start = Locator { volume: 0, offset: 0 };
+        let mut back: Option<Locator> = None;
         let mut found: Vec<(u64, Stored)> = Vec::new();
         for number in self.volumes.numbers().map_err(CheckError::Volumes)? {
             // What is there came long before it was packed.
@@ -136,9 +137,13 @@ impl Index {
                 match header.kind {
                     // Octets are written before their group begins, so the last but one mark is the safe one.
                     RecordKind::Mark => {
-                        let marked = header.content.0.first_chunk().map(|o| u64::from_le_bytes(*o));
-                        if marked.is_some_and(|marked| marked.saturating_add(2) <= group) {
+                        let mark = Mark::decode(header.content);
+                        if mark.group.saturating_add(2) <= group {
                             start = start.max(locator);
+                        }
+                        // But some wait for theirs for long.
+                        if mark.group >= group {
+                            back = back.into_iter().chain(mark.back).min();
                         }
                     }
                     RecordKind::Content => {
@@ -150,8 +155,11 @@ impl Index {
             };
             self.volumes.scan(number, visit).map_err(volumes_error)?;
         }
+        let is_late = |(_, stored): &(u64, Stored)| {
+            stored.locator > start || back.is_some_and(|back| stored.locator >= back)
+        };
         let mut by_account: BTreeMap<AccountId, Vec<Stored>> = BTreeMap::new();
-        for (account, stored) in found.into_iter().filter(|(_, stored)| stored.locator > start) {
+        for (account, stored) in found.into_iter().filter(is_late) {
             let Some(id) = AccountId::new(account).filter(|id| self.is_whole(*id, &stored)) else { continue };
             by_account.entry(id).or_default().push(stored);
         }

@@ -317,6 +317,9 @@ impl Transaction<'_> {
     /// A body was written for this change: it is synced with it, and looked at after a crash.
     pub(crate) fn bring(&mut self, placed: &Placed, tail: TailEntry) {
         self.sync_with(placed);
+        if placed.waited {
+            self.pending.back = self.pending.back.into_iter().chain([placed.locator]).min();
+        }
         self.pending.tail.push(tail);
     }
 

@@ -9,7 +9,7 @@ use crate::keys;
 use crate::leaf::Source;
 use crate::records::Locator;
 use crate::travel::Berths;
-use crate::volume::{Purpose, RecordKind, Volumes};
+use crate::volume::{Mark, Purpose, RecordKind, Volumes};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rookery_kv::engine::{Batch, Engine, EngineError, Space, prefix_end};
@@ -313,7 +313,7 @@ pub(crate) fn last_mark(volumes: &Volumes) -> Result<u64, OpenError> {
         let mut last = None;
         let scanned = volumes.scan(number, |_, header| {
             if header.kind == RecordKind::Mark {
-                last = header.content.0.first_chunk().map(|octets| u64::from_le_bytes(*octets));
+                last = Some(Mark::decode(header.content).group);
             }
         });
         match (scanned, last) {

@@ -1,6 +1,7 @@
 //! The headers in a volume: its own, and that of each record.
 
 use super::packing::{FRAME_OCTETS, Table};
+use crate::records::Locator;
 use rookery_types::{ContentId, StoreId};
 
 /// Octets of a volume's own header.
@@ -81,6 +82,37 @@ pub(crate) enum Coding {
     WithDictionary(u16),
     /// Pieces of [`FRAME_OCTETS`], each as it is or one zstd frame, and behind them a table of the pieces.
     Framed,
+}
+
+/// What a mark says, where other records have a content id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Mark {
+    /// The engine had made this group durable when the mark was written.
+    pub(crate) group: u64,
+    /// The first body of the next group, if that was there before this one was durable.
+    pub(crate) back: Option<Locator>,
+}
+
+impl Mark {
+    pub(crate) fn encode(self) -> ContentId {
+        let mut octets = [0; 16];
+        octets[..8].copy_from_slice(&self.group.to_le_bytes());
+        if let Some(Locator { volume, offset }) = self.back {
+            octets[8..12].copy_from_slice(&volume.to_le_bytes());
+            // Volumes are far smaller than 4 GiB; from 0 on all of one is looked through.
+            octets[12..].copy_from_slice(&u32::try_from(offset).unwrap_or(0).to_le_bytes());
+        }
+        ContentId(octets)
+    }
+
+    pub(crate) fn decode(content: ContentId) -> Mark {
+        let [group, back] = [0, 8].map(|at| {
+            let octets = content.0.get(at..).and_then(|octets| octets.first_chunk());
+            octets.map_or(0, |octets| u64::from_le_bytes(*octets))
+        });
+        let volume = u32::try_from(back & u64::from(u32::MAX)).unwrap_or(0);
+        Mark { group, back: (volume > 0).then_some(Locator { volume, offset: back >> 32 }) }
+    }
 }
 
 /// A record's header.

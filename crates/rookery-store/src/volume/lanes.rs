@@ -10,9 +10,10 @@
 
 use super::record::dictionary_id;
 use super::{
-    Coding, FILE_HEADER, FRAME_OCTETS, Packer, Placed, Purpose, RECORD_HEADER, RecordHeader, RecordKind,
-    Volume, VolumeError, Volumes, aligned, packing, placed,
+    Coding, FILE_HEADER, FRAME_OCTETS, Mark, Packer, Placed, Purpose, RECORD_HEADER, RecordHeader,
+    RecordKind, Volume, VolumeError, Volumes, aligned, packing, placed,
 };
+use crate::records::Locator;
 use rookery_types::{AccountId, ContentId};
 use std::io;
 use std::sync::Arc;
@@ -60,6 +61,11 @@ impl Volumes {
     pub(crate) fn is_current(&self, number: u32) -> bool {
         let arrives = self.arrivals.lock().is(number);
         arrives || self.packed.lock().lane.is(number)
+    }
+
+    /// Whether what arrives now goes into a later volume.
+    pub(crate) fn arrives_behind(&self, number: u32) -> bool {
+        self.arrivals.lock().current.as_ref().is_some_and(|current| current.volume.number > number)
     }
 
     /// The last volume of an earlier run, from behind all that a crash may have left in it.
@@ -122,17 +128,7 @@ impl Volumes {
 
     /// Writes into a volume that is being written that the engine had made `group` durable.
     pub(crate) fn mark(&self, group: u64, number: u32) -> Result<(), VolumeError> {
-        let mut content = [0; 16];
-        content[..8].copy_from_slice(&group.to_le_bytes());
-        let header = RecordHeader {
-            kind: RecordKind::Mark,
-            account: 0,
-            content: ContentId(content),
-            coding: Coding::Raw,
-            stored: 0,
-            plain: 0,
-            crc: 0,
-        };
+        let header = mark_header(Mark { group, back: None });
         let room = |lane: &mut Lane| {
             let current = lane.current.as_mut().filter(|current| current.volume.number == number);
             current.map(|current| take_room(Some(current), RECORD_HEADER)).transpose()
@@ -145,6 +141,14 @@ impl Volumes {
             Some((volume, offset)) => write(volume, offset, &header, &[]).map(drop),
             None => Ok(()),
         }
+    }
+
+    /// Writes into the volume of arrivals that the engine had made `group` durable, and where the first body is of the
+    /// group that comes now. Gives the volume, which is to be synced.
+    pub(crate) fn mark_back(&self, group: u64, back: Locator) -> Result<Arc<Volume>, VolumeError> {
+        let (volume, offset) = self.reserve(RECORD_HEADER)?;
+        write(volume.clone(), offset, &mark_header(Mark { group, back: Some(back) }), &[])?;
+        Ok(volume)
     }
 
     /// Makes sure that there is a volume for what is packed. A new one gets the dictionary that `train` makes.
@@ -245,6 +249,18 @@ impl Volumes {
         let (volume, offset) = take_room(packed.lane.current.as_mut(), RECORD_HEADER + stored.len() as u64)?;
         drop(packed);
         write(volume, offset, &header, stored)
+    }
+}
+
+fn mark_header(mark: Mark) -> RecordHeader {
+    RecordHeader {
+        kind: RecordKind::Mark,
+        account: 0,
+        content: mark.encode(),
+        coding: Coding::Raw,
+        stored: 0,
+        plain: 0,
+        crc: 0,
     }
 }
 

@@ -280,3 +280,11 @@ fn writing_goes_on_in_both_volumes_after_a_restart() {
     third.remove(first.locator.volume).unwrap();
     assert_ne!(store(&third, Way::Arrived, &mail(5)).locator.volume, first.locator.volume);
 }
+
+#[test]
+fn marks_say_which_group_and_how_far_back() {
+    for back in [None, Some(Locator { volume: 7, offset: 134_217_720 })] {
+        let mark = Mark { group: u64::MAX - 5, back };
+        assert_eq!(Mark::decode(mark.encode()), mark);
+    }
+}

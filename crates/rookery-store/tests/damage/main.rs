@@ -487,6 +487,54 @@ async fn every_kind_of_record_and_every_damage() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
+/// The octets of many messages that come with one command, and of a large one that comes slowly, are in volumes while
+/// others are committed.
+#[tokio::test]
+async fn a_lost_end_with_messages_that_have_waited() {
+    let body = |n: u32| text(n, None).into_iter().cycle().take(500_000).collect::<Vec<u8>>();
+    let large = [body(70_000), body(70_001)].concat();
+    for many in [0, 40] {
+        let (image, before) = build().await;
+        let disk = image.disk();
+        let store = open(&disk);
+        let account = store.account(account_id(1)).await.expect("the account is there");
+        let inbox = account.tree().get(&MailboxPath::inbox()).expect("it has an INBOX");
+        let mut wanted = Vec::new();
+        let mut waiting = Vec::new();
+        let bodies = (60_000..60_000 + many).map(body).chain((many == 0).then(|| large.clone()));
+        for body in bodies {
+            let mut spool = account.spool();
+            spool.push(&body).expect("it is taken");
+            let (flags, date) = (SystemFlags::NONE, InternalDate::from_unix(1));
+            let body_of = spool.finish().expect("it is whole");
+            waiting.push(NewMessage { body: body_of, flags, keywords: Vec::new(), date });
+            wanted.push(body);
+        }
+        for n in 50_000..50_300 {
+            let new = message(&store, &text(n, None), SystemFlags::SEEN, &[]);
+            account.append(inbox, vec![new]).await.expect("it appends");
+            wanted.push(text(n, None));
+        }
+        account.append(inbox, waiting).await.expect("it appends");
+        let new = message(&store, &text(50_400, None), SystemFlags::SEEN, &[]);
+        account.append(inbox, vec![new]).await.expect("it appends");
+        store.close().await;
+        drop((account, store));
+        assert_eq!(disk.lose_suffix_of_durable(4), 4);
+        let engine = Arc::new(MemoryEngine::new(disk.clone()));
+        let found = check(&*engine, Arc::new(disk.files())).expect("check runs");
+        assert!(found.iter().any(|f| f.kind == "group"), "{found:#?}");
+        let report = repair(&*engine, Arc::new(disk.files())).expect("repair runs");
+        assert!(report.left.is_empty(), "{report}");
+        let after = mail(&open(&disk)).await;
+        assert_eq!(differences(&before, &after), 0);
+        for wanted in wanted {
+            let is_there = after.values().any(|(_, _, body)| *body == wanted);
+            assert!(is_there, "{many}: {} is lost", wanted[..60].escape_ascii());
+        }
+    }
+}
+
 /// The engine loses its newest commits: all mail is in the volumes, so all comes back.
 #[tokio::test]
 async fn a_lost_end_of_the_engine() {

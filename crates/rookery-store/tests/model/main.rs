@@ -22,6 +22,7 @@ fn options() -> StoreOptions {
         background: None,
         volume_octets: 20_000,
         pack_octets_min: 5000,
+        waiting_octets_max: 1000,
         annotations_max: 3,
         retention: Duration::ZERO,
         ..StoreOptions::default()

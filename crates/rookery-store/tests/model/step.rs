@@ -71,7 +71,7 @@ pub(crate) async fn step(
                 // Few bodies, so that contents are shared.
                 let length = [0, 10, 300, 3000][rng.below(4) as usize] + rng.below(3);
                 let body: Vec<u8> = (0..length).map(|i| b'a' + (i % 26) as u8).collect();
-                let mut spool = store.spool();
+                let mut spool = account.spool();
                 spool.push(&body).map_err(|_| Box::new(model.clone()))?;
                 let flags = SystemFlags::from_bits(rng.below(32) as u8).unwrap();
                 let keyword = format!("$k{}", rng.below(5));
@@ -187,7 +187,7 @@ pub(crate) async fn step(
                 to.messages.insert(to.uid_next, message);
                 to.uid_next += 1;
             }
-            let mut spool = store.spool();
+            let mut spool = account.spool();
             spool.push(&body).map_err(|_| Box::new(model.clone()))?;
             let body = spool.finish().map_err(|_| Box::new(model.clone()))?;
             let (flags, date) = (SystemFlags::NONE, InternalDate::from_unix(1_000_000));
