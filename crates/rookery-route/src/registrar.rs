@@ -584,7 +584,11 @@ impl Registrar {
         let mut seen: BTreeMap<AccountId, Instant> = BTreeMap::new();
         loop {
             match self.resolve(&before).await {
-                Ok(()) => before.clear(),
+                Ok(()) => {
+                    // What becomes of them from here on is something else.
+                    seen.retain(|id, _| before.iter().all(|resolved| resolved.id != *id));
+                    before.clear();
+                }
                 Err(error) => {
                     tracing::debug!(%error, "accounts that were left half done are not resolved yet")
                 }

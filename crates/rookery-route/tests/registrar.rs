@@ -114,7 +114,7 @@ async fn what_whoever_asked_has_given_up_is_resolved_by_its_home() {
         tokio::time::sleep(Duration::from_secs(50)).await;
         let entry = directory.look_up(&name).await.unwrap();
         assert!(matches!(entry.state, AccountState::Reserved { .. }), "it may still be made");
-        tokio::time::sleep(Duration::from_secs(30)).await;
+        tokio::time::sleep(Duration::from_secs(25)).await;
         match (hears, directory.look_up(&name).await) {
             (true, Ok(entry)) => {
                 assert_eq!(entry.state, AccountState::Active);
@@ -123,7 +123,11 @@ async fn what_whoever_asked_has_given_up_is_resolved_by_its_home() {
                 assert!(matches!(deleted, Err(RegistrarError::Pending(_))), "{deleted:?}");
                 let again = asked.create(&name, None).await;
                 assert!(matches!(again, Err(RegistrarError::Busy(_))), "{again:?}");
-                tokio::time::sleep(Duration::from_secs(80)).await;
+                // What was resolved a moment ago is not taken for given up at once.
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                let entry = directory.look_up(&name).await.unwrap();
+                assert_eq!(entry.state, AccountState::Deleted);
+                tokio::time::sleep(Duration::from_secs(70)).await;
                 let gone = directory.look_up(&name).await;
                 assert!(matches!(gone, Err(DirectoryError::NotFound(_))), "{gone:?}");
                 assert!(matches!(home.account(entry.id).await, Err(StoreError::NoAccount)));
