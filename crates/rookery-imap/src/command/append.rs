@@ -143,6 +143,11 @@ const KNOWN_OCTETS_MAX: u64 = 32 << 20;
 /// The same of all commands, beyond which none takes a second message.
 const KNOWN_IN_ALL_MAX: u64 = 128 << 20;
 
+/// A message of more octets waits in a file of its own, which stays open.
+const ALONE_OCTETS: u32 = 512 << 10;
+/// What such a file counts, so that one command holds a thousand at most.
+const FILE_COSTS: u64 = 32 << 10;
+
 /// What is known of the messages of one command, as octets in memory.
 #[derive(Default)]
 pub(super) struct Known {
@@ -153,7 +158,8 @@ pub(super) struct Known {
 impl Known {
     /// One more message has come. Err: there is no room for what is known of more.
     pub(super) fn add(&mut self, message: &Spooled, store: &Store) -> Result<(), Answer> {
-        self.octets = self.octets.saturating_add(message.octets_known());
+        let file = if message.size() > ALONE_OCTETS { FILE_COSTS } else { 0 };
+        self.octets = self.octets.saturating_add(message.octets_known()).saturating_add(file);
         self.messages += 1;
         let is_full = self.octets > KNOWN_OCTETS_MAX || store.octets_known_waiting() > KNOWN_IN_ALL_MAX;
         // Nobody is kept from adding one.
